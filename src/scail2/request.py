@@ -1,0 +1,353 @@
+"""`AnimationRequest`: everything one run needs to know, the same for Python, the command line, TOML files and HTTP.
+
+The fields below are the only list of settings. Their metadata carries the help text from which the command line makes
+its options, so a setting cannot exist in one face and miss in another.
+"""
+# ruff: noqa: RUF009 - `setting` only wraps `dataclasses.field`
+
+import difflib
+import json
+import math
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+from scail2.errors import InputError
+from scail2.modes import AnimationMode
+
+REQUEST_VERSION = 1
+
+
+class Reframe(StrEnum):
+    """What preflight may do about a reference framed unlike the driving video."""
+
+    OFF = "off"
+    AUTO = "auto"
+
+
+class DriftCorrection(StrEnum):
+    """Which anchor each segment's colours are matched to (Reinhard's LAB mean and deviation)."""
+
+    OFF = "off"
+    REINHARD_FIRST = "reinhard-first"
+    REINHARD_PREVIOUS = "reinhard-previous"
+
+
+class Fit(StrEnum):
+    """How pictures of another aspect meet the run's size."""
+
+    COVER = "cover"
+    LETTERBOX = "letterbox"
+
+
+class Precision(StrEnum):
+    """Number format the model computes in."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+# Panels of `--help`, in order.
+INPUTS, SAMPLING, SEGMENTS, MASKS, OUTPUT = "Inputs", "Sampling", "Length and segments", "Masks", "Output"
+
+
+def setting(default: Any, panel: str, help: str, *, metavar: str | None = None, option: str | None = None) -> Any:
+    """A dataclass field whose metadata the command line turns into an option."""
+    return field(default=default, metadata={"panel": panel, "help": help, "metavar": metavar, "option": option})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnimationRequest:
+    """One animation or replacement job.
+
+    ``None`` means "derive it": sizes from the model and the driving video's aspect, the rate from the driving video,
+    sampling settings from the preset, segment length from the model. Paths are made absolute, so that a run can be
+    resumed from anywhere. Raises `InputError` with one sentence for any value that cannot be meant.
+    """
+
+    mode: AnimationMode = field(default=AnimationMode.ANIMATION, metadata={"option": None})
+    reference: Path = setting(None, INPUTS, "Picture of the character(s) to animate.", metavar="PICTURE")
+    driving: Path = setting(None, INPUTS, "Video (or folder of frames) whose motion is followed.", metavar="VIDEO")
+    output: Path = setting(None, OUTPUT, "The video to write.", metavar="FILE")
+    additional_references: tuple[Path, ...] = setting(
+        (),
+        INPUTS,
+        "Another view of the same character(s); repeatable.",
+        metavar="PICTURE",
+        option="--additional-reference",
+    )
+    prompt: str = setting("", INPUTS, "Describes the resulting video, for models with a text encoder.")
+    negative_prompt: str = setting("", INPUTS, "What the video must not show, for models with a text encoder.")
+    model: str | None = setting(
+        None,
+        INPUTS,
+        "Diffusers folder, transformer file or Hub repository; without it the embedded model.",
+        metavar="PATH",
+    )
+    lora: tuple[str, ...] = setting((), INPUTS, "LoRA file as PATH or PATH:STRENGTH; repeatable.", metavar="PATH[:X]")
+    dtype: Precision | None = setting(None, SAMPLING, "Number format: float32, bfloat16 or float16.")
+    device: str | None = setting(None, SAMPLING, "Where to compute: cpu, cuda, cuda:1, mps.")
+    preset: str | None = setting(None, SAMPLING, "Named sampling settings; without it the model's own.")
+    steps: int | None = setting(None, SAMPLING, "Denoising steps, instead of the preset's.")
+    guidance_scale: float | None = setting(None, SAMPLING, "Classifier-free guidance; 1 switches it off.")
+    shift: float | None = setting(None, SAMPLING, "Timestep shift of the flow schedule.")
+    solver: str | None = setting(None, SAMPLING, "Solver: unipc, dpm++ or euler.")
+    seed: int = setting(0, SAMPLING, "Seed of the run's one noise generator.")
+    height: int | None = setting(None, OUTPUT, "Height in pixels, a multiple of the model's step.")
+    width: int | None = setting(None, OUTPUT, "Width in pixels, a multiple of the model's step.")
+    fit: Fit = setting(Fit.COVER, OUTPUT, "Fit of the driving video: cover (crop) or letterbox (bars).")
+    fps: float | None = setting(None, SEGMENTS, "Frame rate; without it the driving video's own.")
+    frames: int | None = setting(None, SEGMENTS, "Use only this many frames from the driving video's beginning.")
+    segment_frames: int | None = setting(None, SEGMENTS, "Frames a segment, 4n+1 (81 for the full-size model).")
+    overlap: int | None = setting(None, SEGMENTS, "Frames a segment takes over from the one before, 4n+1.")
+    equal_segments: bool = setting(False, SEGMENTS, "Segments of equal length instead of a short last one.")
+    drift_correction: DriftCorrection = setting(
+        DriftCorrection.OFF, SEGMENTS, "off, reinhard-first or reinhard-previous: match colours segment by segment."
+    )
+    drift_limit: float | None = setting(
+        None, SEGMENTS, "Stop, keeping everything, when a segment's drift exceeds this."
+    )
+    masks: Path | None = setting(None, MASKS, "Masks of an earlier run or of `scail2 masks`.", metavar="DIR")
+    reference_mask: tuple[Path, ...] = setting(
+        (), MASKS, "Mask of the reference: palette picture or mattes, one a character.", metavar="FILE"
+    )
+    driving_mask: tuple[Path, ...] = setting(
+        (), MASKS, "Mask of the driving video: palette video or mattes, one a character.", metavar="FILE"
+    )
+    bind: tuple[str, ...] = setting(
+        (), MASKS, "left-to-right, by-area, first-appearance, or driving:2=reference:1 (repeatable).", metavar="RULE"
+    )
+    reframe: Reframe = setting(
+        Reframe.OFF, MASKS, "off or auto: rescale the reference to the driving character's size."
+    )
+    keep_reference_background: bool = setting(
+        False, MASKS, "Replacement: do not black out the reference outside its characters."
+    )
+    codec: str | None = setting(None, OUTPUT, "h264, ffv1 or png; without it from the output's name.")
+    audio: bool = setting(True, OUTPUT, "Carry the driving video's sound over.")
+    compare: bool = setting(False, OUTPUT, "Also write reference | driving | output side by side.")
+
+    def __post_init__(self):
+        for name, convert in _CONVERTERS.items():
+            object.__setattr__(self, name, convert(name, getattr(self, name)))
+        _check_paths(self)
+        if self.model is not None and Path(self.model).expanduser().exists():
+            object.__setattr__(self, "model", os.path.abspath(Path(self.model).expanduser()))
+
+    @property
+    def compare_output(self) -> Path:
+        """Where ``compare`` writes: ``NAME-compare.SUFFIX`` beside the output."""
+        suffix = self.output.suffix or ".mp4"
+        return self.output.with_name(f"{self.output.stem}-compare{suffix}")
+
+    def with_changes(self, **changes: Any) -> Self:
+        """The same request with some fields changed (and validated again)."""
+        return replace(self, **changes)
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary for `json.dumps`; `from_json` gives an equal request back."""
+        values = asdict(self)
+        return {"version": REQUEST_VERSION} | {name: _plain(value) for name, value in values.items()}
+
+    @classmethod
+    def from_json(cls, source: str | bytes | Mapping[str, Any]) -> Self:
+        """Reads what `to_json` gave (a dictionary or its JSON text). Unknown names are refused."""
+        if isinstance(source, str | bytes):
+            try:
+                source = json.loads(source)
+            except ValueError as error:
+                raise InputError(f"The request is not valid JSON: {error}.") from error
+        if not isinstance(source, Mapping):
+            raise InputError("A request must be a JSON object of settings.")
+        values = dict(source)
+        version = values.pop("version", REQUEST_VERSION)
+        if version != REQUEST_VERSION:
+            raise InputError(f"The request has version {version}, but this scail2 reads version {REQUEST_VERSION}.")
+        return cls.from_settings(values, where="the request")
+
+    @classmethod
+    def from_toml(cls, path: str | Path, **changes: Any) -> Self:
+        """Reads a TOML file of settings; relative paths are relative to the file, ``changes`` win over it."""
+        return cls.from_settings(read_toml(path) | changes, where=str(path))
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], *, where: str = "the settings") -> Self:
+        """Builds a request from named settings, refusing unknown names with the nearest known one."""
+        known = [each.name for each in fields(cls)]
+        for name in settings:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}."
+                raise InputError(f"Unknown setting '{name}' in {where}; {hint}")
+        return cls(**settings)
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Settings of a TOML file, names with ``-`` or ``_``; relative paths become relative to the file's folder."""
+    path = Path(path)
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"The settings file {path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"The settings file {path} is not valid TOML: {error}.") from error
+    settings = {name.replace("-", "_"): value for name, value in settings.items()}
+    folder = path.resolve().parent
+    for name in _PATH_FIELDS & settings.keys():
+        settings[name] = _relative_to(folder, settings[name])
+    if isinstance(settings.get("model"), str) and (folder / settings["model"]).exists():
+        settings["model"] = str(folder / settings["model"])
+    return settings
+
+
+def _relative_to(folder: Path, value: Any) -> Any:
+    if isinstance(value, str):
+        return str(folder / Path(value).expanduser())
+    return [_relative_to(folder, each) for each in value] if isinstance(value, list) else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, StrEnum) else value
+
+
+def _label(name: str) -> str:
+    return f"'{name}' (--{name.replace('_', '-')})"
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{_label(name)} must be text, not {value!r}.")
+    return value
+
+
+def _path(name: str, value: Any) -> Path:
+    if value is None:
+        raise InputError(f"{_label(name)} is missing.")
+    if not isinstance(value, str | os.PathLike) or not str(value) or "\0" in str(value):
+        raise InputError(f"{_label(name)} must be a path, not {value!r}.")
+    return Path(os.path.abspath(Path(value).expanduser()))
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{_label(name)} must be true or false, not {value!r}.")
+    return value
+
+
+def _optional(convert):
+    return lambda name, value: None if value is None else convert(name, value)
+
+
+def _many(convert):
+    def convert_all(name: str, value: Any) -> tuple:
+        if isinstance(value, str | os.PathLike):
+            value = (value,)
+        if not isinstance(value, list | tuple):
+            raise InputError(f"{_label(name)} must be a list, not {value!r}.")
+        return tuple(convert(name, each) for each in value)
+
+    return convert_all
+
+
+def _choice(kind: type[StrEnum]):
+    def convert(name: str, value: Any) -> StrEnum:
+        if value not in set(kind):
+            raise InputError(f"{_label(name)} must be one of {', '.join(kind)}, not {value!r}.")
+        return kind(value)
+
+    return convert
+
+
+def _whole(low: int, high: int, *, stride: int = 1, offset: int = 0):
+    def convert(name: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise InputError(f"{_label(name)} must be a whole number from {low} to {high}, not {value!r}.")
+        if (value - offset) % stride:
+            below = max(low, value - (value - offset) % stride)
+            raise InputError(
+                f"{_label(name)} must be of the form {stride}n+{offset}, not {value}; try {below} or {below + stride}."
+            )
+        return value
+
+    return convert
+
+
+def _real(low: float, high: float, *, open_low: bool = False):
+    def convert(name: str, value: Any) -> float:
+        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not good or not low <= value <= high or (open_low and value == low):
+            bounds = f"above {low:g} and at most {high:g}" if open_low else f"from {low:g} to {high:g}"
+            raise InputError(f"{_label(name)} must be a number {bounds}, not {value!r}.")
+        return float(value)
+
+    return convert
+
+
+_SIZE = _optional(_whole(16, 8192))
+_CONVERTERS = {
+    "mode": lambda name, value: AnimationMode.parse(value),
+    **dict.fromkeys(("reference", "driving", "output"), _path),
+    "masks": _optional(_path),
+    **dict.fromkeys(("additional_references", "reference_mask", "driving_mask"), _many(_path)),
+    **dict.fromkeys(("prompt", "negative_prompt"), _text),
+    **dict.fromkeys(("model", "device", "preset", "solver", "codec"), _optional(_text)),
+    **dict.fromkeys(("lora", "bind"), _many(_text)),
+    **dict.fromkeys(("equal_segments", "audio", "compare", "keep_reference_background"), _flag),
+    "dtype": _optional(_choice(Precision)),
+    "fit": _choice(Fit),
+    "reframe": _choice(Reframe),
+    "drift_correction": _choice(DriftCorrection),
+    "steps": _optional(_whole(1, 1000)),
+    "guidance_scale": _optional(_real(0, 100)),
+    "shift": _optional(_real(0, 100, open_low=True)),
+    "seed": _whole(0, 2**63 - 1),
+    "height": _SIZE,
+    "width": _SIZE,
+    "fps": _optional(_real(0, 1000, open_low=True)),
+    "frames": _optional(_whole(1, 10_000_000)),
+    "segment_frames": _optional(_whole(5, 10_001, stride=4, offset=1)),
+    "overlap": _optional(_whole(1, 9_997, stride=4, offset=1)),
+    "drift_limit": _optional(_real(0, 1e6, open_low=True)),
+}
+_PATH_FIELDS = {
+    "reference", "driving", "output", "additional_references", "masks", "reference_mask", "driving_mask",
+}  # fmt: skip
+
+
+def _check_paths(request: AnimationRequest) -> None:
+    """Refuses combinations of files that would destroy an input or contradict each other."""
+    inputs = {"reference": request.reference, "driving": request.driving}
+    for name, path in inputs.items():
+        if path == request.output:
+            raise InputError(f"The output {request.output} is also the {name} file and would overwrite it.")
+    if request.masks and (request.reference_mask or request.driving_mask):
+        raise InputError("'masks' (--masks) already names all masks; leave out --reference-mask and --driving-mask.")
+    if request.segment_frames and request.overlap and request.overlap >= request.segment_frames:
+        raise InputError(
+            f"'overlap' (--overlap) is {request.overlap} but must be less than the {request.segment_frames} of a segment."
+        )
+
+
+def check_files(request: AnimationRequest) -> None:
+    """Raises `InputError` naming the first input file that does not exist or cannot be read."""
+    named = [("reference", request.reference), ("driving", request.driving), ("masks", request.masks)]
+    for name in ("additional_references", "reference_mask", "driving_mask"):
+        named += [(name, path) for path in getattr(request, name)]
+    for name, path in named:
+        if path is None:
+            continue
+        if not path.exists():
+            raise InputError(f"{_label(name)}: there is no file {path}.")
+        if not os.access(path, os.R_OK):
+            raise InputError(f"{_label(name)}: {path} may not be read; check its permissions.")
+    if request.reference.is_dir():
+        raise InputError(f"{_label('reference')}: {request.reference} is a folder, not a picture.")
