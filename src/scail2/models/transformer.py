@@ -1,0 +1,378 @@
+"""The SCAIL-2 transformer: in-context character animation as one dense attention over one token sequence.
+
+Shape legend: B batch, C latent channels, T/H/W latent grid of the noisy video, N additional references, L tokens,
+D width of the network, K binding slots. Mode enters only through positions and masks, never as a branch here.
+"""
+
+import math
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import FromOriginalModelMixin, PeftAdapterMixin
+from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
+from diffusers.models.attention import AttentionMixin
+from diffusers.models.cache_utils import CacheMixin
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.normalization import FP32LayerNorm
+from diffusers.models.transformers.transformer_wan import WanTransformerBlock
+from diffusers.utils import apply_lora_scale
+from torch import nn
+
+from ..errors import InputError
+from ..modes import AnimationMode
+from .condition_embedder import SCAIL2ConditionEmbedder
+from .rope import SCAIL2RotaryPosEmbed, TokenLayout
+
+# Channels appended to every latent: ones where the content is known (references, driving, clean history), else zeros.
+KNOWN_CHANNELS = 4
+# Timesteps are 0..1000 outside the network (diffusers' flow convention), 0..1 in the flow's formulas.
+TIMESTEP_SCALE = 1000.0
+# Smallest t by which an x0 prediction is turned into a velocity; below it, 1/t would only amplify rounding.
+MIN_SAMPLE_TIME = 1e-3
+
+
+def velocity_from_sample(noisy: torch.Tensor, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    """Velocity ``v = noise - x0`` of an x0 prediction: ``v = (x_t - x0) / t``, float32.
+
+    It follows from ``x_t = (1 - t) x0 + t noise``.
+
+    Args:
+        noisy: ``x_t``, ``(B, ...)``.
+        sample: predicted ``x0``, same shape.
+        timestep: ``(B,)`` in 0..1000; ``t = timestep / 1000`` is taken no smaller than ``MIN_SAMPLE_TIME``.
+    """
+    t = (timestep.float() / TIMESTEP_SCALE).clamp(min=MIN_SAMPLE_TIME)
+    return (noisy.float() - sample.float()) / t.reshape(-1, *[1] * (noisy.ndim - 1))
+
+
+class NoCrossAttention(nn.Module):
+    """Stands where a block's cross-attention would be in a model without text and image: adds nothing."""
+
+    def forward(self, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        return hidden_states.new_zeros(())
+
+
+class SCAIL2Transformer3DModel(
+    ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalModelMixin, CacheMixin, AttentionMixin
+):
+    """SCAIL-2's diffusion transformer (arXiv 2606.10804) over diffusers' own ``WanTransformerBlock``.
+
+    The block class is used as it is, never subclassed: caches, LoRA names, regional compilation and checkpoint
+    converters are keyed by it. Defaults are the published 14B.
+
+    Args:
+        patch_size: ``(1, p, p)``.
+        in_channels: latent channels + 4 known channels.
+        out_channels: latent channels.
+        mask_channels: 4 sub-frames x (1 + num_binding_slots) planes.
+        text_dim: width of text embeddings, None for a model without text.
+        image_dim: width of CLIP embeddings, None for a model without them. With neither there is no cross-attention.
+        text_length: text tokens; shorter prompts are zero-padded before their embedding and not masked.
+        image_length: CLIP tokens.
+        rope_theta, rope_reference_height_shift, rope_driving_width_shift: rotary base and mode-specific shifts.
+        driving_downsample: 2 = driving latents at half height and width, 1 = at full size.
+        prediction_type: what the network predicts, ``"velocity"`` or ``"sample"`` (x0). Its output is a velocity.
+    """
+
+    _supports_gradient_checkpointing = True
+    _skip_layerwise_casting_patterns = ["patch_embedding", "condition_embedder", "norm"]
+    _no_split_modules = ["WanTransformerBlock"]
+    _repeated_blocks = ["WanTransformerBlock"]
+    # Wan's list plus the projection of the timestep embedding: the whole timestep path is float32 here.
+    _keep_in_fp32_modules = ["rope", "time_embedder", "time_proj", "scale_shift_table", "norm1", "norm2", "norm3"]
+    _cp_plan = {
+        "rope": {
+            0: ContextParallelInput(split_dim=1, expected_dims=4, split_output=True),
+            1: ContextParallelInput(split_dim=1, expected_dims=4, split_output=True),
+        },
+        "blocks.0": {"hidden_states": ContextParallelInput(split_dim=1, expected_dims=3, split_output=False)},
+        "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
+    }
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: tuple[int, int, int] = (1, 2, 2),
+        num_attention_heads: int = 40,
+        attention_head_dim: int = 128,
+        in_channels: int = 20,
+        out_channels: int = 16,
+        mask_channels: int = 28,
+        text_dim: int | None = 4096,
+        freq_dim: int = 256,
+        ffn_dim: int = 13824,
+        num_layers: int = 40,
+        cross_attn_norm: bool = True,
+        qk_norm: str = "rms_norm_across_heads",
+        eps: float = 1e-6,
+        image_dim: int | None = 1280,
+        text_length: int = 512,
+        image_length: int = 257,
+        rope_theta: float = 10000.0,
+        rope_reference_height_shift: int = 120,
+        rope_driving_width_shift: int = 120,
+        driving_downsample: int = 2,
+        num_binding_slots: int = 6,
+        prediction_type: str = "velocity",
+    ):
+        super().__init__()
+        _check_config(self.config)
+        dim = num_attention_heads * attention_head_dim
+        patch = tuple(patch_size)
+        self.rope = SCAIL2RotaryPosEmbed(
+            attention_head_dim, rope_theta, rope_reference_height_shift, rope_driving_width_shift, driving_downsample
+        )
+        self.patch_embedding = nn.Conv3d(in_channels, dim, kernel_size=patch, stride=patch)
+        self.patch_embedding_pose = nn.Conv3d(in_channels, dim, kernel_size=patch, stride=patch)
+        self.patch_embedding_mask = nn.Conv3d(mask_channels, dim, kernel_size=patch, stride=patch)
+        self.condition_embedder = SCAIL2ConditionEmbedder(dim, freq_dim, text_dim, image_dim)
+        # Image tokens have their own keys and values beside text; alone they are the one context.
+        added_kv_dim = dim if image_dim is not None and text_dim is not None else None
+        self.blocks = nn.ModuleList(
+            WanTransformerBlock(dim, ffn_dim, num_attention_heads, qk_norm, cross_attn_norm, eps, added_kv_dim)
+            for _ in range(num_layers)
+        )
+        if text_dim is None and image_dim is None:
+            for block in self.blocks:
+                block.attn2, block.norm2 = NoCrossAttention(), nn.Identity()
+        self.norm_out = FP32LayerNorm(dim, eps, elementwise_affine=False)
+        self.proj_out = nn.Linear(dim, out_channels * math.prod(patch))
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        self.gradient_checkpointing = False
+
+    @apply_lora_scale("attention_kwargs")
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_hidden_states_image: torch.Tensor | None = None,
+        reference_latents: torch.Tensor | None = None,
+        reference_masks: torch.Tensor | None = None,
+        driving_latents: torch.Tensor | None = None,
+        driving_masks: torch.Tensor | None = None,
+        mode: AnimationMode | str = AnimationMode.ANIMATION,
+        additional_reference_latents: torch.Tensor | None = None,
+        additional_reference_masks: torch.Tensor | None = None,
+        history_mask: torch.Tensor | None = None,
+        return_dict: bool = True,
+        frame_offset: int = 0,
+        return_prediction: bool = False,
+        attention_kwargs: dict[str, Any] | None = None,
+    ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
+        """Velocity of the noisy video.
+
+        All tensors are ``(B, C, T, H, W)`` and are cast to ``hidden_states``' dtype; ``h, w`` below are ``H, W``
+        divided by ``driving_downsample``.
+
+        Args:
+            hidden_states: noisy latents ``(B, C, T, H, W)``; history frames, where there are any, are clean in it.
+            timestep: ``(B,)`` in 0..1000.
+            encoder_hidden_states: text embeddings ``(B, <=512, text_dim)``; None for a model without text.
+            encoder_hidden_states_image: CLIP embeddings ``(B, 257, image_dim)``; None for a model without them.
+            reference_latents: ``(B, C, 1, H, W)``.
+            reference_masks: ``(B, 28, 1, H, W)``.
+            driving_latents: ``(B, C, T, h, w)``.
+            driving_masks: ``(B, 28, T, h, w)``.
+            mode: chooses the positions.
+            additional_reference_latents: ``(B, C, N, H, W)``.
+            additional_reference_masks: ``(B, 28, N, H, W)``.
+            history_mask: ``(B, 1, T, H, W)``, one on clean history frames.
+            return_dict: False returns a tuple of one tensor.
+            frame_offset: the video is a window of a longer segment and begins at this latent frame of it.
+            return_prediction: return the network's own prediction (x0 for ``prediction_type="sample"``) as ``sample``.
+            attention_kwargs: ``{"scale": s}`` scales loaded LoRA layers.
+
+        Returns:
+            ``Transformer2DModelOutput(sample)``: ``v = noise - x0``, ``(B, C, T, H, W)``, ``hidden_states``' dtype.
+
+        Raises:
+            InputError: an input is missing, not taken by this model, or of the wrong shape.
+        """
+        noisy, dtype = hidden_states, hidden_states.dtype
+        references, reference_masks = _join_references(
+            reference_latents, reference_masks, additional_reference_latents, additional_reference_masks
+        )
+        layout = self._layout(noisy, references, mode, frame_offset)
+        _check_inputs(self.config, noisy, timestep, references, reference_masks, driving_latents, driving_masks)
+        text, image = _check_context(self.config, encoder_hidden_states, encoder_hidden_states_image, dtype)
+
+        # 1. Embed: references and noisy video as one clip, driving by its own embedding; masks are added to both.
+        known = references.new_ones(references.shape[0], 1, *references.shape[2:])
+        video = torch.cat([references.to(dtype), noisy], dim=2)
+        video = _append_known(video, torch.cat([known, _history_or_zeros(history_mask, noisy)], dim=2))
+        video_masks = _pad_frames(reference_masks.to(dtype), video.shape[2])
+        video = _to_tokens(self.patch_embedding(video) + self.patch_embedding_mask(video_masks))
+        driving = _append_known(driving_latents.to(dtype), driving_latents.new_ones(()))
+        driving = _to_tokens(self.patch_embedding_pose(driving) + self.patch_embedding_mask(driving_masks.to(dtype)))
+        hidden_states = torch.cat([video, driving], dim=1).to(dtype)
+
+        # 2. Positions: the only place where the mode is seen.
+        rotary_emb = self.rope(layout, hidden_states.device)
+
+        # 3. Conditions.
+        temb, modulation, context = self.condition_embedder(timestep, text, image)
+
+        # 4. Blocks.
+        for block in self.blocks:
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                hidden_states = self._gradient_checkpointing_func(block, hidden_states, context, modulation, rotary_emb)
+            else:
+                hidden_states = block(hidden_states, context, modulation, rotary_emb)
+
+        # 5. Head. Tokens are cut after proj_out, where context parallelism has gathered all of them.
+        shift, scale = (self.scale_shift_table.float() + temb.unsqueeze(1)).to(hidden_states.device).chunk(2, dim=1)
+        hidden_states = (self.norm_out(hidden_states.float()) * (1 + scale) + shift).to(hidden_states.dtype)
+        prediction = self._to_video(self.proj_out(hidden_states)[:, layout.video_slice], layout)
+        if self.config.prediction_type == "sample" and not return_prediction:
+            prediction = velocity_from_sample(noisy, prediction, timestep)
+        prediction = prediction.to(dtype)
+        return Transformer2DModelOutput(sample=prediction) if return_dict else (prediction,)
+
+    def _layout(
+        self, noisy: torch.Tensor, references: torch.Tensor, mode: AnimationMode | str, frame_offset: int
+    ) -> TokenLayout:
+        _, _, frames, height, width = noisy.shape
+        _, patch_height, patch_width = self.config.patch_size
+        step_h, step_w = (patch * self.config.driving_downsample for patch in (patch_height, patch_width))
+        if height % step_h or width % step_w:
+            raise InputError(
+                f"hidden_states is {height}x{width} latents; height must be a multiple of {step_h} and "
+                f"width of {step_w}."
+            )
+        grid = (frames, height // patch_height, width // patch_width)
+        return self.rope.layout(AnimationMode.parse(mode), grid, references.shape[2] - 1, frame_offset)
+
+    def _to_video(self, tokens: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
+        """Head output ``(B, tokens, p*p*C)`` -> ``(B, C, T, H, W)``."""
+        _, patch_height, patch_width = self.config.patch_size
+        grid = (layout.frames, layout.height, layout.width)
+        video = tokens.reshape(tokens.shape[0], *grid, patch_height, patch_width, -1)
+        return video.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+
+
+def _to_tokens(grid: torch.Tensor) -> torch.Tensor:
+    """``(B, D, t, h, w)`` -> ``(B, t*h*w, D)``."""
+    return grid.flatten(2).transpose(1, 2)
+
+
+def _append_known(latents: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Append the known channels, ``known`` broadcastable to ``(B, 1, T, H, W)`` or ``(B, 4, T, H, W)``."""
+    batch, _, *grid = latents.shape
+    return torch.cat([latents, known.to(latents.dtype).expand(batch, KNOWN_CHANNELS, *grid)], dim=1)
+
+
+def _history_or_zeros(history_mask: torch.Tensor | None, noisy: torch.Tensor) -> torch.Tensor:
+    batch, _, *grid = noisy.shape
+    if history_mask is None:
+        return noisy.new_zeros(batch, 1, *grid)
+    if tuple(history_mask.shape) != (batch, 1, *grid):
+        raise InputError(f"history_mask has shape {tuple(history_mask.shape)}; it must be {(batch, 1, *grid)}.")
+    return history_mask.to(noisy.dtype)
+
+
+def _pad_frames(masks: torch.Tensor, frames: int) -> torch.Tensor:
+    """Append all-zero mask frames: noisy tokens carry the zero mask, whose embedding still adds its bias."""
+    return nn.functional.pad(masks, (0, 0, 0, 0, 0, frames - masks.shape[2]))
+
+
+def _join_references(
+    latents: torch.Tensor | None,
+    masks: torch.Tensor | None,
+    additional_latents: torch.Tensor | None,
+    additional_masks: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Additional references, then the reference, along time: latents ``(B, C, N+1, H, W)`` and masks."""
+    if latents is None or masks is None:
+        raise InputError("reference_latents and reference_masks are needed: the network animates a reference picture.")
+    if latents.shape[2] != 1:
+        raise InputError(
+            f"reference_latents has {latents.shape[2]} frames; give one, and others as additional references."
+        )
+    if (additional_latents is None) != (additional_masks is None):
+        raise InputError("additional_reference_latents and additional_reference_masks must be given together.")
+    if additional_latents is None:
+        return latents, masks
+    return torch.cat([additional_latents.to(latents), latents], dim=2), torch.cat(
+        [additional_masks.to(masks), masks], dim=2
+    )
+
+
+def _check_config(config) -> None:
+    problems = {
+        "patch_size": config.patch_size[0] != 1,
+        "in_channels": config.in_channels != config.out_channels + KNOWN_CHANNELS,
+        "mask_channels": config.mask_channels != 4 * (1 + config.num_binding_slots),
+        "driving_downsample": config.driving_downsample < 1,
+        "prediction_type": config.prediction_type not in ("velocity", "sample"),
+        "qk_norm": config.qk_norm != "rms_norm_across_heads",
+    }
+    wanted = {
+        "patch_size": "(1, p, p)",
+        "in_channels": f"out_channels + {KNOWN_CHANNELS}",
+        "mask_channels": "4 * (1 + num_binding_slots)",
+        "driving_downsample": "1 (driving video at full size) or more",
+        "prediction_type": "'velocity' or 'sample'",
+        "qk_norm": "'rms_norm_across_heads'",
+    }
+    for name, wrong in problems.items():
+        if wrong:
+            raise InputError(f"transformer config: {name} is {config[name]!r}; it must be {wanted[name]}.")
+
+
+def _check_inputs(
+    config,
+    noisy: torch.Tensor,
+    timestep: torch.Tensor,
+    references: torch.Tensor,
+    reference_masks: torch.Tensor,
+    driving: torch.Tensor | None,
+    driving_masks: torch.Tensor | None,
+) -> None:
+    if driving is None or driving_masks is None:
+        raise InputError("driving_latents and driving_masks are needed: the network follows a driving video.")
+    batch, _, frames, height, width = noisy.shape
+    half = (frames, height // config.driving_downsample, width // config.driving_downsample)
+    wanted = {
+        "hidden_states": (noisy, (batch, config.out_channels, frames, height, width)),
+        "timestep": (timestep, (batch,)),
+        "reference_latents": (references, (batch, config.out_channels, references.shape[2], height, width)),
+        "reference_masks": (reference_masks, (batch, config.mask_channels, references.shape[2], height, width)),
+        "driving_latents": (driving, (batch, config.out_channels, *half)),
+        "driving_masks": (driving_masks, (batch, config.mask_channels, *half)),
+    }
+    for name, (tensor, shape) in wanted.items():
+        if tuple(tensor.shape) != shape:
+            raise InputError(f"{name} (with additional ones) has shape {tuple(tensor.shape)}; it must be {shape}.")
+
+
+def _check_context(
+    config, text: torch.Tensor | None, image: torch.Tensor | None, dtype: torch.dtype
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Text zero-padded to ``text_length`` and image embeddings, in ``dtype``; each exactly where the model takes it."""
+    for name, value, width in (
+        ("encoder_hidden_states", text, config.text_dim),
+        ("encoder_hidden_states_image", image, config.image_dim),
+    ):
+        if (value is None) != (width is None):
+            raise InputError(f"{name} is needed by this model." if value is None else f"this model takes no {name}.")
+        if value is not None and value.shape[-1] != width:
+            raise InputError(f"{name} has width {value.shape[-1]}; this model takes {width}.")
+    if text is not None:
+        missing = config.text_length - text.shape[1]
+        if missing < 0:
+            raise InputError(
+                f"encoder_hidden_states has {text.shape[1]} tokens; at most {config.text_length} are taken."
+            )
+        # Padded before its embedding and not masked, as the network was trained. The attention processor relies on
+        # the exact length, too: it cuts image tokens from text tokens by it.
+        text = nn.functional.pad(text.to(dtype), (0, 0, 0, missing))
+    if image is not None:
+        if image.shape[1] != config.image_length:
+            raise InputError(
+                f"encoder_hidden_states_image has {image.shape[1]} tokens; {config.image_length} are taken."
+            )
+        image = image.to(dtype)
+    return text, image
