@@ -97,10 +97,9 @@ def paint_mask(characters: np.ndarray, slots: Sequence[BindingSlot], background:
 
 
 def split_mask(rgb: np.ndarray) -> dict[BindingSlot, np.ndarray]:
-    """Where each slot is: uint8 ``(..., 3)`` -> bool ``(...)`` for every slot that occurs, in hand-out order."""
+    """Where each slot is: uint8 ``(..., 3)`` -> bool ``(...)`` for all six (absent ones all False)."""
     codes = palette_codes(np.asarray(rgb))
-    present = set(np.unique(codes).tolist())
-    return {slot: codes == _code(slot.rgb) for slot in BINDING_SLOTS if _code(slot.rgb) in present}
+    return {slot: codes == _code(slot.rgb) for slot in BINDING_SLOTS}
 
 
 def check_polarity(reference_mask: np.ndarray, driving_mask: np.ndarray, mode: AnimationMode | str) -> list[str]:
