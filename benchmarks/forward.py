@@ -1,0 +1,83 @@
+"""Time of one forward pass beside a stock Wan transformer of the same size and token count, on one CPU thread.
+
+    python benchmarks/forward.py
+
+Runs of the two models alternate, so that whatever else the machine does falls on both; medians are compared.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+
+import torch
+from diffusers import WanTransformer3DModel
+
+from scail2 import SCAIL2Transformer3DModel
+
+LATENTS = (5, 32, 32)
+SIZE = {"num_attention_heads": 4, "attention_head_dim": 128, "ffn_dim": 1408, "num_layers": 4, "text_dim": 4096}
+
+
+def scail2_call() -> tuple[torch.nn.Module, dict]:
+    """Our model and inputs: 256 reference + 1280 noisy + 320 driving = 1856 tokens."""
+    frames, height, width = LATENTS
+    half = (frames, height // 2, width // 2)
+    inputs = {
+        "hidden_states": torch.randn(1, 16, frames, height, width),
+        "timestep": torch.tensor([500.0]),
+        "encoder_hidden_states": torch.randn(1, 512, SIZE["text_dim"]),
+        "encoder_hidden_states_image": torch.randn(1, 257, 1280),
+        "reference_latents": torch.randn(1, 16, 1, height, width),
+        "reference_masks": torch.rand(1, 28, 1, height, width),
+        "driving_latents": torch.randn(1, 16, *half),
+        "driving_masks": torch.rand(1, 28, *half),
+        "mode": "animation",
+    }
+    return SCAIL2Transformer3DModel(**SIZE), inputs
+
+
+def stock_call() -> tuple[torch.nn.Module, dict]:
+    """Stock Wan image-to-video with as many tokens: a patch grid of 1 x 32 x 58."""
+    inputs = {
+        "hidden_states": torch.randn(1, 20, 1, 64, 116),
+        "timestep": torch.tensor([500.0]),
+        "encoder_hidden_states": torch.randn(1, 512, SIZE["text_dim"]),
+        "encoder_hidden_states_image": torch.randn(1, 257, 1280),
+    }
+    dim = SIZE["num_attention_heads"] * SIZE["attention_head_dim"]
+    return WanTransformer3DModel(**SIZE, in_channels=20, image_dim=1280, added_kv_proj_dim=dim), inputs
+
+
+def measure(calls: dict[str, tuple[torch.nn.Module, dict]], runs: int) -> dict[str, list[float]]:
+    """Seconds of every run, after two warm-up runs, the models taking turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for run in range(runs + 2):
+        for name, (model, inputs) in calls.items():
+            start = time.perf_counter()
+            model(**inputs)
+            if run >= 2:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=15, help="timed runs of each model")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    calls = {"scail2": scail2_call(), "stock Wan": stock_call()}
+    for model, _ in calls.values():
+        model.eval().requires_grad_(False)
+    with torch.inference_mode():
+        seconds = measure(calls, arguments.runs)
+    print(f"torch {torch.__version__}, {platform.machine()}, 1 thread, 1856 tokens, {arguments.runs} runs each")
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    for name, values in seconds.items():
+        print(f"{name:10s} median {medians[name]:.3f} s  (min {min(values):.3f}, max {max(values):.3f})")
+    print(f"ratio: {medians['scail2'] / medians['stock Wan']:.3f}")
+
+
+if __name__ == "__main__":
+    main()
