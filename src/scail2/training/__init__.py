@@ -1,1 +1,1 @@
-"""training"""
+"""Training: recipes, one trainer, and objectives that are passed to it."""

@@ -1,0 +1,50 @@
+"""`scail2 train`: run a training recipe over cached latents."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command("train")(train)
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="Recipe name: nano, nano_finish, finetune, finetune_lora.")],
+    output: Annotated[Path, typer.Option(help="Folder for checkpoints, log and the exported transformer.")],
+    data: Annotated[str | None, typer.Option(help="Folder of cached latent shards (default: the recipe's).")] = None,
+    model: Annotated[str | None, typer.Option(help="Diffusers folder to start from (default: the recipe's).")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Stop after this many steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples in a micro-batch.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Begin with the weights and optimiser of another run's folder or checkpoint.")
+    ] = None,
+    checkpoint_every: Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints.")] = None,
+    compile_blocks: Annotated[bool | None, typer.Option("--compile/--no-compile", help="Compile the blocks.")] = None,
+) -> None:
+    """Train; run the same command again to resume. Ctrl-C ends after the step, with a checkpoint."""
+    import logging
+
+    from scail2.training.recipes import recipe as find_recipe
+    from scail2.training.session import build_trainer, count_parameters, export_transformer, with_overrides
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    config = with_overrides(
+        find_recipe(recipe),
+        shards=data,
+        model=model,
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        checkpoint_every=checkpoint_every,
+        compile_blocks=compile_blocks,
+    )
+    trainer = build_trainer(config, output, start_from=start_from)
+    trained, total = count_parameters(trainer.transformer)
+    typer.echo(f"{config.name}: training {trained:,} of {total:,} parameters on {trainer.context.device}")
+    checkpoint = trainer.run()
+    exported = export_transformer(config, output, output / "transformer")
+    typer.echo(f"step {trainer.step}: checkpoint {checkpoint}, averaged weights {exported}")

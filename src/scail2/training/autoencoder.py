@@ -1,0 +1,75 @@
+"""Fits the patch autoencoder: its basis by principal components, its refining decoder by regression."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from scail2.models.autoencoder import AutoencoderPatchTransform
+
+
+@torch.no_grad()
+def fit_basis(vae: AutoencoderPatchTransform, clips: Iterable[torch.Tensor]) -> AutoencoderPatchTransform:
+    """Returns an autoencoder of the same size with the basis that keeps most variance, and its latent statistics set.
+
+    Args:
+        vae: gives the sizes (``z_dim``, strides).
+        clips: pixels ``(1, 3, 1+4k, H, W)`` in [-1, 1]; a few hundred are plenty.
+    """
+    size, frames = vae.config.scale_factor_spatial, vae.config.scale_factor_temporal
+    clips = list(clips)
+    patches = torch.cat([_spatial_patches(clip[:, :, 1:], size, frames) for clip in clips])  # (N, frames, P)
+    dct = AutoencoderPatchTransform.temporal_basis(frames).float()
+    spectrum = torch.einsum("ft,ntp->nfp", dct, patches)
+    static = spectrum[:, 0].double()
+    _, vectors = torch.linalg.eigh(static.T @ static)
+    components = vectors.flip(1).T.contiguous()
+    power = (spectrum.double() @ components.T).square().mean(0)  # (frequency, component)
+    ranked = power.flatten().argsort(descending=True)[: vae.config.z_dim].tolist()
+    chosen = [divmod(i, power.shape[1]) for i in ranked]
+    motion = [(component, frequency) for frequency, component in chosen if frequency > 0]
+    fitted = AutoencoderPatchTransform(
+        z_dim=vae.config.z_dim,
+        num_static_channels=vae.config.z_dim - len(motion),
+        decoder_channels=vae.config.decoder_channels,
+        decoder_blocks=vae.config.decoder_blocks,
+        scale_factor_temporal=frames,
+        scale_factor_spatial=size,
+    )
+    fitted.set_basis(components.float(), motion)
+    latents = torch.cat([fitted.encode(clip).latent_dist.mode().movedim(1, 0).flatten(1) for clip in clips], dim=1)
+    mean = latents.mean(1)
+    # One scale for all channels: whitening each would make the network spend itself on texture nobody sees.
+    scale = (latents - mean[:, None]).std().item()
+    fitted.register_to_config(latents_mean=mean.tolist(), latents_std=[scale] * vae.config.z_dim)
+    return fitted
+
+
+def reconstruction_psnr(vae: AutoencoderPatchTransform, clip: torch.Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of a clip ``(1, 3, T, H, W)`` in [-1, 1] through the autoencoder."""
+    error = (vae(clip).sample - clip).square().mean()
+    return float(10 * torch.log10(4 / error))
+
+
+def refiner_loss(decoded: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Pixel error of the refining decoder: squared and absolute, plus the absolute error of image gradients.
+
+    Args:
+        decoded, truth: ``(B, 3, T, H, W)`` in [-1, 1].
+        weight: ``(B, 1, T, H, W)``, larger on characters.
+    """
+    difference = decoded - truth
+    pixel = (weight * (difference.square() + 0.05 * difference.abs())).mean()
+    edges = sum((weight.narrow(d, 1, weight.shape[d] - 1) * difference.diff(dim=d).abs()).mean() for d in (3, 4))
+    return pixel + 0.05 * edges
+
+
+def refiner_parameters(vae: AutoencoderPatchTransform) -> list[nn.Parameter]:
+    """The decoder's trainable parameters; the basis is fixed."""
+    return list(vae.refiner.parameters())
+
+
+def _spatial_patches(x: torch.Tensor, size: int, frames: int) -> torch.Tensor:
+    """``(1, 3, k·frames, H, W)`` → ``(N, frames, 3·size²)``."""
+    x = x.unflatten(4, (-1, size)).unflatten(3, (-1, size)).unflatten(2, (-1, frames))
+    return x.permute(0, 2, 4, 6, 3, 1, 5, 7).flatten(5).flatten(0, 3)

@@ -1,0 +1,124 @@
+"""What a training run is made of: frozen dataclasses, built by the functions of :mod:`scail2.training.recipes`."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TimestepConfig:
+    """How noise levels t in (0, 1] are drawn (spec: logit-normal, then a shift toward noise).
+
+    ``shift`` is the fixed factor s of t' = s·t / (1 + (s−1)·t); None derives it from the number of tokens in a frame
+    (e^μ, μ linear from 0.5 at 256 tokens to 1.15 at 4096). ``pure_noise`` is the share of samples put at t = 1, where the
+    conditions are the only source of information.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+    shift: float | None = None
+    pure_noise: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """The weighting of the flow-matching loss.
+
+    ``space`` "velocity" is the plain ‖v̂ − v‖²; "sample" measures in x0 space, ‖x̂0 − x0‖² / max(t, ``minimum_t``).
+    Latent cells of characters weigh 1 + ``character_weight``. ``alignment_weight`` adds part supervision of hidden states
+    (:mod:`scail2.training.alignment`) read after block ``alignment_block``.
+    """
+
+    space: str = "velocity"
+    minimum_t: float = 0.3
+    character_weight: float = 0.0
+    alignment_weight: float = 0.0
+    alignment_block: int = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MixtureKnot:
+    """Shares of the sample kinds once ``samples`` samples have been seen; linear in between two knots."""
+
+    samples: int
+    shares: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which cached samples are drawn and how they are cut.
+
+    ``window`` latent frames at a random place of each clip (None: the whole clip); ``history_probability`` of keeping the
+    first ``history_frames`` latent frames clean; ``caption_dropout`` of replacing the prompt by the empty one. ``one_rope``
+    is an ablation: both modes with animation's positions. (The other ablations are those of the cached samples.)
+    """
+
+    shards: str
+    batch_size: int = 16
+    window: int | None = None
+    mixture: tuple[MixtureKnot, ...] = ()
+    history_probability: float = 0.15
+    history_frames: int = 2
+    caption_dropout: float = 0.1
+    one_rope: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """AdamW, or Muon on the blocks' matrices with AdamW on everything else (``muon_learning_rate`` > 0).
+
+    The learning rate rises over ``warmup`` steps, stays flat until ``decay_from`` (a share of the steps) and falls by
+    ``decay`` "cosine" or "linear" to ``final_fraction`` of itself.
+    """
+
+    learning_rate: float = 2e-6
+    muon_learning_rate: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 1e-4
+    clip_norm: float = 0.1
+    warmup: int = 0
+    decay: str = "cosine"
+    decay_from: float = 0.0
+    final_fraction: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoRAConfig:
+    """Low-rank adapters on the transformer's linear layers instead of a full fine-tune."""
+
+    rank: int = 128
+    alpha: float | None = None
+    target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """One training run.
+
+    ``model`` is a diffusers folder with a ``transformer`` to start from. ``precision`` is "fp32", "bf16" or "auto" (bf16 where
+    the device multiplies it natively). ``batch_size`` × ``accumulation`` samples make a step.
+    """
+
+    name: str
+    model: str
+    steps: int
+    data: DataConfig
+    timesteps: TimestepConfig = field(default_factory=TimestepConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    lora: LoRAConfig | None = None
+    seed: int = 0
+    accumulation: int = 1
+    ema_decay: float = 0.0
+    precision: str = "auto"
+    compile_blocks: bool = False
+    gradient_checkpointing: bool = False
+    log_every: int = 20
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    sample_every: int = 0
+
+    def save(self, path: Path) -> None:
+        """Writes the configuration as JSON."""
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")

@@ -1,0 +1,71 @@
+"""Flow matching, as pure functions: noise levels, noising and the weighted loss.
+
+x_t = (1 − t)·x0 + t·noise and v = noise − x0; the network predicts v for ``timestep`` = 1000·t.
+"""
+
+import math
+
+import torch
+
+from scail2.training.config import LossConfig, TimestepConfig
+
+# Tokens in a frame -> μ of the resolution-dependent shift (spec §6); linear between, extrapolated outside.
+_MU_AT_TOKENS = ((256, 0.5), (4096, 1.15))
+
+
+def shift_for_tokens(tokens_per_frame: int) -> float:
+    """The factor e^μ, μ linear in the tokens of a frame: 0.5 at 256, 1.15 at 4096."""
+    (low, mu_low), (high, mu_high) = _MU_AT_TOKENS
+    return math.exp(mu_low + (mu_high - mu_low) * (tokens_per_frame - low) / (high - low))
+
+
+def shift_timesteps(t: torch.Tensor, shift: float) -> torch.Tensor:
+    """t' = s / (s + 1/t − 1), equal to s·t / (1 + (s − 1)·t), for t in (0, 1]."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def sample_timesteps(
+    count: int, config: TimestepConfig, tokens_per_frame: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Draws noise levels.
+
+    Returns:
+        float32 ``(count,)`` in (0, 1], on the CPU.
+    """
+    normal = torch.randn(count, generator=generator) * config.std + config.mean
+    shift = config.shift if config.shift is not None else shift_for_tokens(tokens_per_frame)
+    t = shift_timesteps(torch.sigmoid(normal), shift)
+    at_one = torch.rand(count, generator=generator) < config.pure_noise
+    return torch.where(at_one, torch.ones_like(t), t)
+
+
+def add_noise(sample: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """x_t for ``sample`` and ``noise`` ``(B, C, T, H, W)`` and ``t`` ``(B,)``."""
+    t = t.view(-1, 1, 1, 1, 1)
+    return (1 - t) * sample + t * noise
+
+
+def flow_matching_loss(
+    velocity: torch.Tensor,
+    target: torch.Tensor,
+    t: torch.Tensor,
+    weight: torch.Tensor,
+    config: LossConfig,
+) -> torch.Tensor:
+    """The weighted mean squared error of a velocity.
+
+    In "sample" space the error is that of x̂0 = x_t − t·v̂, i.e. t·(v̂ − v), divided by max(t, minimum_t); this holds
+    whatever the network predicts, because its prediction is turned into a velocity first.
+
+    Args:
+        velocity, target: ``(B, C, T, H, W)``.
+        t: ``(B,)`` in (0, 1].
+        weight: ``(B, 1, T, H, W)``; 0 takes a cell out of the loss (history, masked regions).
+
+    Returns:
+        A scalar, normalised by the sum of the weights.
+    """
+    error = (velocity.float() - target.float()).square().mean(dim=1, keepdim=True)
+    if config.space == "sample":
+        error = error * (t.square() / t.clamp(min=config.minimum_t)).view(-1, 1, 1, 1, 1)
+    return (error * weight).sum() / weight.sum().clamp(min=1e-6)

@@ -1,0 +1,66 @@
+"""Micro-batches of cached latents for the trainer."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+
+import torch
+
+from scail2.data.dataset import BucketLoader, BucketSampler, LatentDataset, LatentSample, collate
+from scail2.data.recipe import SampleKind
+from scail2.training.batches import TrainingBatch, cut_window, mixture_at, step_generator
+from scail2.training.config import DataConfig
+
+# What a step's random draws are for; part of every seed.
+_SAMPLE_DRAWS = 1
+
+
+class LatentBatches:
+    """``batches(micro_step)``: draws, reads, cuts and stacks samples; reads the following micro-batch in the background.
+
+    A "self_driven" share is served by single-character animation samples driven by their own target.
+    """
+
+    def __init__(self, dataset: LatentDataset, config: DataConfig, seed: int) -> None:
+        self.dataset = dataset
+        self.config = config
+        self.seed = seed
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
+        self._ahead: dict[int, Future[TrainingBatch]] = {}
+        self._loader = lru_cache(maxsize=2)(self._make_loader)
+
+    def __call__(self, micro_step: int) -> TrainingBatch:
+        future = self._ahead.pop(micro_step, None)
+        batch = future.result() if future is not None else self.read(micro_step)
+        self._ahead = {micro_step + 1: self._reader.submit(self.read, micro_step + 1)}
+        return batch
+
+    @property
+    def part_channels(self) -> int:
+        """Channels of the samples' part coverage, 0 when they carry none."""
+        parts = self.read(0).latents.parts_target
+        return 0 if parts is None else parts.shape[1]
+
+    def read(self, micro_step: int) -> TrainingBatch:
+        """The micro-batch of a step: a pure function of the step, the seed and the shards."""
+        generator = step_generator(self.seed, micro_step, _SAMPLE_DRAWS)
+        shares = mixture_at(micro_step * self.config.batch_size, self.config.mixture)
+        self_share = shares.pop(SampleKind.SELF_DRIVEN, 0.0)
+        single = shares.get(SampleKind.ANIMATION_SINGLE, 0.0)
+        if self_share:
+            shares[SampleKind.ANIMATION_SINGLE] = single + self_share
+        samples = self._loader(tuple(shares.items())).samples(micro_step)
+        odds = torch.rand(len(samples), generator=generator)
+        drive_themselves = odds * (self_share + single) < self_share
+        chosen = [_driven(s, own) for s, own in zip(samples, drive_themselves.tolist(), strict=True)]
+        frames = chosen[0].target.shape[1]
+        window = self.config.window or frames
+        start = int(torch.randint(frames - window + 1, (1,), generator=generator))
+        return cut_window(collate(chosen), start, window)
+
+    def _make_loader(self, shares: tuple[tuple[str, float], ...]) -> BucketLoader:
+        sampler = BucketSampler(self.dataset, self.config.batch_size, seed=self.seed, shares=dict(shares))
+        return BucketLoader(self.dataset, sampler)
+
+
+def _driven(sample: LatentSample, by_itself: bool) -> LatentSample:
+    return sample.self_driven() if by_itself and sample.kind is SampleKind.ANIMATION_SINGLE else sample

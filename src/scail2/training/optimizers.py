@@ -1,0 +1,68 @@
+"""Optimisers: AdamW, or Muon on the blocks' matrices beside AdamW on everything else; and the learning-rate curve."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from scail2.training.config import OptimizerConfig
+
+
+def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
+    """Share of the full learning rate at ``step`` of ``steps``: warm-up, flat, decay."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    start = config.decay_from * steps
+    if step < start or steps <= start:
+        return 1.0
+    progress = min((step - start) / (steps - start), 1.0)
+    falling = 1 - progress if config.decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return config.final_fraction + (1 - config.final_fraction) * falling
+
+
+class OptimizerSet:
+    """One or two torch optimisers stepped together."""
+
+    def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> None:
+        self.config = config
+        trained = [(name, p) for name, p in named_parameters if p.requires_grad]
+        matrices = [p for name, p in trained if config.muon_learning_rate and _is_block_matrix(name, p)]
+        chosen = {id(p) for p in matrices}
+        rest = [p for _, p in trained if id(p) not in chosen]
+        self.parameters = [p for _, p in trained]
+        self.optimizers: list[torch.optim.Optimizer] = []
+        if matrices:
+            self.optimizers.append(torch.optim.Muon(matrices, lr=config.muon_learning_rate, weight_decay=0.0))
+        if rest:
+            adamw = torch.optim.AdamW(
+                rest, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+            )
+            self.optimizers.append(adamw)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["initial_lr"] = group["lr"]
+
+    def step(self, factor: float) -> float:
+        """Clips, steps with the learning rates times ``factor``, clears gradients; returns the norm before clipping."""
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def state_dict(self) -> list[dict]:
+        """States in the order of the optimisers."""
+        return [optimizer.state_dict() for optimizer in self.optimizers]
+
+    def load_state_dict(self, states: list[dict]) -> None:
+        """Restores :meth:`state_dict`."""
+        for optimizer, state in zip(self.optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
+
+
+def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
+    # Muon orthogonalises updates of hidden matrices; embeddings and the head keep AdamW (its authors' advice).
+    return parameter.ndim == 2 and ("blocks." in name or name.startswith("blocks"))

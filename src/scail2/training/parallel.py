@@ -1,0 +1,55 @@
+"""Where a training run lives: the device, the processes, the precision. The seam for sharded training.
+
+Today one process trains on one device. Everything that would differ with several (which samples a rank draws, how a model is
+wrapped, whose log counts) asks this module, so that sharding changes this file and no other.
+"""
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class ParallelContext:
+    """The device of this process and its place among its peers."""
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    @classmethod
+    def detect(cls) -> "ParallelContext":
+        """The accelerator if there is one, else the CPU; rank and size from torch.distributed when it is initialised."""
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        device = accelerator if accelerator is not None else torch.device("cpu")
+        if dist.is_available() and dist.is_initialized():
+            return cls(device, dist.get_rank(), dist.get_world_size())
+        return cls(device)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes logs and checkpoints."""
+        return self.rank == 0
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Places a model on the device."""
+        return model.to(self.device)
+
+    def autocast(self, precision: str) -> contextlib.AbstractContextManager:
+        """The forward pass's precision context for "fp32", "bf16" or "auto"."""
+        if precision == "bf16" or (precision == "auto" and has_native_bf16(self.device)):
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return contextlib.nullcontext()
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 in hardware: without that it is slower than fp32."""
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type in ("xpu", "mps")

@@ -1,0 +1,146 @@
+"""Training recipes: functions that return a full configuration. `scail2 train NAME` runs one."""
+
+from collections.abc import Callable
+
+from scail2.errors import InputError
+from scail2.training.config import (
+    DataConfig,
+    LoRAConfig,
+    LossConfig,
+    MixtureKnot,
+    OptimizerConfig,
+    TimestepConfig,
+    TrainConfig,
+)
+
+# Shares of the sample kinds in a batch of the small checkpoint once it transfers motion.
+_NANO_SHARES = {
+    "animation_single": 0.55,
+    "replacement_single": 0.20,
+    "animation_multi": 0.10,
+    "replacement_multi": 0.15,
+}
+# Self-driven samples first: until a clip copies itself nothing is learnt from pairs (docs/nano.md).
+_SELF_DRIVEN_UNTIL = 3_500
+_PAIRS_ONLY_FROM = 24_000
+
+
+def _nano_mixture() -> tuple[MixtureKnot, ...]:
+    pairs = tuple(_NANO_SHARES.items())
+    return (
+        MixtureKnot(samples=0, shares=(("self_driven", 1.0),)),
+        MixtureKnot(samples=_SELF_DRIVEN_UNTIL, shares=(("self_driven", 1.0),)),
+        MixtureKnot(samples=_SELF_DRIVEN_UNTIL + 1, shares=(("self_driven", 0.9), *((k, 0.1 * v) for k, v in pairs))),
+        MixtureKnot(samples=_PAIRS_ONLY_FROM, shares=pairs),
+    )
+
+
+def nano() -> TrainConfig:
+    """The embedded checkpoint from nothing: windows of two latent frames at a constant learning rate, open-ended."""
+    return TrainConfig(
+        name="nano",
+        model="out/nano/initial",
+        steps=1_000_000,
+        data=DataConfig(
+            shards="out/nano/latents", batch_size=16, window=2, mixture=_nano_mixture(), history_probability=0.0
+        ),
+        timesteps=TimestepConfig(shift=4.0, pure_noise=0.3),
+        loss=LossConfig(space="sample", character_weight=2.0, alignment_weight=0.3, alignment_block=2),
+        optimizer=OptimizerConfig(
+            learning_rate=2e-3,
+            muon_learning_rate=0.03,
+            weight_decay=0.0,
+            clip_norm=1.0,
+            warmup=50,
+            decay_from=1.0,
+        ),
+        ema_decay=0.998,
+        compile_blocks=True,
+        log_every=20,
+        checkpoint_every=250,
+    )
+
+
+def nano_finish() -> TrainConfig:
+    """The end of the embedded checkpoint's training: the learning rate falls to 2 %, clips are whole, history appears."""
+    start = nano()
+    data = DataConfig(
+        shards=start.data.shards,
+        batch_size=16,
+        window=None,
+        mixture=(MixtureKnot(samples=0, shares=tuple(_NANO_SHARES.items())),),
+        history_probability=0.3,
+    )
+    optimizer = OptimizerConfig(
+        learning_rate=2e-3,
+        muon_learning_rate=0.03,
+        weight_decay=0.0,
+        clip_norm=1.0,
+        decay="linear",
+        decay_from=0.0,
+        final_fraction=0.02,
+    )
+    return TrainConfig(
+        name="nano_finish",
+        model=start.model,
+        steps=1_000,
+        data=data,
+        timesteps=start.timesteps,
+        loss=start.loss,
+        optimizer=optimizer,
+        ema_decay=0.998,
+        compile_blocks=True,
+        log_every=20,
+        checkpoint_every=100,
+    )
+
+
+def finetune() -> TrainConfig:
+    """The released fine-tune of the 14B (spec §6): AdamW, cosine from 2e-6, velocity loss, resolution-dependent shift."""
+    return TrainConfig(
+        name="finetune",
+        model="out/scail2-14b",
+        steps=3_500,
+        data=DataConfig(shards="out/latents", batch_size=1, mixture=_published_mixture()),
+        optimizer=OptimizerConfig(learning_rate=2e-6, betas=(0.9, 0.95), weight_decay=1e-4, clip_norm=0.1),
+        precision="bf16",
+        gradient_checkpointing=True,
+        checkpoint_every=250,
+    )
+
+
+def finetune_lora() -> TrainConfig:
+    """Low-rank adapters (rank 128) on the 14B's linear layers with the fine-tune's data and loss."""
+    base = finetune()
+    return TrainConfig(
+        name="finetune_lora",
+        model=base.model,
+        steps=2_000,
+        data=base.data,
+        optimizer=OptimizerConfig(learning_rate=1e-4, betas=(0.9, 0.95), weight_decay=1e-4, clip_norm=0.1, warmup=50),
+        lora=LoRAConfig(rank=128),
+        precision="bf16",
+        gradient_checkpointing=True,
+        checkpoint_every=250,
+    )
+
+
+def _published_mixture() -> tuple[MixtureKnot, ...]:
+    shares = (
+        ("animation_single", 0.60),
+        ("replacement_single", 0.136),
+        ("replacement_multi", 0.064),
+        ("pose_single", 0.15),
+        ("pose_multi", 0.05),
+    )
+    return (MixtureKnot(samples=0, shares=shares),)
+
+
+RECIPES: dict[str, Callable[[], TrainConfig]] = {f.__name__: f for f in (nano, nano_finish, finetune, finetune_lora)}
+
+
+def recipe(name: str) -> TrainConfig:
+    """The configuration of a named recipe."""
+    if name not in RECIPES:
+        raise InputError(f"There is no training recipe {name!r}; choose one of {', '.join(RECIPES)}.")
+    return RECIPES[name]()

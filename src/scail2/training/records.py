@@ -1,0 +1,40 @@
+"""The log of a training run: one JSON object a line, and TensorBoard where it is installed."""
+
+import json
+from pathlib import Path
+
+
+class TrainingRecord:
+    """Appends numbers to ``log.jsonl`` and, with the ``train`` extra, to TensorBoard event files in ``tensorboard/``."""
+
+    def __init__(self, directory: Path, *, from_step: int) -> None:
+        self._path = directory / "log.jsonl"
+        self._drop_after(from_step)
+        self._file = self._path.open("a", buffering=1)
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self._board = None
+        else:
+            self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=from_step)
+
+    def write(self, step: int, **numbers: float) -> None:
+        """Records the numbers of one step."""
+        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
+        if self._board is not None:
+            for name, value in numbers.items():
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes and closes both."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _drop_after(self, step: int) -> None:
+        # A resumed run repeats the steps after its last checkpoint; their first account is removed.
+        if not self._path.exists():
+            return
+        lines = self._path.read_text().splitlines()
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < step]
+        self._path.write_text("".join(line + "\n" for line in kept))

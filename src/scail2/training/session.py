@@ -1,0 +1,97 @@
+"""From a recipe's configuration to a running trainer, and from its checkpoint back to a pipeline folder."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from scail2.data.dataset import LatentDataset
+from scail2.errors import InputError
+from scail2.models.transformer import SCAIL2Transformer3DModel
+from scail2.training.config import TrainConfig
+from scail2.training.latent_batches import LatentBatches
+from scail2.training.objective import FlowMatchingObjective
+from scail2.training.parallel import ParallelContext
+from scail2.training.state import latest_state, load_weights
+from scail2.training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+def load_trainable(config: TrainConfig) -> SCAIL2Transformer3DModel:
+    """The transformer of ``config.model`` in fp32, with adapters when the recipe asks for LoRA."""
+    folder = Path(config.model) / "transformer"
+    if not folder.is_dir():
+        raise InputError(f"No transformer in {config.model}; give a diffusers folder with --model.")
+    transformer = SCAIL2Transformer3DModel.from_pretrained(folder, torch_dtype=torch.float32)
+    if config.lora is not None:
+        from peft import LoraConfig
+
+        transformer.requires_grad_(False)
+        adapter = LoraConfig(
+            r=config.lora.rank,
+            lora_alpha=config.lora.alpha if config.lora.alpha is not None else config.lora.rank,
+            target_modules=list(config.lora.target_modules),
+        )
+        torch.manual_seed(config.seed)
+        transformer.add_adapter(adapter)
+    if config.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    return transformer
+
+
+def build_trainer(config: TrainConfig, directory: Path, *, start_from: Path | None = None) -> Trainer:
+    """Assembles a trainer over cached latents.
+
+    Args:
+        config: the run.
+        directory: its folder; a newer checkpoint there wins over ``start_from``.
+        start_from: another run's folder or checkpoint whose averaged weights and optimiser state begin this run.
+    """
+    context = ParallelContext.detect()
+    transformer = load_trainable(config)
+    batches = LatentBatches(LatentDataset(config.data.shards), config.data, config.seed)
+    torch.manual_seed(config.seed)
+    objective = FlowMatchingObjective(transformer, config, batches.part_channels)
+    trainer = Trainer(config, objective, transformer, batches, directory, context=context)
+    if start_from is not None and latest_state(directory / "checkpoints") is None:
+        trainer.start_from(_checkpoint_of(start_from))
+    if config.compile_blocks:
+        transformer.compile_repeated_blocks()
+    return trainer
+
+
+def export_transformer(config: TrainConfig, directory: Path, output: Path) -> Path:
+    """Writes the averaged weights of a run's newest checkpoint as a diffusers transformer folder (LoRA: adapter file)."""
+    transformer = load_trainable(config)
+    checkpoint = latest_state(directory / "checkpoints")
+    if checkpoint is None:
+        raise InputError(f"{directory} holds no checkpoint yet; train first.")
+    load_weights(checkpoint, transformer)
+    if config.lora is not None:
+        transformer.save_lora_adapter(output)
+    else:
+        transformer.save_pretrained(output)
+    return output
+
+
+def _checkpoint_of(path: Path) -> Path:
+    state = path if (path / "optimizer.pt").exists() else latest_state(path / "checkpoints")
+    if state is None:
+        raise InputError(f"{path} holds no checkpoint to start from.")
+    return state
+
+
+def count_parameters(module: nn.Module) -> tuple[int, int]:
+    """(trainable, all) parameters."""
+    sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
+    return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
+
+
+def with_overrides(config: TrainConfig, **changes: object) -> TrainConfig:
+    """A copy with the given (not None) top-level fields, and ``shards``/``batch_size`` of its data, replaced."""
+    data = {k: changes.pop(k) for k in ("shards", "batch_size") if changes.get(k) is not None}
+    kept = {k: v for k, v in changes.items() if v is not None and k not in ("shards", "batch_size")}
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **data), **kept)

@@ -1,0 +1,158 @@
+"""The training loop: one for every objective."""
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from scail2.training.batches import TrainingBatch, step_generator
+from scail2.training.config import TrainConfig
+from scail2.training.ema import WeightAverage
+from scail2.training.objective import Objective
+from scail2.training.optimizers import OptimizerSet, learning_rate_factor
+from scail2.training.parallel import ParallelContext
+from scail2.training.records import TrainingRecord
+from scail2.training.state import latest_state, load_state, prune_states, save_state
+
+logger = logging.getLogger(__name__)
+
+# What a step's random draws are for; part of every seed.
+_LOSS_DRAWS = 2
+
+
+class Trainer:
+    """Trains an objective's transformer until ``config.steps``, resuming from the newest checkpoint of its folder.
+
+    Args:
+        config: the run.
+        objective: owns the loss; its transformer and auxiliary heads are optimised together.
+        transformer: the network being trained (its trainable parameters may be adapters only).
+        batches: ``batches(micro_step) -> TrainingBatch``, a pure function of its argument.
+        directory: checkpoints, log and samples go here.
+        sampler: called as ``sampler(step, transformer)`` every ``config.sample_every`` steps with averaged weights.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        objective: Objective,
+        transformer: nn.Module,
+        batches: Callable[[int], TrainingBatch],
+        directory: Path,
+        *,
+        context: ParallelContext | None = None,
+        sampler: Callable[[int, nn.Module], None] | None = None,
+    ) -> None:
+        self.config = config
+        self.objective = objective
+        self.transformer = transformer
+        self.batches = batches
+        self.directory = directory
+        self.context = context or ParallelContext.detect()
+        self.sampler = sampler
+        self.trained = nn.ModuleDict({"transformer": transformer, "auxiliary": objective.auxiliary})
+        self.context.wrap(self.trained)
+        self.optimizers = OptimizerSet(self.trained.named_parameters(), config.optimizer)
+        self.average = WeightAverage(transformer, config.ema_decay) if config.ema_decay else None
+        self.step = 0
+        self.samples = 0
+        self._stop = False
+
+    def run(self) -> Path:
+        """Trains; returns the last checkpoint. SIGTERM and SIGINT end the run after the step, with a checkpoint."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.config.save(self.directory / "config.json")
+        self._resume()
+        record = TrainingRecord(self.directory, from_step=self.step)
+        previous = {s: signal.signal(s, self._request_stop) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            for numbers in self._steps():
+                if self.step % self.config.log_every == 0 or self.step == self.config.steps:
+                    record.write(self.step, **numbers)
+                    logger.info("%s", " ".join([f"step {self.step}", *(f"{k} {v:.4g}" for k, v in numbers.items())]))
+                if self.step % self.config.checkpoint_every == 0:
+                    self.save()
+                if self.sampler is not None and self.config.sample_every and self.step % self.config.sample_every == 0:
+                    self._sample()
+        finally:
+            record.close()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        return self.save()
+
+    def save(self) -> Path:
+        """Writes a checkpoint and drops old ones."""
+        path = save_state(
+            self.directory / "checkpoints", self.step, self.samples, self.trained, self.optimizers, self.average
+        )
+        prune_states(self.directory / "checkpoints", self.config.keep_checkpoints)
+        return path
+
+    def start_from(self, checkpoint: Path) -> None:
+        """Takes weights, averages and optimiser state of another run; counts steps from 0 and goes on counting samples."""
+        _, self.samples = load_state(checkpoint, self.trained, self.optimizers, self.average)
+
+    def _resume(self) -> None:
+        state = latest_state(self.directory / "checkpoints")
+        if state is not None:
+            self.step, self.samples = load_state(state, self.trained, self.optimizers, self.average)
+            logger.info("resuming at step %d", self.step)
+
+    def _steps(self) -> Iterator[dict[str, float]]:
+        """Performs optimiser steps; yields the numbers of each after it."""
+        self.transformer.train()
+        while self.step < self.config.steps and not self._stop:
+            started = time.perf_counter()
+            terms, seen = self._gradients()
+            factor = learning_rate_factor(self.step, self.config.steps, self.config.optimizer)
+            norm = self.optimizers.step(factor)
+            if self.average is not None:
+                self.average.update(self.transformer)
+            self.step += 1
+            self.samples += seen
+            seconds = time.perf_counter() - started
+            yield {
+                **terms,
+                "gradient_norm": norm,
+                "learning_rate_factor": factor,
+                "samples": self.samples,
+                "samples_per_second": seen / seconds,
+            }
+
+    def _gradients(self) -> tuple[dict[str, float], int]:
+        """Accumulates the gradients of one step; returns mean loss terms and the number of samples."""
+        sums: dict[str, torch.Tensor] = {}
+        seen = 0
+        for part in range(self.config.accumulation):
+            micro_step = self.step * self.config.accumulation + part
+            batch = self.batches(micro_step).to(self.context.device)
+            generator = step_generator(self.config.seed, micro_step, _LOSS_DRAWS)
+            with self.context.autocast(self.config.precision):
+                loss, terms = self.objective.loss(batch, generator)
+            (loss / self.config.accumulation).backward()
+            seen += len(batch.latents.keys)
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0) + value / self.config.accumulation
+        return {name: float(value) for name, value in sums.items()}, seen
+
+    @torch.no_grad()
+    def _sample(self) -> None:
+        """Runs the sampler on the averaged weights, then puts the trained ones back."""
+        kept = {n: p.detach().clone() for n, p in self.transformer.named_parameters() if p.requires_grad}
+        if self.average is not None:
+            self.average.copy_to(self.transformer)
+        self.transformer.eval()
+        try:
+            self.sampler(self.step, self.transformer)
+        finally:
+            parameters = dict(self.transformer.named_parameters())
+            for name, value in kept.items():
+                parameters[name].copy_(value)
+            self.transformer.train()
+
+    def _request_stop(self, *_: object) -> None:
+        self._stop = True
