@@ -132,7 +132,7 @@ _IGNORED_WORDS = {"_class_name", "_diffusers_version", "_name_or_path"}
 _OUR_WORDS = {ours: theirs for theirs, ours in _CONFIG_WORDS.items()}
 CLIP_WIDTH = 1280  # ViT-H/14, the only image encoder the published models were trained with
 
-# Head width of every public SCAIL-2 and Wan 2.1 model (dim 1536: 12 heads, dim 5120: 40 heads). No tensor shape shows it.
+# Heads of the public SCAIL-2 and Wan 2.1 models by width. No tensor shape shows them.
 _PUBLIC_HEADS = {1536: 12, 5120: 40}
 
 
@@ -185,34 +185,43 @@ def config_to_official(config: Mapping[str, Any]) -> dict[str, Any]:
 def infer_config(shapes: Mapping[str, Iterable[int]]) -> dict[str, Any]:
     """Everything the shapes of a checkpoint in published names tell about the configuration.
 
+    What a damaged file does not show is left to the class's defaults, so that a strict comparison can name the damage.
     The number of heads is in no shape: it is filled in for the public widths 1536 and 5120 only and left out otherwise.
     Raises InputError if the file is not a SCAIL-2 transformer (a plain Wan or SCAIL-1 file, say).
     """
     shapes = {name: tuple(shape) for name, shape in shapes.items()}
-    required = ("patch_embedding", "patch_embedding_pose", "patch_embedding_mask", "head.head", "time_embedding.0")
-    if absent := [module for module in required if f"{module}.weight" not in shapes]:
+    required = [f"patch_embedding{kind}.weight" for kind in ("", "_pose", "_mask")]
+    if absent := [name for name in required if len(shapes.get(name, ())) != 5]:
         raise InputError(
-            f"This is not a SCAIL-2 transformer: it has no {', '.join(absent)} "
-            "(plain Wan 2.1 and SCAIL-1 checkpoints lack the pose and mask embeddings)."
+            f"This is not a SCAIL-2 transformer: it has no (five-dimensional) {', '.join(absent)}; "
+            "plain Wan 2.1 and SCAIL-1 checkpoints lack the pose and mask embeddings."
         )
-    patch = shapes["patch_embedding.weight"]
-    dim, in_channels, patch_size = patch[0], patch[1], patch[2:]
-    layers = {int(match[1]) for match in map(_BLOCK.fullmatch, shapes) if match}
+    dim, in_channels, *patch_size = shapes["patch_embedding.weight"]
+    mask_channels = shapes["patch_embedding_mask.weight"][1]
     config: dict[str, Any] = {
-        "patch_size": patch_size,
+        "patch_size": tuple(patch_size),
         "in_channels": in_channels,
-        "mask_channels": shapes["patch_embedding_mask.weight"][1],
-        "num_binding_slots": shapes["patch_embedding_mask.weight"][1] // 4 - 1,
-        "out_channels": shapes["head.head.weight"][0] // math.prod(patch_size),
-        "freq_dim": shapes["time_embedding.0.weight"][1],
-        "num_layers": len(layers),
-        "text_dim": shapes["text_embedding.0.weight"][1] if "text_embedding.0.weight" in shapes else None,
-        "image_dim": shapes["img_emb.proj.0.weight"][0] if "img_emb.proj.0.weight" in shapes else None,
+        "mask_channels": mask_channels,
+        "num_binding_slots": mask_channels // 4 - 1,
+        "num_layers": 1 + max((int(match[1]) for match in map(_BLOCK.fullmatch, shapes) if match), default=-1),
     }
-    if "blocks.0.ffn.0.weight" in shapes:
-        config["ffn_dim"] = shapes["blocks.0.ffn.0.weight"][0]
-    if config["text_dim"] or config["image_dim"]:
-        config["cross_attn_norm"] = "blocks.0.norm3.weight" in shapes
+    for word, name, axis in (
+        ("freq_dim", "time_embedding.0.weight", -1),
+        ("text_dim", "text_embedding.0.weight", -1),
+        ("image_dim", "img_emb.proj.0.weight", 0),
+        ("ffn_dim", "blocks.0.ffn.0.weight", 0),
+        ("out_channels", "head.head.weight", 0),
+    ):
+        if shapes.get(name):
+            config[word] = shapes[name][axis]
+    if "out_channels" in config:
+        config["out_channels"] //= math.prod(patch_size)
+    if "text_dim" not in config and "blocks.0.cross_attn.k.weight" not in shapes:
+        config["text_dim"] = None
+    if "image_dim" not in config and "blocks.0.cross_attn.k_img.weight" not in shapes:
+        config["image_dim"] = None
+    if not any(name.endswith(".norm3.weight") for name in shapes):
+        config["cross_attn_norm"] = False
     if dim in _PUBLIC_HEADS:
         config.update(_heads(dim, _PUBLIC_HEADS[dim]))
     return config

@@ -1,0 +1,271 @@
+"""Loading and saving the SCAIL-2 transformer: every public dialect in, published and diffusers layouts out.
+
+Loading is strict and streams. The model is built without memory, each tensor is read, dequantised and cast on its own,
+and what the file had mapped is dropped along the way, so the peak is the weights themselves plus one tensor.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import InputError
+from . import official_names as names
+from .dialects import Dialect, TransformerView, view_transformer
+from .tensor_files import atomic_file, open_tensor_file, write_safetensors
+from .transformer import SCAIL2Transformer3DModel
+
+logger = logging.getLogger(__name__)
+
+CONFIG_KEY = "scail2_config"  # safetensors header entry in the files we write: the configuration in published words
+# Mapped pages are dropped after this many bytes were copied out of them.
+RELEASE_EVERY = 256 * 2**20
+_LISTED = 40  # names of one kind shown in an error
+
+
+def load_transformer(
+    path: str | Path, config: Mapping[str, Any] | None = None, torch_dtype: torch.dtype | None = None
+) -> SCAIL2Transformer3DModel:
+    """Loads a SCAIL-2 transformer from any public file.
+
+    Args:
+        path: official safetensors (one file, an index, or a folder with one of them), the training branch's ``.pt``,
+            ComfyUI bf16 or fp8-scaled safetensors, GGUF, or a diffusers folder.
+        config: configuration in published words (``dim``, ``ffn_dim``, ``num_heads``, ...). What is not given comes
+            from the file's header, a ``config.json`` beside it, and the shapes of the tensors, in this order.
+        torch_dtype: type of the weights; None keeps the file's (bfloat16 for 8-bit and GGUF files). Under float16 and
+            bfloat16 the modules in ``_keep_in_fp32_modules`` stay float32.
+
+    Returns:
+        The model in evaluation mode on the CPU. Where nothing had to be cast, its parameters are copy-on-write views
+        of the mapped file.
+
+    Raises:
+        InputError: the file is no SCAIL-2 transformer, names are missing or unexpected or shapes differ (all listed),
+            the number of heads is unknown, or the file is quantised in a way that is not read here.
+    """
+    view, model = open_transformer(path, config)
+    dtypes = plan_dtypes(model, torch_dtype or view.stored_dtype or torch.bfloat16)
+    model.load_state_dict(dict(_stream(view, dtypes)), strict=True, assign=True)
+    return model.eval()
+
+
+def open_transformer(
+    path: str | Path, config: Mapping[str, Any] | None = None
+) -> tuple[TransformerView, SCAIL2Transformer3DModel]:
+    """A transformer file and its model without memory (on the meta device), names and shapes already compared."""
+    path = Path(path)
+    folder = diffusers_folder(path)
+    view = view_transformer(open_tensor_file(folder or path))
+    if folder is None:
+        arguments = resolve_config(view, config)
+    elif config is None:
+        arguments = {key: value for key, value in _read_json(folder / "config.json").items() if key[0] != "_"}
+    else:
+        raise InputError(f"{folder} has its own configuration: give no config with a diffusers folder.")
+    with torch.device("meta"):
+        model = SCAIL2Transformer3DModel(**arguments)
+    check_names(view, model)
+    return view, model
+
+
+def diffusers_folder(path: Path) -> Path | None:
+    """The folder with our transformer in diffusers layout, if ``path`` is it or is a pipeline that contains it."""
+    for folder in (path, path / "transformer"):
+        config = _read_json(folder / "config.json") if folder.is_dir() else {}
+        if config.get("_class_name") == SCAIL2Transformer3DModel.__name__:
+            return folder
+    return None
+
+
+def resolve_config(view: TransformerView, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Keyword arguments of the model class: what is given, else the file's header, ``config.json``, or shapes."""
+    resolved = names.infer_config(view.shapes)
+    for words in (_config_beside(view.file.path), _config_in_header(view), dict(config or {})):
+        if not words:
+            continue
+        if "num_heads" in words and "dim" not in words:
+            words["dim"] = view.shapes["patch_embedding.weight"][0]
+        if "dim" in words and "num_heads" not in words:
+            del words["dim"]
+        given = names.config_from_official(words)
+        if "image_dim" not in words and given.get("image_dim"):
+            # "i2v" says that there is an image embedding, the shapes say how wide it is.
+            given["image_dim"] = resolved.get("image_dim") or given["image_dim"]
+        resolved.update(given)
+    if "num_attention_heads" not in resolved:
+        width = view.shapes["patch_embedding.weight"][0]
+        raise InputError(
+            f"{view.file.path} has width {width}; no tensor shows its heads: pass config={{'num_heads': ...}}."
+        )
+    return resolved
+
+
+def _config_in_header(view: TransformerView) -> dict[str, Any]:
+    try:
+        return json.loads(view.file.metadata.get(CONFIG_KEY, "{}"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{view.file.path}: the configuration in its header is damaged: {error}.") from error
+
+
+def _config_beside(path: Path) -> dict[str, Any]:
+    words = _read_json(path.parent / "config.json")
+    return words if "dim" in words and "num_heads" in words else {}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not JSON: {error}.") from error
+    return content if isinstance(content, dict) else {}
+
+
+def check_names(view: TransformerView, model: SCAIL2Transformer3DModel) -> None:
+    """Compares names and shapes with the model's; raises InputError listing every difference."""
+    wanted = {names.to_official_name(name): tuple(value.shape) for name, value in model.state_dict().items()}
+    missing = [name for name in wanted if name not in view.shapes]
+    unexpected = [*view.unexpected, *(name for name in view.shapes if name not in wanted)]
+    misshapen = [
+        f"{name} {view.shapes[name]} instead of {wanted[name]}"
+        for name in wanted
+        if name in view.shapes and view.shapes[name] != wanted[name]
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
+    if found := [f"{len(listed)} {kind}: {_listing(listed)}" for kind, listed in kinds.items() if listed]:
+        raise InputError(
+            f"{view.file.path} does not fit a SCAIL-2 transformer of its configuration; {'; '.join(found)}."
+        )
+
+
+def _listing(listed: list[str]) -> str:
+    rest = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+    return ", ".join(listed[:_LISTED]) + rest
+
+
+def plan_dtypes(model: torch.nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """Our parameter name -> type: ``dtype``, and float32 in ``_keep_in_fp32_modules`` under half precision."""
+    islands = set(getattr(model, "_keep_in_fp32_modules", None) or ()) if dtype.itemsize < 4 else set()
+    return {name: torch.float32 if islands & set(name.split(".")) else dtype for name in model.state_dict()}
+
+
+def _stream(view: TransformerView, dtypes: Mapping[str, torch.dtype]) -> Iterable[tuple[str, torch.Tensor]]:
+    """Tensors under our names in the planned types, reading each once and unmapping regularly."""
+    official = {name: names.to_official_name(name) for name in dtypes}
+    # One tensor kept as a view would keep the whole file mapped: views only if nothing is cast at all.
+    keep_views = all(view.is_view(official[name]) and view.dtype(official[name]) == dtypes[name] for name in dtypes)
+    copied = 0
+    # In the file's own order: reading stays sequential.
+    order = {name: position for position, name in enumerate(view)}
+    for name in sorted(dtypes, key=lambda name: order[official[name]]):
+        value = view.read(official[name])
+        if keep_views:
+            yield name, value
+            continue
+        fresh = value.dtype == dtypes[name] and not view.is_view(official[name])
+        value = value.contiguous() if fresh else value.to(dtypes[name], copy=True).contiguous()
+        yield name, value
+        copied += value.nbytes
+        if copied > RELEASE_EVERY:
+            view.release()
+            copied = 0
+    view.release()
+
+
+# ---- saving -------------------------------------------------------------------------------------------------------
+
+
+def save_official(
+    transformer: SCAIL2Transformer3DModel, path: str | Path, torch_dtype: torch.dtype | None = None
+) -> None:
+    """Saves a transformer as one safetensors file in published names, for ComfyUI and the published code.
+
+    Args:
+        transformer: any model of the class; LoRAs fused into it are saved with it, peft adapters must be fused first.
+        path: the file; it appears when complete. The configuration in published words is put in its header.
+        torch_dtype: type of every floating tensor; None keeps each as it is.
+    """
+    state = transformer.state_dict()
+    if adapters := [name for name in state if ".lora_" in name or ".base_layer." in name]:
+        raise InputError(
+            f"The transformer has unfused adapters ({adapters[0]}): call fuse_lora() and unload_lora_weights() first."
+        )
+    official = {names.to_official_name(name): value for name, value in state.items()}
+    plan = {name: (tuple(value.shape), torch_dtype or value.dtype) for name, value in official.items()}
+    words = names.config_to_official(transformer.config)
+    write_safetensors(Path(path), plan, official.__getitem__, {CONFIG_KEY: json.dumps(words)})
+
+
+def convert_transformer(
+    source: str | Path,
+    out: str | Path,
+    *,
+    to: str,
+    config: Mapping[str, Any] | None = None,
+    torch_dtype: torch.dtype | None = None,
+) -> Dialect:
+    """Converts a transformer file into another layout, tensor by tensor, without ever holding the model.
+
+    Args:
+        source: anything ``load_transformer`` reads.
+        out: a folder for ``to="diffusers"``, a ``.safetensors`` file for ``"official"`` and ``"comfy"``.
+        to: ``"diffusers"``, ``"official"`` (published names, a ``config.json`` is not needed: it is in the header) or
+            ``"comfy"`` (the same names; bfloat16 unless ``torch_dtype`` says otherwise, float32 islands included).
+        config: as in ``load_transformer``.
+        torch_dtype: as in ``load_transformer``.
+
+    Returns:
+        The dialect of the source.
+    """
+    out = Path(out)
+    view, model = open_transformer(source, config)
+    if to == "comfy":
+        dtypes = dict.fromkeys(model.state_dict(), torch_dtype or torch.bfloat16)
+    else:
+        dtypes = plan_dtypes(model, torch_dtype or view.stored_dtype or torch.bfloat16)
+    read = _releasing(view)
+    if to == "diffusers":
+        plan = {name: (view.shapes[names.to_official_name(name)], dtype) for name, dtype in dtypes.items()}
+        write_diffusers_folder(model, out, plan, lambda name: read(names.to_official_name(name)))
+    elif to in ("official", "comfy"):
+        if out.suffix != ".safetensors":
+            raise InputError(f"{out}: official and ComfyUI checkpoints are one .safetensors file: name it so.")
+        plan = {names.to_official_name(name): dtype for name, dtype in dtypes.items()}
+        plan = {name: (view.shapes[name], plan[name]) for name in view if name in plan}
+        header = {CONFIG_KEY: json.dumps(names.config_to_official(model.config))}
+        write_safetensors(out, plan, read, header)
+    else:
+        raise InputError(f"Cannot convert to '{to}': choose diffusers, official or comfy.")
+    return view.dialect
+
+
+def _releasing(view: TransformerView) -> Callable[[str], torch.Tensor]:
+    count = 0
+
+    def read(name: str) -> torch.Tensor:
+        nonlocal count
+        value = view.read(name)
+        count += value.nbytes
+        if count > RELEASE_EVERY:
+            view.release()
+            count = 0
+        return value
+
+    return read
+
+
+def write_diffusers_folder(
+    model: torch.nn.Module,
+    out: Path,
+    plan: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
+    read: Callable[[str], torch.Tensor],
+) -> None:
+    """Writes what ``model.save_pretrained(out)`` would, streaming the weights; the configuration comes last."""
+    write_safetensors(out / "diffusion_pytorch_model.safetensors", plan, read)
+    with atomic_file(out / "config.json") as file:
+        file.write(model.to_json_string().encode())
