@@ -1,0 +1,27 @@
+"""Video in and out: windowed reading at a wanted rate and size, atomic writing with sound, resizing."""
+
+from scail2.video.convert import to_float, to_uint8
+from scail2.video.images import read_image
+from scail2.video.reader import VideoReader, probe
+from scail2.video.resize import Fit, Interpolation, cover_box, resize_cover, resize_letterbox
+from scail2.video.source import ArrayFrames, FrameSource, VideoInfo
+from scail2.video.writer import Codec, VideoWriter, codec_for
+
+__all__ = [
+    "ArrayFrames",
+    "Codec",
+    "Fit",
+    "FrameSource",
+    "Interpolation",
+    "VideoInfo",
+    "VideoReader",
+    "VideoWriter",
+    "codec_for",
+    "cover_box",
+    "probe",
+    "read_image",
+    "resize_cover",
+    "resize_letterbox",
+    "to_float",
+    "to_uint8",
+]

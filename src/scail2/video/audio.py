@@ -1,0 +1,188 @@
+"""The driving video's sound, carried into the finished film and cut to its exact length."""
+
+import logging
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from scail2.errors import InputError
+from scail2.video.container import ContainerFrames, decoding_errors
+from scail2.video.kinds import check_path, identify
+
+logger = logging.getLogger(__name__)
+
+# Codecs that players expect in each container; these are copied bit for bit, others are encoded anew.
+_COPIED = {
+    "mp4": {"aac", "mp3", "ac3", "eac3"},
+    "mov": {"aac", "mp3", "ac3", "eac3", "pcm_s16le", "pcm_s24le", "alac"},
+    "matroska": {"aac", "mp3", "ac3", "eac3", "opus", "vorbis", "flac", "pcm_s16le", "pcm_s24le"},
+    "webm": {"opus", "vorbis"},
+}
+_ENCODER = {"mp4": "aac", "mov": "aac", "matroska": "aac", "webm": "libopus"}
+_RATE = 48_000
+_MAX_GAP = 3600  # seconds of silence in a track; more is a broken clock
+
+
+class AudioCarrier:
+    """One sound track on its way from a source file to an output.
+
+    Copied packets keep their times, so the cut falls on the nearest packet edge: within half an audio frame (about
+    10 ms) at both ends. Encoded sound is cut to the sample.
+    """
+
+    def __init__(self, path: Path, container: av.container.InputContainer, stream, begin: Fraction):
+        self.path, self._container, self._source, self._begin = path, container, stream, begin
+        self._ended, self._copied = False, False
+        self._held: av.Packet | None = None
+        self._packets: Iterator[av.Packet] = iter(())
+
+    @classmethod
+    def open(cls, path: str | os.PathLike, start: float | Fraction = 0) -> "AudioCarrier | None":
+        """The sound of a file from ``start`` seconds after its first picture; None if it has no sound (or is a folder, gif …).
+
+        Raises:
+            InputError: missing or unreadable file, or a start that is not a finite number ≥ 0.
+        """
+        path = check_path(path)
+        try:
+            offset = Fraction(start)
+        except (ValueError, OverflowError, TypeError):
+            raise InputError(f"the audio start must be a number of seconds, got {start!r}") from None
+        if offset < 0:
+            raise InputError(f"the audio start must not be negative, got {start}")
+        if path.is_dir() or not identify(path).is_container:
+            return None
+        pictures = ContainerFrames(path)
+        clock, has_audio = pictures.info.start, pictures.info.has_audio
+        pictures.close()
+        if not has_audio:
+            return None
+        with decoding_errors(path, "opening the sound"):
+            container = av.open(str(path.absolute()), options={"protocol_whitelist": "file"}, metadata_errors="replace")
+        return cls(path, container, container.streams.audio[0], clock + offset)
+
+    def close(self) -> None:
+        self._packets = self._decoded = iter(())
+        self._container.close()
+
+    def attach(self, output: av.container.OutputContainer, container_format: str) -> None:
+        """Adds the output stream; call before the first packet is muxed."""
+        self._copied = self._source.codec_context.name in _COPIED[container_format]
+        self._allows_negative = container_format in ("mp4", "mov")
+        if self._copied:
+            self._target = output.add_stream_from_template(self._source)
+            self._packets = self._copy()
+            return
+        rate = self._source.codec_context.sample_rate
+        rate = _RATE if container_format == "webm" or rate not in (32_000, 44_100, 48_000) else rate
+        self._target = output.add_stream(_ENCODER[container_format], rate=rate, options={"b": "192k"})
+        layout = "mono" if self._source.codec_context.layout.nb_channels == 1 else "stereo"
+        self._target.codec_context.layout = layout
+        self._rate, self._layout = rate, layout
+        self._decoded = self._decode()
+        self._waiting = np.zeros((1 if layout == "mono" else 2, 0), dtype=np.float32)
+        self._encoded = 0  # samples handed to the encoder so far; `_waiting` follows them directly
+
+    def packets_until(self, time: Fraction, *, last: bool = False) -> Iterator[av.Packet]:
+        """Packets that belong before ``time`` seconds of the film; with ``last`` the track ends there."""
+        if self._copied:
+            yield from self._copied_until(time)
+        else:
+            yield from self._encoded_until(time, last=last)
+
+    # Copying
+
+    def _copy(self) -> Iterator[av.Packet]:
+        self._seek()
+        for packet in self._container.demux(self._source):
+            if packet.size == 0 or packet.pts is None:
+                continue
+            yield packet
+
+    def _copied_until(self, time: Fraction) -> Iterator[av.Packet]:
+        base = Fraction(self._source.time_base)
+        shift = round(self._begin / base)
+        while not self._ended:
+            packet = self._peek()
+            if packet is None:
+                return
+            half = Fraction(packet.duration or 0) * base / 2
+            at = (packet.pts - shift) * base
+            if at + half > time:
+                return
+            self._held = None
+            if at + half < 0 or (at < 0 and not self._allows_negative):
+                continue
+            packet.pts -= shift
+            packet.dts = packet.pts if packet.dts is None else packet.dts - shift
+            packet.stream = self._target
+            yield packet
+
+    def _peek(self) -> av.Packet | None:
+        if self._held is None:
+            with decoding_errors(self.path, "reading the sound"):
+                self._held = next(self._packets, None)
+            self._ended = self._held is None
+        return self._held
+
+    def _seek(self) -> None:
+        # Some codecs need a little run-in before the first sample that counts.
+        tick = int((self._begin - Fraction(1, 2)) / Fraction(self._source.time_base))
+        self._container.seek(tick, stream=self._source, backward=True)
+
+    # Encoding
+
+    def _decode(self) -> Iterator[av.AudioFrame]:
+        """Sound from the film's beginning on, at the target's rate and layout, in step with the clock."""
+        resampler = av.AudioResampler(format="fltp", layout=self._layout, rate=self._rate)
+        self._seek()
+        for packet in self._container.demux(self._source):
+            for frame in packet.decode() if packet.size else self._source.codec_context.decode(None):
+                yield from resampler.resample(frame)
+        yield from resampler.resample(None)
+
+    def _encoded_until(self, time: Fraction, *, last: bool) -> Iterator[av.Packet]:
+        wanted = round(time * self._rate)
+        self._fill(wanted)
+        size = self._target.codec_context.frame_size or 1024
+        while self._encoded < wanted and self._waiting.shape[1]:
+            count = min(size, wanted - self._encoded, self._waiting.shape[1])
+            if count < size and not last:
+                return
+            samples, self._waiting = self._waiting[:, :count], self._waiting[:, count:]
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=self._layout)
+            frame.rate, frame.pts, frame.time_base = self._rate, self._encoded, Fraction(1, self._rate)
+            self._encoded += count
+            yield from self._target.encode(frame)
+        if last:
+            yield from self._target.encode()
+
+    def _fill(self, wanted: int) -> None:
+        """Decodes until sample ``wanted`` of the film is waiting or the source ends."""
+        while not self._ended and self._encoded + self._waiting.shape[1] < wanted:
+            with decoding_errors(self.path, "decoding the sound"):
+                frame = next(self._decoded, None)
+            self._ended = frame is None
+            if frame is not None:
+                self._append(frame)
+
+    def _append(self, frame: av.AudioFrame) -> None:
+        """Places decoded sound by its time: gaps become silence, what overlaps or lies before the film is dropped."""
+        samples = frame.to_ndarray().astype(np.float32, copy=False)
+        end = self._encoded + self._waiting.shape[1]
+        start = end
+        if frame.pts is not None:
+            start = round((frame.pts * Fraction(frame.time_base) - self._begin) * self._rate)
+        if start > end + _MAX_GAP * self._rate:
+            raise InputError(f"{self.path}: its sound has a gap of more than {_MAX_GAP} s; encode the sound again")
+        # Clocks in milliseconds make neighbouring frames seem to overlap or gape by less than this.
+        if abs(start - end) <= self._rate // 200 and end > 0:
+            start = end
+        if start < end:
+            samples, start = samples[:, end - start :], end
+        silence = np.zeros((samples.shape[0], start - end), dtype=np.float32)
+        self._waiting = np.concatenate([self._waiting, silence, samples], axis=1)

@@ -1,0 +1,32 @@
+"""Between the model's floats in [-1, 1] and a file's bytes in 0 … 255."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+def to_uint8(frames: "torch.Tensor | np.ndarray") -> np.ndarray:
+    """Float ``(T, 3, H, W)`` in [-1, 1] to uint8 RGB ``(T, H, W, 3)``: clipped, rounded to nearest, -1 → 0, 1 → 255.
+
+    Raises:
+        ValueError: NaN or infinity among the values, or another shape; a broken picture must not look like a black one.
+    """
+    values = frames if isinstance(frames, np.ndarray) else frames.detach().float().cpu().numpy()
+    if values.ndim != 4 or values.shape[1] not in (3, 4):
+        raise ValueError(f"frames must have the shape (T, 3, H, W), got {tuple(values.shape)}")
+    if not np.isfinite(values).all():
+        raise ValueError("frames contain NaN or infinite values: the model overflowed, use another dtype")
+    scaled = np.clip(np.rint((values.astype(np.float32, copy=False) + 1.0) * 127.5), 0, 255)
+    return np.ascontiguousarray(scaled.astype(np.uint8).transpose(0, 2, 3, 1))
+
+
+def to_float(frames: np.ndarray) -> "torch.Tensor":
+    """uint8 RGB ``(T, H, W, 3)`` to float32 ``(T, 3, H, W)`` in [-1, 1], the inverse of :func:`to_uint8`."""
+    import torch
+
+    if frames.dtype != np.uint8 or frames.ndim != 4:
+        raise ValueError(f"frames must be uint8 (T, H, W, 3), got {frames.dtype} {frames.shape}")
+    return torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2))).float() / 127.5 - 1.0

@@ -1,0 +1,246 @@
+"""Still pictures, picture folders and animated pictures (gif, webp, apng), through Pillow."""
+
+import io
+import os
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from scail2.errors import InputError
+from scail2.video import rates
+from scail2.video.kinds import PICTURE_SUFFIXES, check_path, identify
+from scail2.video.source import MAX_FRAMES, VideoInfo, check_frame_size
+
+# A folder of pictures has no clock; this is the rate the models were trained at.
+FOLDER_FPS = Fraction(16)
+_MILLISECOND = Fraction(1, 1000)
+# Browsers show frames that ask for 10 ms or less for 100 ms; films made for the web rely on it.
+_MIN_DELAY_MS, _DEFAULT_DELAY_MS = 11, 100
+
+
+@contextmanager
+def _picture_errors(path: Path):
+    """Turns Pillow's exceptions (it raises nearly every built-in kind on damaged files) into one sentence."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked against our own limit
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    except InputError:
+        raise
+    except UnidentifiedImageError:
+        raise InputError(f"{path}: is not a picture that can be read; convert it to PNG or JPEG") from None
+    except Image.DecompressionBombError:
+        raise InputError(f"{path}: the picture is larger than any model can use; scale it down first") from None
+    except MemoryError:
+        raise InputError(f"{path}: the picture needs more memory than there is; scale it down first") from None
+    except PermissionError:
+        raise InputError(
+            f"{path}: permission to read it is missing; change it with chmod or copy it elsewhere"
+        ) from None
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        IndexError,
+        KeyError,
+        TypeError,
+        OverflowError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:
+        raise InputError(f"{path}: the picture is damaged or cut off ({error}); get or save it again") from error
+
+
+def read_image(path: str | os.PathLike) -> np.ndarray:
+    """A still picture as uint8 ``(H, W, 3)`` RGB, or ``(H, W, 4)`` straight RGBA if it has any transparency.
+
+    Turned upright by its EXIF orientation, converted to sRGB by its embedded profile, 16 bits scaled to 8. Of an
+    animated picture the first frame.
+
+    Raises:
+        InputError: missing, not a picture (a video, text), damaged, larger than 8192 × 8192, smaller than 8 × 8.
+    """
+    path = check_path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give one picture file")
+    kind = identify(path)
+    if kind.is_container:
+        raise InputError(f"{path}: is a video, a picture is needed; save one of its frames as PNG")
+    with _picture_errors(path), Image.open(path) as picture:
+        check_frame_size(path, *picture.size)
+        pixels = _to_array(ImageOps.exif_transpose(picture))
+    if pixels.shape[-1] == 4 and (pixels[..., 3] == 255).all():
+        pixels = np.ascontiguousarray(pixels[..., :3])
+    return pixels
+
+
+def _to_array(picture: Image.Image) -> np.ndarray:
+    """uint8 ``(H, W, 3 | 4)``; 4 exactly when the picture's mode has transparency."""
+    if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
+        # Pillow clips wide grey values instead of scaling them.
+        values = np.asarray(picture).astype(np.float64)
+        values = values / 257.0 if picture.mode != "F" else values * 255.0
+        grey = np.clip(np.rint(np.nan_to_num(values)), 0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
+    layout = "RGBA" if picture.has_transparency_data else "RGB"
+    return np.array(_to_srgb(picture, layout))
+
+
+def _to_srgb(picture: Image.Image, layout: str) -> Image.Image:
+    profile = picture.info.get("icc_profile")
+    if profile and picture.mode in ("RGB", "RGBA", "CMYK"):
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if "srgb" not in ImageCms.getProfileDescription(source).lower():
+                mode = layout if picture.mode != "CMYK" else "RGB"
+                return ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode=mode)
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            pass  # a broken profile is ignored, as every viewer does
+    return picture.convert(layout)
+
+
+class FolderFrames:
+    """The pictures of a folder as frames, in natural order of their names (frame_9 before frame_10).
+
+    Raises:
+        InputError: no pictures, or pictures of different sizes.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            names = [entry.name for entry in os.scandir(path) if entry.is_file()]
+        except OSError as error:
+            raise InputError(f"{path}: the folder cannot be listed ({error.strerror})") from None
+        pictures = [n for n in names if Path(n).suffix.lower() in PICTURE_SUFFIXES and not n.startswith(".")]
+        self._files = [path / name for name in sorted(pictures, key=_natural)]
+        if not self._files:
+            raise InputError(
+                f"{path}: the folder holds no pictures (png, jpg, webp, tif, bmp); give a folder of frames"
+            )
+        if len(self._files) > MAX_FRAMES:
+            raise InputError(f"{path}: more than {MAX_FRAMES:,} pictures; split the folder")
+        first = read_image(self._files[0])
+        self._size = first.shape[:2]
+        self._alpha = first.shape[-1] == 4
+        self.ticks = np.arange(len(self._files), dtype=np.int64)
+        self.time_base = 1 / FOLDER_FPS
+        self.end_tick = len(self._files)
+        self.info = _picture_info(path, "folder", self, fps=FOLDER_FPS, variable=False)
+
+    def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """Pictures by number, each uint8 ``(H, W, 3 | 4)``, all with alpha if the first has it."""
+        for index in indices:
+            picture = read_image(self._files[index])
+            if picture.shape[:2] != self._size:
+                raise InputError(
+                    f"{self._files[index]}: {picture.shape[1]}×{picture.shape[0]} pixels, but the first picture of the "
+                    f"folder has {self._size[1]}×{self._size[0]}; all must have one size"
+                )
+            if self._alpha and picture.shape[-1] == 3:
+                picture = np.dstack([picture, np.full(self._size, 255, np.uint8)])
+            yield picture if self._alpha else picture[..., :3]
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def _natural(name: str) -> list:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name.lower())] + [name]
+
+
+class AnimatedPicture:
+    """The frames of an animated gif, webp or apng, with each frame's own duration.
+
+    FFmpeg has no decoder for animated webp, hence Pillow. The format only plays forward: going back starts over.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        with _picture_errors(path):
+            self._picture = Image.open(path)
+        try:
+            with _picture_errors(path):
+                check_frame_size(path, *self._picture.size)
+                self._check_animated()
+                delays = self._delays()
+                self._alpha = self._to_array_at(0).shape[-1] == 4
+        except BaseException:
+            self.close()
+            raise
+        self._size = self._picture.size[::-1]
+        self.ticks = np.concatenate([[0], np.cumsum(delays)[:-1]]).astype(np.int64)
+        self.time_base = _MILLISECOND
+        self.end_tick = int(sum(delays))
+        timing = rates.describe(self.ticks, self.end_tick, self.time_base)
+        codec = str(self._picture.format).lower()
+        self.info = _picture_info(path, codec, self, fps=timing.fps, variable=timing.variable)
+
+    def _check_animated(self) -> None:
+        count = getattr(self._picture, "n_frames", 1)
+        if count > MAX_FRAMES:
+            raise InputError(f"{self.path}: more than {MAX_FRAMES:,} pictures; cut the animation into parts")
+        if count < 2 and self._picture.format != "GIF":
+            raise InputError(f"{self.path}: is a still picture; give a video, an animation or a folder of pictures")
+
+    def _delays(self) -> list[int]:
+        """Milliseconds per frame. Loading each frame also proves that the file is whole."""
+        delays = []
+        for index in range(getattr(self._picture, "n_frames", 1)):
+            self._picture.seek(index)
+            self._picture.load()
+            delay = round(float(self._picture.info.get("duration") or 0))
+            delays.append(delay if delay >= _MIN_DELAY_MS else _DEFAULT_DELAY_MS)
+        return delays
+
+    def _to_array_at(self, index: int) -> np.ndarray:
+        self._picture.seek(index)
+        return _to_array(self._picture)
+
+    def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """Frames by number, each uint8 ``(H, W, 3 | 4)``, all with alpha if the first has it."""
+        for index in indices:
+            with _picture_errors(self.path):
+                picture = self._to_array_at(index)
+            if picture.shape[:2] != self._size:
+                raise InputError(
+                    f"{self.path}: frame {index} has another size than the first; save the animation again"
+                )
+            if self._alpha and picture.shape[-1] == 3:
+                picture = np.dstack([picture, np.full(self._size, 255, np.uint8)])
+            yield picture if self._alpha else picture[..., :3]
+
+    def close(self) -> None:
+        self._picture.close()
+
+
+def _picture_info(path: Path, codec: str, frames, *, fps: Fraction, variable: bool) -> VideoInfo:
+    height, width = frames._size
+    return VideoInfo(
+        path=path,
+        container=codec,
+        codec=codec,
+        width=width,
+        height=height,
+        frames=len(frames.ticks),
+        fps=fps,
+        variable_rate=variable,
+        duration=frames.end_tick * frames.time_base,
+        start=Fraction(0),
+        rotation=0,
+        pixel_format="rgba" if frames._alpha else "rgb24",
+        bit_depth=8,
+        has_alpha=frames._alpha,
+        audio_codec=None,
+        high_dynamic_range=False,
+    )

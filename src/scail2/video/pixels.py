@@ -1,0 +1,101 @@
+"""From a decoded frame to upright RGB: colour matrix, bit depth, rotation, pixel aspect."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+
+from scail2.errors import InputError
+from scail2.video.resize import resize_cover
+
+# Full-resolution chroma and exact rounding: the same bytes on every processor.
+EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
+_UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
+_HD_HEIGHT = 720  # players take untagged video of this height and more for BT.709, smaller for BT.601
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A multiple of a quarter turn, perhaps mirrored: transpose first, then flip."""
+
+    transpose: bool
+    flip_vertical: bool
+    flip_horizontal: bool
+
+    @property
+    def degrees(self) -> int:
+        """Clockwise rotation in degrees (a mirror counts with the turn it is combined with)."""
+        if self.transpose:
+            return 90 if self.flip_horizontal else 270
+        return 180 if self.flip_vertical and self.flip_horizontal else 0
+
+    def apply(self, picture: np.ndarray) -> np.ndarray:
+        if self.transpose:
+            picture = picture.swapaxes(0, 1)
+        if self.flip_vertical:
+            picture = picture[::-1]
+        if self.flip_horizontal:
+            picture = picture[:, ::-1]
+        return np.ascontiguousarray(picture)
+
+
+def rotation_of(frame: av.VideoFrame) -> Turn | None:
+    """The frame's display matrix as a turn; None if it is not one.
+
+    The matrix ``[a b u; c d v; x y w]`` (16.16 fixed point) maps a pixel (x, y), y downwards, to (a·x + c·y, b·x + d·y).
+    """
+    matrices = [data for data in frame.side_data if "DISPLAYMATRIX" in str(data.type)]
+    if not matrices:
+        return Turn(False, False, False)
+    values = np.frombuffer(bytes(matrices[0]), dtype=np.int32)
+    if values.size < 5:
+        return None
+    a, b, c, d = (int(v) for v in (values[0], values[1], values[3], values[4]))
+    if a and d and not b and not c:
+        return Turn(False, flip_vertical=d < 0, flip_horizontal=a < 0)
+    if b and c and not a and not d:
+        return Turn(True, flip_vertical=b < 0, flip_horizontal=c < 0)
+    return None
+
+
+def upright_size(height: int, width: int, turn: Turn, pixel_aspect: Fraction) -> tuple[int, int]:
+    """(height, width) with square pixels after turning; a pixel aspect beyond 1:4 … 4:1 is taken for a broken header."""
+    if pixel_aspect != 1 and Fraction(1, 4) <= pixel_aspect <= 4:
+        width = max(1, round(width * pixel_aspect))
+    return (width, height) if turn.transpose else (height, width)
+
+
+class PixelConverter:
+    """Decoded frames to uint8 RGB ``(height, width, 3)``, or RGBA where the format has alpha."""
+
+    def __init__(self, *, height: int, width: int, rotation: Turn):
+        self._size, self._turn = (height, width), rotation
+        self._coded: tuple[int, int] | None = None
+        self._reformatter = VideoReformatter()
+
+    def convert(self, frame: av.VideoFrame) -> np.ndarray:
+        self._coded = self._coded or (frame.height, frame.width)
+        if self._coded != (frame.height, frame.width):
+            raise InputError(
+                f"the picture size changes in mid-film ({self._coded[1]}×{self._coded[0]} to {frame.width}×{frame.height}); "
+                "encode the video at one size first"
+            )
+        alpha = any(component.is_alpha for component in frame.format.components)
+        picture = self._to_rgb(frame, "rgba" if alpha else "rgb24")
+        return resize_cover(self._turn.apply(picture), *self._size)
+
+    def _to_rgb(self, frame: av.VideoFrame, layout: str) -> np.ndarray:
+        matrix = None
+        if int(frame.colorspace) == _UNSPECIFIED:
+            matrix = Colorspace.ITU709 if frame.height >= _HD_HEIGHT else Colorspace.ITU601
+        converted = self._reformatter.reformat(
+            frame,
+            format=layout,
+            src_colorspace=matrix,
+            dst_color_range=ColorRange.JPEG,
+            interpolation=EXACT,
+            threads=1,
+        )
+        return converted.to_ndarray()

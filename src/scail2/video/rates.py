@@ -1,0 +1,97 @@
+"""Frame rates: telling constant from variable, and holding frames onto a constant grid."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from scail2.errors import InputError
+from scail2.video.source import MAX_FRAMES
+
+_COMMON = [Fraction(n) for n in (8, 10, 12, 15, 16, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120)]
+_COMMON += [Fraction(n * 1000, 1001) for n in (24, 30, 60)]
+_SNAP = Fraction(3, 200)  # a variable rate within 1.5 % of a common one is named by it
+_MAX_FPS = 1000
+_FALLBACK = Fraction(25)  # one single picture without any rate
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    fps: Fraction
+    variable: bool
+    duration: Fraction
+
+
+def parse_rate(fps: object) -> Fraction:
+    """A rate in frames per second from an int, float, Fraction or text such as ``"30000/1001"``; 0 < fps ≤ 1000.
+
+    Raises:
+        InputError: not a number, NaN, zero, negative, or absurd.
+    """
+    try:
+        if isinstance(fps, bool) or (isinstance(fps, float) and not math.isfinite(fps)):
+            raise ValueError(fps)
+        rate = Fraction(fps).limit_denominator(1_000_000)  # type: ignore[arg-type]
+    except (ValueError, TypeError, ZeroDivisionError):
+        raise InputError(f"the frame rate must be a number such as 16, 29.97 or 30000/1001, got {fps!r}") from None
+    if not 0 < rate <= _MAX_FPS:
+        raise InputError(f"the frame rate must lie above 0 and up to {_MAX_FPS}, got {fps}")
+    return rate
+
+
+def typical_interval(ticks: np.ndarray) -> int:
+    """The median distance of neighbouring times; 0 for a single picture."""
+    return int(np.median(np.diff(ticks))) if len(ticks) > 1 else 0
+
+
+def is_constant(ticks: np.ndarray, time_base: Fraction, fps: Fraction) -> bool:
+    """Whether picture i is nearest to time i / fps, for all i: coarse clocks (1 ms in Matroska) do not disturb this."""
+    position = (ticks - ticks[0]).astype(np.float64) * float(time_base * fps)
+    return bool(np.array_equal(np.rint(position), np.arange(len(ticks))))
+
+
+def describe(ticks: np.ndarray, end_tick: int, time_base: Fraction, hints: Sequence[object] = ()) -> Timing:
+    """Rate and duration of pictures shown at ``ticks`` (rising), the last until ``end_tick``.
+
+    ``hints`` are rates that the file announces; they are believed only if the times agree.
+    """
+    duration = max(0, end_tick - int(ticks[0])) * time_base
+    measured = []
+    if len(ticks) > 1:
+        measured = [Fraction(len(ticks) - 1) / ((int(ticks[-1]) - int(ticks[0])) * time_base)]
+    elif duration > 0:
+        measured = [1 / duration]
+    announced = [Fraction(h) for h in hints if h]
+    for candidate in [*announced, *(_snap(m) for m in measured), *(m.limit_denominator(1001) for m in measured)]:
+        if 0 < candidate <= _MAX_FPS and is_constant(ticks, time_base, candidate):
+            return Timing(candidate, False, max(duration, len(ticks) / candidate) if len(ticks) == 1 else duration)
+    if not measured:
+        return Timing(_FALLBACK, False, 1 / _FALLBACK)
+    mean = Fraction(len(ticks)) / duration if duration else measured[0]
+    return Timing(min(max(_snap(mean), Fraction(1, 1000)), Fraction(_MAX_FPS)), True, duration)
+
+
+def _snap(rate: Fraction) -> Fraction:
+    nearest = min(_COMMON, key=lambda common: abs(common - rate))
+    return nearest if abs(nearest - rate) <= nearest * _SNAP else rate.limit_denominator(100)
+
+
+def hold(ticks: np.ndarray, end_tick: int, time_base: Fraction, fps: Fraction) -> np.ndarray:
+    """For each output frame k, the picture on show at time k / fps after the first: int64 ``(N,)``, not falling.
+
+    N is the duration times the rate, rounded: at most half an output frame longer or shorter than the source. A picture
+    counts as on show one clock tick early (never more than a quarter of the usual interval), so that times rounded to
+    milliseconds do not make it late by a frame.
+
+    Raises:
+        InputError: the result would have more than ``MAX_FRAMES`` frames.
+    """
+    span = max(end_tick, int(ticks[-1])) - int(ticks[0])
+    count = max(1, round(span * time_base * fps))
+    if count > MAX_FRAMES:
+        raise InputError(f"{count:,} frames at {fps} fps: more than {MAX_FRAMES:,}; cut the video or lower the rate")
+    tolerance = min(1.0, typical_interval(ticks) / 4)
+    wanted = np.arange(count) / float(time_base * fps) + tolerance
+    return np.searchsorted((ticks - ticks[0]).astype(np.float64), wanted, side="right").astype(np.int64) - 1

@@ -1,0 +1,361 @@
+"""Writing finished films: coded beside the wanted name, renamed into place when whole."""
+
+import errno
+import logging
+import os
+import shutil
+import uuid
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from PIL import Image
+
+from scail2.errors import InputError
+from scail2.video import rates
+from scail2.video.audio import AudioCarrier
+from scail2.video.pixels import EXACT
+from scail2.video.source import check_frame_size
+
+logger = logging.getLogger(__name__)
+
+_BT709 = 1  # ITU-T H.273: primaries, transfer and matrix of BT.709 all have the number 1
+
+
+class Codec(StrEnum):
+    """The output forms; ``PNG`` is a folder of numbered pictures."""
+
+    H264 = "h264"
+    FFV1 = "ffv1"
+    PNG = "png"
+    PRORES4444 = "prores4444"
+    VP9_ALPHA = "vp9-alpha"
+
+    @classmethod
+    def parse(cls, value: "str | Codec") -> "Codec":
+        try:
+            return cls(value)
+        except ValueError:
+            raise InputError(f"codec must be one of {', '.join(cls)}, got {value!r}") from None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Recipe:
+    """How one codec is written."""
+
+    encoder: str
+    suffixes: tuple[str, ...]
+    opaque_format: str  # pixel format for RGB frames
+    alpha_format: str | None = None  # for RGBA frames; None: alpha cannot be kept
+    options: dict[str, str] = field(default_factory=dict)
+
+
+_RECIPES = {
+    Codec.H264: _Recipe(
+        encoder="libx264",
+        suffixes=(".mp4", ".mov", ".m4v", ".mkv"),
+        opaque_format="yuv420p",
+        options={"crf": "17", "preset": "medium"},
+    ),
+    Codec.FFV1: _Recipe(
+        encoder="ffv1",
+        suffixes=(".mkv",),
+        opaque_format="bgr0",
+        alpha_format="bgra",
+        options={"level": "3", "slices": "4", "slicecrc": "1"},
+    ),
+    Codec.PRORES4444: _Recipe(
+        encoder="prores_ks",
+        suffixes=(".mov",),
+        opaque_format="yuv444p10le",
+        alpha_format="yuva444p10le",
+        options={"profile": "4444", "vendor": "apl0"},
+    ),
+    Codec.VP9_ALPHA: _Recipe(
+        encoder="libvpx-vp9",
+        suffixes=(".webm",),
+        opaque_format="yuv420p",
+        alpha_format="yuva420p",
+        options={"crf": "20", "b": "0", "row-mt": "1", "cpu-used": "4", "auto-alt-ref": "0"},
+    ),
+}
+_FORMAT_OF_SUFFIX = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+_FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def codec_for(path: str | os.PathLike) -> Codec:
+    """The codec that an output name asks for: .mp4/.mov/.m4v H.264, .mkv FFV1, .webm VP9 with alpha, no suffix PNG folder."""
+    suffix = Path(path).suffix.lower()
+    by_suffix = {"": Codec.PNG, ".mkv": Codec.FFV1, ".webm": Codec.VP9_ALPHA}
+    if suffix in by_suffix:
+        return by_suffix[suffix]
+    if suffix in _RECIPES[Codec.H264].suffixes:
+        return Codec.H264
+    raise InputError(
+        f"{path}: cannot write {suffix} files; name the output .mp4, .mov, .mkv, .webm, or a folder without dot"
+    )
+
+
+@contextmanager
+def writing_errors(path: Path):
+    """Turns a failing disk or encoder into one sentence that names the wanted file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (av.error.FFmpegError, OSError) as error:
+        if error.errno in _FULL_DISK:
+            raise InputError(
+                f"{path}: the disk (or its quota) is full; free some space and run again, nothing finished is lost"
+            ) from error
+        if isinstance(error, PermissionError) or error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise InputError(f"{path}: permission to write there is missing; choose another folder") from error
+        raise InputError(
+            f"{path}: writing failed ({error.strerror or error}); check the folder and the disk"
+        ) from error
+
+
+class VideoWriter:
+    """Writes frames to a film; the wanted name appears only when the film is whole.
+
+    Use as a context manager: a normal exit finishes and renames, an exception removes everything written.
+
+    Args:
+        path: the output; its suffix must suit the codec (h264: .mp4 .mov .m4v .mkv; ffv1: .mkv; prores4444: .mov;
+            vp9-alpha: .webm; png: a folder, without suffix). Missing parent folders are made. A file of that name is replaced.
+        fps: constant rate.
+        size: (height, width) of the frames written.
+        codec: see :class:`Codec`. ``h264`` is 8-bit 4:2:0 BT.709, limited range, index in front; **odd sizes are padded
+            by one row or column** (the edge repeated), because 4:2:0 has no odd sizes. ``ffv1`` is lossless RGB(A).
+        audio_from: a file whose sound is carried over, cut to the film's exact length; one without sound is fine.
+        audio_start: seconds into that file's *picture track* at which the film's first frame lies.
+        total_frames: the planned number; more are refused, fewer fail at the end.
+
+    Raises:
+        InputError: unsuitable name, size or rate; no permission; a full disk (at any time; the unfinished file is removed).
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        fps: Fraction | float | str,
+        size: tuple[int, int],
+        codec: str = "h264",
+        audio_from: str | os.PathLike | None = None,
+        total_frames: int | None = None,
+        *,
+        audio_start: float | Fraction = 0,
+    ):
+        self.path, self.codec, self.fps = Path(path), Codec.parse(codec), rates.parse_rate(fps)
+        self.height, self.width = int(size[0]), int(size[1])
+        check_frame_size(path, self.width, self.height)
+        self.total_frames, self.frames_written = total_frames, 0
+        self._has_alpha: bool | None = None
+        self._check_name()
+        self._beside = self.path.with_name(f".{self.path.stem}.{uuid.uuid4().hex[:8]}.part{self.path.suffix}")
+        self._container: av.container.OutputContainer | None = None
+        self._audio = AudioCarrier.open(audio_from, audio_start) if audio_from is not None else None
+        self._reformatter = VideoReformatter()
+        with writing_errors(self.path):
+            self._reserve()
+
+    def _check_name(self) -> None:
+        if self.codec is Codec.PNG:
+            if self.path.suffix:
+                raise InputError(f"{self.path}: PNG frames go to a folder; give a name without {self.path.suffix}")
+            if self.path.exists() and not _is_frame_folder(self.path):
+                raise InputError(f"{self.path}: exists and holds other things than frames; choose a new folder name")
+            return
+        suffixes = _RECIPES[self.codec].suffixes
+        if self.path.suffix.lower() not in suffixes:
+            raise InputError(
+                f"{self.path}: {self.codec} is written to {' or '.join(suffixes)} files; change the name or the codec"
+            )
+        if self.path.is_dir():
+            raise InputError(f"{self.path}: is a folder; give a file name")
+
+    def _reserve(self) -> None:
+        """Makes the unfinished file now, so that a wrong place is reported before hours of work, not after."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.codec is Codec.PNG:
+            self._beside.mkdir()
+        else:
+            self._beside.touch(exist_ok=False)
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(self, kind: object, *exception: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def write(self, frames: np.ndarray) -> None:
+        """Appends frames: uint8 ``(T, H, W, 3)`` RGB or ``(T, H, W, 4)`` straight RGBA (all of one kind).
+
+        Raises:
+            InputError: alpha for a codec without it; a full disk.
+            ValueError: another shape or dtype, more frames than planned.
+        """
+        frames = np.asarray(frames)
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:3] != (self.height, self.width):
+            raise ValueError(
+                f"frames must be uint8 (T, {self.height}, {self.width}, 3), got {frames.dtype} {frames.shape}"
+            )
+        if self.total_frames is not None and self.frames_written + len(frames) > self.total_frames:
+            raise ValueError(f"{self.frames_written + len(frames)} frames written, {self.total_frames} were planned")
+        with self._removing_on_failure():
+            self._start(alpha=frames.shape[-1] == 4)
+            for frame in frames:
+                self._write_frame(frame)
+                self.frames_written += 1
+
+    def close(self) -> None:
+        """Finishes, flushes to disk and renames. Raises ValueError if frames are missing; then nothing is left."""
+        with self._removing_on_failure():
+            if self.total_frames is not None and self.frames_written != self.total_frames:
+                raise ValueError(f"{self.frames_written} frames written, {self.total_frames} were planned")
+            if self.frames_written == 0:
+                raise ValueError("no frames were written")
+            if self._container is not None:
+                self._mux(self._stream.encode())
+                if self._audio is not None:
+                    self._mux(self._audio.packets_until(self._now(), last=True))
+                self._container.close()
+                self._container = None
+            self._publish()
+        self._release_audio()
+
+    def abort(self) -> None:
+        """Drops the unfinished film; nothing of it is left on disk."""
+        container, self._container = self._container, None
+        self._release_audio()
+        if container is not None:
+            try:
+                container.close()
+            except (av.error.FFmpegError, OSError, ValueError) as error:
+                logger.debug("closing an abandoned film: %s", error)
+        if self._beside.is_dir():
+            shutil.rmtree(self._beside, ignore_errors=True)
+        else:
+            self._beside.unlink(missing_ok=True)
+
+    @contextmanager
+    def _removing_on_failure(self):
+        try:
+            with writing_errors(self.path):
+                yield
+        except BaseException:
+            self.abort()
+            raise
+
+    def _release_audio(self) -> None:
+        if self._audio is not None:
+            self._audio.close()
+            self._audio = None
+
+    def _now(self) -> Fraction:
+        return self.frames_written / self.fps
+
+    # Encoding
+
+    def _start(self, *, alpha: bool) -> None:
+        if self._has_alpha is not None:
+            if self._has_alpha != alpha:
+                raise ValueError("frames with and without alpha cannot be mixed in one film")
+            return
+        self._has_alpha = alpha
+        if self.codec is Codec.PNG:
+            if self._audio is not None:
+                logger.warning("%s: a folder of pictures has no sound; the driving video's is left out", self.path)
+                self._release_audio()
+            return
+        recipe = _RECIPES[self.codec]
+        if alpha and recipe.alpha_format is None:
+            raise InputError(
+                f"{self.path}: {self.codec} cannot store transparency; use prores4444, vp9-alpha, ffv1 or png"
+            )
+        self._pixel_format = recipe.alpha_format if alpha else recipe.opaque_format
+        self._open(recipe)
+
+    def _open(self, recipe: _Recipe) -> None:
+        container_format = _FORMAT_OF_SUFFIX[self.path.suffix.lower()]
+        options = {"movflags": "+faststart"} if container_format in ("mp4", "mov") else {}
+        self._container = av.open(str(self._beside.absolute()), "w", format=container_format, options=options)
+        stream = self._container.add_stream(recipe.encoder, rate=self.fps, options=dict(recipe.options))
+        self._padding = (self.height % 2, self.width % 2) if "420" in self._pixel_format else (0, 0)
+        stream.height, stream.width = self.height + self._padding[0], self.width + self._padding[1]
+        stream.pix_fmt = self._pixel_format
+        stream.codec_context.time_base = 1 / self.fps
+        if self._pixel_format.startswith("yuv"):
+            context = stream.codec_context
+            context.color_range, context.colorspace = ColorRange.MPEG, _BT709
+            context.color_primaries, context.color_trc = _BT709, _BT709
+        self._stream = stream
+        if self._audio is not None:
+            self._audio.attach(self._container, container_format)
+
+    def _write_frame(self, frame: np.ndarray) -> None:
+        if self.codec is Codec.PNG:
+            picture = Image.fromarray(np.ascontiguousarray(frame))
+            picture.save(self._beside / f"frame_{self.frames_written + 1:06d}.png", compress_level=4)
+            return
+        if any(self._padding):
+            frame = np.pad(frame, ((0, self._padding[0]), (0, self._padding[1]), (0, 0)), mode="edge")
+        layout = "rgba" if self._has_alpha else "rgb24"
+        coded = self._to_coded(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format=layout))
+        coded.pts, coded.time_base = self.frames_written, 1 / self.fps
+        self._mux(self._stream.encode(coded))
+        if self._audio is not None:
+            self._mux(self._audio.packets_until(self._now()))
+
+    def _to_coded(self, frame: av.VideoFrame) -> av.VideoFrame:
+        if not self._pixel_format.startswith("yuv"):
+            return self._reformatter.reformat(frame, format=self._pixel_format, interpolation=EXACT, threads=1)
+        return self._reformatter.reformat(
+            frame,
+            format=self._pixel_format,
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+            interpolation=EXACT,
+            threads=1,
+        )
+
+    def _mux(self, packets) -> None:
+        for packet in packets:
+            self._container.mux(packet)
+
+    # Finishing
+
+    def _publish(self) -> None:
+        if self.codec is Codec.PNG:
+            _replace_folder(self._beside, self.path)
+            return
+        with self._beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(self._beside, self.path)
+
+
+def _is_frame_folder(path: Path) -> bool:
+    return path.is_dir() and all(name.startswith("frame_") and name.endswith(".png") for name in os.listdir(path))
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    """Puts ``new`` at ``path``; an older folder of frames there is set aside first and removed last."""
+    if not path.exists():
+        os.replace(new, path)
+        return
+    old = new.with_name(new.name + ".old")
+    os.replace(path, old)
+    try:
+        os.replace(new, path)
+    except OSError:
+        os.replace(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
