@@ -1,0 +1,77 @@
+"""What an inspection says: one `Finding` per problem, with a code for programs and a sentence for people."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from scail2.errors import InputError
+
+
+class Severity(StrEnum):
+    """How much a finding matters: errors refuse a run, warnings are shown, information is just true."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing an inspection found.
+
+    Attributes:
+        code: stable name for programs, e.g. ``"polarity"``.
+        severity: see `Severity`.
+        message: one sentence: what and where.
+        fix: what to do about it; empty for information.
+        frames: the driving frames it concerns, as [start, stop) runs.
+    """
+
+    code: str
+    severity: Severity
+    message: str
+    fix: str = ""
+    frames: tuple[tuple[int, int], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"severity": self.severity.value, "frames": [list(run) for run in self.frames]}
+
+
+def error(code: str, message: str, fix: str, frames: Sequence[tuple[int, int]] = ()) -> Finding:
+    return Finding(code=code, severity=Severity.ERROR, message=message, fix=fix, frames=tuple(frames))
+
+
+def warning(code: str, message: str, fix: str, frames: Sequence[tuple[int, int]] = ()) -> Finding:
+    return Finding(code=code, severity=Severity.WARNING, message=message, fix=fix, frames=tuple(frames))
+
+
+def info(code: str, message: str, frames: Sequence[tuple[int, int]] = ()) -> Finding:
+    return Finding(code=code, severity=Severity.INFO, message=message, frames=tuple(frames))
+
+
+def runs_of(flags: Sequence[bool]) -> list[tuple[int, int]]:
+    """Runs [start, stop) of true values."""
+    runs, start = [], None
+    for index, flag in enumerate([*flags, False]):
+        if flag and start is None:
+            start = index
+        elif not flag and start is not None:
+            runs.append((start, index))
+            start = None
+    return runs
+
+
+def told(runs: Sequence[tuple[int, int]], limit: int = 4) -> str:
+    """Runs of frames for people: ``3, 10–14 and 2 more``."""
+    names = [str(a) if b == a + 1 else f"{a}–{b - 1}" for a, b in runs]
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def refuse(findings: Sequence[Finding]) -> None:
+    """Raises `InputError` with the first error among `findings`, and says how many more there are."""
+    errors = [each for each in findings if each.severity is Severity.ERROR]
+    if errors:
+        more = f" ({len(errors) - 1} more errors.)" if len(errors) > 1 else ""
+        raise InputError(f"{errors[0].message.rstrip('.')}: {errors[0].fix.rstrip('.')}.{more}")

@@ -1,0 +1,313 @@
+"""Masks that the user brings: palette pictures and videos, grey or alpha mattes, the reference's own transparency.
+
+A palette file has to hold exactly the eight palette colours. Painting programs and lossy codecs soften edges; such pixels
+are snapped to the palette and counted in a warning. A colour that no softened edge explains is refused by name.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from scail2.errors import InputError
+from scail2.masks import BINDING_SLOTS, BindingSlot
+from scail2.perception.labels import TrackedMasks, TrackRecorder
+from scail2.perception.segmenter import Prompts
+from scail2.video import FrameSource, VideoReader, read_image
+
+# Rows of the palette: black, white, then the slots in the order in which they are handed out.
+PALETTE = np.array([(0, 0, 0), (255, 255, 255), *(slot.rgb for slot in BINDING_SLOTS)], np.int16)
+PALETTE_NAMES = ("black", "white", *(slot.name.lower() for slot in BINDING_SLOTS))
+# A channel this far from a palette value is still that colour (video codecs); beyond it, only an edge explains it.
+NOISE = 48
+# Share of a lossy frame's pixels that may be neither near a palette colour nor on an edge before the file is refused.
+LOSSY_SLACK = 0.002
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+LOSSLESS_SUFFIXES = {".png", ".bmp", ".tif", ".tiff"}
+_WINDOW = 16
+_GREY_SPREAD = 24
+_MATTE_LEVEL = 127
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapped:
+    """Palette indices uint8 (T, H, W) (rows of `PALETTE`) and how many pixels were not exactly palette colours."""
+
+    indices: np.ndarray
+    inexact: int
+    total: int
+
+
+def _dilate(mask: np.ndarray, radius: int) -> np.ndarray:
+    """bool (T, H, W) grown by a square of `radius` pixels."""
+    grown = mask
+    for axis in (1, 2):
+        padded = np.pad(grown, [(radius, radius) if a == axis else (0, 0) for a in range(3)])
+        length = mask.shape[axis]
+        grown = np.logical_or.reduce([np.take(padded, range(k, k + length), axis) for k in range(2 * radius + 1)])
+    return grown
+
+
+def _nearest(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest palette row uint8 (…) and its distance (largest channel difference) int16 (…) of rgb uint8 (…, 3)."""
+    # Packed colours repeat a lot: look each distinct colour up once.
+    packed = (rgb[..., 0].astype(np.uint32) << 16) | (rgb[..., 1].astype(np.uint32) << 8) | rgb[..., 2]
+    colours, inverse = np.unique(packed, return_inverse=True)
+    values = np.stack([colours >> 16, (colours >> 8) & 255, colours & 255], axis=1).astype(np.int16)
+    distance = np.abs(values[:, None] - PALETTE[None]).max(axis=2)
+    row = distance.argmin(axis=1)
+    shape = rgb.shape[:-1]
+    return row.astype(np.uint8)[inverse].reshape(shape), distance.min(axis=1)[inverse].reshape(shape)
+
+
+def _unexplained(rgb: np.ndarray, rows: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """bool (T, H, W): far from the palette and not a mixture of two palette colours that meet within 2 pixels."""
+    far = distance > NOISE
+    if not far.any():
+        return far
+    low = np.full(rgb.shape, 255, np.int16)
+    high = np.zeros(rgb.shape, np.int16)
+    meeting = np.zeros(far.shape, np.uint8)
+    for row in range(len(PALETTE)):
+        solid = (rows == row) & ~far
+        if not solid.any():
+            continue
+        near = _dilate(solid, 2)
+        meeting += near
+        low = np.where(near[..., None], np.minimum(low, PALETTE[row]), low)
+        high = np.where(near[..., None], np.maximum(high, PALETTE[row]), high)
+    mixture = ((rgb >= low - NOISE) & (rgb <= high + NOISE)).all(axis=-1)
+    return far & ~((meeting >= 2) & mixture)
+
+
+def snap_to_palette(rgb: np.ndarray, *, lossy: bool, where: str) -> Snapped:
+    """Snaps rgb uint8 (T, H, W, 3) to the palette.
+
+    Args:
+        rgb: mask frames.
+        lossy: whether the file went through a lossy codec; such a file may hold a few stray pixels (0.2 % of a frame).
+        where: name of the file, for messages.
+
+    Raises:
+        InputError: naming the commonest unknown colour and how many pixels have unknown colours.
+    """
+    rows, distance = _nearest(rgb)
+    unknown = _unexplained(rgb, rows, distance)
+    allowed = LOSSY_SLACK * rgb.shape[1] * rgb.shape[2] if lossy else 0
+    worst = unknown.sum(axis=(1, 2))
+    if (worst > allowed).any():
+        frame = int(np.argmax(worst > allowed))
+        colours, counts = np.unique(rgb[frame][unknown[frame]], axis=0, return_counts=True)
+        commonest = tuple(int(value) for value in colours[counts.argmax()])
+        raise InputError(
+            f"{where} holds colours outside the mask palette: rgb{commonest} and {len(colours) - 1} more on "
+            f"{int(worst[frame])} pixels of frame {frame}; paint characters in pure {', '.join(PALETTE_NAMES[2:])} "
+            "and the background in black or white."
+        )
+    return Snapped(indices=rows, inexact=int((distance > 0).sum()), total=rows.size)
+
+
+def nearest_cover(array: np.ndarray, height: int, width: int, *, letterbox: bool = False) -> np.ndarray:
+    """Labels (T, H, W, …) at another size, by the geometry of cover-resize + centre crop (or letterbox), nearest pixel.
+
+    The bars of a letterbox become label 0. Colours and labels never mix.
+    """
+    source_h, source_w = array.shape[1:3]
+    if (source_h, source_w) == (height, width):
+        return array
+    scale = (min if letterbox else max)(height / source_h, width / source_w)
+    ys = np.floor((np.arange(height) + 0.5 - height / 2) / scale + source_h / 2).astype(int)
+    xs = np.floor((np.arange(width) + 0.5 - width / 2) / scale + source_w / 2).astype(int)
+    inside = ((ys >= 0) & (ys < source_h))[:, None] & ((xs >= 0) & (xs < source_w))[None]
+    picked = array[:, ys.clip(0, source_h - 1)][:, :, xs.clip(0, source_w - 1)]
+    return np.where(inside.reshape(1, height, width, *[1] * (array.ndim - 3)), picked, 0).astype(array.dtype)
+
+
+class PictureFrames:
+    """One picture as a clip of one frame: uint8 (1, H, W, 3 or 4)."""
+
+    def __init__(self, picture: np.ndarray):
+        self.picture = picture
+        self.height, self.width = picture.shape[:2]
+
+    def __len__(self) -> int:
+        return 1
+
+    def frames(self, start: int, stop: int) -> np.ndarray:
+        return self.picture[None][start:stop]
+
+
+def open_mask(path: Path) -> tuple[FrameSource, bool]:
+    """Frames of a mask file (picture, video, or folder of pictures) at its own size, and whether it is lossy."""
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"the mask {path} does not exist.")
+    if path.is_dir():
+        suffixes = {each.suffix.lower() for each in path.iterdir()} & IMAGE_SUFFIXES
+        return VideoReader(path), not suffixes <= LOSSLESS_SUFFIXES
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return PictureFrames(read_image(path)), path.suffix.lower() not in LOSSLESS_SUFFIXES
+    reader = VideoReader(path)
+    return reader, getattr(reader.source_info, "codec", "") not in {"ffv1", "png", "qtrle", "huffyuv", "utvideo"}
+
+
+def _matte_level(frames: np.ndarray) -> np.ndarray | None:
+    """A matte's coverage uint8 (T, H, W): the alpha channel where it says something, else grey; None for a colour file."""
+    if frames.shape[-1] == 4 and frames[..., 3].min() < 255:
+        return frames[..., 3]
+    rgb = frames[..., :3]
+    spread = rgb.max(axis=-1).astype(np.int16) - rgb.min(axis=-1)
+    return rgb[..., 1] if (spread <= _GREY_SPREAD).mean() > 0.999 else None
+
+
+class _Alignment:
+    """Fits mask frames to the clip: every frame, or one still for a one-frame clip; other lengths are refused."""
+
+    def __init__(self, source: FrameSource, path: Path, clip: FrameSource, original: tuple[int, int] | None):
+        self.source, self.path, self.clip = source, path, clip
+        times = getattr(clip, "source_indices", None)
+        self.indices = None
+        if len(source) != len(clip):
+            total = getattr(getattr(clip, "source_info", None), "frames", None)
+            if times is None or total != len(source):
+                raise InputError(
+                    f"the mask {path} has {len(source)} frames but the clip has {len(clip)}: "
+                    "a mask needs exactly one frame for each frame of what it masks."
+                )
+            self.indices = np.asarray(times)
+        sizes = {(clip.height, clip.width), original or (clip.height, clip.width)}
+        if (source.height, source.width) not in sizes:
+            told = " or ".join(f"{w}x{h}" for h, w in sorted(sizes))
+            raise InputError(
+                f"the mask {path} is {source.width}x{source.height} pixels but the picture it masks is {told}: "
+                "export the mask at the same size."
+            )
+
+    def frames(self, start: int, stop: int) -> np.ndarray:
+        if self.indices is None:
+            return self.source.frames(start, stop)
+        wanted = self.indices[start:stop]
+        read = self.source.frames(int(wanted.min()), int(wanted.max()) + 1)
+        return read[wanted - wanted.min()]
+
+
+class GivenMasks:
+    """`VideoSegmenter` over mask files: one palette file, or one matte for everybody, or one matte per character.
+
+    Args:
+        paths: the files (pictures, videos, folders of pictures).
+        original: (height, width) of the file that was masked, where the clip was resized from it; masks may have this
+            size or the clip's own.
+        letterbox: whether the clip was fitted with bars instead of being cropped.
+    """
+
+    name = "given"
+
+    def __init__(self, paths: Sequence[Path], *, original: tuple[int, int] | None = None, letterbox: bool = False):
+        if not paths:
+            raise InputError("no mask file was given.")
+        self.paths = [Path(path) for path in paths]
+        self.original, self.letterbox = original, letterbox
+
+    def segment(
+        self,
+        frames: FrameSource,
+        prompts: Prompts | None = None,
+        *,
+        directory: Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> TrackedMasks:
+        """Reads the files against the clip. Raises `InputError` for another length or size, and for unknown colours."""
+        if prompts is not None and (prompts.text or prompts.placed):
+            raise InputError(
+                "mask files were given, so text, points and boxes have no use: leave one or the other out."
+            )
+        opened = [open_mask(path) for path in self.paths]
+        aligned = [
+            _Alignment(source, path, frames, self.original)
+            for (source, _), path in zip(opened, self.paths, strict=True)
+        ]
+        recorder = TrackRecorder(directory, height=frames.height, width=frames.width)
+        if len(opened) == 1 and _matte_level(_probe(aligned[0], len(frames))) is None:
+            return self._palette(aligned[0], opened[0][1], recorder, progress)
+        return self._mattes(aligned, recorder, progress)
+
+    def _resized(self, labels: np.ndarray, recorder: TrackRecorder) -> np.ndarray:
+        return nearest_cover(labels, recorder.height, recorder.width, letterbox=self.letterbox)
+
+    def _palette(self, mask: _Alignment, lossy: bool, recorder: TrackRecorder, progress) -> TrackedMasks:
+        total, inexact, pixels = len(mask.clip), 0, 0
+        present: set[int] = set()
+        white = black = 0
+        for start in range(0, total, _WINDOW):
+            stop = min(start + _WINDOW, total)
+            snapped = snap_to_palette(mask.frames(start, stop)[..., :3], lossy=lossy, where=f"the mask {mask.path}")
+            inexact, pixels = inexact + snapped.inexact, pixels + snapped.total
+            counts = np.bincount(snapped.indices.ravel(), minlength=len(PALETTE))
+            black, white = black + int(counts[0]), white + int(counts[1])
+            present |= set(np.flatnonzero(counts[2:]).tolist())
+            # While reading, label k + 1 is slot k; the unused ones are dropped below.
+            recorder.add(self._resized(np.maximum(snapped.indices, 1) - 1, recorder))
+            if progress:
+                progress(stop, total)
+        if not present:
+            raise InputError(
+                f"the mask {mask.path} shows no character: nothing is painted in {', '.join(PALETTE_NAMES[2:])}."
+            )
+        warnings = []
+        if inexact:
+            warnings.append(
+                f"{inexact} of {pixels} pixels ({inexact / pixels:.2%}) of the mask {mask.path.name} were not exactly a "
+                "palette colour and were snapped to the nearest; store masks as PNG or FFV1 to avoid this."
+            )
+        return recorder.finish(
+            "given palette",
+            slots=list(BINDING_SLOTS),
+            names=list(PALETTE_NAMES[2:]),
+            background="white" if white > black else "black",
+            warnings=warnings,
+        )
+
+    def _mattes(self, masks: Sequence[_Alignment], recorder: TrackRecorder, progress) -> TrackedMasks:
+        total = len(masks[0].clip)
+        for start in range(0, total, _WINDOW):
+            stop = min(start + _WINDOW, total)
+            labels, best = None, None
+            for number, mask in enumerate(masks, start=1):
+                level = _matte_level(mask.frames(start, stop))
+                if level is None:
+                    raise InputError(
+                        f"{mask.path} is not a grey or alpha matte: give one palette file for all characters, or one "
+                        "matte for each."
+                    )
+                level = self._resized(level, recorder)
+                best = np.full(level.shape, _MATTE_LEVEL, np.uint8) if best is None else best
+                labels = np.zeros(level.shape, np.uint8) if labels is None else labels
+                labels[level > best] = number
+                best = np.maximum(best, level)
+            recorder.add(labels)
+            if progress:
+                progress(stop, total)
+        return recorder.finish("given matte", names=[mask.path.stem for mask in masks])
+
+
+def _probe(mask: _Alignment, total: int) -> np.ndarray:
+    """A few frames spread over the mask, to tell what kind of file it is."""
+    wanted = sorted({0, total // 3, 2 * total // 3, total - 1})
+    return np.concatenate([mask.frames(index, index + 1) for index in wanted])
+
+
+def from_alpha(picture: np.ndarray, *, name: str = "the reference") -> TrackedMasks | None:
+    """The character of a picture uint8 (H, W, 3 or 4) that comes with transparency; None where alpha says nothing."""
+    if picture.shape[-1] != 4 or picture[..., 3].min() > _MATTE_LEVEL:
+        return None
+    labels = (picture[..., 3] > _MATTE_LEVEL).astype(np.uint8)[None]
+    if not labels.any():
+        raise InputError(f"{name} is wholly transparent: there is no character in it.")
+    recorder = TrackRecorder(None, height=labels.shape[1], width=labels.shape[2])
+    recorder.add(labels)
+    return recorder.finish("alpha", names=["alpha"])
+
+
+__all__ = ["PALETTE", "BindingSlot", "GivenMasks", "from_alpha", "nearest_cover", "open_mask", "snap_to_palette"]

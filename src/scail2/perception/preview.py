@@ -1,0 +1,118 @@
+"""Masks made visible: overlays for videos, and contact sheets."""
+
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from scail2.perception.binding import Binding
+from scail2.perception.labels import TrackedMasks
+from scail2.video import FrameSource
+
+# Characters bound to nobody are shown in grey.
+UNBOUND_RGB = (150, 150, 150)
+_PAPER = (24, 24, 28)
+_INK = (230, 230, 230)
+_ALERT = (255, 170, 60)
+_GUTTER = 6
+_CAPTION = 14
+_TILE = 192
+
+
+def colours(numbers: int, slots: dict) -> np.ndarray:
+    """Colour table uint8 (numbers + 1, 3) by track number; row 0 (nobody) is unused."""
+    table = np.zeros((numbers + 1, 3), np.uint8)
+    for number in range(1, numbers + 1):
+        table[number] = slots[number].rgb if number in slots else UNBOUND_RGB
+    return table
+
+
+def overlay(frames: np.ndarray, labels: np.ndarray, table: np.ndarray, *, strength: float = 0.45) -> np.ndarray:
+    """Frames uint8 (T, H, W, 3) tinted where characters are, their outlines drawn in full colour.
+
+    Args:
+        labels: uint8 (T, H, W), 0 where nobody is.
+        table: colours by label, as `colours` gives.
+        strength: share of the colour inside a character.
+    """
+    tint = table[labels].astype(np.float32)
+    inside = (labels > 0)[..., None]
+    mixed = np.where(inside, frames * (1 - strength) + tint * strength, frames)
+    edge = np.zeros(labels.shape, bool)
+    edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    edge[:, :, 1:] |= labels[:, :, 1:] != labels[:, :, :-1]
+    outline = np.where(inside, tint, 255.0)
+    return np.where(edge[..., None], outline, mixed).round().astype(np.uint8)
+
+
+def write_png(path: Path, rgb: np.ndarray) -> None:
+    """Writes uint8 (H, W, 3) beside the target, then renames."""
+    part = path.with_name(path.name + ".part")
+    Image.fromarray(rgb).save(part, format="PNG")
+    os.replace(part, path)
+
+
+class Sheet:
+    """Contact sheets of one job."""
+
+    def __init__(self, reference: TrackedMasks, driving: TrackedMasks, binding: Binding):
+        self.reference, self.driving, self.binding = reference, driving, binding
+        self._shown = colours(len(reference.tracks), binding.reference_slots())
+        self._moved = colours(len(driving.tracks), binding.driving_slots())
+
+    def overlay_driving(self, frames: np.ndarray, start: int) -> np.ndarray:
+        """Driving frames uint8 (T, H, W, 3) from frame `start` on, with their masks over them."""
+        return overlay(frames, self.driving.labels.labels(start, start + len(frames)), self._moved)
+
+    def _tile(self, rgb: np.ndarray, masks: TrackedMasks, frame: int) -> Image.Image:
+        height, width = rgb.shape[:2]
+        scale = _TILE / height
+        # Whole-number enlargement keeps the pixels of tiny masks readable.
+        method = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC
+        tile = Image.fromarray(rgb).resize((max(1, round(width * scale)), _TILE), method)
+        draw = ImageDraw.Draw(tile)
+        for track in masks.tracks:
+            if track.present[frame]:
+                x0, y0, x1, _ = track.boxes[frame] * scale
+                draw.text(((x0 + x1) / 2 - 3, max(0, y0 - 11)), str(track.number), fill=(255, 255, 255), stroke_width=1,
+                          stroke_fill=(0, 0, 0))  # fmt: skip
+        return tile
+
+    def draw(
+        self,
+        reference: np.ndarray,
+        driving: FrameSource,
+        frames: Sequence[int],
+        *,
+        marked: Collection[int] = (),
+        columns: int = 6,
+    ) -> np.ndarray:
+        """A picture uint8 (H, W, 3): the reference, then the chosen driving frames, masks over them, numbers on top.
+
+        Args:
+            reference: uint8 (H, W, 3).
+            frames: driving frames to show; those in `marked` get an orange caption.
+        """
+        over = overlay(reference[None, ..., :3], self.reference.labels.labels(0, 1), self._shown)[0]
+        tiles = [("reference", self._tile(over, self.reference, 0), _INK)]
+        for frame in frames:
+            rgb = self.overlay_driving(driving.frames(frame, frame + 1)[..., :3], frame)[0]
+            ink = _ALERT if frame in marked else _INK
+            tiles.append((f"driving {frame}", self._tile(rgb, self.driving, frame), ink))
+        return _grid(tiles, columns)
+
+
+def _grid(tiles: Sequence[tuple[str, Image.Image, tuple[int, int, int]]], columns: int) -> np.ndarray:
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    cell_w = max(tile.width for _, tile, _ in tiles) + _GUTTER
+    cell_h = _TILE + _CAPTION + _GUTTER
+    paper = Image.new("RGB", (columns * cell_w + _GUTTER, rows * cell_h + _GUTTER), _PAPER)
+    draw = ImageDraw.Draw(paper)
+    for index, (caption, tile, ink) in enumerate(tiles):
+        x, y = _GUTTER + index % columns * cell_w, _GUTTER + index // columns * cell_h
+        draw.text((x, y), caption, fill=ink)
+        paper.paste(tile, (x, y + _CAPTION))
+    return np.asarray(paper)
