@@ -83,25 +83,11 @@ def diffusers_folder(path: Path) -> Path | None:
 
 def resolve_config(view: TransformerView, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Keyword arguments of the model class: what is given, else the file's header, ``config.json``, or shapes."""
-    resolved = names.infer_config(view.shapes)
-    for words in (_config_beside(view.file.path), _config_in_header(view), dict(config or {})):
-        if not words:
-            continue
-        if "num_heads" in words and "dim" not in words:
-            words["dim"] = view.shapes["patch_embedding.weight"][0]
-        if "dim" in words and "num_heads" not in words:
-            del words["dim"]
-        given = names.config_from_official(words)
-        if "image_dim" not in words and given.get("image_dim"):
-            # "i2v" says that there is an image embedding, the shapes say how wide it is.
-            given["image_dim"] = resolved.get("image_dim") or given["image_dim"]
-        resolved.update(given)
-    if "num_attention_heads" not in resolved:
-        width = view.shapes["patch_embedding.weight"][0]
-        raise InputError(
-            f"{view.file.path} has width {width}; no tensor shows its heads: pass config={{'num_heads': ...}}."
-        )
-    return resolved
+    beside, header = _config_beside(view.file.path), _config_in_header(view)
+    try:
+        return names.resolve_config(view.shapes, beside, header, config or {})
+    except InputError as error:
+        raise InputError(f"{view.file.path}: {error}") from error
 
 
 def _config_in_header(view: TransformerView) -> dict[str, Any]:

@@ -220,11 +220,35 @@ def infer_config(shapes: Mapping[str, Iterable[int]]) -> dict[str, Any]:
         config["text_dim"] = None
     if "image_dim" not in config and "blocks.0.cross_attn.k_img.weight" not in shapes:
         config["image_dim"] = None
-    if not any(name.endswith(".norm3.weight") for name in shapes):
-        config["cross_attn_norm"] = False
     if dim in _PUBLIC_HEADS:
         config.update(_heads(dim, _PUBLIC_HEADS[dim]))
     return config
+
+
+def resolve_config(shapes: Mapping[str, Iterable[int]], *sources: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of the model class: what the shapes tell, overruled by each source of published words in turn.
+
+    Raises InputError if the number of heads is known from nowhere.
+    """
+    shapes = {name: tuple(shape) for name, shape in shapes.items()}
+    resolved = infer_config(shapes)
+    width = shapes["patch_embedding.weight"][0]
+    for source in sources:
+        words = dict(source)
+        if "num_heads" in words:
+            words.setdefault("dim", width)
+        elif "dim" in words:
+            del words["dim"]
+        given = config_from_official(words)
+        if "image_dim" not in words and given.get("image_dim"):
+            # "i2v" says that there is an image embedding, the shapes say how wide it is.
+            given["image_dim"] = resolved.get("image_dim") or given["image_dim"]
+        resolved.update(given)
+    if "num_attention_heads" not in resolved:
+        raise InputError(
+            f"No tensor shows the number of heads of a width of {width}: pass config={{'num_heads': ...}}."
+        )
+    return resolved
 
 
 def _image_dim_of(model_type: str) -> int | None:

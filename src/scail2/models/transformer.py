@@ -22,6 +22,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..modes import AnimationMode
+from . import integration
 from .condition_embedder import SCAIL2ConditionEmbedder
 from .rope import SCAIL2RotaryPosEmbed, TokenLayout
 
@@ -141,6 +142,12 @@ class SCAIL2Transformer3DModel(
         self.proj_out = nn.Linear(dim, out_channels * math.prod(patch))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
         self.gradient_checkpointing = False
+
+    @classmethod
+    def from_single_file(cls, pretrained_model_link_or_path_or_dict, **kwargs):
+        """See ``FromOriginalModelMixin``; a local file goes through ``load_transformer``, fp32 islands included."""
+        default = super().from_single_file
+        return integration.from_single_file(pretrained_model_link_or_path_or_dict, default, **kwargs)
 
     @apply_lora_scale("attention_kwargs")
     def forward(
@@ -376,3 +383,6 @@ def _check_context(
             )
         image = image.to(dtype)
     return text, image
+
+
+integration.register_transformer(SCAIL2Transformer3DModel)
