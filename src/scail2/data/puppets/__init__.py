@@ -1,1 +1,33 @@
-"""puppets"""
+"""Drawn puppets: a procedural source of motion pairs with exact masks, parts, hands and joints."""
+
+from scail2.data.puppets.camera import Camera, Placement, Swing, sample_camera, sample_placements
+from scail2.data.puppets.characters import Character, sample_character
+from scail2.data.puppets.domain import NANO, PuppetDomain
+from scail2.data.puppets.motions import Motion, sample_motion
+from scail2.data.puppets.render import Performance, PuppetClip, render, render_still
+from scail2.data.puppets.scenes import Scene, sample_scene
+from scail2.data.puppets.seeds import Split
+from scail2.data.puppets.skeleton import JOINT_NAMES, PART_NAMES
+
+__all__ = [
+    "JOINT_NAMES",
+    "NANO",
+    "PART_NAMES",
+    "Camera",
+    "Character",
+    "Motion",
+    "Performance",
+    "Placement",
+    "PuppetClip",
+    "PuppetDomain",
+    "Scene",
+    "Split",
+    "Swing",
+    "render",
+    "render_still",
+    "sample_camera",
+    "sample_character",
+    "sample_motion",
+    "sample_placements",
+    "sample_scene",
+]
