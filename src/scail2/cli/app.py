@@ -9,12 +9,13 @@ from rich.console import Console
 from scail2.errors import InputError
 
 # Modules of `scail2.cli`; each defines `register(app: typer.Typer) -> None` and imports nothing heavy at its top.
-VERBS: tuple[str, ...] = ()
+VERBS: tuple[str, ...] = ("cache",)
 
 
 def build_app() -> typer.Typer:
     """Assembles the command from its verbs."""
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+    app.callback(help=__doc__)(lambda: None)  # without a callback a lone verb would not be named
     for verb in VERBS:
         import_module(f"scail2.cli.{verb}").register(app)
     return app

@@ -1,0 +1,82 @@
+"""`scail2 cache`: training samples as latents, in shards."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command("cache")(cache)
+
+
+def cache(
+    out: Annotated[Path, typer.Option(help="Folder for the shards.")],
+    source: Annotated[
+        list[str],
+        typer.Option(help="`puppets` (drawn as needed), or shards/folders of pairs from `scail2 synthesize`."),
+    ] = ["puppets"],  # noqa: B006 - typer copies it
+    recipe: Annotated[
+        str, typer.Option(help="How pairs become samples: paper, nano; append ablations, e.g. nano+no_slots.")
+    ] = "nano",
+    samples: Annotated[int, typer.Option(min=1, help="Number of samples.")] = 1000,
+    frames: Annotated[int, typer.Option(min=1, help="Frames per clip, 4k+1 (puppets).")] = 17,
+    size: Annotated[str, typer.Option(help="Pixels, one number or HEIGHTxWIDTH (puppets).")] = "128",
+    fps: Annotated[float, typer.Option(min=1.0, help="Frame rate of the motion (puppets).")] = 16.0,
+    split: Annotated[str, typer.Option(help="train, validation, test or holdout (puppets).")] = "train",
+    salt: Annotated[str, typer.Option(help="Draws another, disjoint world of the same split (puppets).")] = "",
+    domain: Annotated[str, typer.Option(help="How varied the puppets are: nano or full.")] = "nano",
+    autoencoder: Annotated[
+        Path | None, typer.Option(help="Autoencoder folder in diffusers' layout (default: the embedded one).")
+    ] = None,
+    driving_downsample: Annotated[
+        int,
+        typer.Option(min=0, max=2, help="1: driving frames at full size, 2: at half (published); 0: by recipe."),
+    ] = 0,
+    samples_per_shard: Annotated[int, typer.Option(min=1)] = 64,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 uses every core.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Continue a cache begun with the same settings.")] = False,
+) -> None:
+    """Cache training samples: pairs to triplets to latents, through the code that makes inputs at inference.
+
+    The same settings and seed always give the same samples. Interrupt it and continue with --resume.
+    """
+    from rich.console import Console
+
+    from scail2.cli.progress import counted_progress
+    from scail2.cli.sizes import parse_size
+    from scail2.data.cache import CacheJob, write_cache
+    from scail2.data.puppet_source import PuppetSource
+    from scail2.data.recipe import recipe as recipe_named
+    from scail2.data.sources import PairShards
+
+    height, width = parse_size(size)
+    if source == ["puppets"]:
+        pairs = PuppetSource(domain=domain, split=split, salt=salt, frames=frames, height=height, width=width, fps=fps)
+    else:
+        pairs = PairShards(tuple(Path(name) for name in source))
+    chosen = recipe_named(recipe)
+    job = CacheJob(
+        source=pairs,
+        recipe=chosen,
+        autoencoder=autoencoder or _embedded_autoencoder(),
+        samples=samples,
+        driving_downsample=driving_downsample or (1 if chosen.name.startswith("nano") else 2),
+        samples_per_shard=samples_per_shard,
+        seed=seed,
+    )
+    console = Console()
+    with counted_progress(console, "caching") as progress:
+        summary = write_cache(job, out, workers=workers or os.cpu_count() or 1, resume=resume, progress=progress)
+    console.print(f"{summary.written} samples written, {summary.shards} shards in {summary.directory}")
+    for key, reason in summary.skipped.items():
+        console.print(f"skipped {key}: {reason}", markup=False)
+
+
+def _embedded_autoencoder() -> Path:
+    from scail2.models.hub import embedded_model_path
+
+    return embedded_model_path() / "vae"

@@ -1,0 +1,326 @@
+"""Cached latents for training: random access into shards, batches that are a pure function of seed and step."""
+
+import mmap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load
+from torch import Tensor
+
+from scail2.data.recipe import SampleKind
+from scail2.data.shards import DamagedSample, DamageReport, Record, find_shards, read_index
+from scail2.errors import InputError
+from scail2.masks import PLANES, WHITE, BindingSlot
+from scail2.modes import AnimationMode
+
+Bucket = tuple[AnimationMode, SampleKind]
+"""Samples that may share a batch have one position mode; within it, kinds are drawn by shares."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatentSample:
+    """One cached sample. Latents float16, masks and coverages uint8 with 255 for 1; no batch axis.
+
+    `character` (4, Tl, h, w) and `parts_*` describe where characters are; they are for losses, never inputs.
+    """
+
+    target: Tensor  # (C, Tl, h, w)
+    reference: Tensor  # (C, 1, h, w)
+    driving: Tensor  # (C, Tl, hd, wd)
+    reference_mask: Tensor  # (28, 1, h, w)
+    driving_mask: Tensor  # (28, Tl, hd, wd)
+    character: Tensor  # (4, Tl, h, w)
+    parts_target: Tensor | None = None  # (4·P, Tl, h, w)
+    parts_driving: Tensor | None = None  # (4·P, Tl, h, w)
+    parts_reference: Tensor | None = None  # (4·P, 1, h, w)
+    prompt_embeds: Tensor | None = None  # (512, text_dim)
+    image_embeds: Tensor | None = None  # (257, image_dim)
+    hand_boxes: Tensor | None = None  # (S, T, 2, 4) float16, pixels of the target; not batched
+    key: str
+    kind: SampleKind
+    mode: AnimationMode
+    position_mode: AnimationMode
+    slots: tuple[str, ...]
+    caption: str = ""
+    meta: Mapping[str, Any]
+
+    def self_driven(self) -> "LatentSample":
+        """The same sample driven by its own target (the first thing a network can learn).
+
+        Exact for one character and driving latents at full size, where target and driving latents are made alike.
+
+        Raises:
+            InputError: several characters (their coverages are stored together) or driving at half size.
+        """
+        if len(self.slots) != 1 or self.driving.shape != self.target.shape:
+            raise InputError(f"{self.key}: only single-character samples with full-size driving can drive themselves")
+        mask = torch.zeros_like(self.driving_mask)
+        mask[slot_plane(self.slots[0]) :: len(PLANES)] = self.character
+        white = slice(PLANES.index(WHITE), None, len(PLANES))
+        if self.driving_mask[white].any():  # the environment switch is on in the driving mask (replacement)
+            mask[white] = 255 - self.character
+        kind = SampleKind.SELF_DRIVEN
+        return replace(self, driving=self.target, driving_mask=mask, parts_driving=self.parts_target, kind=kind)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatentBatch:
+    """Samples of one position mode and one shape, stacked; latents and masks as float32, coverages in [0, 1]."""
+
+    target: Tensor  # (B, C, Tl, h, w)
+    reference: Tensor
+    driving: Tensor
+    reference_mask: Tensor
+    driving_mask: Tensor
+    character: Tensor
+    parts_target: Tensor | None = None
+    parts_driving: Tensor | None = None
+    parts_reference: Tensor | None = None
+    prompt_embeds: Tensor | None = None
+    image_embeds: Tensor | None = None
+    mode: AnimationMode  # whose positions the network is to use
+    keys: tuple[str, ...]
+    kinds: tuple[SampleKind, ...]
+    captions: tuple[str, ...]
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "LatentBatch":
+        """A copy on `device`."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {k: v.to(device, non_blocking=non_blocking) for k, v in tensors.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
+
+
+_OPTIONAL = ("parts_target", "parts_driving", "parts_reference", "prompt_embeds", "image_embeds")
+_TENSORS = ("target", "reference", "driving", "reference_mask", "driving_mask", "character")
+
+
+def collate(samples: Sequence[LatentSample]) -> LatentBatch:
+    """Stacks samples; optional tensors are kept when every sample has them.
+
+    Raises:
+        InputError: samples of different position modes.
+    """
+    modes = {sample.position_mode for sample in samples}
+    if len(modes) != 1:
+        raise InputError("a batch has one position mode: draw its samples from one bucket")
+    optional = tuple(name for name in _OPTIONAL if all(getattr(sample, name) is not None for sample in samples))
+    stacked = {name: _unit(torch.stack([getattr(sample, name) for sample in samples])) for name in _TENSORS + optional}
+    return LatentBatch(
+        **stacked,
+        mode=modes.pop(),
+        keys=tuple(sample.key for sample in samples),
+        kinds=tuple(sample.kind for sample in samples),
+        captions=tuple(sample.caption for sample in samples),
+    )
+
+
+def _unit(stacked: Tensor) -> Tensor:
+    return stacked.float() / 255 if stacked.dtype == torch.uint8 else stacked.float()
+
+
+class LatentDataset:
+    """Random access to cached samples by memory map.
+
+    Damage is found when a sample is first read (checksums) or when its shard is opened, and noted in `damage` by name;
+    `__getitem__` raises `DamagedSample`, and `BucketLoader` goes on with another sample.
+    """
+
+    def __init__(self, *sources: str | Path) -> None:
+        self.damage = DamageReport()
+        self.records: list[Record] = []
+        for shard in find_shards(*sources):
+            self.records += [r for r in read_index(shard, self.damage) if self._is_usable(r)]
+        if not self.records:
+            raise InputError(f"no usable samples in {', '.join(map(str, sources))}: {self.damage.lines()[:3]}")
+        self._maps: dict[Path, mmap.mmap] = {}
+        self._walk = lru_cache(maxsize=64)(self._epoch_order)
+        self._verified = np.zeros(len(self.records), bool)
+        self._kinds = np.array([record.meta["kind"] for record in self.records])
+        self._position_modes = np.array([record.meta["position_mode"] for record in self.records])
+
+    def _is_usable(self, record: Record) -> bool:
+        if "safetensors" in record.members and {"kind", "mode", "position_mode", "slots"} <= set(record.meta):
+            return True
+        self.damage.samples[f"{record.shard.name}/{record.key}"] = "not a cached sample"
+        return False
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @cached_property
+    def kinds(self) -> dict[SampleKind, int]:
+        """Number of samples of each kind."""
+        names, counts = np.unique(self._kinds, return_counts=True)
+        return {SampleKind(name): int(count) for name, count in zip(names, counts, strict=True)}
+
+    def indices_of(self, kind: SampleKind | str) -> np.ndarray:
+        """Indices of all samples of a kind, ascending."""
+        return np.flatnonzero(self._kinds == SampleKind(kind).value)
+
+    @cached_property
+    def buckets(self) -> dict[Bucket, np.ndarray]:
+        """Indices by (position mode, kind); all samples of a cache have one shape."""
+        found = {}
+        for mode in AnimationMode:
+            for kind in self.kinds:
+                chosen = np.flatnonzero((self._position_modes == mode.value) & (self._kinds == kind.value))
+                if len(chosen):
+                    found[mode, kind] = chosen
+        return found
+
+    def walk(self, bucket: Bucket, seed: int, epoch: int) -> np.ndarray:
+        """The bucket's indices in the random order of an epoch (remembered)."""
+        return self._walk(bucket, seed, epoch)
+
+    def _epoch_order(self, bucket: Bucket, seed: int, epoch: int) -> np.ndarray:
+        name = [seed, epoch, list(AnimationMode).index(bucket[0]), list(SampleKind).index(bucket[1])]
+        return np.random.default_rng(name).permutation(self.buckets[bucket])
+
+    def __getitem__(self, index: int) -> LatentSample:
+        record = self.records[index]
+        try:
+            member = record.members["safetensors"]
+            payload = bytes(self._map(record.shard)[member.offset : member.offset + member.size])
+            if not self._verified[index]:
+                record.verify("safetensors", payload)
+                self._verified[index] = True
+            return _sample(record, load(payload))
+        except DamagedSample as damage:
+            self.damage.add(damage)
+            raise
+        except Exception as error:
+            damage = DamagedSample(record.shard, record.key, f"unreadable ({error})")
+            self.damage.add(damage)
+            raise damage from error
+
+    def _map(self, shard: Path) -> mmap.mmap:
+        if shard not in self._maps:
+            with shard.open("rb") as file:
+                self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._maps[shard]
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**self.__dict__, "_maps": {}}  # maps and memories do not pickle; a worker makes its own
+        del state["_walk"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._walk = lru_cache(maxsize=64)(self._epoch_order)
+
+
+def _sample(record: Record, tensors: Mapping[str, Tensor]) -> LatentSample:
+    meta = record.meta
+    known = {name: tensors[name] for name in _TENSORS}
+    known |= {name: tensors[name] for name in (*_OPTIONAL, "hand_boxes") if name in tensors}
+    return LatentSample(
+        **known,
+        key=record.key,
+        kind=SampleKind(meta["kind"]),
+        mode=AnimationMode(meta["mode"]),
+        position_mode=AnimationMode(meta["position_mode"]),
+        slots=tuple(meta["slots"]),
+        caption=meta.get("caption", ""),
+        meta=meta,
+    )
+
+
+class BucketSampler:
+    """Which samples make up batch number `step`: a pure function of (seed, step), so a resumed run needs no state.
+
+    Each step draws one position mode, then each place in the batch a kind, both by shares. Within a kind, samples are
+    walked in a new random order each epoch, so a batch repeats none while there are enough.
+
+    Args:
+        dataset: its `buckets()` are drawn from.
+        shares: relative weight per kind; by default each sample of the dataset counts alike. Kinds without samples are
+            refused.
+    """
+
+    def __init__(
+        self,
+        dataset: LatentDataset,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shares: Mapping[SampleKind | str, float] | None = None,
+    ) -> None:
+        self.batch_size, self.seed = batch_size, seed
+        self._dataset, self._buckets = dataset, dataset.buckets
+        counts = dataset.kinds
+        wanted = {SampleKind(kind): float(share) for kind, share in (shares or counts).items() if share > 0}
+        missing = [kind.value for kind in wanted if kind not in counts]
+        if missing or not wanted:
+            raise InputError(f"the cache has no {', '.join(missing) or 'samples'}: it holds {dict(counts)}")
+        weights = {key: wanted.get(key[1], 0.0) * len(ids) / counts[key[1]] for key, ids in self._buckets.items()}
+        self._weights = {key: weight for key, weight in weights.items() if weight > 0}
+
+    def batch(self, step: int, attempt: int = 0) -> list[int]:
+        """Dataset indices of batch `step`; a higher `attempt` names other samples in place of damaged ones."""
+        generator = np.random.default_rng([self.seed, step, attempt])
+        modes = sorted({mode for mode, _ in self._weights})
+        totals = np.array([sum(w for key, w in self._weights.items() if key[0] == mode) for mode in modes])
+        mode = modes[int(np.random.default_rng([self.seed, step]).choice(len(modes), p=totals / totals.sum()))]
+        keys = [key for key in self._weights if key[0] == mode]
+        weights = np.array([self._weights[key] for key in keys])
+        picks = generator.choice(len(keys), size=self.batch_size, p=weights / weights.sum())
+        return [self._nth(keys[pick], step * self.batch_size + place, attempt) for place, pick in enumerate(picks)]
+
+    def _nth(self, key: Bucket, number: int, attempt: int) -> int:
+        size = len(self._buckets[key])
+        # The stride between attempts is far from any batch, so a replacement is not in the same batch.
+        epoch, place = divmod(number + attempt * (size // 2 + self.batch_size), size)
+        return int(self._dataset.walk(key, self.seed, epoch)[place])
+
+
+class BucketLoader:
+    """Batches from any step on. Damaged samples are replaced by others of the batch's mode and named in the report."""
+
+    def __init__(self, dataset: LatentDataset, sampler: BucketSampler) -> None:
+        self.dataset, self.sampler = dataset, sampler
+
+    def samples(self, step: int) -> list[LatentSample]:
+        """The samples of batch `step`.
+
+        Raises:
+            InputError: so much of the data is damaged that a batch cannot be filled.
+        """
+        chosen: list[LatentSample] = []
+        for place, index in enumerate(self.sampler.batch(step)):
+            sample = self._read(index)
+            for attempt in range(1, 9):
+                if sample is not None:
+                    break
+                sample = self._read(self.sampler.batch(step, attempt)[place])
+            if sample is None:
+                named = "; ".join(self.dataset.damage.lines()[:5])
+                raise InputError(f"too many damaged samples to fill batch {step}: {named}")
+            chosen.append(sample)
+        return chosen
+
+    def batch(self, step: int) -> LatentBatch:
+        """Batch `step`, stacked."""
+        return collate(self.samples(step))
+
+    def batches(self, start: int = 0) -> Iterator[LatentBatch]:
+        """Endless batches from step `start` on."""
+        step = start
+        while True:
+            yield self.batch(step)
+            step += 1
+
+    def _read(self, index: int) -> LatentSample | None:
+        try:
+            return self.dataset[index]
+        except DamagedSample:
+            return None
+
+
+def slot_plane(slot: str) -> int:
+    """Index of a slot's plane (`"blue"`) among the seven of a mask's sub-frame."""
+    return PLANES.index(BindingSlot[slot.upper()].rgb)

@@ -1,0 +1,172 @@
+"""Motion pairs: two videos in which different characters perform the same motion, in memory and as shard members.
+
+Files are for people as much as for programs: every member opens in a viewer. Frames, pose renders and in-palette
+character tracks are lossless FFV1 (`.mkv`), stills are PNG, numbers are JSON.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from scail2.data.media import decode_png, decode_video, encode_png, encode_video
+from scail2.data.recipe import SampleKind
+from scail2.data.shards import DamagedSample, Record
+from scail2.errors import InputError
+from scail2.masks import BINDING_SLOTS, paint_mask, split_mask
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Still:
+    """A picture of a clip's characters in an unrelated pose."""
+
+    frame: Array  # uint8 (H, W, 3)
+    tracks: Array  # bool (S, H, W)
+    parts: Array | None = None  # uint8 (H, W), 0 none
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Clip:
+    """One video of a pair and what is known about it. S bound characters in a fixed order, T frames."""
+
+    frames: Array  # uint8 (T, H, W, 3)
+    tracks: Array  # bool (S, T, H, W), visible pixels
+    parts: Array | None = None  # uint8 (T, H, W), part classes, 0 none
+    pose: Array | None = None  # uint8 (T, H, W, 3), pose render on black
+    pose_tracks: Array | None = None  # bool (S, T, H, W), drawn pixels per character
+    hand_boxes: Array | None = None  # float (S, T, 2, 4), x0 y0 x1 y1 in pixels
+    still: Still | None = None
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[-1] != 3:
+            raise InputError(f"clip frames must be uint8 (T, H, W, 3), not {self.frames.dtype} {self.frames.shape}")
+        if self.tracks.ndim != 4 or self.tracks.shape[1:] != self.frames.shape[:3]:
+            raise InputError(f"clip tracks {self.tracks.shape} must be (S, T, H, W) of frames {self.frames.shape}")
+
+    @property
+    def region(self) -> Array:
+        """bool (T, H, W): pixels of any bound character."""
+        return self.tracks.any(axis=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MotionPair:
+    """ỹ (`synthetic`) and y (`real`): the same motion, other characters; same scene iff `shared_scene` (replacement).
+
+    `meta` holds what the source wants to keep: seeds, names, the order in which characters were replaced.
+    """
+
+    synthetic: Clip
+    real: Clip
+    construction: SampleKind
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        one, other = self.synthetic, self.real
+        if one.frames.shape != other.frames.shape or len(one.tracks) != len(other.tracks):
+            raise InputError(
+                f"a pair's clips must agree: {one.frames.shape} with {len(one.tracks)} characters against "
+                f"{other.frames.shape} with {len(other.tracks)}"
+            )
+
+
+# Part classes as grey levels that can be told apart by eye; up to 15 classes.
+_PART_STEP = 16
+
+
+def pair_members(pair: MotionPair) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """JSON record and members of a pair for `ShardWriter.write`; `read_pair` inverts it."""
+    meta: dict[str, Any] = {"construction": pair.construction.value, "meta": dict(pair.meta), "clips": {}}
+    members: dict[str, bytes] = {}
+    for name, clip in (("synthetic", pair.synthetic), ("real", pair.real)):
+        boxes = None if clip.hand_boxes is None else np.round(clip.hand_boxes, 2).tolist()
+        meta["clips"][name] = {"characters": len(clip.tracks), "caption": clip.caption, "hand_boxes": boxes}
+        members[f"{name}.mkv"] = encode_video(clip.frames)
+        members[f"{name}.tracks.mkv"] = encode_video(_paint(clip.tracks))
+        if clip.parts is not None:
+            members[f"{name}.parts.mkv"] = encode_video(_grey(clip.parts))
+        if clip.pose is not None and clip.pose_tracks is not None:
+            members[f"{name}.pose.mkv"] = encode_video(clip.pose)
+            members[f"{name}.pose_tracks.mkv"] = encode_video(_paint(clip.pose_tracks))
+        if clip.still is not None:
+            members[f"{name}.still.png"] = encode_png(clip.still.frame)
+            members[f"{name}.still_tracks.png"] = encode_png(_paint(clip.still.tracks[:, None])[0])
+            if clip.still.parts is not None:
+                members[f"{name}.still_parts.png"] = encode_png(_grey(clip.still.parts))
+    return meta, members
+
+
+def read_pair(record: Record) -> MotionPair:
+    """The pair stored in a shard record.
+
+    Raises:
+        DamagedSample: a member is missing, changed or does not decode.
+    """
+    try:
+        clips = {name: _read_clip(record, name, facts) for name, facts in record.meta["clips"].items()}
+        construction = SampleKind(record.meta["construction"])
+        return MotionPair(**clips, construction=construction, meta=record.meta["meta"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedSample(record.shard, record.key, f"not a motion pair ({error})") from error
+
+
+def _read_clip(record: Record, name: str, facts: Mapping[str, Any]) -> Clip:
+    count = int(facts["characters"])
+
+    def video(suffix: str) -> Array | None:
+        key = f"{name}{suffix}.mkv"
+        return decode_video(record.read(key)) if key in record.members else None
+
+    def tracks(suffix: str) -> Array | None:
+        painted = video(suffix)
+        return None if painted is None else _unpaint(painted, count)
+
+    parts, boxes = video(".parts"), facts.get("hand_boxes")
+    return Clip(
+        frames=decode_video(record.read(f"{name}.mkv")),
+        tracks=_unpaint(decode_video(record.read(f"{name}.tracks.mkv")), count),
+        parts=None if parts is None else parts[..., 0] // _PART_STEP,
+        pose=video(".pose"),
+        pose_tracks=tracks(".pose_tracks"),
+        hand_boxes=None if boxes is None else np.asarray(boxes, np.float32),
+        still=_read_still(record, name, count),
+        caption=facts.get("caption", ""),
+    )
+
+
+def _read_still(record: Record, name: str, count: int) -> Still | None:
+    if f"{name}.still.png" not in record.members:
+        return None
+    parts = None
+    if f"{name}.still_parts.png" in record.members:
+        parts = decode_png(record.read(f"{name}.still_parts.png"))[..., 0] // _PART_STEP
+    return Still(
+        frame=decode_png(record.read(f"{name}.still.png")),
+        tracks=_unpaint(decode_png(record.read(f"{name}.still_tracks.png"))[None], count)[:, 0],
+        parts=parts,
+    )
+
+
+def _slots(count: int) -> Sequence[Any]:
+    if count > len(BINDING_SLOTS):
+        raise InputError(f"a pair binds at most {len(BINDING_SLOTS)} characters, not {count}")
+    return list(BINDING_SLOTS)[:count]
+
+
+def _paint(tracks: Array) -> Array:
+    return paint_mask(tracks, _slots(len(tracks)), "black")
+
+
+def _unpaint(painted: Array, count: int) -> Array:
+    regions = split_mask(painted)
+    return np.stack([regions[slot] for slot in _slots(count)])
+
+
+def _grey(parts: Array) -> Array:
+    if parts.max(initial=0) * _PART_STEP > 255:
+        raise InputError(f"at most {255 // _PART_STEP} part classes can be stored, not {int(parts.max())}")
+    return np.repeat((parts * _PART_STEP)[..., None], 3, axis=-1).astype(np.uint8)

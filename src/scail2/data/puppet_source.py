@@ -1,0 +1,183 @@
+"""Motion pairs drawn by the puppet renderer: both clips are exact, and any pair number exists."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scail2.data import puppets
+from scail2.data.pairs import Clip, MotionPair, Still
+from scail2.data.puppets import Performance, PuppetClip, PuppetDomain, Scene, Split
+from scail2.data.recipe import SampleKind
+from scail2.errors import InputError
+from scail2.modes import AnimationMode
+
+# Indices of everything drawn for pair n lie in [n·_STRIDE, (n+1)·_STRIDE), so no two pairs share a character or scene.
+_STRIDE = 16
+_SCENES = 4
+# References are taken from this span of seconds of a motion of their own.
+_STILL_TIMES = 8.0
+
+
+def puppet_domain(name: str) -> PuppetDomain:
+    """A domain of the renderer by its name.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    known = {value.name: value for value in vars(puppets).values() if isinstance(value, PuppetDomain)}
+    if name not in known:
+        raise InputError(f"unknown puppet domain {name!r}: choose one of {', '.join(known)}")
+    return known[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PuppetSource:
+    """Pairs of puppets: y and ỹ show the same motion, in the same placements, by different characters.
+
+    Animation kinds have a scene each; replacement kinds share one, and its clip ỹ is made by replacing y's characters
+    one after the other. Each clip comes with a still of its characters in an unrelated pose, in a scene of their own
+    (their clip's scene for animation).
+
+    Attributes:
+        characters: number of characters in multi kinds.
+        with_poses: pose renders are added to every clip (pose kinds always have them).
+    """
+
+    domain: str = "nano"
+    split: str = "train"
+    salt: str = ""
+    frames: int = 17
+    height: int = 128
+    width: int = 128
+    fps: float = 16.0
+    characters: int = 2
+    with_poses: bool = False
+
+    def __post_init__(self) -> None:
+        Split.parse(self.split)
+        puppet_domain(self.domain)
+        if self.frames % 4 != 1:
+            raise InputError(f"clips have 4k+1 frames, not {self.frames}")
+        if self.height % 16 or self.width % 16:
+            raise InputError(f"clip sides are multiples of 16, not {self.height}×{self.width}")
+
+    @property
+    def num_parts(self) -> int:
+        """Part classes of the part maps."""
+        return len(puppets.PART_NAMES)
+
+    def describe(self) -> dict[str, Any]:
+        """All settings, and the renderer's version of the world."""
+        return {"puppets": dataclasses.asdict(self), "world": dataclasses.asdict(puppet_domain(self.domain))}
+
+    def pair(self, kind: SampleKind, index: int, generator: np.random.Generator) -> MotionPair:
+        """Pair `index` of a kind; `generator` draws times only, everything else follows from the index."""
+        kind = SampleKind(kind)
+        count = self.characters if kind.is_multi else 1
+        casts = [self._performances(index, side, count) for side in (0, 1)]
+        # Replacement: one scene for both clips (number 0), and one for each side's stills.
+        shared = kind.mode is AnimationMode.REPLACEMENT
+        scenes = [self._scene(index, number) for number in ((0, 0) if shared else (0, 1))]
+        still_scenes = [self._scene(index, 2 + side) for side in (0, 1)] if shared else scenes
+        start = float(generator.uniform(0.0, _STILL_TIMES))
+        order = list(generator.permutation(count))
+        synthetic_cast = replaced_one_by_one(casts[1], casts[0], order) if shared else casts[0]
+        clips = []
+        for side, cast in enumerate((synthetic_cast, casts[1])):
+            still = self._still(cast, index, side, still_scenes[side], generator)
+            clips.append(self._clip(cast, scenes[side], start, still, kind.is_pose or self.with_poses))
+        meta = {"source": "puppets", "index": index, "split": self.split, "salt": self.salt, "start": round(start, 4)}
+        if shared:
+            meta["replaced"] = [int(number) for number in order]
+        return MotionPair(synthetic=clips[0], real=clips[1], construction=kind.construction, meta=meta)
+
+    def plates(self, kind: SampleKind, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The two clips' scenes without characters, uint8 `(H, W, 3)` each (still cameras)."""
+        shared = kind.mode is AnimationMode.REPLACEMENT
+        scenes = [self._scene(index, number) for number in ((0, 0) if shared else (0, 1))]
+        first, second = (
+            puppets.render_still([], scene, height=self.height, width=self.width).frames[0] for scene in scenes
+        )
+        return first, second
+
+    def _performances(self, index: int, side: int, count: int) -> list[Performance]:
+        world = puppet_domain(self.domain)
+        placements = puppets.sample_placements(self.split, index, world, self.salt, count=count)
+        performances = []
+        for number in range(count):
+            character = puppets.sample_character(
+                self.split, index * _STRIDE + side * (_STRIDE // 2) + number, world, self.salt
+            )
+            motion = puppets.sample_motion(self.split, index * _STRIDE + number, world, self.salt)
+            performances.append(Performance(character=character, motion=motion, placement=placements[number]))
+        return performances
+
+    def _scene(self, index: int, number: int) -> Scene:
+        return puppets.sample_scene(self.split, index * _SCENES + number, puppet_domain(self.domain), self.salt)
+
+    def _still(
+        self, cast: list[Performance], index: int, side: int, scene: Scene, generator: np.random.Generator
+    ) -> Still:
+        """The cast in motions of their own, at a moment that shows every one of them."""
+        world = puppet_domain(self.domain)
+        unrelated = []
+        for number, performance in enumerate(cast):
+            own = index * _STRIDE + _STRIDE // 2 + side * (_STRIDE // 4) + number
+            motion = puppets.sample_motion(self.split, own, world, self.salt)
+            unrelated.append(dataclasses.replace(performance, motion=motion))
+        for _ in range(8):
+            time = float(generator.uniform(0.0, _STILL_TIMES))
+            shot = puppets.render_still(unrelated, scene, height=self.height, width=self.width, time=time)
+            areas = shot.masks.sum(axis=(1, 2, 3))
+            if areas.min() >= 0.5 * areas.max():
+                break
+        return Still(frame=shot.frames[0], tracks=shot.masks[:, 0], parts=shot.parts[0])
+
+    def _clip(self, cast: list[Performance], scene: Scene, start: float, still: Still, with_pose: bool) -> Clip:
+        shot = puppets.render(
+            cast, scene, frames=self.frames, height=self.height, width=self.width, fps=self.fps, start=start
+        )
+        pose, pose_tracks = self._pose(shot) if with_pose else (None, None)
+        return Clip(
+            frames=shot.frames,
+            tracks=shot.masks,
+            parts=shot.parts,
+            pose=pose,
+            pose_tracks=pose_tracks,
+            hand_boxes=shot.hand_boxes,
+            still=still,
+            caption=_caption(cast, scene),
+        )
+
+    def _pose(self, shot: PuppetClip) -> tuple[np.ndarray, np.ndarray]:
+        """Skeletons of all characters, later ones in front, and where each is drawn."""
+        frames = np.zeros_like(shot.frames)
+        tracks = np.zeros(shot.masks.shape, bool)
+        for number in range(len(shot.joints)):
+            alone = puppets.render_pose(
+                shot.joints[number : number + 1],
+                shot.joint_visible[number : number + 1],
+                height=self.height,
+                width=self.width,
+            )
+            drawn = alone.any(axis=-1)
+            tracks[:number] &= ~drawn
+            tracks[number] = drawn
+            frames[drawn] = alone[drawn]
+        return frames, tracks
+
+
+def replaced_one_by_one(cast: list[Performance], others: list[Performance], order: list[int]) -> list[Performance]:
+    """The cast after replacing its members by `others`, one after the other, each taking over motion and placement."""
+    replaced = list(cast)
+    for number in order:
+        replaced[number] = dataclasses.replace(replaced[number], character=others[number].character)
+    return replaced
+
+
+def _caption(cast: list[Performance], scene: Scene) -> str:
+    who = " and ".join(f"a {performance.character.kind}" for performance in cast)
+    what = ", ".join(sorted({performance.motion.program for performance in cast}))
+    return f"A flat-shaded drawing of {who} ({what}) before {scene.style} scenery."

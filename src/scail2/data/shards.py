@@ -1,0 +1,207 @@
+"""WebDataset shards: tar files of samples that share a key, whole or absent, readable by random access.
+
+Every member's checksum is stored in the sample's JSON, so damage is found where it is and named.
+"""
+
+import io
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scail2.errors import InputError
+
+_JSON = "json"
+_CHECKSUMS = "crc32"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Where a member's bytes lie in its shard."""
+
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One sample of a shard: its JSON, and where its other members lie (by suffix)."""
+
+    shard: Path
+    key: str
+    meta: Mapping[str, Any]
+    members: Mapping[str, Member]
+
+    def read(self, suffix: str) -> bytes:
+        """The bytes of `KEY.suffix`, checked against the stored checksum.
+
+        Raises:
+            DamagedSample: the bytes are missing, cut short or changed.
+        """
+        if suffix not in self.members:
+            raise DamagedSample(self.shard, self.key, f"no member .{suffix}")
+        member = self.members[suffix]
+        with self.shard.open("rb") as file:
+            file.seek(member.offset)
+            payload = file.read(member.size)
+        self.verify(suffix, payload)
+        return payload
+
+    def verify(self, suffix: str, payload: bytes | memoryview) -> None:
+        """Raises `DamagedSample` unless `payload` is what was written."""
+        if len(payload) != self.members[suffix].size:
+            raise DamagedSample(self.shard, self.key, f".{suffix} is cut short")
+        if zlib.crc32(payload) != self.meta.get(_CHECKSUMS, {}).get(suffix):
+            raise DamagedSample(self.shard, self.key, f".{suffix} does not match its checksum")
+
+
+class DamagedSample(Exception):  # noqa: N818 - a state of the data, caught and counted, not a programming error
+    """A sample that cannot be used, with its name."""
+
+    def __init__(self, shard: Path, key: str, reason: str) -> None:
+        super().__init__(f"{shard.name}/{key}: {reason}")
+        self.shard, self.key, self.reason = shard, key, reason
+
+
+@dataclass(slots=True)
+class DamageReport:
+    """Everything that was skipped, by name and reason."""
+
+    shards: dict[str, str] = field(default_factory=dict)
+    samples: dict[str, str] = field(default_factory=dict)
+
+    def add(self, damage: DamagedSample) -> None:
+        """Notes one damaged sample (once)."""
+        self.samples[f"{damage.shard.name}/{damage.key}"] = damage.reason
+
+    def __bool__(self) -> bool:
+        return bool(self.shards or self.samples)
+
+    def lines(self) -> list[str]:
+        """One line per damaged shard or sample."""
+        shards = [f"shard {name}: {reason}" for name, reason in self.shards.items()]
+        return shards + [f"sample {name}: {reason}" for name, reason in self.samples.items()]
+
+
+class ShardWriter:
+    """Writes one shard beside its name and renames it when complete (context manager).
+
+    Left with an exception, nothing remains. Together with the tar an index `NAME.index.json` is written, which saves
+    readers the scan; it holds the tar's size and is ignored when that differs.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._index: list[dict[str, Any]] = []
+        self._skipped: dict[str, str] = {}
+
+    def __enter__(self) -> "ShardWriter":
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._tar = tarfile.open(self._part, "w", format=tarfile.USTAR_FORMAT)
+        return self
+
+    def write(self, key: str, meta: Mapping[str, Any], members: Mapping[str, bytes]) -> None:
+        """Adds one sample. `meta` is JSON-able; `members` maps suffixes (`safetensors`, `driving.mkv`) to bytes."""
+        meta = {**meta, _CHECKSUMS: {suffix: zlib.crc32(payload) for suffix, payload in members.items()}}
+        self._add(f"{key}.{_JSON}", json.dumps(meta, sort_keys=True).encode())
+        places = {suffix: self._add(f"{key}.{suffix}", payload) for suffix, payload in members.items()}
+        self._index.append({"key": key, "meta": meta, "members": places})
+
+    def skip(self, key: str, reason: str) -> None:
+        """Notes, in the index, a sample that could not be made."""
+        self._skipped[key] = reason
+
+    def _add(self, name: str, payload: bytes) -> tuple[int, int]:
+        info = tarfile.TarInfo(name)
+        info.size = len(payload)  # every other field stays at its default, so equal samples give equal bytes
+        self._tar.addfile(info, io.BytesIO(payload))
+        padded = -len(payload) % tarfile.BLOCKSIZE
+        return self._tar.offset - len(payload) - padded, len(payload)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._tar.close()
+        if kind is not None:
+            self._part.unlink(missing_ok=True)
+            return
+        index = {"bytes": self._part.stat().st_size, "samples": self._index, "skipped": self._skipped}
+        part = self._part.with_suffix(".index")
+        part.write_text(json.dumps(index))
+        os.replace(part, index_path(self.path))
+        os.replace(self._part, self.path)
+
+
+def index_path(shard: Path) -> Path:
+    """Where a shard's index lies."""
+    return shard.with_name(f"{shard.stem}.index.json")
+
+
+def find_shards(*sources: str | Path) -> list[Path]:
+    """Shards named directly or lying in folders, sorted.
+
+    Raises:
+        InputError: a path that is neither, or a folder without shards.
+    """
+    found: list[Path] = []
+    for source in map(Path, sources):
+        if source.is_dir():
+            inside = sorted(source.glob("*.tar"))
+            if not inside:
+                raise InputError(
+                    f"no shards (*.tar) in {source}: write some with `scail2 cache` or `scail2 synthesize`"
+                )
+            found += inside
+        elif source.is_file():
+            found.append(source)
+        else:
+            raise InputError(f"no such shard or folder: {source}")
+    return found
+
+
+def read_index(shard: Path, report: DamageReport) -> list[Record]:
+    """The records of one shard; damage is noted in `report` and whatever is still whole is returned."""
+    try:
+        index = json.loads(index_path(shard).read_text())
+        if index["bytes"] == shard.stat().st_size:
+            return [_record(shard, entry) for entry in index["samples"]]
+        report.shards[shard.name] = f"has {shard.stat().st_size} bytes, was written with {index['bytes']}"
+    except FileNotFoundError:
+        pass  # shards written elsewhere have no index
+    except (ValueError, KeyError, TypeError) as error:
+        report.shards[index_path(shard).name] = f"unreadable index ({error}); shard scanned instead"
+    return list(_scan(shard, report))
+
+
+def _record(shard: Path, entry: Mapping[str, Any]) -> Record:
+    members = {suffix: Member(*place) for suffix, place in entry["members"].items()}
+    return Record(shard, entry["key"], entry["meta"], members)
+
+
+def _scan(shard: Path, report: DamageReport) -> Iterator[Record]:
+    size = shard.stat().st_size
+    found: dict[str, dict[str, Member]] = {}
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for info in tar:
+                key, _, suffix = info.name.partition(".")
+                if info.isfile() and info.offset_data + info.size <= size:
+                    found.setdefault(key, {})[suffix] = Member(info.offset_data, info.size)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        report.shards.setdefault(shard.name, f"damaged tar ({error})")
+    with shard.open("rb") as file:
+        for key, members in found.items():
+            place = members.pop(_JSON, None)
+            if place is None or not members:
+                report.samples[f"{shard.name}/{key}"] = "incomplete"
+                continue
+            file.seek(place.offset)
+            try:
+                meta = json.loads(file.read(place.size))
+            except ValueError:
+                report.samples[f"{shard.name}/{key}"] = "unreadable JSON"
+                continue
+            yield Record(shard, key, meta, members)

@@ -1,0 +1,72 @@
+"""Motion pairs from shards made elsewhere, by `scail2 synthesize` or another generator."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scail2.data.pairs import MotionPair, read_pair
+from scail2.data.recipe import SampleKind
+from scail2.data.shards import DamageReport, Record, find_shards, read_index
+from scail2.errors import InputError
+
+# Construction of the pair a kind is made from; multi-character poses need only one clip with several characters.
+CONSTRUCTIONS: dict[SampleKind, tuple[SampleKind, ...]] = {
+    SampleKind.ANIMATION_SINGLE: (SampleKind.ANIMATION_SINGLE,),
+    SampleKind.ANIMATION_MULTI: (SampleKind.ANIMATION_MULTI,),
+    SampleKind.REPLACEMENT_SINGLE: (SampleKind.REPLACEMENT_SINGLE,),
+    SampleKind.REPLACEMENT_MULTI: (SampleKind.REPLACEMENT_MULTI,),
+    SampleKind.POSE_SINGLE: (SampleKind.ANIMATION_SINGLE, SampleKind.REPLACEMENT_SINGLE),
+    SampleKind.POSE_MULTI: (SampleKind.ANIMATION_MULTI, SampleKind.REPLACEMENT_MULTI),
+    SampleKind.SELF_DRIVEN: (SampleKind.ANIMATION_SINGLE,),
+}
+
+
+@dataclass(frozen=True)
+class PairShards:
+    """Pairs written by `scail2 synthesize`, or by any other generator in the same layout (`docs/data.md`)."""
+
+    paths: tuple[Path, ...]
+
+    @property
+    def num_parts(self) -> int:
+        """Part classes stored with the pairs (0 when there are none)."""
+        return int(self._records[0].meta.get("num_parts", 0))
+
+    @cached_property
+    def _records(self) -> list[Record]:
+        records = [record for shard in find_shards(*self.paths) for record in read_index(shard, self.damage)]
+        if not records:
+            raise InputError(f"no motion pairs in {', '.join(map(str, self.paths))}")
+        return records
+
+    @cached_property
+    def damage(self) -> DamageReport:
+        """Shards and samples that could not be indexed."""
+        return DamageReport()
+
+    @cached_property
+    def _by_construction(self) -> dict[str, list[Record]]:
+        found: dict[str, list[Record]] = {}
+        for record in self._records:
+            found.setdefault(record.meta["construction"], []).append(record)
+        return found
+
+    def pair(self, kind: SampleKind, index: int, generator: np.random.Generator) -> MotionPair:
+        """A stored pair of the kind's construction.
+
+        Raises:
+            InputError: there is none.
+            DamagedSample: the pair drawn cannot be read.
+        """
+        del index
+        candidates = [r for name in CONSTRUCTIONS[kind] for r in self._by_construction.get(name.value, [])]
+        if not candidates:
+            raise InputError(f"no stored pair can become {kind.value}: leave it out of the recipe's shares")
+        return read_pair(candidates[int(generator.integers(len(candidates)))])
+
+    def describe(self) -> dict[str, Any]:
+        """Names and number of the pairs."""
+        return {"pairs": [path.name for path in self.paths], "count": len(self._records)}

@@ -1,0 +1,157 @@
+"""Motion pairs → training triplets: who drives, who is the target, which reference, which masks.
+
+Reverse driving: the synthetic clip ỹ drives and the real clip y is the target, so a generator's artefacts are only ever
+an input. Masks come from references and driving videos, never from the target; the target's character region is kept
+for loss weights and measurements only.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from scail2.data.augment import crop_and_stretch, scale_about_feet
+from scail2.data.pairs import Array, Clip, MotionPair, Still
+from scail2.data.recipe import DrivingInput, SampleKind, TripletRecipe
+from scail2.errors import InputError
+from scail2.masks import BINDING_SLOTS, BindingSlot, paint_mask
+from scail2.modes import MODE_TRAITS, AnimationMode
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingTriplet:
+    """Reference, driving video and target of one sample, in pixels. T frames, `(H, W)` pixels."""
+
+    kind: SampleKind
+    mode: AnimationMode
+    position_mode: AnimationMode  # whose positions the network is given; differs from `mode` only in an ablation
+    reference: Array  # uint8 (H, W, 3)
+    reference_mask: Array  # uint8 (H, W, 3) palette
+    driving: Array  # uint8 (T, H, W, 3)
+    driving_mask: Array  # uint8 (T, H, W, 3) palette
+    target: Array  # uint8 (T, H, W, 3)
+    region: Array  # bool (T, H, W): bound characters in the target; never an input
+    slots: tuple[str, ...]  # binding slot of each character
+    target_parts: Array | None = None  # uint8 (T, H, W)
+    driving_parts: Array | None = None
+    reference_parts: Array | None = None  # uint8 (H, W)
+    hand_boxes: Array | None = None  # of the target, float (S, T, 2, 4)
+    caption: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def draw_triplet(
+    pair: MotionPair,
+    kind: SampleKind,
+    recipe: TripletRecipe,
+    generator: np.random.Generator,
+    *,
+    swapped: bool = False,
+) -> TrainingTriplet:
+    """Makes one sample of a pair.
+
+    Args:
+        pair: its construction must have the kind's scene and number of characters (self-driven and pose kinds take
+            any animation pair).
+        kind: what to make of it.
+        recipe: probabilities and switches.
+        generator: the only source of randomness.
+        swapped: exchanges the clips' roles (for sources that render both exactly).
+
+    Raises:
+        InputError: the pair lacks what the kind needs (pose renders, a frame in which every character is seen).
+    """
+    forward = bool(generator.random() < recipe.forward_share)
+    target, other = (pair.synthetic, pair.real) if forward != swapped else (pair.real, pair.synthetic)
+    mode = kind.mode
+    slots = _draw_slots(len(target.tracks), recipe, generator)
+    still = _choose_reference(target, recipe, generator)
+    driving = _driving(target if kind in _OWN_MOTION else other, kind, recipe, generator)
+    traits = MODE_TRAITS[mode]
+    reference_background = traits.reference_background if recipe.environment_switch else "black"
+    driving_background = traits.driving_background if recipe.environment_switch else "black"
+    return TrainingTriplet(
+        kind=kind,
+        mode=mode,
+        position_mode=mode if recipe.mode_specific_positions else AnimationMode.ANIMATION,
+        reference=still.frame,
+        reference_mask=paint_mask(still.tracks[:, None], slots, reference_background)[0],
+        driving=driving.frames,
+        driving_mask=paint_mask(driving.tracks, slots, driving_background),
+        target=target.frames,
+        region=target.region,
+        slots=tuple(slot.name.lower() for slot in slots),
+        target_parts=target.parts,
+        driving_parts=driving.parts,
+        reference_parts=still.parts,
+        hand_boxes=target.hand_boxes,
+        caption=target.caption if recipe.caption else "",
+        meta={**pair.meta, "forward": forward, "swapped": swapped},
+    )
+
+
+# Kinds that are driven by the target's own motion: itself, or its pose render.
+_OWN_MOTION = (SampleKind.SELF_DRIVEN, SampleKind.POSE_SINGLE, SampleKind.POSE_MULTI)
+
+
+def _draw_slots(count: int, recipe: TripletRecipe, generator: np.random.Generator) -> list[BindingSlot]:
+    available = list(BINDING_SLOTS)
+    if count > len(available):
+        raise InputError(f"a sample binds at most {len(available)} characters, not {count}")
+    if not recipe.binding_slots:
+        return [available[0]] * count
+    if count == 1:
+        return [available[int(generator.integers(len(available)))]]
+    # Several characters get the slots that would be handed out, in random order: position must not tell who is who.
+    return [available[i] for i in generator.permutation(count)]
+
+
+def _choose_reference(target: Clip, recipe: TripletRecipe, generator: np.random.Generator) -> Still:
+    if target.still is not None and not recipe.reference_from_target:
+        return target.still
+    areas = target.tracks.sum(axis=(2, 3))  # (S, T)
+    # A frame that shows every character at no less than half of its largest visible area.
+    usable = np.flatnonzero(((areas > 0) & (2 * areas >= areas.max(axis=1, keepdims=True))).all(axis=0))
+    if not len(usable):
+        usable = np.flatnonzero((areas > 0).all(axis=0))
+    if not len(usable):
+        raise InputError("no frame of the target shows every character: the pair cannot give a reference")
+    index = int(usable[generator.integers(len(usable))])
+    parts = None if target.parts is None else target.parts[index]
+    return Still(frame=target.frames[index], tracks=target.tracks[:, index], parts=parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Driving:
+    frames: Array
+    tracks: Array
+    parts: Array | None
+
+
+def _driving(clip: Clip, kind: SampleKind, recipe: TripletRecipe, generator: np.random.Generator) -> _Driving:
+    as_pose = kind.is_pose or recipe.driving is DrivingInput.POSE
+    driving = _pose_driving(clip, kind.mode) if as_pose else _Driving(clip.frames, clip.tracks, clip.parts)
+    if kind.mode is AnimationMode.REPLACEMENT:
+        return driving  # its scene is the output's scene and must stay where it is
+    if as_pose and generator.random() < recipe.pose_scale:
+        factors = np.exp(generator.uniform(-0.25, 0.25, size=2))
+        driving = _Driving(*scale_about_feet(driving.frames, driving.tracks, factors), None)
+    if generator.random() < (recipe.augment_pose if as_pose else recipe.augment_driving):
+        frames, tracks, parts = crop_and_stretch(driving.frames, driving.tracks, driving.parts, generator)
+        driving = _Driving(frames, tracks, parts)
+    return driving
+
+
+def _pose_driving(clip: Clip, mode: AnimationMode) -> _Driving:
+    if clip.pose is None or clip.pose_tracks is None:
+        raise InputError(
+            "the pair has no pose renders: synthesise it with poses, or leave pose kinds out of the recipe"
+        )
+    if mode is AnimationMode.ANIMATION:
+        return _Driving(clip.pose, clip.pose_tracks, None)
+    # Replacement needs the scene: the character's pixels are blacked out and the pose is drawn over them. The mask stays
+    # the character's, as it says which part of the scene is not to be kept.
+    scene = np.where(clip.region[..., None], 0, clip.frames)
+    frames = np.where(clip.pose_tracks.any(axis=0)[..., None], clip.pose, scene).astype(np.uint8)
+    return _Driving(frames, clip.tracks, None)
