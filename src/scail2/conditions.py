@@ -101,6 +101,15 @@ class SegmentConditions:
         batch, channels, _, height, width = self.reference_latents.shape
         return batch, channels, self.driving_latents.shape[2], height, width
 
+    def num_tokens(self, geometry: ConditionGeometry) -> int:
+        """Length of the transformer's token sequence: references, video and driving."""
+        _, patch_h, patch_w = geometry.patch_size
+        extra = 0 if self.additional_reference_latents is None else self.additional_reference_latents.shape[2]
+        _, _, frames, height, width = self.latent_shape
+        driving = self.driving_latents.shape
+        cells = (frames + 1 + extra) * height * width + driving[2] * driving[3] * driving[4]
+        return cells // (patch_h * patch_w)
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> SegmentConditions:
         """A copy with every tensor moved to ``device`` and cast to ``dtype`` (``None`` keeps either)."""
         moved = {

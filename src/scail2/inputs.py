@@ -1,0 +1,168 @@
+"""What users hand to the pipeline, made into tensors: pictures, masks and videos of any size, read window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from scail2.errors import InputError
+from scail2.masks import BINDING_SLOTS, check_polarity, paint_mask
+from scail2.modes import MODE_TRAITS, AnimationMode
+from scail2.video.convert import to_float
+from scail2.video.resize import resize_cover
+from scail2.video.source import ArrayFrames, FrameSource
+
+MAX_CHARACTERS = len(BINDING_SLOTS)
+# Frames of the driving mask looked at to judge it: enough for every scene, few enough to read at once.
+_JUDGED_FRAMES = 64
+
+
+def read_picture(picture: Any, name: str) -> np.ndarray:
+    """A picture as uint8 RGB (H, W, 3).
+
+    Args:
+        picture: a PIL image, a uint8 array (H, W, 3), or a float tensor (3, H, W) in [-1, 1]. Transparency must be
+            resolved first: what lies behind it is for the caller to say.
+    """
+    if isinstance(picture, Image.Image):
+        if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+            raise InputError(f"{name} has transparent parts: put it on a background first, then pass it as RGB.")
+        return np.asarray(picture.convert("RGB"))
+    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:
+        return picture
+    if isinstance(picture, Tensor) and picture.is_floating_point() and picture.ndim == 3 and picture.shape[0] == 3:
+        return ((picture.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+    described = f"{getattr(picture, 'dtype', type(picture).__name__)} {tuple(getattr(picture, 'shape', ()))}"
+    raise InputError(
+        f"{name} must be a PIL image, a uint8 array (H, W, 3) or a float tensor (3, H, W) in [-1, 1], not {described}."
+    )
+
+
+def picture_tensor(picture: Any, name: str, size: tuple[int, int]) -> Tensor:
+    """A picture at ``size`` (height, width), covering it and cropped to its centre: (1, 3, H, W) float in [-1, 1]."""
+    return to_float(resize_cover(read_picture(picture, name), *size)[None])
+
+
+def mask_tensor(mask: Any, name: str, size: tuple[int, int], mode: AnimationMode) -> Tensor:
+    """A reference mask at ``size``: (1, H, W, 3) uint8; resized with nearest neighbours, so no new colours appear.
+
+    ``mask`` is a picture in the palette, or bool (S, H, W), one plane per character in slot order (blue first), which
+    is painted on the background its mode asks for.
+    """
+    if mask is None:
+        raise InputError(
+            f"{name} is missing: the model needs to see which pixels are the character; "
+            "make one with `scail2 masks`, or paint the character blue in a copy of the picture."
+        )
+    if isinstance(mask, np.ndarray) and mask.dtype == bool:
+        painted = paint_mask(mask, _slots(mask, name), MODE_TRAITS[mode].reference_background)
+    else:
+        painted = read_picture(mask, name)
+    resized = resize_cover(painted, *size, interpolation="nearest")
+    return torch.from_numpy(np.array(resized)[None])
+
+
+def _slots(characters: np.ndarray, name: str) -> tuple:
+    """Binding slots for the character planes of a bool mask."""
+    if len(characters) > MAX_CHARACTERS:
+        raise InputError(
+            f"{name} shows {len(characters)} characters; the model binds at most {MAX_CHARACTERS}: "
+            "merge far-apart characters into one plane, or animate them in several passes."
+        )
+    return BINDING_SLOTS[: len(characters)]
+
+
+class _PaintedMask:
+    """Bool character planes (S, T, H, W) as a mask video, painted only where it is read."""
+
+    def __init__(self, characters: np.ndarray, mode: AnimationMode) -> None:
+        self.characters, self.background = characters, MODE_TRAITS[mode].driving_background
+        self.slots = _slots(characters, "the driving mask")
+
+    def __len__(self) -> int:
+        return self.characters.shape[1]
+
+    def frames(self, start: int, stop: int) -> np.ndarray:
+        return paint_mask(self.characters[:, start:stop], self.slots, self.background)
+
+
+@dataclass(frozen=True, slots=True)
+class Footage:
+    """A video at the run's size, of which only one window is held at a time.
+
+    Attributes:
+        source: where frames come from, of any size.
+        size: (height, width) frames are read at, covering it and cropped to its centre.
+        interpolation: ``"bicubic"`` for pictures, ``"nearest"`` for masks.
+    """
+
+    source: FrameSource
+    size: tuple[int, int]
+    interpolation: str
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def window(self, start: int, stop: int, padded: int = 0) -> np.ndarray:
+        """Frames [start, stop) as uint8 (T, H, W, 3), the last one repeated up to ``padded`` frames."""
+        frames = resize_cover(self.source.frames(start, stop), *self.size, interpolation=self.interpolation)
+        missing = padded - len(frames)
+        return frames if missing <= 0 else np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
+
+
+def _source(video: Any, name: str) -> FrameSource:
+    if isinstance(video, np.ndarray):
+        return ArrayFrames(video)
+    if not isinstance(video, FrameSource):
+        raise InputError(
+            f"{name} must be a uint8 array (T, H, W, 3) or a frame source such as VideoReader, "
+            f"not {type(video).__name__}."
+        )
+    if len(video) == 0:
+        raise InputError(f"{name} has no frames.")
+    return video
+
+
+def driving_footage(video: Any, height: int | None, width: int | None) -> Footage:
+    """The driving video as footage; a height or width that is not given is the video's own."""
+    if video is None:
+        raise InputError("driving_video is missing: give a uint8 array (T, H, W, 3) or a frame source.")
+    source = _source(video, "driving_video")
+    if height is None or width is None:
+        own_height, own_width = source.frames(0, 1).shape[1:3]
+        height, width = own_height if height is None else height, own_width if width is None else width
+    return Footage(source, (height, width), "bicubic")
+
+
+def driving_mask_footage(mask: Any, size: tuple[int, int], num_frames: int, mode: AnimationMode) -> Footage:
+    """The driving mask as footage at the run's size; as many frames as the driving video, or an error.
+
+    ``mask`` is a video in the palette, or bool (S, T, H, W), one plane per character in slot order.
+    """
+    if mask is None:
+        raise InputError(
+            "driving_mask is missing: the model needs to see which pixels drive which character; "
+            "make one with `scail2 masks`."
+        )
+    if isinstance(mask, np.ndarray) and mask.dtype == bool:
+        mask = _PaintedMask(mask, mode)
+    footage = Footage(_source(mask, "driving_mask"), size, "nearest")
+    if len(footage) != num_frames:
+        raise InputError(
+            f"the driving mask has {len(footage)} frames and the driving video {num_frames}: they must match."
+        )
+    return footage
+
+
+def mask_problems(reference_masks: Sequence[Tensor], driving_mask: Footage, mode: AnimationMode) -> list[str]:
+    """What in the masks contradicts the mode or each other, judged on frames spread over the whole video."""
+    count = min(len(driving_mask), _JUDGED_FRAMES)
+    indices = np.linspace(0, len(driving_mask) - 1, count).round().astype(int)
+    sample = np.concatenate([driving_mask.window(i, i + 1) for i in indices.tolist()])
+    return check_polarity(torch.cat(list(reference_masks)).numpy(), sample, mode)

@@ -1,0 +1,421 @@
+"""``SCAIL2Pipeline``: six stages, a generator over segments, and the usual diffusers call on top.
+
+Every stage is public, gets all it needs as arguments and returns a frozen dataclass. A segment is a pure function of
+its conditions, the history before it and the generator's state, so a run can be left and entered again at any segment.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.guiders.guider_utils import BaseGuidance
+from diffusers.loaders import WanLoraLoaderMixin
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils.torch_utils import get_module_execution_device, randn_tensor
+from diffusers.video_processor import VideoProcessor
+from torch import Tensor
+
+from scail2 import conditions as cond
+from scail2.conditions import ConditionGeometry, DrivingConditions, SegmentConditions
+from scail2.errors import InputError
+from scail2.guidance import VelocityPredictor
+from scail2.job import Job, prepare_job
+from scail2.modes import MODE_TRAITS, AnimationMode
+from scail2.sampling import SamplingSettings, fresh_scheduler, set_timesteps, sigma_at, take_step
+from scail2.segments import Segment, SegmentPlan
+from scail2.stages import (
+    CALLBACK_TENSORS,
+    DecodedSegment,
+    DenoisedSegment,
+    EncodedReference,
+    PreparedLatents,
+    PromptConditions,
+    SCAIL2PipelineOutput,
+    SegmentOutput,
+    StreamOptions,
+    takes_stream_options,
+)
+from scail2.step_caches import check_token_split, reset_caches
+from scail2.text_image import check_image_embeds, embed_picture, embed_prompt, fit_prompt_embeds
+from scail2.video.convert import to_uint8
+
+OUTPUT_TYPES = ("np", "pt", "pil", "uint8")
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
+
+
+class SCAIL2Pipeline(DiffusionPipeline, WanLoraLoaderMixin):
+    """Animate a reference picture by a driving video, or put its character into the driving video's scene.
+
+    Args:
+        transformer: ``SCAIL2Transformer3DModel``.
+        vae: ``AutoencoderKLWan`` or an autoencoder of its interface (``encode``, ``decode``, ``config.z_dim``,
+            ``latents_mean``, ``latents_std``, ``scale_factor_temporal``, ``scale_factor_spatial``).
+        scheduler: any flow-matching scheduler; used when a call names neither a preset nor a solver.
+        text_encoder, tokenizer: umT5; without them a model that takes text needs ``prompt_embeds``.
+        image_encoder, image_processor: CLIP vision; without it a model that takes CLIP features needs ``image_embeds``.
+        guider: a diffusers guider; without it, ``guidance_scale`` other than 1 means classifier-free guidance.
+        default_preset: name of the preset for calls that name none.
+        segment_frame_length, prev_segment_conditioning_frames: frames of a segment and of its overlap with the one
+            before, as the checkpoint was trained; both 4n+1.
+    """
+
+    model_cpu_offload_seq = "text_encoder->image_encoder->transformer->vae"
+    _optional_components = ["text_encoder", "tokenizer", "image_encoder", "image_processor", "guider"]
+    _callback_tensor_inputs = list(CALLBACK_TENSORS)
+
+    def __init__(
+        self,
+        transformer: Any,
+        vae: Any,
+        scheduler: SchedulerMixin,
+        text_encoder: Any = None,
+        tokenizer: Any = None,
+        image_encoder: Any = None,
+        image_processor: Any = None,
+        guider: BaseGuidance | None = None,
+        default_preset: str = "quality",
+        segment_frame_length: int = 81,
+        prev_segment_conditioning_frames: int = 5,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            transformer=transformer,
+            vae=vae,
+            scheduler=scheduler,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            image_encoder=image_encoder,
+            image_processor=image_processor,
+            guider=guider,
+        )
+        self.register_to_config(
+            default_preset=default_preset,
+            segment_frame_length=segment_frame_length,
+            prev_segment_conditioning_frames=prev_segment_conditioning_frames,
+        )
+        self._interrupt = False
+        self._num_timesteps = 0
+        self._current_timestep = None
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> SCAIL2Pipeline:
+        """Load a saved pipeline from a local folder, or from the Hub by first downloading the whole repository.
+
+        diffusers refuses to download pipelines whose classes live outside of it; a folder that is already there it
+        loads like any other.
+        """
+        if Path(pretrained_model_name_or_path).is_dir():
+            return super().from_pretrained(str(pretrained_model_name_or_path), **kwargs)
+        from huggingface_hub import snapshot_download
+
+        hub_options = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        return super().from_pretrained(snapshot_download(str(pretrained_model_name_or_path), **hub_options), **kwargs)
+
+    @property
+    def geometry(self) -> ConditionGeometry:
+        """What the transformer expects of its inputs' sizes."""
+        return ConditionGeometry.of(self.transformer)
+
+    @property
+    def interrupt(self) -> bool:
+        """Set to True, from a callback or another thread, to stop before the next step."""
+        return self._interrupt
+
+    @interrupt.setter
+    def interrupt(self, value: bool) -> None:
+        self._interrupt = bool(value)
+
+    @property
+    def num_timesteps(self) -> int:
+        """Steps of the segment being sampled."""
+        return self._num_timesteps
+
+    @property
+    def current_timestep(self) -> Tensor | None:
+        """The timestep being computed, for caches that ask (Pyramid Attention Broadcast)."""
+        return self._current_timestep
+
+    # ---- stages ------------------------------------------------------------------------------------------------
+
+    def encode_prompt(
+        self,
+        prompt: str | None = None,
+        negative_prompt: str | None = None,
+        *,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        with_negative: bool = False,
+    ) -> PromptConditions:
+        """Stage 1: text to embeddings (1, 512, text_dim), zero behind the last token.
+
+        Precomputed embeddings are taken as they are. ``with_negative`` asks for the negative prompt's embeddings too
+        (the empty prompt's when none is given). A model without text gives ``None`` and refuses any text.
+        """
+        if self.transformer.config.text_dim is None:
+            if prompt or negative_prompt or prompt_embeds is not None or negative_prompt_embeds is not None:
+                raise InputError("this model has no text conditioning: leave the prompt away.")
+            if with_negative:
+                raise InputError("this model has no text to guide away from: use guidance_scale=1.0.")
+            return PromptConditions(prompt_embeds=None, negative_prompt_embeds=None)
+        positive = self._embed_text(prompt, prompt_embeds, "prompt")
+        if not with_negative:
+            return PromptConditions(prompt_embeds=positive, negative_prompt_embeds=None)
+        if negative_prompt is None and negative_prompt_embeds is None and self.text_encoder is not None:
+            negative_prompt = ""
+        negative = self._embed_text(negative_prompt, negative_prompt_embeds, "negative_prompt")
+        return PromptConditions(prompt_embeds=positive, negative_prompt_embeds=negative)
+
+    def _embed_text(self, text: str | None, embeds: Tensor | None, name: str) -> Tensor:
+        config = self.transformer.config
+        if (text is None) == (embeds is None):
+            raise InputError(f"give either {name} or {name}_embeds ({name}='' for an empty one).")
+        if embeds is not None:
+            return fit_prompt_embeds(embeds, f"{name}_embeds", config.text_length, config.text_dim)
+        if self.text_encoder is None or self.tokenizer is None:
+            raise InputError(f"this pipeline has no text encoder: give {name}_embeds, or load a text encoder.")
+        return embed_prompt(self.tokenizer, self.text_encoder, [text], config.text_length)
+
+    def encode_reference(
+        self,
+        image: Tensor,
+        mask: Tensor,
+        *,
+        mode: AnimationMode | str,
+        additional_images: Tensor | None = None,
+        additional_masks: Tensor | None = None,
+        image_embeds: Tensor | None = None,
+        black_out: bool = True,
+    ) -> EncodedReference:
+        """Stage 2: the reference pictures to latents, and the primary one to CLIP embeddings.
+
+        Args: see ``conditions.encode_references``; ``image_embeds`` (1, 257, image_dim) replaces running CLIP.
+        """
+        hides = black_out and MODE_TRAITS[AnimationMode.parse(mode)].blacks_out_reference
+        return EncodedReference(
+            conditions=cond.encode_references(
+                self.vae,
+                mode=mode,
+                reference=image,
+                reference_mask=mask,
+                additional_references=additional_images,
+                additional_reference_masks=additional_masks,
+                black_out=black_out,
+            ),
+            image_embeds=self._embed_picture(cond.blackout(image, mask) if hides else image, image_embeds),
+        )
+
+    def _embed_picture(self, image: Tensor, embeds: Tensor | None) -> Tensor | None:
+        config = self.transformer.config
+        if config.image_dim is None:
+            if embeds is not None:
+                raise InputError("this model does not look at the reference with CLIP: leave image_embeds away.")
+            return None
+        if embeds is None and self.image_encoder is None:
+            raise InputError("this pipeline has no image encoder: give image_embeds, or load a CLIP vision encoder.")
+        if embeds is None:
+            embeds = embed_picture(self.image_encoder, self.image_processor, image)
+        return check_image_embeds(embeds, config.image_length, config.image_dim)
+
+    def encode_driving(self, driving: Tensor, driving_mask: Tensor) -> DrivingConditions:
+        """Stage 3: one segment's driving frames (B, 3, T, H, W) and masks (B, T, H, W, 3) uint8 to latents."""
+        return cond.encode_driving(self.vae, self.geometry, driving=driving, driving_mask=driving_mask)
+
+    def prepare_latents(self, conditions: SegmentConditions, generator: torch.Generator) -> PreparedLatents:
+        """Stage 4: draw a segment's noise, recording the generator's state before and after."""
+        before = generator.get_state()
+        device = get_module_execution_device(self.transformer)
+        latents = randn_tensor(conditions.latent_shape, generator=generator, device=device, dtype=torch.float32)
+        return PreparedLatents(
+            latents=latents, generator_state=before, next_generator_state=generator.get_state().clone()
+        )
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        latents: Tensor,
+        conditions: SegmentConditions,
+        settings: SamplingSettings,
+        *,
+        guider: BaseGuidance | None = None,
+        options: StreamOptions | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> DenoisedSegment:
+        """Stage 5: from noise to clean latents, with a scheduler of its own.
+
+        Args:
+            latents: noise (B, C, Tl, h, w) float32. History frames in ``conditions`` replace its first frames before
+                every step and after the last one.
+            guider: from ``guidance.fresh_guider``; ``None`` runs one forward pass per step.
+            options: for its callback and ``attention_kwargs``.
+            generator: noise of stochastic schedulers.
+        """
+        device = get_module_execution_device(self.transformer)
+        scheduler = fresh_scheduler(self.scheduler, settings)
+        set_timesteps(scheduler, settings.steps, device)
+        reset_caches(self.transformer)
+        self._num_timesteps = len(scheduler.timesteps)
+        predict = VelocityPredictor(
+            transformer=self.transformer,
+            conditions=conditions.to(device, self.transformer.dtype),
+            guider=guider,
+            negative_prompt_embeds=negative_prompt_embeds,
+            num_steps=self._num_timesteps,
+            attention_kwargs=options.attention_kwargs if options else None,
+        )
+        latents = latents.to(device)
+        with self.progress_bar(total=self._num_timesteps) as progress:
+            for step, timestep in enumerate(scheduler.timesteps):
+                if self._interrupt:
+                    return DenoisedSegment(latents=latents, completed=False)
+                self._current_timestep = timestep
+                latents = conditions.with_history(latents)
+                velocity = predict(latents, timestep, step, sigma_at(scheduler, step))
+                latents = take_step(scheduler, velocity, timestep, latents, generator)
+                if options is not None and options.callback_on_step_end is not None:
+                    latents, predict = self._call_back(options, (step, timestep), latents, predict)
+                progress.update()
+        return DenoisedSegment(latents=conditions.with_history(latents), completed=True)
+
+    def _call_back(
+        self, options: StreamOptions, at: tuple[int, Tensor], latents: Tensor, predict: VelocityPredictor
+    ) -> tuple[Tensor, VelocityPredictor]:
+        """Show the callback the tensors it asked for, and take over those it gives back."""
+        tensors = {
+            "latents": latents,
+            "prompt_embeds": predict.conditions.prompt_embeds,
+            "negative_prompt_embeds": predict.negative_prompt_embeds,
+        }
+        wanted = options.callback_on_step_end_tensor_inputs
+        wanted = getattr(options.callback_on_step_end, "tensor_inputs", wanted)
+        changed = options.callback_on_step_end(self, *at, {name: tensors[name] for name in wanted}) or {}
+        tensors |= {name: value for name, value in changed.items() if name in tensors}
+        if tensors["prompt_embeds"] is not predict.conditions.prompt_embeds:
+            conditions = replace(predict.conditions, prompt_embeds=tensors["prompt_embeds"])
+            predict = replace(predict, conditions=conditions)
+        predict = replace(predict, negative_prompt_embeds=tensors["negative_prompt_embeds"])
+        return tensors["latents"], predict
+
+    def decode(self, latents: Tensor) -> DecodedSegment:
+        """Stage 6: one segment's latents to frames. The autoencoder's causal memory starts afresh with each segment."""
+        return DecodedSegment(frames=cond.decode_latents(self.vae, latents))
+
+    # ---- whole videos ------------------------------------------------------------------------------------------
+
+    def plan(self, num_frames: int, options: StreamOptions) -> SegmentPlan:
+        """The segments of a driving video of ``num_frames`` frames."""
+        length, overlap = options.segment_frame_length, options.prev_segment_conditioning_frames
+        return SegmentPlan.of(
+            num_frames,
+            segment_frame_length=self.config.segment_frame_length if length is None else length,
+            overlap=self.config.prev_segment_conditioning_frames if overlap is None else overlap,
+            equal=options.equal_segments,
+            temporal_stride=self.vae.config.scale_factor_temporal,
+        )
+
+    @takes_stream_options
+    @torch.no_grad()
+    def stream(
+        self, image: Any, driving_video: Any, reference_mask: Any, driving_mask: Any, **options: Any
+    ) -> Iterator[SegmentOutput]:
+        """Generate a video segment by segment, giving out each one as soon as it is finished.
+
+        Nothing but the current segment is held in memory. Stopping early is closing the iterator, raising in a
+        callback, or setting ``interrupt``: the segment that was under way is dropped, finished ones have been given.
+        To go on later, pass ``start_segment=k``, ``history`` from segment k-1, and a generator set to segment k-1's
+        ``next_generator_state``: the frames are the same bit for bit.
+
+        Args:
+            image: the reference picture: PIL image, uint8 array (H, W, 3) or float tensor (3, H, W) in [-1, 1].
+            driving_video: uint8 array (T, H, W, 3) or a frame source; resized to cover and cropped to the centre.
+            reference_mask: palette picture like ``image``, or bool (S, H, W), one plane per character.
+            driving_mask: palette video like ``driving_video``, or bool (S, T, H, W).
+            options: see ``scail2.stages.StreamOptions``.
+
+        Raises:
+            InputError: anything missing or contradicting, before the first segment is begun.
+        """
+        self._interrupt = False
+        try:
+            job = prepare_job(self, image, driving_video, reference_mask, driving_mask, StreamOptions(**options))
+            history = job.history
+            for segment in job.segments:
+                output = self._run_segment(job, segment, history)
+                if output is None:
+                    return
+                if job.options.history_transform is not None:
+                    output = job.options.history_transform(output)
+                history = output.history
+                yield output
+        finally:
+            self._current_timestep = None
+            self.maybe_free_model_hooks()
+
+    def _run_segment(self, job: Job, segment: Segment, history: Tensor | None) -> SegmentOutput | None:
+        """One segment, or ``None`` when it was interrupted."""
+        clock = [time.perf_counter()]
+        conditions = job.segment_conditions(self, segment, history)
+        check_token_split(self.transformer, conditions.num_tokens(self.geometry))
+        noise = self.prepare_latents(conditions, job.generator)
+        clock.append(time.perf_counter())
+        denoised = self.denoise(
+            noise.latents,
+            conditions,
+            job.settings,
+            guider=job.guider,
+            options=job.options,
+            negative_prompt_embeds=job.prompt.negative_prompt_embeds,
+            generator=job.generator,
+        )
+        if not denoised.completed:
+            return None
+        clock.append(time.perf_counter())
+        frames = self.decode(denoised.latents).frames[0].transpose(0, 1).cpu()[: segment.stop - segment.start]
+        clock.append(time.perf_counter())
+        seconds = [after - before for before, after in pairwise(clock)]
+        return SegmentOutput(
+            index=segment.index,
+            segment=segment,
+            frames=frames[segment.overlap :].clone(),
+            history=frames[-job.overlap :].clone(),
+            generator_state=noise.generator_state,
+            next_generator_state=job.generator.get_state(),
+            timings=dict(zip(("conditions", "denoise", "decode"), seconds, strict=True)),
+        )
+
+    @takes_stream_options
+    def __call__(
+        self,
+        image: Any,
+        driving_video: Any,
+        reference_mask: Any,
+        driving_mask: Any,
+        *,
+        output_type: str = "np",
+        return_dict: bool = True,
+        **options: Any,
+    ) -> SCAIL2PipelineOutput | tuple:
+        """Generate the whole video: as many frames as the driving video has. Arguments as for :meth:`stream`.
+
+        All frames are held in memory; for long videos write out the segments that :meth:`stream` gives.
+        """
+        if output_type not in OUTPUT_TYPES:
+            raise InputError(f"output_type is {output_type!r}; it must be one of {', '.join(OUTPUT_TYPES)}.")
+        outputs = [o.frames for o in self.stream(image, driving_video, reference_mask, driving_mask, **options)]
+        if not outputs:
+            raise InputError("the run was interrupted before its first segment was finished: there are no frames.")
+        video = torch.cat(outputs)
+        if output_type == "uint8":
+            frames = to_uint8(video)
+        else:
+            frames = VideoProcessor().postprocess_video(video.transpose(0, 1).unsqueeze(0), output_type)
+        if not return_dict:
+            return (frames,)
+        return SCAIL2PipelineOutput(frames=frames, completed=not self._interrupt)

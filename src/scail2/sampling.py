@@ -1,0 +1,139 @@
+"""Sampling set-up: which solver, how many steps, which shift, and a fresh scheduler for every segment.
+
+A scheduler keeps multistep state, so none outlives a segment: each segment gets a new object with the same
+configuration, and the pipeline's own component is only read.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor
+
+from scail2.errors import InputError
+from scail2.presets import Solver
+from scail2.presets import preset as find_preset
+
+NUM_TRAIN_TIMESTEPS = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingSettings:
+    """What one run samples with, after presets and explicit arguments have been weighed.
+
+    ``solver`` ``None`` means the pipeline's scheduler component, ``shift`` ``None`` that component's own shift.
+    """
+
+    steps: int
+    guidance_scale: float
+    solver: Solver | None
+    shift: float | None
+
+
+def resolve_settings(
+    default_preset: str,
+    size: tuple[int, int],
+    *,
+    preset: str | None = None,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    shift: float | None = None,
+    solver: str | None = None,
+) -> SamplingSettings:
+    """Explicit arguments win over a named preset, which wins over the pipeline's default preset.
+
+    A preset that is named brings its solver and its shift for the video's ``size`` (height, width). With neither a
+    preset nor a solver named, the scheduler component is used as it is configured; only ``shift`` replaces its shift.
+    """
+    chosen = find_preset(default_preset if preset is None else preset)
+    if preset is not None or solver is not None:
+        solver = Solver.parse(chosen.solver if solver is None else solver)
+        shift = chosen.shift_for(*size) if shift is None else shift
+    steps = chosen.steps if steps is None else steps
+    guidance_scale = chosen.guidance_scale if guidance_scale is None else guidance_scale
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= NUM_TRAIN_TIMESTEPS:
+        raise InputError(
+            f"num_inference_steps is {steps!r}; it must be a whole number from 1 to {NUM_TRAIN_TIMESTEPS}."
+        )
+    if not math.isfinite(guidance_scale):
+        raise InputError(f"guidance_scale is {guidance_scale!r}; it must be a finite number, 1 for no guidance.")
+    if shift is not None and not (math.isfinite(shift) and shift > 0):
+        raise InputError(f"shift is {shift!r}; it must be a positive number, 1 for an even schedule.")
+    return SamplingSettings(steps=steps, guidance_scale=float(guidance_scale), solver=solver, shift=shift)
+
+
+def make_scheduler(solver: Solver | str, shift: float) -> SchedulerMixin:
+    """A flow-matching scheduler of diffusers for velocity predictions ``noise - x0``."""
+    solver = Solver.parse(solver)
+    if solver is Solver.EULER:
+        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TRAIN_TIMESTEPS, shift=shift)
+    multistep = {
+        "num_train_timesteps": NUM_TRAIN_TIMESTEPS,
+        "prediction_type": "flow_prediction",
+        "use_flow_sigmas": True,
+        "flow_shift": shift,
+        "solver_order": 2,
+        "final_sigmas_type": "zero",
+    }
+    if solver is Solver.UNIPC:
+        return UniPCMultistepScheduler(**multistep)
+    return DPMSolverMultistepScheduler(**multistep, algorithm_type="dpmsolver++", solver_type="midpoint")
+
+
+def fresh_scheduler(component: SchedulerMixin, settings: SamplingSettings) -> SchedulerMixin:
+    """A new scheduler for one segment; ``component`` is read, never changed."""
+    if settings.solver is not None:
+        return make_scheduler(settings.solver, settings.shift)
+    if settings.shift is None:
+        return type(component).from_config(component.config)
+    for name in ("flow_shift", "shift"):
+        if name in component.config:
+            return type(component).from_config(component.config, **{name: settings.shift})
+    raise InputError(
+        f"{type(component).__name__} has no timestep shift: leave `shift` away, or choose a solver with `solver`."
+    )
+
+
+def set_timesteps(scheduler: SchedulerMixin, steps: int, device: torch.device) -> None:
+    """Lay out the steps as the published sampler does.
+
+    Before the shift, noise levels are evenly spaced: UniPC and DPM++ from 1 - 1/1000 (so that log-SNR stays finite),
+    Euler from 1, all down to 0, the last 0 being the end and not a step. diffusers' UniPC would end near 1/1000 instead
+    and its Euler would apply the shift twice to the last level, so both are told their levels; DPM++ agrees already.
+    """
+    top = None
+    config = scheduler.config
+    spaced = any(config.get(f"use_{kind}_sigmas", False) for kind in ("karras", "exponential", "beta"))
+    if isinstance(scheduler, UniPCMultistepScheduler) and config.use_flow_sigmas and not spaced:
+        top = 1.0 - 1.0 / config.num_train_timesteps
+    elif isinstance(scheduler, FlowMatchEulerDiscreteScheduler) and not spaced:
+        top = 1.0
+    if config.get("use_dynamic_shifting", False):
+        raise InputError("the pipeline's scheduler shifts by image size (use_dynamic_shifting): choose a `solver`.")
+    if top is None:
+        scheduler.set_timesteps(steps, device=device)
+    else:
+        scheduler.set_timesteps(sigmas=np.linspace(top, 0.0, steps + 1)[:-1], device=device)
+    if hasattr(scheduler, "set_begin_index"):
+        # Neighbouring steps may round to one integer timestep; counting steps is exact where looking them up is not.
+        scheduler.set_begin_index(0)
+
+
+def sigma_at(scheduler: SchedulerMixin, step: int) -> float:
+    """The noise level t in x_t = (1 - t) x0 + t noise, 0 to 1, that step number ``step`` starts from."""
+    return float(scheduler.sigmas[step])
+
+
+def take_step(
+    scheduler: SchedulerMixin, velocity: Tensor, timestep: Tensor, latents: Tensor, generator: torch.Generator
+) -> Tensor:
+    """One solver step; stochastic schedulers draw from the run's generator and never from the global one."""
+    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+    extra = {"generator": generator} if takes_generator else {}
+    return scheduler.step(velocity, timestep, latents, return_dict=False, **extra)[0]
