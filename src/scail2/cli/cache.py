@@ -46,7 +46,7 @@ def cache(
     """
     from rich.console import Console
 
-    from scail2.cli.progress import counted_progress
+    from scail2.cli.counting import counted_progress
     from scail2.cli.sizes import parse_size
     from scail2.data.cache import CacheJob, write_cache
     from scail2.data.puppet_source import PuppetSource

@@ -140,6 +140,9 @@ class TripletRecipe:
         """Inverse of `to_json`."""
         return cls(**{**record, "driving": DrivingInput(record["driving"])})
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TripletRecipe.from_json, (self.to_json(),)  # a mapping proxy does not pickle
+
     @property
     def fingerprint(self) -> str:
         """Hash of everything that changes samples; caches refuse to mix fingerprints."""
