@@ -11,20 +11,7 @@ from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from ..errors import InputError
 from . import official_names as names
 from .dialects import view_transformer
-from .tensor_files import TensorFile, TensorInfo
-
-
-class _StateDict(TensorFile):
-    """A state dictionary that diffusers has already read, as a `TensorFile`."""
-
-    def __init__(self, state: Mapping[str, torch.Tensor]):
-        super().__init__(Path("state dictionary"))
-        self._state = state
-        for name, value in state.items():
-            self.tensors[name] = TensorInfo(tuple(value.shape), value.dtype, str(value.dtype)[6:], value.nbytes)
-
-    def read(self, name: str) -> torch.Tensor:
-        return self._state[name]
+from .tensor_files import StateDict
 
 
 def _has_gguf_blocks(checkpoint: Mapping[str, torch.Tensor]) -> bool:
@@ -40,7 +27,7 @@ def _single_file_weights(checkpoint: Mapping[str, torch.Tensor], **_) -> dict[st
     if _has_gguf_blocks(checkpoint):
         # Only renamed: diffusers' own quantizer keeps the blocks, and its layers dequantise them.
         return {names.to_diffusers_name(_bare(name)): value for name, value in checkpoint.items()}
-    view = view_transformer(_StateDict(checkpoint))
+    view = view_transformer(StateDict(checkpoint))
     if view.unexpected:
         raise InputError(f"The file has names that are not SCAIL-2's: {', '.join(view.unexpected[:40])}.")
     return {names.to_diffusers_name(name): view.read(name) for name in view}
@@ -51,7 +38,7 @@ def _single_file_config(original_config: Mapping[str, Any], checkpoint: Mapping[
     if _has_gguf_blocks(checkpoint):
         shapes = {_bare(name): getattr(value, "quant_shape", value.shape) for name, value in checkpoint.items()}
     else:
-        shapes = view_transformer(_StateDict(checkpoint)).shapes
+        shapes = view_transformer(StateDict(checkpoint)).shapes
     return names.resolve_config(shapes, original_config)
 
 

@@ -210,6 +210,19 @@ class GgufFile(TensorFile):
         return values.reshape(self.tensors[name].shape)
 
 
+class StateDict(TensorFile):
+    """Tensors that are in memory already, behind the same interface."""
+
+    def __init__(self, state: Mapping[str, torch.Tensor], name: str = "state dictionary"):
+        super().__init__(Path(name))
+        self._state = state
+        for key, value in state.items():
+            self.tensors[key] = TensorInfo(tuple(value.shape), value.dtype, str(value.dtype)[6:], value.nbytes)
+
+    def read(self, name: str) -> torch.Tensor:
+        return self._state[name]
+
+
 def open_tensor_file(path: str | Path) -> TensorFile:
     """Opens a weight file, an index of shards, or the one weight file (or index) of a folder.
 
