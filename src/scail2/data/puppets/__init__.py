@@ -3,8 +3,9 @@
 from scail2.data.puppets.camera import Camera, Placement, Swing, sample_camera, sample_placements
 from scail2.data.puppets.characters import Character, sample_character
 from scail2.data.puppets.domain import NANO, PuppetDomain
-from scail2.data.puppets.motions import Motion, sample_motion
+from scail2.data.puppets.motions import Motion
 from scail2.data.puppets.render import Performance, PuppetClip, render, render_still
+from scail2.data.puppets.repertoire import sample_motion
 from scail2.data.puppets.scenes import Scene, sample_scene
 from scail2.data.puppets.seeds import Split
 from scail2.data.puppets.skeleton import JOINT_NAMES, PART_NAMES

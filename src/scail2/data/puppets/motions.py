@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scail2.data.puppets.domain import PuppetDomain
-from scail2.data.puppets.seeds import Draws, Split, seed_of
+from scail2.data.puppets.seeds import Draws
 from scail2.data.puppets.skeleton import DOF_INDEX, DOF_NAMES, SIDES
 
 HARMONICS = 3
@@ -25,7 +25,7 @@ LIMITS = {
 class Motion:
     """Angles (and root trajectory in body heights) as sums of sinusoids, one row for each name in DOF_NAMES.
 
-    angle(t) = mean + sum over k of amplitude[k] sin(2 pi frequency[k] t + phase[k]), t in seconds, radians.
+    angle(t) = mean + rate t + sum over k of amplitude[k] sin(2 pi frequency[k] t + phase[k]), t in seconds, radians.
     The body that performs it does not enter: one motion on two characters is exactly one motion.
     """
 
@@ -39,13 +39,18 @@ class Motion:
     """(D, HARMONICS) in cycles a second."""
     phase: np.ndarray
     """(D, HARMONICS)"""
+    rate: np.ndarray
+    """(D,) steady change a second, for spins."""
     plant: float
     """0: the pelvis follows the path, 1: the middle of the feet does."""
+
+    seat: float = 0.0
+    """Width of the stool the character sits on, in body heights; 0 for none."""
 
     def angles(self, times: np.ndarray) -> np.ndarray:
         """Values (T, D) at `times` (T,) in seconds, in the order of DOF_NAMES."""
         turns = 2.0 * math.pi * self.frequency * times[:, None, None] + self.phase
-        values = self.mean + (self.amplitude * np.sin(turns)).sum(axis=-1)
+        values = self.mean + (self.amplitude * np.sin(turns)).sum(axis=-1) + self.rate * times[:, None]
         for column, (low, high) in LIMIT_COLUMNS:
             values[:, column] = _bend(values[:, column], low, high)
         return values
@@ -75,7 +80,8 @@ class MotionBuilder:
         self.phase = draws.phase("phase")
         self.plant = 0.5
         shape = (len(DOF_NAMES), HARMONICS)
-        self._mean = np.zeros(len(DOF_NAMES))
+        self.seat = 0.0
+        self._mean, self._rate = np.zeros(len(DOF_NAMES)), np.zeros(len(DOF_NAMES))
         self._amplitude, self._phase = np.zeros(shape), np.zeros(shape)
         self._frequency = np.ones(shape) * self.frequency
         self._used = np.zeros(len(DOF_NAMES), dtype=int)
@@ -83,6 +89,14 @@ class MotionBuilder:
     def hold(self, name: str, value: float) -> None:
         """Sets the middle value of a curve."""
         self._mean[DOF_INDEX[name]] = value
+
+    def slow_down(self, factor: float) -> None:
+        """Multiplies the base frequency of the curves that are added from now on."""
+        self.frequency *= factor
+
+    def drift(self, name: str, rate: float) -> None:
+        """Sets the steady change a second."""
+        self._rate[DOF_INDEX[name]] = rate
 
     def add(self, name: str, amplitude: float, *, phase: float = 0.0, harmonic: float = 1.0) -> None:
         """Adds amplitude * sin(harmonic * base turn + phase); `phase` in radians is relative to the motion's own."""
@@ -110,16 +124,7 @@ class MotionBuilder:
             amplitude=self._amplitude * scale[:, None],
             frequency=self._frequency,
             phase=self._phase,
+            rate=self._rate * scale,
             plant=self.plant,
+            seat=self.seat,
         )
-
-
-def sample_motion(split: str | Split, index: int, domain: PuppetDomain, salt: str = "") -> Motion:
-    """Motion `index` of a split; the same arguments always give the same motion."""
-    from scail2.data.puppets.programs import PROGRAMS
-
-    draws = Draws(seed_of(split, "motion", index, domain.name, salt))
-    program = draws.choice("program", domain.programs)
-    builder = MotionBuilder(draws, domain)
-    PROGRAMS[program](builder)
-    return builder.build(draws.seed, program)

@@ -9,7 +9,7 @@ from scail2.data.puppets.skeleton import SIDES
 HALF = math.pi
 
 
-def _stand(motion: MotionBuilder) -> None:
+def stand(motion: MotionBuilder) -> None:
     """A relaxed stance with small individual differences; programs overwrite what they move."""
     draws = motion.draws.child("stand")
     motion.hold("yaw", draws.uniform("yaw", -0.6, 0.6) * motion.domain.yaw)
@@ -26,7 +26,7 @@ def _stand(motion: MotionBuilder) -> None:
         motion.between(f"curl_{side}", curl, max(curl - 25.0, 2.0), phase=draws.phase(f"curl_phase_{side}"))
 
 
-def _arm_between(motion: MotionBuilder, side: str, name: str, *, phase: float, low: bool = False) -> None:
+def arm_between(motion: MotionBuilder, side: str, name: str, *, phase: float, low: bool = False) -> None:
     """One arm swings between two poses that read well from the front: the elbow bends near the picture plane."""
     draws = motion.draws.child(f"{name}_{side}")
     first = draws.uniform("raise_first", 12.0, 55.0 if low else 95.0)
@@ -39,10 +39,10 @@ def _arm_between(motion: MotionBuilder, side: str, name: str, *, phase: float, l
     bend = draws.uniform("elbow_change", 15.0, 75.0)
     motion.between(f"elbow_{side}", elbow, elbow + bend, phase=phase + draws.uniform("elbow_phase", -1.2, 1.2))
     motion.hold(f"swing_{side}", draws.uniform("swing", -8.0, 28.0))
-    _show_hand(motion, side, twist)
+    show_hand(motion, side, twist)
 
 
-def _show_hand(motion: MotionBuilder, side: str, twist: float) -> None:
+def show_hand(motion: MotionBuilder, side: str, twist: float) -> None:
     """Turns the forearm so that the flat of the hand faces the viewer again."""
     draws = motion.draws.child(f"hand_{side}")
     motion.hold(f"pronate_{side}", -twist + draws.uniform("pronate", -28.0, 28.0))
@@ -54,18 +54,18 @@ def _hand_on_hip(motion: MotionBuilder, side: str) -> None:
     motion.hold(f"raise_{side}", draws.uniform("raise", 42.0, 55.0))
     motion.hold(f"twist_{side}", -88.0)
     motion.between(f"elbow_{side}", draws.uniform("elbow", 85.0, 100.0), 80.0)
-    _show_hand(motion, side, -88.0)
+    show_hand(motion, side, -88.0)
 
 
-def _rest_arm(motion: MotionBuilder, side: str) -> None:
+def rest_arm(motion: MotionBuilder, side: str) -> None:
     draws = motion.draws.child(f"rest_{side}")
     if draws.chance("on_hip", 0.4):
         _hand_on_hip(motion, side)
     else:
-        _arm_between(motion, side, "rest", phase=draws.phase("phase"), low=True)
+        arm_between(motion, side, "rest", phase=draws.phase("phase"), low=True)
 
 
-def _legs_between(motion: MotionBuilder, *, opposite: bool, bend: tuple[float, float]) -> None:
+def legs_between(motion: MotionBuilder, *, opposite: bool, bend: tuple[float, float]) -> None:
     """Both knees bend outward, together or in turn."""
     draws = motion.draws.child("legs")
     depth = draws.uniform("depth", *bend)
@@ -80,45 +80,45 @@ def _legs_between(motion: MotionBuilder, *, opposite: bool, bend: tuple[float, f
 def curves(motion: MotionBuilder) -> None:
     """Random smooth curves for every limb."""
     draws = motion.draws.child("curves")
-    _stand(motion)
+    stand(motion)
     motion.add("yaw", draws.uniform("turn", 0.0, 0.35) * motion.domain.yaw, phase=draws.phase("yaw"))
     for side in SIDES:
-        _arm_between(motion, side, "curves", phase=draws.phase(f"arm_{side}"))
+        arm_between(motion, side, "curves", phase=draws.phase(f"arm_{side}"))
     if draws.chance("legs", 0.7):
-        _legs_between(motion, opposite=draws.chance("opposite", 0.5), bend=(8.0, 34.0))
+        legs_between(motion, opposite=draws.chance("opposite", 0.5), bend=(8.0, 34.0))
     motion.add("sway", draws.uniform("sway", 0.0, 0.05), phase=draws.phase("sway"))
 
 
 def wave(motion: MotionBuilder) -> None:
     """One raised arm waves, the other rests."""
     draws = motion.draws.child("wave")
-    _stand(motion)
+    stand(motion)
     side, other = SIDES if draws.chance("left", 0.5) else SIDES[::-1]
     motion.between(f"raise_{side}", *(draws.uniform("raise", 85.0, 125.0) + shift for shift in (-10.0, 12.0)))
     motion.hold(f"twist_{side}", draws.uniform("twist", 80.0, 100.0))
     motion.between(
         f"elbow_{side}", 15.0, draws.uniform("elbow", 70.0, 100.0), harmonic=draws.choice("rate", (1.0, 1.5))
     )
-    _show_hand(motion, side, 90.0)
+    show_hand(motion, side, 90.0)
     motion.hold(f"curl_{side}", 8.0)
     motion.hold(f"spread_{side}", 20.0)
-    _rest_arm(motion, other)
+    rest_arm(motion, other)
 
 
 def squat(motion: MotionBuilder) -> None:
     """Both knees bend while the arms rise."""
     draws = motion.draws.child("squat")
-    _stand(motion)
-    _legs_between(motion, opposite=False, bend=(30.0, 58.0))
+    stand(motion)
+    legs_between(motion, opposite=False, bend=(30.0, 58.0))
     motion.hold("spine_pitch", draws.uniform("lean", 0.0, 10.0))
     for side in SIDES:
-        _arm_between(motion, side, "squat", phase=HALF + draws.uniform(f"phase_{side}", -0.4, 0.4))
+        arm_between(motion, side, "squat", phase=HALF + draws.uniform(f"phase_{side}", -0.4, 0.4))
 
 
 def sidestep(motion: MotionBuilder) -> None:
     """Steps from side to side."""
     draws = motion.draws.child("sidestep")
-    _stand(motion)
+    stand(motion)
     motion.plant = 0.2
     motion.add("sway", draws.uniform("sway", 0.06, 0.11))
     for side, phase in zip(SIDES, (0.0, HALF), strict=True):
@@ -126,18 +126,18 @@ def sidestep(motion: MotionBuilder) -> None:
         motion.between(f"knee_{side}", draws.uniform("knee", 25.0, 50.0), 5.0, phase=phase + HALF)
         motion.between(f"flex_{side}", draws.uniform("flex", 14.0, 26.0), 3.0, phase=phase + HALF)
         motion.hold(f"turn_{side}", 50.0)
-        _arm_between(motion, side, "sidestep", phase=phase)
+        arm_between(motion, side, "sidestep", phase=phase)
     motion.add("spine_roll", draws.uniform("roll", 4.0, 10.0), phase=HALF)
 
 
 def dance(motion: MotionBuilder) -> None:
     """Arms in turn, hips swinging, knees in turn."""
     draws = motion.draws.child("dance")
-    _stand(motion)
+    stand(motion)
     together = draws.chance("together", 0.4)
     for side, phase in zip(SIDES, (0.0, 0.0 if together else HALF), strict=True):
-        _arm_between(motion, side, "dance" if together else f"dance_{side}", phase=phase)
-    _legs_between(motion, opposite=draws.chance("opposite", 0.7), bend=(14.0, 38.0))
+        arm_between(motion, side, "dance" if together else f"dance_{side}", phase=phase)
+    legs_between(motion, opposite=draws.chance("opposite", 0.7), bend=(14.0, 38.0))
     motion.plant = 0.8
     motion.add("roll", draws.uniform("hips", 2.0, 8.0), phase=draws.phase("hips_phase"))
     motion.add("yaw", draws.uniform("turn", 0.1, 0.4) * motion.domain.yaw, phase=draws.phase("yaw"))
@@ -146,31 +146,31 @@ def dance(motion: MotionBuilder) -> None:
 def turn(motion: MotionBuilder) -> None:
     """Turns to the left and right while the arms move."""
     draws = motion.draws.child("turn")
-    _stand(motion)
+    stand(motion)
     motion.hold("yaw", 0.0)
     motion.add("yaw", draws.uniform("yaw", 0.75, 1.0) * motion.domain.yaw)
     motion.add("neck_yaw", draws.uniform("neck", 4.0, 12.0), phase=0.6)
     for side in SIDES:
-        _arm_between(motion, side, "turn", phase=draws.phase(f"arm_{side}"))
+        arm_between(motion, side, "turn", phase=draws.phase(f"arm_{side}"))
 
 
 def jack(motion: MotionBuilder) -> None:
     """A slow jumping jack without the jump: arms and legs open and close together."""
     draws = motion.draws.child("jack")
-    _stand(motion)
+    stand(motion)
     motion.plant = 1.0
     for side in SIDES:
         motion.between(f"raise_{side}", draws.uniform("low", 15.0, 40.0), draws.uniform("high", 120.0, 165.0))
         motion.hold(f"twist_{side}", 85.0)
         motion.between(f"elbow_{side}", 12.0, draws.uniform("elbow", 25.0, 60.0), phase=HALF)
         motion.between(f"abduct_{side}", 4.0, draws.uniform("legs", 20.0, 32.0))
-        _show_hand(motion, side, 85.0)
+        show_hand(motion, side, 85.0)
 
 
 def march(motion: MotionBuilder) -> None:
     """Knees lifted in turn, arms swinging against them."""
     draws = motion.draws.child("march")
-    _stand(motion)
+    stand(motion)
     lift = draws.uniform("lift", 38.0, 68.0)
     for side, phase in zip(SIDES, (0.0, HALF), strict=True):
         motion.hold(f"turn_{side}", draws.uniform("turn", 45.0, 75.0))
@@ -178,10 +178,11 @@ def march(motion: MotionBuilder) -> None:
         motion.add(f"flex_{side}", 0.6 * lift, phase=phase)
         motion.hold(f"knee_{side}", 0.7 * lift)
         motion.add(f"knee_{side}", 0.9 * lift, phase=phase)
-        _arm_between(motion, side, "march", phase=phase + HALF, low=draws.chance("low", 0.5))
+        arm_between(motion, side, "march", phase=phase + HALF, low=draws.chance("low", 0.5))
     motion.add("roll", draws.uniform("roll", 1.0, 4.0), phase=HALF)
 
 
 PROGRAMS: dict[str, Callable[[MotionBuilder], None]] = {
     program.__name__: program for program in (curves, wave, squat, sidestep, dance, turn, jack, march)
 }
+"""The slow, frontal movements that the small embedded network learns."""

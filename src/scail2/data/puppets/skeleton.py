@@ -31,12 +31,15 @@ PART_IDS = {name: number for number, name in enumerate(PART_NAMES, start=1)}
 SIDES = ("left", "right")
 SIDE_SIGNS = {"left": 1.0, "right": -1.0}
 
+SEAT_HEIGHT = 0.5
+"""Lowest the pelvis can be, in torso depths above the ground."""
+
 DIGIT_NAMES = ("thumb", "index", "middle", "ring", "little")
 
-BODY_JOINTS = ("pelvis", "chest", "neck", "head", "head_top") + tuple(
-    f"{joint}_{side}"
-    for side in SIDES
-    for joint in ("shoulder", "elbow", "wrist", "palm", "hip", "knee", "ankle", "toe")
+LIMB_JOINTS = ("shoulder", "elbow", "wrist", "palm", "hip", "knee", "ankle", "toe")
+BODY_JOINTS = (
+    *("pelvis", "chest", "neck", "head", "head_top"),
+    *(f"{joint}_{side}" for side in SIDES for joint in LIMB_JOINTS),
 )
 HAND_JOINTS = tuple(
     f"{digit}_{bone}_{side}" for side in SIDES for digit in DIGIT_NAMES for bone in ("knuckle", "middle", "tip")
@@ -44,17 +47,21 @@ HAND_JOINTS = tuple(
 JOINT_NAMES = BODY_JOINTS + HAND_JOINTS
 JOINT_INDEX = {name: number for number, name in enumerate(JOINT_NAMES)}
 
+ROOT_DOFS = ("yaw", "pitch", "roll", "sway", "lift", "advance")
+TRUNK_DOFS = ("spine_pitch", "spine_yaw", "spine_roll", "neck_pitch", "neck_yaw", "neck_roll")
 ARM_DOFS = ("raise", "swing", "twist", "elbow", "pronate", "wrist", "curl", "spread")
+DIGIT_DOFS = tuple(f"curl_{digit}" for digit in DIGIT_NAMES)
 LEG_DOFS = ("flex", "abduct", "turn", "knee", "ankle")
 DOF_NAMES = (
-    ("yaw", "pitch", "roll", "sway", "lift", "advance")
-    + ("spine_pitch", "spine_yaw", "spine_roll", "neck_pitch", "neck_yaw", "neck_roll")
-    + tuple(f"{dof}_{side}" for side in SIDES for dof in ARM_DOFS + LEG_DOFS)
+    *ROOT_DOFS,
+    *TRUNK_DOFS,
+    *(f"{dof}_{side}" for side in SIDES for dof in ARM_DOFS + DIGIT_DOFS + LEG_DOFS),
 )
 """`sway`, `lift`, `advance` move the whole body (x, y, z, in body heights); all others are angles.
 
 `raise` lifts the arm sideways, `swing` forward, `twist` turns it about itself (the elbow then bends outward), `pronate`
-turns the hand about the forearm; `flex` lifts the thigh forward, `abduct` sideways, `turn` turns the knee outward.
+turns the hand about the forearm, `curl` bends all fingers and `curl_thumb` ... `curl_little` one more each; `flex` lifts the
+thigh forward, `abduct` sideways, `turn` turns the knee outward.
 """
 DOF_INDEX = {name: number for number, name in enumerate(DOF_NAMES)}
 
@@ -127,7 +134,7 @@ def pose_body(body: Body, angles: np.ndarray, *, plant: float = 0.0) -> PosedBod
     pelvis = rotation(1, dof["yaw"]) @ rotation(0, dof["pitch"]) @ rotation(2, dof["roll"])
     chest = pelvis @ _euler(dof, "spine")
     head = chest @ _euler(dof, "neck")
-    place = _Place(joints)
+    place = Placer(joints)
     place.put("chest", None, pelvis, (0.0, 0.45 * body.torso, 0.0))
     place.put("neck", "chest", chest, (0.0, 0.55 * body.torso, 0.0))
     place.put("head", "neck", head, (0.0, body.neck + 0.9 * body.head, 0.0))
@@ -140,7 +147,7 @@ def pose_body(body: Body, angles: np.ndarray, *, plant: float = 0.0) -> PosedBod
     return PosedBody(joints, head, chest, pelvis, hands)
 
 
-class _Place:
+class Placer:
     """Writes joints: parent's position plus a rotated offset."""
 
     def __init__(self, joints: np.ndarray):
@@ -155,7 +162,7 @@ def _euler(dof: dict[str, np.ndarray], name: str) -> np.ndarray:
     return rotation(1, dof[f"{name}_yaw"]) @ rotation(0, dof[f"{name}_pitch"]) @ rotation(2, dof[f"{name}_roll"])
 
 
-def _place_leg(place: _Place, body: Body, dof: dict[str, np.ndarray], pelvis: np.ndarray, side: str) -> None:
+def _place_leg(place: Placer, body: Body, dof: dict[str, np.ndarray], pelvis: np.ndarray, side: str) -> None:
     sign = SIDE_SIGNS[side]
     place.put(f"hip_{side}", None, pelvis, (sign * body.hip, 0.0, 0.0))
     turn = sign * dof[f"turn_{side}"]
@@ -168,7 +175,7 @@ def _place_leg(place: _Place, body: Body, dof: dict[str, np.ndarray], pelvis: np
     place.put(f"toe_{side}", f"ankle_{side}", foot, (0.0, -0.15 * body.foot, body.foot))
 
 
-def _place_arm(place: _Place, body: Body, dof: dict[str, np.ndarray], chest: np.ndarray, side: str) -> np.ndarray:
+def _place_arm(place: Placer, body: Body, dof: dict[str, np.ndarray], chest: np.ndarray, side: str) -> np.ndarray:
     sign = SIDE_SIGNS[side]
     place.put(f"shoulder_{side}", "neck", chest, (sign * body.shoulder, -0.35 * body.arm_width, 0.0))
     upper = chest @ rotation(2, sign * dof[f"raise_{side}"]) @ rotation(0, -dof[f"swing_{side}"])
@@ -184,11 +191,11 @@ def _place_arm(place: _Place, body: Body, dof: dict[str, np.ndarray], chest: np.
 
 
 def _place_digit(
-    place: _Place, body: Body, dof: dict[str, np.ndarray], hand: np.ndarray, side: str, digit: int, name: str
+    place: Placer, body: Body, dof: dict[str, np.ndarray], hand: np.ndarray, side: str, digit: int, name: str
 ) -> None:
     """One finger: knuckle, middle joint, tip. The thumb leaves the side of the palm that is nearer to the body."""
     sign = SIDE_SIGNS[side]
-    curl, spread = dof[f"curl_{side}"], dof[f"spread_{side}"]
+    curl, spread = dof[f"curl_{side}"] + dof[f"curl_{name}_{side}"], dof[f"spread_{side}"]
     if digit:
         across = -sign * (1.0 - 2.0 / 3.0 * (digit - 1))
         knuckle = (0.42 * across * body.palm, -body.palm, 0.0)
@@ -216,6 +223,8 @@ def _ground(joints: np.ndarray, body: Body, dof: dict[str, np.ndarray], plant: f
     shift[:, 0] = dof["sway"] - plant * ankles[..., 0].mean(axis=1)
     shift[:, 1] = sole_height(body) - lowest + np.maximum(dof["lift"], 0.0)
     shift[:, 2] = dof["advance"] - plant * ankles[..., 2].mean(axis=1)
+    # Sitting: where the seat would sink below the ground, it carries the body instead of the feet.
+    shift[:, 1] = np.maximum(shift[:, 1], SEAT_HEIGHT * body.depth)
     joints += shift[:, None]
 
 
