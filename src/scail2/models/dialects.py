@@ -182,7 +182,7 @@ def view_transformer(file: TensorFile) -> TransformerView:
         dialect = Dialect.DIFFUSERS
     elif any(info.dtype in FP8 for info in file.tensors.values()):
         dialect = Dialect.COMFY_FP8
-    return TransformerView(file, dialect, shapes, unexpected, _main_dtype(file), sources)
+    return TransformerView(file, dialect, shapes, unexpected, main_dtype(file), sources)
 
 
 def _common_prefix(stored: dict[str, TensorInfo]) -> str:
@@ -225,7 +225,7 @@ def _shape(stored: tuple[int, ...], count: int) -> tuple[int, ...]:
     return (stored[0] // count, *stored[1:]) if count > 1 else stored
 
 
-def _main_dtype(file: TensorFile) -> torch.dtype | None:
+def main_dtype(file: TensorFile) -> torch.dtype | None:
     sizes: dict[torch.dtype | None, int] = {}
     for info in file.tensors.values():
         dtype = None if isinstance(file, GgufFile) or info.dtype in FP8 else info.dtype

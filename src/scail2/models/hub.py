@@ -1,0 +1,112 @@
+"""From a name to a pipeline: the embedded model, a diffusers folder, loose public files, or a named Hub repository."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..errors import InputError
+from .dialects import main_dtype
+from .lora import apply_loras
+from .tensor_files import open_tensor_file
+
+if TYPE_CHECKING:
+    from ..pipeline import SCAIL2Pipeline
+
+HUB_PREFIX = "hub:"
+
+
+def embedded_model_path() -> Path:
+    """Folder of the small model that ships inside the package."""
+    return Path(__file__).parent.parent / "assets" / "nano"
+
+
+def load_pipeline(
+    model: str | Path | None = None,
+    *,
+    torch_dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    loras: Iterable[str | Path | tuple[str | Path, float]] = (),
+) -> SCAIL2Pipeline:
+    """Loads everything needed to animate.
+
+    Args:
+        model: None for the embedded model; a diffusers folder; a transformer file, or a folder of public files, with
+            the VAE and encoder files near it (see `scail2.models.components`); ``hub:owner/name``, which downloads.
+        torch_dtype: type of transformer and encoders; None keeps each as stored. The VAE is always float32.
+        device: where to put it; None leaves it on the CPU.
+        loras: files fused into the transformer in this order: a path, ``"PATH:STRENGTH"``, or (path, strength).
+
+    Raises:
+        InputError: there is no such model, a component is missing, or a file does not fit.
+    """
+    folder = _folder_of(model)
+    if (folder / "model_index.json").is_file():
+        pipe = _load_folder(folder, torch_dtype)
+    else:
+        from .components import assemble_pipeline
+
+        pipe = assemble_pipeline(folder, torch_dtype=torch_dtype)
+    if fused := [parse_lora(lora) for lora in loras]:
+        apply_loras(pipe.transformer, fused, reversible=False)
+    return pipe if device is None else pipe.to(device)
+
+
+def parse_lora(lora: str | Path | tuple[str | Path, float]) -> tuple[Path, float]:
+    """``PATH``, ``PATH:STRENGTH`` or (path, strength) -> path and strength (1 if not given); the file must exist."""
+    if isinstance(lora, tuple):
+        path, strength = Path(lora[0]), float(lora[1])
+    elif Path(lora).exists():
+        path, strength = Path(lora), 1.0
+    else:
+        head, _, tail = str(lora).rpartition(":")
+        try:
+            path, strength = Path(head or tail), float(tail) if head else 1.0
+        except ValueError:
+            path, strength = Path(lora), 1.0
+    if not path.exists():
+        raise InputError(f"There is no LoRA file {path}.")
+    return path, strength
+
+
+def _folder_of(model: str | Path | None) -> Path:
+    if model is None:
+        path = embedded_model_path()
+        if not (path / "model_index.json").is_file():
+            raise InputError("This installation has no embedded model: name a model folder or file.")
+        return path
+    if str(model).startswith(HUB_PREFIX):
+        return download(str(model))
+    path = Path(model).expanduser()
+    if not path.exists():
+        hint = f"; to download it from the Hub, write {HUB_PREFIX}{model}" if str(model).count("/") == 1 else ""
+        raise InputError(f"There is no model {model}{hint}.")
+    return path
+
+
+def download(name: str) -> Path:
+    """Downloads ``hub:owner/name`` or ``hub:owner/name@revision`` and returns its folder."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    repository, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
+    try:
+        return Path(snapshot_download(repository, revision=revision or None))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(f"{name} cannot be downloaded: {str(error).splitlines()[0]}") from error
+
+
+def _load_folder(folder: Path, torch_dtype: torch.dtype | None) -> SCAIL2Pipeline:
+    from ..pipeline import SCAIL2Pipeline
+
+    index = json.loads((folder / "model_index.json").read_text())
+    dtypes = {"default": torch_dtype or torch.float32, "vae": torch.float32}
+    for name, entry in index.items():
+        weights = any((folder / name).glob("*.safetensors*"))
+        if isinstance(entry, list) and torch_dtype is None and weights and name != "vae":
+            dtypes[name] = main_dtype(open_tensor_file(folder / name)) or torch.bfloat16
+    return SCAIL2Pipeline.from_pretrained(folder, torch_dtype=dtypes)
