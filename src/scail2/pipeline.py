@@ -43,7 +43,7 @@ from scail2.stages import (
     takes_stream_options,
 )
 from scail2.step_caches import check_token_split, reset_caches
-from scail2.text_image import check_image_embeds, embed_picture, embed_prompt, fit_prompt_embeds
+from scail2.text_image import picture_embeds, text_embeds
 from scail2.video.convert import to_uint8
 
 OUTPUT_TYPES = ("np", "pt", "pil", "uint8")
@@ -64,6 +64,7 @@ class SCAIL2Pipeline(DiffusionPipeline, WanLoraLoaderMixin):
         default_preset: name of the preset for calls that name none.
         segment_frame_length, prev_segment_conditioning_frames: frames of a segment and of its overlap with the one
             before, as the checkpoint was trained; both 4n+1.
+        native_height, native_width: the size the checkpoint was trained around; runs derive their size from it.
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->transformer->vae"
@@ -83,6 +84,8 @@ class SCAIL2Pipeline(DiffusionPipeline, WanLoraLoaderMixin):
         default_preset: str = "quality",
         segment_frame_length: int = 81,
         prev_segment_conditioning_frames: int = 5,
+        native_height: int = 512,
+        native_width: int = 896,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -99,8 +102,10 @@ class SCAIL2Pipeline(DiffusionPipeline, WanLoraLoaderMixin):
             default_preset=default_preset,
             segment_frame_length=segment_frame_length,
             prev_segment_conditioning_frames=prev_segment_conditioning_frames,
+            native_height=native_height,
+            native_width=native_width,
         )
-        self._interrupt = False
+        self._interrupt = self._completed = False
         self._num_timesteps = 0
         self._current_timestep = None
 
@@ -164,23 +169,13 @@ class SCAIL2Pipeline(DiffusionPipeline, WanLoraLoaderMixin):
             if with_negative:
                 raise InputError("this model has no text to guide away from: use guidance_scale=1.0.")
             return PromptConditions(prompt_embeds=None, negative_prompt_embeds=None)
-        positive = self._embed_text(prompt, prompt_embeds, "prompt")
+        positive = text_embeds(self, prompt, prompt_embeds, "prompt")
         if not with_negative:
             return PromptConditions(prompt_embeds=positive, negative_prompt_embeds=None)
         if negative_prompt is None and negative_prompt_embeds is None and self.text_encoder is not None:
             negative_prompt = ""
-        negative = self._embed_text(negative_prompt, negative_prompt_embeds, "negative_prompt")
+        negative = text_embeds(self, negative_prompt, negative_prompt_embeds, "negative_prompt")
         return PromptConditions(prompt_embeds=positive, negative_prompt_embeds=negative)
-
-    def _embed_text(self, text: str | None, embeds: Tensor | None, name: str) -> Tensor:
-        config = self.transformer.config
-        if (text is None) == (embeds is None):
-            raise InputError(f"give either {name} or {name}_embeds ({name}='' for an empty one).")
-        if embeds is not None:
-            return fit_prompt_embeds(embeds, f"{name}_embeds", config.text_length, config.text_dim)
-        if self.text_encoder is None or self.tokenizer is None:
-            raise InputError(f"this pipeline has no text encoder: give {name}_embeds, or load a text encoder.")
-        return embed_prompt(self.tokenizer, self.text_encoder, [text], config.text_length)
 
     def encode_reference(
         self,
@@ -208,20 +203,8 @@ class SCAIL2Pipeline(DiffusionPipeline, WanLoraLoaderMixin):
                 additional_reference_masks=additional_masks,
                 black_out=black_out,
             ),
-            image_embeds=self._embed_picture(cond.blackout(image, mask) if hides else image, image_embeds),
+            image_embeds=picture_embeds(self, cond.blackout(image, mask) if hides else image, image_embeds),
         )
-
-    def _embed_picture(self, image: Tensor, embeds: Tensor | None) -> Tensor | None:
-        config = self.transformer.config
-        if config.image_dim is None:
-            if embeds is not None:
-                raise InputError("this model does not look at the reference with CLIP: leave image_embeds away.")
-            return None
-        if embeds is None and self.image_encoder is None:
-            raise InputError("this pipeline has no image encoder: give image_embeds, or load a CLIP vision encoder.")
-        if embeds is None:
-            embeds = embed_picture(self.image_encoder, self.image_processor, image)
-        return check_image_embeds(embeds, config.image_length, config.image_dim)
 
     def encode_driving(self, driving: Tensor, driving_mask: Tensor) -> DrivingConditions:
         """Stage 3: one segment's driving frames (B, 3, T, H, W) and masks (B, T, H, W, 3) uint8 to latents."""
@@ -342,7 +325,7 @@ class SCAIL2Pipeline(DiffusionPipeline, WanLoraLoaderMixin):
         Raises:
             InputError: anything missing or contradicting, before the first segment is begun.
         """
-        self._interrupt = False
+        self._interrupt = self._completed = False
         try:
             job = prepare_job(self, image, driving_video, reference_mask, driving_mask, StreamOptions(**options))
             history = job.history
@@ -354,6 +337,7 @@ class SCAIL2Pipeline(DiffusionPipeline, WanLoraLoaderMixin):
                     output = job.options.history_transform(output)
                 history = output.history
                 yield output
+            self._completed = True
         finally:
             self._current_timestep = None
             self.maybe_free_model_hooks()
@@ -418,4 +402,4 @@ class SCAIL2Pipeline(DiffusionPipeline, WanLoraLoaderMixin):
             frames = VideoProcessor().postprocess_video(video.transpose(0, 1).unsqueeze(0), output_type)
         if not return_dict:
             return (frames,)
-        return SCAIL2PipelineOutput(frames=frames, completed=not self._interrupt)
+        return SCAIL2PipelineOutput(frames=frames, completed=self._completed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,9 @@ from diffusers.utils.torch_utils import get_module_execution_device
 from torch import Tensor, nn
 
 from scail2.errors import InputError
+
+if TYPE_CHECKING:
+    from scail2.pipeline import SCAIL2Pipeline
 
 # Normalisation of CLIP's pixels, used when the pipeline has no image processor to say otherwise.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -61,15 +64,34 @@ def embed_picture(image_encoder: nn.Module, image_processor: Any | None, pixels:
     return output.hidden_states[-2].float()
 
 
-def fit_prompt_embeds(embeds: Tensor, name: str, length: int, width: int) -> Tensor:
-    """Precomputed text embeddings (1, L, width), L at most ``length``, with zeros appended up to exactly ``length``."""
+def text_embeds(pipe: SCAIL2Pipeline, text: str | None, embeds: Tensor | None, name: str) -> Tensor:
+    """Embeddings (1, 512, text_dim) of ``text``, or of precomputed ``embeds`` (1, L, text_dim) with zeros appended.
+
+    ``name`` is what the user calls the text. Exactly one of the two must be given.
+    """
+    length, width = pipe.transformer.config.text_length, pipe.transformer.config.text_dim
+    if (text is None) == (embeds is None):
+        raise InputError(f"give either {name} or {name}_embeds ({name}='' for an empty one).")
+    if embeds is None:
+        if pipe.text_encoder is None or pipe.tokenizer is None:
+            raise InputError(f"this pipeline has no text encoder: give {name}_embeds, or load a text encoder.")
+        return embed_prompt(pipe.tokenizer, pipe.text_encoder, [text], length)
     if embeds.ndim != 3 or embeds.shape[0] != 1 or embeds.shape[1] > length or embeds.shape[2] != width:
-        raise InputError(f"{name} must have the shape (1, up to {length}, {width}), not {tuple(embeds.shape)}.")
+        raise InputError(f"{name}_embeds must have the shape (1, up to {length}, {width}), not {tuple(embeds.shape)}.")
     return F.pad(embeds.float(), (0, 0, 0, length - embeds.shape[1]))
 
 
-def check_image_embeds(embeds: Tensor, length: int, width: int) -> Tensor:
-    """Precomputed CLIP embeddings must be (1, length, width)."""
-    if tuple(embeds.shape) != (1, length, width):
+def picture_embeds(pipe: SCAIL2Pipeline, image: Tensor, embeds: Tensor | None) -> Tensor | None:
+    """CLIP embeddings (1, 257, image_dim) of ``image`` (1, 3, H, W), or precomputed ``embeds``; ``None`` without CLIP."""
+    length, width = pipe.transformer.config.image_length, pipe.transformer.config.image_dim
+    if width is None:
+        if embeds is not None:
+            raise InputError("this model does not look at the reference with CLIP: leave image_embeds away.")
+        return None
+    if embeds is None:
+        if pipe.image_encoder is None:
+            raise InputError("this pipeline has no image encoder: give image_embeds, or load a CLIP vision encoder.")
+        embeds = embed_picture(pipe.image_encoder, pipe.image_processor, image)
+    if tuple(embeds.shape) != (image.shape[0], length, width):
         raise InputError(f"image_embeds must have the shape (1, {length}, {width}), not {tuple(embeds.shape)}.")
     return embeds.float()
