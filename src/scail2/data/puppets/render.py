@@ -70,7 +70,7 @@ def render(
     view = View.of(camera, times)
     casts = [_cast(performance, view, times, (height, width)) for performance in performances]
     order = sorted(range(len(casts)), key=lambda number: -performances[number].placement.depth)
-    pixels = np.empty((frames, height, width, 4), np.uint8)
+    pixels = np.zeros((frames, height, width, 4), np.uint8)
     numbers = np.zeros((frames, height, width), np.uint8)
     backdrop = _Backdrop(scene, background, camera.still)
     for frame in range(frames):

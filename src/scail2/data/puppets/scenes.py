@@ -113,6 +113,8 @@ ITEM_MAKERS = {"shapes": _shape, "city": _building, "trees": _tree, "hills": _hi
 def paint_scene(canvas: skia.Canvas, scene: Scene) -> None:
     """Draws the scene in units of the frame height, origin at the upper middle of the frame."""
     far = 3.0 * REACH
+    # Every pixel opaque from the start: the soft edge at the horizon must not let older pixels through.
+    canvas.clear(skia.Color(*scene.floor))
     wall = skia.Paint(AntiAlias=True, Color=skia.Color(*scene.wall))
     if scene.wall_low != scene.wall:
         ends = [skia.Color(*scene.wall), skia.Color(*scene.wall_low)]
