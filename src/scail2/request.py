@@ -119,8 +119,14 @@ class AnimationRequest:
     driving_mask: tuple[Path, ...] = setting(
         (), MASKS, "Mask of the driving video: palette video or mattes, one a character.", metavar="FILE"
     )
+    additional_masks: tuple[Path, ...] = setting(
+        (), MASKS, "Mask of an additional reference, in their order.", metavar="FILE", option="--additional-mask"
+    )
+    fix_polarity: bool = setting(
+        False, MASKS, "Repaint given masks whose background contradicts the mode instead of refusing them."
+    )
     bind: tuple[str, ...] = setting(
-        (), MASKS, "left-to-right, by-area, first-appearance, or driving:2=reference:1 (repeatable).", metavar="RULE"
+        (), MASKS, "left-to-right, area, first-appearance, or driving:2=reference:1 (repeatable).", metavar="RULE"
     )
     reframe: Reframe = setting(
         Reframe.OFF, MASKS, "off or auto: rescale the reference to the driving character's size."
@@ -297,11 +303,11 @@ _CONVERTERS = {
     "mode": lambda name, value: AnimationMode.parse(value),
     **dict.fromkeys(("reference", "driving", "output"), _path),
     "masks": _optional(_path),
-    **dict.fromkeys(("additional_references", "reference_mask", "driving_mask"), _many(_path)),
+    **dict.fromkeys(("additional_references", "additional_masks", "reference_mask", "driving_mask"), _many(_path)),
     **dict.fromkeys(("prompt", "negative_prompt"), _text),
     **dict.fromkeys(("model", "device", "preset", "solver", "codec"), _optional(_text)),
     **dict.fromkeys(("lora", "bind"), _many(_text)),
-    **dict.fromkeys(("equal_segments", "audio", "compare", "keep_reference_background"), _flag),
+    **dict.fromkeys(("equal_segments", "audio", "compare", "keep_reference_background", "fix_polarity"), _flag),
     "dtype": _optional(_choice(Precision)),
     "fit": _choice(Fit),
     "reframe": _choice(Reframe),
@@ -319,7 +325,8 @@ _CONVERTERS = {
     "drift_limit": _optional(_real(0, 1e6, open_low=True)),
 }
 _PATH_FIELDS = {
-    "reference", "driving", "output", "additional_references", "masks", "reference_mask", "driving_mask",
+    "reference", "driving", "output", "additional_references", "additional_masks", "masks", "reference_mask",
+    "driving_mask",
 }  # fmt: skip
 
 
@@ -331,16 +338,21 @@ def _check_paths(request: AnimationRequest) -> None:
             raise InputError(f"The output {request.output} is also the {name} file and would overwrite it.")
     if request.masks and (request.reference_mask or request.driving_mask):
         raise InputError("'masks' (--masks) already names all masks; leave out --reference-mask and --driving-mask.")
+    if request.additional_masks and len(request.additional_masks) != len(request.additional_references):
+        raise InputError(
+            f"There are {len(request.additional_references)} additional references but {len(request.additional_masks)} "
+            "masks for them; give one each, in the same order, or none."
+        )
     if request.segment_frames and request.overlap and request.overlap >= request.segment_frames:
         raise InputError(
-            f"'overlap' (--overlap) is {request.overlap} but must be less than the {request.segment_frames} of a segment."
+            f"'overlap' (--overlap) is {request.overlap}, but a segment has only {request.segment_frames} frames."
         )
 
 
 def check_files(request: AnimationRequest) -> None:
     """Raises `InputError` naming the first input file that does not exist or cannot be read."""
     named = [("reference", request.reference), ("driving", request.driving), ("masks", request.masks)]
-    for name in ("additional_references", "reference_mask", "driving_mask"):
+    for name in ("additional_references", "additional_masks", "reference_mask", "driving_mask"):
         named += [(name, path) for path in getattr(request, name)]
     for name, path in named:
         if path is None:

@@ -9,7 +9,16 @@ from rich.console import Console
 from scail2.errors import InputError
 
 # Modules of `scail2.cli`; each defines `register(app: typer.Typer) -> None` and imports nothing heavy at its top.
-VERBS: tuple[str, ...] = ("cache",)
+VERBS: tuple[str, ...] = (
+    "animate",
+    "replace",
+    "plan",
+    "resume",
+    "rerender",
+    "status",
+    "clean",
+    "cache",
+)
 
 
 def build_app() -> typer.Typer:

@@ -1,0 +1,26 @@
+"""`scail2 clean`: gives disk space back."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command("clean")(clean)
+
+
+def clean(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    everything: Annotated[
+        bool, typer.Option("--all", help="Delete the whole run directory (never the output or the inputs).")
+    ] = False,
+) -> None:
+    """Delete what a run no longer needs: replaced segments and leftovers of interrupted writes."""
+    from rich.console import Console
+
+    from scail2.runs import RunDirectory
+
+    freed = RunDirectory.open(run).clean(everything=everything)
+    Console(stderr=True).print(f"{freed / 1e6:.1f} MB freed", highlight=False)

@@ -1,0 +1,80 @@
+"""Command-line options made from the fields of `AnimationRequest`: one schema, so options and settings cannot differ."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+import typer
+
+from scail2.errors import InputError
+from scail2.modes import AnimationMode
+from scail2.request import AnimationRequest, read_toml
+
+
+def request_parameters(*, leave_out: frozenset[str] = frozenset()) -> list[inspect.Parameter]:
+    """One keyword parameter with a typer option for every setting; None means "not given"."""
+    skipped = {"mode"} | leave_out
+    return [_parameter(each) for each in fields(AnimationRequest) if each.name not in skipped]
+
+
+def _parameter(setting: Field) -> inspect.Parameter:
+    repeatable = get_origin(setting.type) is tuple
+    kind = _plain_type(setting.type)
+    name = setting.metadata.get("option") or "--" + setting.name.replace("_", "-")
+    if kind is bool:
+        name = f"{name}/--no-{name[2:]}"
+    option = typer.Option(
+        name,
+        help=_help(setting, repeatable),
+        metavar=setting.metadata.get("metavar"),
+        rich_help_panel=setting.metadata["panel"],
+        show_default=False,
+    )
+    annotated = Annotated[list[kind] | None if repeatable else kind | None, option]
+    return inspect.Parameter(setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotated)
+
+
+def _plain_type(annotation: Any) -> type:
+    """str, int, float or bool: the request itself checks choices and paths, with its own sentences."""
+    if get_origin(annotation) is tuple:
+        annotation = get_args(annotation)[0]
+    options = [each for each in get_args(annotation) or (annotation,) if each is not type(None)]
+    kind = options[0]
+    return kind if kind in (bool, int, float) else str
+
+
+def _help(setting: Field, repeatable: bool) -> str:
+    default = setting.default
+    if repeatable or default in (None, MISSING, "", False):
+        return setting.metadata["help"]
+    return f"{setting.metadata['help']} [default: {'yes' if default is True else default}]"
+
+
+def with_parameters(function: Callable, parameters: list[inspect.Parameter]) -> Callable:
+    """Gives a function that takes ``**settings`` the signature typer reads: its own parameters, then these."""
+    own = [each for each in inspect.signature(function).parameters.values() if each.kind is not each.VAR_KEYWORD]
+    together = own + parameters
+    function.__signature__ = inspect.Signature(together)
+    function.__annotations__ = {each.name: each.annotation for each in together}
+    return function
+
+
+def make_request(mode: AnimationMode | None, file: Path | None, settings: dict[str, Any]) -> AnimationRequest:
+    """The request of a command: a TOML file's settings, and over them whatever was given as options."""
+    given = {name: value for name, value in settings.items() if value not in (None, [])}
+    base: dict[str, Any] = {}
+    if file is not None:
+        if file.suffix.lower() != ".toml":
+            raise InputError(f"{file} is not a .toml settings file; name the picture with --reference.")
+        base = read_toml(file)
+    if mode is not None:
+        stated = base.get("mode")
+        if stated is not None and AnimationMode.parse(stated) is not mode:
+            verb = {AnimationMode.ANIMATION: "animate", AnimationMode.REPLACEMENT: "replace"}[
+                AnimationMode.parse(stated)
+            ]
+            raise InputError(f"{file} asks for {stated}; use `scail2 {verb} {file}`.")
+        base["mode"] = mode
+    return AnimationRequest.from_settings(base | given, where=str(file or "the command line"))

@@ -1,0 +1,105 @@
+"""`scail2 plan`: everything that can be known before rendering."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from scail2.cli.options import make_request, request_parameters, with_parameters
+from scail2.request import AnimationRequest
+
+HELP = """Plan: masks, sizes, segments and everything that can be known to go wrong, before any rendering.
+
+Exits with 2 when the job would be refused. With --run-dir the masks are kept and used by the later run.
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command("plan", help=HELP)(with_parameters(_verb, request_parameters(leave_out=frozenset({"output"}))))
+
+
+def _verb(
+    file: Annotated[Path | None, typer.Argument(metavar="[RUN.toml]", help="Settings file; options win.")] = None,
+    mode: Annotated[str | None, typer.Option(help="animation or replacement [default: animation].")] = None,
+    run_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep masks and plan here.")] = None,
+    contact_sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Write the picture of reference, frames and masks here.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The plan as JSON on stdout.")] = False,
+    **settings: Any,
+) -> None:
+    given = {"mode": mode} if mode else {}
+    stated = settings | given | ({} if file else {"output": "output.mp4"})
+    plan(make_request(None, file, stated), run_dir, as_json=as_json, contact_sheet=contact_sheet)
+
+
+def plan(request: AnimationRequest, run_dir: Path | None, *, as_json: bool, contact_sheet: Path | None) -> None:
+    """Plans a run, in a temporary folder unless one is given, and shows what was found."""
+    if run_dir is not None:
+        _plan_in(run_dir, request, as_json=as_json, contact_sheet=contact_sheet)
+        return
+    with tempfile.TemporaryDirectory(prefix="scail2-plan-") as folder:
+        _plan_in(Path(folder), request, as_json=as_json, contact_sheet=contact_sheet)
+
+
+def _plan_in(folder: Path, request: AnimationRequest, *, as_json: bool, contact_sheet: Path | None) -> None:
+    from scail2.errors import InputError
+    from scail2.runs import RunDirectory
+    from scail2.runs.storage import plain_errors, read_json
+
+    run = RunDirectory.create(folder, request)
+    try:
+        run.plan()
+    except InputError:
+        # A refused job still has a plan to look at, unless it was refused before there was one.
+        if (folder / "plan.json").exists():
+            _show(read_json(folder / "plan.json"), as_json)
+        raise
+    if contact_sheet is not None:
+        with plain_errors("write the contact sheet", contact_sheet):
+            contact_sheet.parent.mkdir(parents=True, exist_ok=True)
+            contact_sheet.write_bytes((folder / "masks" / "contact_sheet.png").read_bytes())
+    _show(read_json(folder / "plan.json"), as_json)
+
+
+def _show(values: dict[str, Any], as_json: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from scail2.cli.progress import print_json
+
+    if as_json:
+        print_json(values)
+        return
+    console = Console()
+    facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in plan_rows(values):
+        facts.add_row(Text(name, style="dim"), Text(value))
+    console.print(facts)
+    found = Table(show_header=True)
+    for column in ("", "what", "fix"):
+        found.add_column(column, overflow="fold")
+    style = {"error": "bold red", "warning": "yellow", "info": "dim"}
+    for each in values["preflight"]["findings"]:
+        found.add_row(Text(each["severity"], style=style[each["severity"]]), Text(each["message"]), Text(each["fix"]))
+    console.print(found)
+
+
+def plan_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
+    """Names and values of a plan for a table."""
+    resolved = values["sampling"]["resolved"]
+    facts = values["preflight"]["facts"]
+    segments = [f"{each['start']}-{each['stop'] - 1}" for each in values["segments"]]
+    shown = segments if len(segments) <= 8 else [*segments[:6], "…", segments[-1]]
+    return [
+        ("mode", values["mode"]),
+        ("model", values["model"]),
+        ("size", f"{values['width']}x{values['height']}"),
+        ("length", f"{values['frames']} frames, {values['seconds']} s at {values['fps']} a second"),
+        ("segments", f"{len(segments)} ({', '.join(shown)}), overlapping by {values['overlap']}"),
+        ("characters", f"{facts['reference_characters']} reference, {facts['driving_characters']} driving"),
+        ("sampling", f"{resolved['steps']} steps, guidance {resolved['guidance_scale']}"),
+    ]

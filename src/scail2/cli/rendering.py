@@ -1,0 +1,79 @@
+"""What `animate` and `replace` have in common: from options to a run, shown while it works."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from scail2.cli.options import make_request, request_parameters, with_parameters
+from scail2.errors import InputError
+from scail2.modes import AnimationMode
+from scail2.request import AnimationRequest
+
+EMBEDDED_NOTE = (
+    "No --model: using the embedded checkpoint. It animates figures like the drawn puppets it was trained on, at 128x128 "
+    "pixels; on real people it runs every stage but shows only a rough likeness. For real footage give SCAIL-2 weights "
+    "with --model (docs/checkpoints.md)."
+)
+
+
+def register_verb(app: typer.Typer, name: str, mode: AnimationMode, help: str) -> None:
+    """Adds a rendering verb whose options are the request's settings."""
+
+    def verb(
+        file: Annotated[Path | None, typer.Argument(metavar="[RUN.toml]", help="Settings file; options win.")] = None,
+        run_dir: Annotated[
+            Path | None, typer.Option(metavar="DIR", help="Run directory [default: OUTPUT's name with .run].")
+        ] = None,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and plan, render and keep nothing.")] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="Events as JSON lines on stdout.")] = False,
+        **settings: Any,
+    ) -> None:
+        request = make_request(mode, file, settings)
+        render(request, run_dir or default_run_dir(request), dry_run=dry_run, as_json=as_json)
+
+    verb.__doc__ = help
+    app.command(name, help=help)(with_parameters(verb, request_parameters()))
+
+
+def default_run_dir(request: AnimationRequest) -> Path:
+    """``film.run`` beside ``film.mp4``."""
+    return request.output.with_name(f"{request.output.stem}.run")
+
+
+def render(request: AnimationRequest, run_dir: Path, *, dry_run: bool, as_json: bool) -> None:
+    """Executes a run, or only plans it, and says where everything is."""
+    from scail2.runs import RunDirectory
+
+    console = Console(stderr=True, quiet=as_json)
+    if request.model is None:
+        say(console, EMBEDDED_NOTE)
+    if dry_run:
+        from scail2.cli.plan import plan
+
+        plan(request, None, as_json=as_json, contact_sheet=None)
+        return
+    work(RunDirectory.create(run_dir, request), lambda run, events: run.execute(events=events), as_json=as_json)
+
+
+def work(run: Any, action: Any, *, as_json: bool) -> None:
+    """Runs ``action(run, events)`` with a display; Ctrl-C keeps everything and exits with 130."""
+    from scail2.cli.progress import run_events
+
+    console = Console(stderr=True, quiet=as_json)
+    try:
+        with run_events(as_json) as events:
+            output = action(run, events)
+    except KeyboardInterrupt:
+        say(console, f"Stopped; every finished segment is kept. Go on with: scail2 resume {run.path}")
+        raise typer.Exit(130) from None
+    except InputError:
+        say(console, f"What was done so far is kept in {run.path}.")
+        raise
+    say(console, f"{output} is finished; the run with its segments, masks and measurements is {run.path}.")
+
+
+def say(console: Console, text: str) -> None:
+    """One line for people, without markup or wrapping."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

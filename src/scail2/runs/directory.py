@@ -1,0 +1,176 @@
+"""`RunDirectory`: one job as a folder of files that can be inspected, stopped, resumed and corrected.
+
+::
+
+    RUN/request.json        what was asked (`AnimationRequest`)
+    RUN/inputs.json         content hashes of the given files
+    RUN/masks/              the masks (`MaskStore`), to look at and repaint
+    RUN/plan.json, plan.png size, rate, segments and what preflight found; the contact sheet
+    RUN/model.json          which model, identified by its content
+    RUN/segments/NNN/       finished segments: lossless frames, float history, generator state, record, drift
+    RUN/superseded/         replaced segments
+    RUN/drift.json, drift.png
+    RUN/journal.jsonl       everything that happened
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from scail2.errors import InputError
+from scail2.request import AnimationRequest, check_files
+from scail2.runs.journal import Journal, Listener
+from scail2.runs.lock import locked
+from scail2.runs.status import RunStatus, status_of
+from scail2.runs.storage import folder_bytes, plain_errors, read_json, remove, write_json
+
+if TYPE_CHECKING:
+    from scail2.pipeline import SCAIL2Pipeline
+    from scail2.runs.preparation import Prepared
+    from scail2.runs.task import RunTask
+
+REQUEST, PENDING, JOURNAL, PLAN = "request.json", "pending.json", "journal.jsonl", "plan.json"
+
+
+class RunDirectory:
+    """A run on disk. Make one with `create`, come back to it with `open`."""
+
+    def __init__(self, path: Path, request: AnimationRequest):
+        self.path = path
+        self.request = request
+
+    @classmethod
+    def create(cls, path: str | Path, request: AnimationRequest) -> Self:
+        """Starts a run in a new or empty folder, or gives an existing run a changed request.
+
+        With a changed request, whatever does not depend on the change is kept and the rest is made again.
+        """
+        path = Path(path).absolute()
+        check_files(request)
+        with plain_errors("make the run directory", path):
+            if path.exists() and not (path / REQUEST).exists() and (not path.is_dir() or any(path.iterdir())):
+                raise InputError(f"{path} exists and is not a run directory; choose another --run-dir.")
+            path.mkdir(parents=True, exist_ok=True)
+            with locked(path):
+                write_json(path / REQUEST, request.to_json())
+        return cls(path, request)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Opens an existing run; `InputError` when the folder is not one."""
+        path = Path(path).absolute()
+        if not (path / REQUEST).is_file():
+            raise InputError(f"{path} is not a run directory: it has no {REQUEST}.")
+        with plain_errors("read the run directory", path):
+            return cls(path, AnimationRequest.from_json(read_json(path / REQUEST)))
+
+    def execute(self, pipe: "SCAIL2Pipeline | None" = None, *, events: Listener | None = None) -> Path:
+        """Does whatever is missing or stale, up to the output file, and returns its path.
+
+        Args:
+            pipe: the model; without it the request's is loaded, once something must be rendered.
+            events: called with every `RunEvent`, in the calling thread.
+        """
+        return self._work(lambda task: task.run(), pipe, events, "run_started")
+
+    def resume(
+        self, pipe: "SCAIL2Pipeline | None" = None, *, events: Listener | None = None, drift_limit: float | None = None
+    ) -> Path:
+        """Finishes an interrupted run as it was begun; refuses when a given file has changed since.
+
+        ``drift_limit`` replaces the request's, to go on after it stopped the run.
+        """
+        if drift_limit is not None:
+            self._change(drift_limit=drift_limit)
+
+        def finish(task: "RunTask") -> Path:
+            task.check_unchanged()
+            return task.run()
+
+        return self._work(finish, pipe, events, "run_resumed")
+
+    def rerender(
+        self,
+        segment: int,
+        *,
+        cascade: bool = False,
+        seed: int | None = None,
+        pipe: "SCAIL2Pipeline | None" = None,
+        events: Listener | None = None,
+    ) -> Path:
+        """Renders one finished segment (counted from 0) again and rewrites the output.
+
+        Args:
+            cascade: also render the segments after it again, since they continue from its last frames. Without it they
+                stay, and a jump may show where the next one begins.
+            seed: new noise for this segment; without it the stored noise, which repeats the segment bit for bit.
+        """
+        request = {"segment": segment, "cascade": cascade, "seed": seed}
+
+        def again(task: "RunTask") -> Path:
+            task.check_rerender(segment)
+            write_json(self.path / PENDING, request)
+            return task.run()
+
+        return self._work(again, pipe, events, "rerender_started")
+
+    def plan(self, *, pipe: "SCAIL2Pipeline | None" = None, events: Listener | None = None) -> "Prepared":
+        """Makes masks and plan without rendering; a later `execute` reuses both."""
+        return self._work(lambda task: task.prepare(), pipe, events, "plan_started")
+
+    def status(self) -> RunStatus:
+        """What is there and what is missing, read from the files (also while another process works on it)."""
+        return status_of(self.path, self.request)
+
+    def clean(self, *, everything: bool = False) -> int:
+        """Deletes replaced segments and leftovers of interrupted writes, and returns the bytes freed.
+
+        ``everything`` deletes the whole run directory (never the output, the inputs or masks given by path).
+        """
+        with plain_errors("clean", self.path), locked(self.path):
+            before = folder_bytes(self.path)
+            remove(self.path / "superseded")
+            for leftover in self.path.rglob(".*.partial"):
+                remove(leftover)
+            freed = before - folder_bytes(self.path)
+            if everything:
+                remove(self.path)
+                freed = before
+        return freed
+
+    def journal(self, listener: Listener | None = None) -> Journal:
+        """The run's journal."""
+        return Journal(self.path / JOURNAL, listener)
+
+    def _change(self, **changes: Any) -> None:
+        self.request = self.request.with_changes(**changes)
+        with plain_errors("write to", self.path), locked(self.path):
+            write_json(self.path / REQUEST, self.request.to_json())
+
+    def _work(
+        self, action: Callable[["RunTask"], Any], pipe: "SCAIL2Pipeline | None", events: Listener | None, event: str
+    ) -> Any:
+        from scail2.runs.task import RunTask
+
+        with plain_errors("write to", self.path), locked(self.path):
+            journal = self.journal(events)
+            with _journalled(journal):
+                journal.emit(event, run=str(self.path), output=str(self.request.output))
+                return action(RunTask(self.path, self.request, journal, pipe))
+
+
+@contextmanager
+def _journalled(journal: Journal) -> Iterator[None]:
+    """Writes down how the work ended when it did not end well."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        with suppress(OSError):
+            journal.emit("interrupted")
+        raise
+    except Exception as error:
+        # A full disk refuses this line too; the error itself still reaches the caller.
+        with suppress(OSError):
+            journal.emit("failed", message=str(error))
+        raise

@@ -1,0 +1,226 @@
+"""Renders the segments that are missing or stale, one after the other, and joins them into the output.
+
+A segment is a pure function of its inputs (`Executor.key`) and of its predecessor's state. Whatever is on disk with the
+same key and an accepted predecessor state is skipped; everything else is rendered again, the old version kept aside.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from scail2.request import AnimationRequest
+from scail2.runs.drift_control import DriftControl
+from scail2.runs.journal import Journal
+from scail2.runs.model import ModelHandle
+from scail2.runs.preparation import Prepared
+from scail2.runs.segment_store import SegmentRecord, SegmentState, SegmentStore, hash_frames
+from scail2.runs.storage import digest
+from scail2.video import to_uint8
+
+if TYPE_CHECKING:
+    from scail2.pipeline import SegmentOutput
+
+
+class RunInterruptedError(RuntimeError):
+    """The pipeline was told to stop (``pipe.interrupt``) in the middle of a segment."""
+
+
+class Executor:
+    """Renders one run's segments.
+
+    Args:
+        store: where finished segments are.
+        prepared: the run's inputs, masks, plan and model facts.
+        model: gives the pipeline when something must be rendered.
+        journal: receives ``segment_started``, ``step``, ``segment_finished``, ``segment_skipped``.
+    """
+
+    def __init__(
+        self,
+        store: SegmentStore,
+        request: AnimationRequest,
+        prepared: Prepared,
+        model: ModelHandle,
+        journal: Journal,
+    ):
+        self.store = store
+        self.request = request
+        self.prepared = prepared
+        self.model = model
+        self.journal = journal
+        self.drift = DriftControl(store, request, prepared, journal)
+        self._keys: dict[int, str] = {}
+        self._rendering = 0
+        self._alone: SegmentRecord | None = None
+
+    @property
+    def segments(self) -> tuple:
+        """The planned segments."""
+        return self.prepared.plan.segments.segments
+
+    def key(self, index: int) -> str:
+        """Hash of everything but the predecessor that decides a segment: settings, reference, its driving and masks."""
+        if index not in self._keys:
+            segment = self.segments[index]
+            window = self.prepared.masks.driving_mask.frames(segment.start, segment.stop)
+            parts = [self.prepared.key, segment.start, segment.stop, segment.padded_frames, segment.overlap]
+            self._keys[index] = digest([*parts, hash_frames(window)])
+        return self._keys[index]
+
+    def is_current(self, index: int) -> bool:
+        """Whether the finished segment on disk is what rendering it now would give (or was accepted in its place)."""
+        record = self.store.record(index)
+        if record is None or record.key != self.key(index):
+            return False
+        if index == 0:
+            return record.previous_state == self._initial_state()
+        previous = self.store.record(index - 1)
+        return previous is not None and record.previous_state in previous.accepted_states()
+
+    def render(self) -> int:
+        """Renders every segment that is not current and returns how many were rendered."""
+        index = rendered = 0
+        while index < len(self.segments):
+            if self.is_current(index):
+                self._keep(index)
+                index += 1
+                continue
+            count = self._render_from(index)
+            index, rendered = index + count, rendered + count
+        self._retire_surplus()
+        return rendered
+
+    def rerender(self, index: int, *, seed: int | None, cascade: bool) -> None:
+        """Renders one segment again; without ``cascade`` the following segment stays as it is.
+
+        Without ``seed`` the segment starts from the stored generator state: same settings give the same frames, bit
+        for bit. With ``cascade`` the following segments become stale (unless nothing changed) and `render` redoes them.
+        """
+        self._alone = None if cascade else self.store.record(index)
+        try:
+            self._render_from(index, seed=seed, only=True)
+        finally:
+            self._alone = None
+
+    def _keep(self, index: int) -> None:
+        self.journal.emit("segment_skipped", segment=index, segments=len(self.segments))
+        self.drift.ensure_measured(index)
+
+    def _retire_surplus(self) -> None:
+        """Segments of an earlier, longer plan move aside."""
+        for index in self.store.finished():
+            if index >= len(self.segments):
+                self.store.supersede(index)
+
+    def _initial_state(self) -> str:
+        return digest(["seed", self.request.seed])
+
+    def _previous(self, index: int, seed: int | None) -> tuple[str, torch.Tensor | None, torch.Generator]:
+        """Predecessor's state hash, float history (overlap, 3, H, W) and the generator a segment starts from."""
+        generator = torch.Generator("cpu")
+        history, identity = None, self._initial_state()
+        if index == 0:
+            generator.manual_seed(self.request.seed)
+        else:
+            state, record = self.store.state(index - 1), self.store.record(index - 1)
+            generator.set_state(state.next_generator_state)
+            history, identity = state.history, record.state
+        if seed is not None:
+            generator.manual_seed(seed)
+        return identity, history, generator
+
+    def _render_from(self, first: int, *, seed: int | None = None, only: bool = False) -> int:
+        """Renders from ``first`` until a segment is current again; returns the number of segments rendered."""
+        identity, history, generator = self._previous(first, seed)
+        stop = first + 1 if only else len(self.segments)
+        index = first
+        self._announce(index)
+        with closing(self._stream(first, stop, history, generator)) as outputs:
+            started = time.monotonic()
+            for output in outputs:
+                identity = self._save(output, identity, seed, time.monotonic() - started)
+                self.drift.measure(index)
+                index += 1
+                if index == stop or self.is_current(index):
+                    break
+                seed = None
+                self._announce(index)
+                started = time.monotonic()
+            else:
+                raise RunInterruptedError(f"segment {index} was interrupted; finished segments are kept")
+        return index - first
+
+    def _announce(self, index: int) -> None:
+        self._rendering = index
+        segment = self.segments[index]
+        self.journal.emit(
+            "segment_started", segment=index, segments=len(self.segments), start=segment.start, stop=segment.stop
+        )
+
+    def _stream(
+        self, first: int, stop: int, history: torch.Tensor | None, generator: torch.Generator
+    ) -> Iterator["SegmentOutput"]:
+        prepared, plan, masks = self.prepared, self.prepared.plan, self.prepared.masks
+        return self.model.pipe.stream(
+            masks.reference,
+            prepared.driving,
+            masks.reference_mask,
+            masks.driving_mask,
+            additional_images=masks.additional or None,
+            additional_reference_masks=masks.additional_masks or None,
+            mode=self.request.mode,
+            height=plan.height,
+            width=plan.width,
+            segment_frame_length=plan.segment_frames,
+            prev_segment_conditioning_frames=plan.overlap,
+            equal_segments=self.request.equal_segments,
+            black_out_reference=not self.request.keep_reference_background,
+            generator=generator,
+            start_segment=first,
+            stop_segment=stop,
+            history=history,
+            history_transform=self.drift.correct if self.drift.corrects else None,
+            callback_on_step_end=self._on_step,
+            **prepared.sampling.arguments,
+        )
+
+    def _on_step(self, pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        steps = self.prepared.sampling.steps
+        self.journal.emit("step", segment=self._rendering, segments=len(self.segments), step=step + 1, steps=steps)
+        return values
+
+    def _save(self, output: "SegmentOutput", previous: str, seed: int | None, seconds: float) -> str:
+        """Writes one rendered segment and returns its state's hash."""
+        frames = to_uint8(output.frames)
+        state = SegmentState(
+            history=output.history.detach().cpu(),
+            generator_state=output.generator_state,
+            next_generator_state=output.next_generator_state,
+        )
+        record = SegmentRecord(
+            index=output.index,
+            key=self.key(output.index),
+            previous_state=previous,
+            state=state.identity(),
+            frames_sha256=hash_frames(frames),
+            num_frames=len(frames),
+            seed=seed,
+            timings={**output.timings, "total": seconds},
+        )
+        if self._alone is not None:
+            record = replace(record, also_continues=self._alone.accepted_states())
+        self.journal.emit("segment_saving", segment=output.index)
+        self.store.save(record, frames, state, self.prepared.plan.fps)
+        self.journal.emit(
+            "segment_finished",
+            segment=output.index,
+            segments=len(self.segments),
+            frames=len(frames),
+            seconds=round(seconds, 3),
+            folder=str(self.store.path(output.index)),
+        )
+        return record.state

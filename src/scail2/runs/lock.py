@@ -1,0 +1,58 @@
+"""One process per run: a lock held by the kernel, so a crash releases it."""
+
+import fcntl
+import os
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from scail2.errors import InputError
+
+_NAME = ".lock"
+# `is_locked` holds the lock for an instant to look; a few attempts keep that from refusing a real owner.
+_ATTEMPTS = 5
+
+
+@contextmanager
+def locked(folder: Path):
+    """Holds the run's lock; `InputError` naming the other process when the run is in use."""
+    descriptor = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        _acquire(descriptor, folder)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, folder: Path) -> None:
+    for attempt in range(_ATTEMPTS):
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if attempt == _ATTEMPTS - 1:
+                holder = _holder(descriptor)
+                raise InputError(
+                    f"The run {folder} is in use by process {holder}; wait for it to end or stop it."
+                ) from error
+            time.sleep(0.02)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether some process is working on the run right now."""
+    try:
+        descriptor = os.open(folder / _NAME, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _holder(descriptor: int) -> str:
+    return os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"

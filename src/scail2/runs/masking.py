@@ -1,0 +1,274 @@
+"""The mask stage of a run: `masks/` appears whole, with the pictures that belong to the masks and what preflight found.
+
+::
+
+    masks/reference_mask.png, driving_mask.mkv, tracks.json   the `MaskStore`, to look at, repaint and reuse
+    masks/reference.png, additional_1.png …                   the reference pictures as the model gets them
+    masks/preflight.json, contact_sheet.png                   what was found before rendering
+"""
+
+import itertools
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from scail2.errors import InputError
+from scail2.modes import AnimationMode
+from scail2.perception import preflight, prepare
+from scail2.perception.binding import BindingRequest, bind
+from scail2.perception.findings import Finding, Severity
+from scail2.perception.given import GivenMasks, PictureFrames, nearest_cover
+from scail2.perception.labels import TrackedMasks, TrackRecorder
+from scail2.perception.tracks import MaskJob, MaskStore
+from scail2.request import AnimationRequest, Fit, Reframe
+from scail2.runs.planning import RunPlan
+from scail2.runs.storage import move_folder, remove, sync_tree, write_json
+from scail2.video import FrameSource, read_image, resize_cover, resize_letterbox
+
+Progress = Callable[[int, int], None]
+REPORT, SHEET, LABELS = "preflight.json", "contact_sheet.png", "labels"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskTask:
+    """What the stage works from: the request, the driving video at the run's size, the plan, the inputs' hashes."""
+
+    request: AnimationRequest
+    driving: FrameSource
+    plan: RunPlan
+    size_step: tuple[int, int]
+    source_fps: Any
+    sources: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunMasks:
+    """The stage's result: pictures uint8 (H, W, 3), reference masks uint8 (H, W, 3), driving masks as a `FrameSource`."""
+
+    reference: np.ndarray
+    reference_mask: np.ndarray
+    driving_mask: FrameSource
+    additional: tuple[np.ndarray, ...]
+    additional_masks: tuple[np.ndarray, ...]
+
+
+def make_masks(task: MaskTask, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Makes ``folder`` (whole or not at all), inspects the job, and returns the preflight report as JSON values."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    remove(partial)
+    partial.mkdir()
+    try:
+        prepared = _reused(task, partial) if task.request.masks else _made(task, partial, progress)
+        report = _inspect(task, prepared, partial)
+        _write_picture(partial / "reference.png", prepared.reference)
+        for number, picture in enumerate(prepared.additional, start=1):
+            _write_picture(partial / f"additional_{number}.png", picture)
+        # Label maps repeat what the palette files say; they were only needed to inspect the job.
+        for labels in (LABELS, "measured"):
+            remove(partial / labels)
+        sync_tree(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    _set_aside(folder)
+    move_folder(partial, folder)
+    return report
+
+
+def inspect_again(task: MaskTask, folder: Path) -> dict[str, Any]:
+    """Preflight over masks that were edited since they were made; rewrites report and contact sheet."""
+    store = MaskStore(folder)
+    store.verify()
+    reference, driving = _measured(store, folder / LABELS)
+    picture = read_image(folder / "reference.png")
+    prepared = _Prepared(picture, (), reference, driving, bind(reference, driving, BindingRequest()))
+    report = _inspect(task, prepared, folder)
+    remove(folder / LABELS)
+    return report
+
+
+def load_masks(folder: Path, mode: AnimationMode) -> RunMasks:
+    """Reads the finished stage back."""
+    store = MaskStore(folder)
+    names = sorted(folder.glob("additional_[0-9]*.png"), key=lambda path: int(path.stem.rsplit("_", 1)[1]))
+    return RunMasks(
+        reference=read_image(folder / "reference.png"),
+        reference_mask=store.reference_for(mode),
+        driving_mask=store.driving_for(mode),
+        additional=tuple(read_image(path) for path in names),
+        additional_masks=store.additional_for(mode),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    reference: np.ndarray
+    additional: tuple[np.ndarray, ...]
+    reference_masks: TrackedMasks
+    driving_masks: TrackedMasks
+    binding: Any
+    backgrounds: tuple[str | None, str | None] = (None, None)
+    findings: tuple[Finding, ...] = ()
+
+
+def _made(task: MaskTask, partial: Path, progress: Progress) -> Any:
+    """Masks from given files, the reference's transparency, or the embedded segmenter."""
+    request = task.request
+    masks = request.additional_masks or [None] * len(request.additional_references)
+    views = [
+        prepare.AdditionalView(picture=read_picture(path, request.mode), masks=(mask,) if mask else ())
+        for path, mask in zip(request.additional_references, masks, strict=True)
+    ]
+    inputs = prepare.MaskInputs(
+        mode=request.mode,
+        reference=read_picture(request.reference, request.mode),
+        driving=task.driving,
+        fps=task.plan.fps,
+        reference_mask=request.reference_mask,
+        driving_mask=request.driving_mask,
+        additional=tuple(views),
+        bind=BindingRequest.parse(request.bind),
+        letterbox=request.fit is Fit.LETTERBOX,
+        reframe=str(request.reframe),
+        fix_polarity=request.fix_polarity,
+        sources=task.sources,
+    )
+    return prepare.prepare(inputs, partial, progress=progress)
+
+
+def _reused(task: MaskTask, partial: Path) -> _Prepared:
+    """Masks of an earlier job, brought to this run's size; their length must be this run's."""
+    request = task.request
+    if request.reframe is Reframe.AUTO:
+        raise InputError("--reframe changes the reference and needs new masks; leave out --masks or --reframe.")
+    store = MaskStore(request.masks)
+    store.verify()
+    if store.total != task.plan.total:
+        raise InputError(
+            f"The masks in {request.masks} have {store.total} frames, but this run uses {task.plan.total} of the driving "
+            "video; make them again for it with `scail2 masks`, or give --frames and --fps as they were made with."
+        )
+    size = (task.plan.height, task.plan.width)
+    reference, driving = _measured(store, partial / "measured")
+    reference, driving = _at_size(reference, size, None), _at_size(driving, size, partial / LABELS)
+    binding = bind(reference, driving, BindingRequest.parse(request.bind))
+    additional = [read_picture(path, request.mode) for path in request.additional_references]
+    stored = store.additional_for(request.mode)
+    if len(stored) != len(additional):
+        raise InputError(
+            f"The masks in {request.masks} cover {len(stored)} additional references, but {len(additional)} were given."
+        )
+    job = MaskJob(
+        mode=request.mode,
+        reference=reference,
+        driving=driving,
+        binding=binding,
+        fps=task.plan.fps,
+        sources=task.sources,
+    )
+    MaskStore.write(partial, job)
+    for number, picture in enumerate(stored, start=1):
+        _write_picture(partial / f"additional_mask_{number}.png", resize_cover(picture, *size, interpolation="nearest"))
+    pictures = tuple(_to_size(request, each, size) for each in (_matching_reference(task, store), *additional))
+    return _Prepared(pictures[0], pictures[1:], reference, driving, binding)
+
+
+def _matching_reference(task: MaskTask, store: MaskStore) -> np.ndarray:
+    """The picture the masks were made on: the earlier run's (it may have been reframed), if it is of the same file."""
+    kept = store.directory / "reference.png"
+    if kept.exists() and store.info["sources"].get("reference") == task.sources["reference"]:
+        return read_image(kept)
+    return read_picture(task.request.reference, task.request.mode)
+
+
+def _measured(store: MaskStore, directory: Path) -> tuple[TrackedMasks, TrackedMasks]:
+    """The characters of a store as its files show them now; label maps go to ``directory``, not to memory."""
+    picture = PictureFrames(read_image(store.directory / "reference_mask.png"))
+    reference = GivenMasks([store.directory / "reference_mask.png"]).segment(picture)
+    moving = store.driving_for(store.mode).source
+    return reference, GivenMasks([store.driving_path]).segment(moving, directory=directory)
+
+
+def _at_size(masks: TrackedMasks, size: tuple[int, int], directory: Path | None) -> TrackedMasks:
+    """The same tracks at another size (nearest pixel), unchanged when they have it."""
+    if (masks.height, masks.width) == size:
+        return masks
+    recorder = TrackRecorder(directory, height=size[0], width=size[1])
+    for _, labels in masks.windows():
+        recorder.add(nearest_cover(labels, *size))
+    return recorder.finish(
+        masks.origin,
+        slots=[track.slot for track in masks.tracks],
+        names=[track.name for track in masks.tracks],
+        background=masks.background,
+        warnings=masks.warnings,
+    )
+
+
+def _inspect(task: MaskTask, prepared: Any, folder: Path) -> dict[str, Any]:
+    inputs = preflight.PreflightInputs(
+        mode=task.request.mode,
+        reference=prepared.reference,
+        driving=task.driving,
+        reference_masks=prepared.reference_masks,
+        driving_masks=prepared.driving_masks,
+        binding=prepared.binding,
+        plan=task.plan.segments,
+        size_step=task.size_step,
+        fps=task.plan.fps,
+        source_fps=task.source_fps,
+        backgrounds=prepared.backgrounds,
+        notes=prepared.findings,
+    )
+    report = preflight.inspect(inputs)
+    preflight.contact_sheet(inputs, report, folder / SHEET)
+    values = report.to_json()
+    write_json(folder / REPORT, values)
+    return values
+
+
+def refuse_errors(report: dict[str, Any], masks: Path) -> None:
+    """Raises `InputError` with the first error of a stored preflight report."""
+    errors = [each for each in report["findings"] if each["severity"] == Severity.ERROR]
+    if errors:
+        more = f" ({len(errors) - 1} more in {masks / REPORT})" if len(errors) > 1 else ""
+        raise InputError(f"{errors[0]['message']}: {errors[0]['fix']}{more}.")
+
+
+def read_picture(path: Path, mode: AnimationMode) -> np.ndarray:
+    """A reference picture uint8 (H, W, 3 or 4); what lies under its transparency becomes plain.
+
+    White in animation mode, where the reference's background is part of the result, black in replacement mode.
+    """
+    picture = read_image(path)
+    if picture.shape[-1] == 3:
+        return picture
+    alpha = picture[..., 3:].astype(np.float32) / 255
+    plain = 255.0 if mode is AnimationMode.ANIMATION else 0.0
+    colour = picture[..., :3] * alpha + plain * (1 - alpha)
+    return np.concatenate([np.rint(colour).astype(np.uint8), picture[..., 3:]], axis=-1)
+
+
+def _to_size(request: AnimationRequest, picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    resize = resize_letterbox if request.fit is Fit.LETTERBOX else resize_cover
+    return resize(np.ascontiguousarray(picture[..., :3]), *size)
+
+
+def _set_aside(folder: Path) -> None:
+    """Masks that no longer fit the request move to `superseded/`: somebody may have painted on them."""
+    if not folder.exists():
+        return
+    for version in itertools.count(1):
+        target = folder.parent / "superseded" / f"{folder.name}-{version}"
+        if not target.exists():
+            move_folder(folder, target)
+            return
+
+
+def _write_picture(path: Path, picture: np.ndarray) -> None:
+    Image.fromarray(picture).save(path, format="PNG")

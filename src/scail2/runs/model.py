@@ -1,0 +1,150 @@
+"""The model of a run: loaded only when something must be rendered, identified by its parameters' content."""
+
+import hashlib
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+
+from scail2.conditions import ConditionGeometry
+from scail2.request import AnimationRequest
+from scail2.runs.storage import digest, read_json, write_json
+
+if TYPE_CHECKING:
+    from scail2.pipeline import SCAIL2Pipeline
+
+# Elements of every parameter that enter the fingerprint: enough to tell any two checkpoints apart, fast at 14B.
+_SAMPLED_ELEMENTS = 4096
+_FACTS = "model.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFacts:
+    """What planning needs to know of a model, kept in the run so that planning needs no weights."""
+
+    name: str
+    fingerprint: str
+    size_step: tuple[int, int]
+    native_size: tuple[int, int]
+    largest_size: tuple[int, int]
+    segment_frames: int
+    overlap: int
+    preset: str
+    takes_text: bool
+    files: str = ""
+
+    @classmethod
+    def of(cls, pipe: "SCAIL2Pipeline", *, name: str, files: str) -> Self:
+        """Reads the facts off a loaded pipeline; ``files`` identifies the files it came from, empty if unknown."""
+        geometry = ConditionGeometry.of(pipe.transformer)
+        step = geometry.size_step(pipe.vae)
+        config = pipe.transformer.config
+        # Beyond the position shifts the driving tokens would sit on the video's own positions.
+        largest = tuple(
+            shift * patch * pipe.vae.config.scale_factor_spatial if shift else math.inf
+            for shift, patch in (
+                (config.rope_reference_height_shift, config.patch_size[1]),
+                (config.rope_driving_width_shift, config.patch_size[2]),
+            )
+        )
+        return cls(
+            name=name,
+            fingerprint=fingerprint(pipe),
+            size_step=step,
+            native_size=(pipe.config.native_height, pipe.config.native_width),
+            largest_size=tuple(8192 if side is math.inf else int(side) for side in largest),
+            segment_frames=pipe.config.segment_frame_length,
+            overlap=pipe.config.prev_segment_conditioning_frames,
+            preset=pipe.config.default_preset,
+            takes_text=config.text_dim is not None,
+            files=files,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary; `from_json` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Reads what `to_json` gave."""
+        pairs = ("size_step", "native_size", "largest_size")
+        return cls(**values | {name: tuple(values[name]) for name in pairs})
+
+
+class ModelHandle:
+    """The pipeline a run renders with, loaded on first use, and its facts, remembered while its files stay unchanged."""
+
+    def __init__(self, request: AnimationRequest, pipe: "SCAIL2Pipeline | None" = None):
+        self._request = request
+        self._pipe = pipe
+        self._given = pipe is not None
+
+    @property
+    def pipe(self) -> "SCAIL2Pipeline":
+        """The loaded pipeline."""
+        if self._pipe is None:
+            from scail2.models.hub import load_pipeline
+
+            dtype = getattr(torch, self._request.dtype) if self._request.dtype else None
+            self._pipe = load_pipeline(
+                self._request.model, torch_dtype=dtype, device=self._request.device, loras=self._request.lora
+            )
+        return self._pipe
+
+    def facts(self, folder: Path | None = None) -> ModelFacts:
+        """The model's facts, from ``folder``/model.json while the model's files are unchanged, else from the model."""
+        known = self._remembered(folder) if folder else None
+        if known is not None:
+            return known
+        files = "" if self._given else _file_marks(self._request)
+        facts = ModelFacts.of(self.pipe, name=self._request.model or "embedded", files=files)
+        if folder:
+            write_json(folder / _FACTS, facts.to_json())
+        return facts
+
+    def _remembered(self, folder: Path) -> ModelFacts | None:
+        if self._given or not (folder / _FACTS).exists():
+            return None
+        facts = ModelFacts.from_json(read_json(folder / _FACTS))
+        marks = _file_marks(self._request)
+        return facts if marks and facts.files == marks else None
+
+
+def fingerprint(pipe: "SCAIL2Pipeline") -> str:
+    """Hash of a pipeline's components: names, shapes and a fixed sample of every parameter's and buffer's elements.
+
+    Independent of how the weights were stored, sensitive to fused LoRAs, and quick on the largest model.
+    """
+    sha = hashlib.sha256()
+    for name, component in sorted(pipe.components.items()):
+        if isinstance(component, torch.nn.Module):
+            for key, value in component.state_dict().items():
+                sha.update(f"{name}.{key}{tuple(value.shape)}{value.dtype}".encode())
+                sha.update(_sample(value))
+        elif hasattr(component, "config"):
+            settings = {key: value for key, value in component.config.items() if not key.startswith("_")}
+            sha.update(digest([name, repr(sorted(settings.items()))]).encode())
+    return sha.hexdigest()
+
+
+def _sample(value: torch.Tensor) -> bytes:
+    flat = value.detach().reshape(-1)
+    if flat.numel() > _SAMPLED_ELEMENTS:
+        flat = flat[:: flat.numel() // _SAMPLED_ELEMENTS]
+    return flat.contiguous().cpu().view(torch.uint8).numpy().tobytes()
+
+
+def _file_marks(request: AnimationRequest) -> str:
+    """Hash of size and modification time of every file the model is read from; empty when one is not on this disk."""
+    from scail2.models.hub import embedded_model_path
+
+    model = Path(request.model) if request.model else embedded_model_path()
+    stats = []
+    for root in (model, *(Path(each.rpartition(":")[0] or each) for each in request.lora)):
+        if not root.exists():
+            return ""
+        files = sorted(each for each in root.rglob("*") if each.is_file()) if root.is_dir() else [root]
+        stats += [[str(each), each.stat().st_size, each.stat().st_mtime_ns] for each in files]
+    return digest([request.dtype, list(request.lora), stats])

@@ -1,0 +1,102 @@
+"""From finished segments to the film: streamed, with the driving video's sound, and the side-by-side comparison."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from scail2.errors import InputError
+from scail2.request import AnimationRequest
+from scail2.runs.journal import Journal
+from scail2.runs.preparation import Prepared, StageLedger
+from scail2.runs.segment_store import JoinedFrames, SegmentStore
+from scail2.runs.storage import digest, hash_file, remove
+from scail2.video import Codec, VideoWriter, codec_for
+
+_CHUNK = 16
+
+
+def output_codec(request: AnimationRequest) -> Codec:
+    """The requested codec, or the one the output's name asks for; `InputError` for an unknown one."""
+    return Codec.parse(request.codec) if request.codec else codec_for(request.output)
+
+
+def check_output(request: AnimationRequest, prepared: Prepared) -> None:
+    """Refuses an output that cannot be written, before anything is rendered; leaves nothing behind."""
+    for path in _paths(request):
+        size = (prepared.plan.height, prepared.plan.width)
+        VideoWriter(path, prepared.plan.fps, size, codec=output_codec(request)).abort()
+
+
+class OutputStage:
+    """Writes the output (and ``compare``'s) from finished segments, unless it is there already."""
+
+    def __init__(
+        self,
+        store: SegmentStore,
+        request: AnimationRequest,
+        prepared: Prepared,
+        ledger: StageLedger,
+        journal: Journal,
+    ):
+        self.store = store
+        self.request = request
+        self.prepared = prepared
+        self.ledger = ledger
+        self.journal = journal
+        self.codec = output_codec(request)
+
+    def write(self) -> Path:
+        """Returns the output's path."""
+        indices = [segment.index for segment in self.prepared.plan.segments.segments]
+        frames = JoinedFrames(self.store, indices)
+        if len(frames) != self.prepared.plan.total:
+            raise InputError(f"The segments hold {len(frames)} frames, {self.prepared.plan.total} were planned.")
+        pixels = digest([self.store.record(index).frames_sha256 for index in indices])
+        sound = self.prepared.inputs["driving"] if self.request.audio else None
+        key = digest([pixels, sound, self.codec, str(self.prepared.plan.fps)])
+        self._stage("output", key, self.request.output, frames.chunks(_CHUNK), panels=1)
+        if self.request.compare:
+            key = digest([key, self.prepared.key])
+            self._stage("compare", key, self.request.compare_output, self._compared(frames), panels=3)
+        return self.request.output
+
+    def _stage(self, name: str, key: str, path: Path, chunks: Iterator[np.ndarray], *, panels: int) -> None:
+        known = self.ledger.facts(name, key)
+        if known and path.exists() and known["path"] == str(path) and known["sha256"] == hash_file(path):
+            self.journal.emit("stage_skipped", stage=name)
+            return
+        self.journal.emit("stage_started", stage=name)
+        # A killed process leaves its unfinished file beside the output.
+        for leftover in path.parent.glob(f".{path.stem}.????????.part{path.suffix}"):
+            remove(leftover)
+        plan = self.prepared.plan
+        done = 0
+        with VideoWriter(
+            path,
+            plan.fps,
+            (plan.height, plan.width * panels),
+            codec=self.codec,
+            audio_from=self.request.driving if self.request.audio else None,
+            total_frames=plan.total,
+        ) as writer:
+            for chunk in chunks:
+                writer.write(chunk)
+                done += len(chunk)
+                self.journal.emit("output_progress", done=done, total=plan.total)
+        self.ledger.record(name, key, path=str(path), sha256=hash_file(path))
+        self.journal.emit("stage_finished", stage=name, path=str(path), frames=plan.total)
+
+    def _compared(self, frames: JoinedFrames) -> Iterator[np.ndarray]:
+        """Reference | driving | output, (T, H, 3W, 3)."""
+        reference = self.prepared.masks.reference[None]
+        start = 0
+        for chunk in frames.chunks(_CHUNK):
+            driving = self.prepared.driving.frames(start, start + len(chunk))
+            still = np.broadcast_to(reference, driving.shape)
+            yield np.concatenate([still, driving, chunk], axis=2)
+            start += len(chunk)
+
+
+def _paths(request: AnimationRequest) -> list[Path]:
+    return [request.output, request.compare_output] if request.compare else [request.output]

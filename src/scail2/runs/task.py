@@ -1,0 +1,76 @@
+"""The work on one run while its lock is held: prepare, render, measure, write."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scail2.errors import InputError
+from scail2.request import AnimationRequest
+from scail2.runs.executor import Executor
+from scail2.runs.journal import Journal
+from scail2.runs.model import ModelHandle
+from scail2.runs.output import OutputStage, check_output
+from scail2.runs.preparation import Preparation, Prepared, changed_inputs
+from scail2.runs.segment_store import SegmentStore
+from scail2.runs.storage import read_json, remove
+
+if TYPE_CHECKING:
+    from scail2.pipeline import SCAIL2Pipeline
+
+PENDING = "pending.json"
+
+
+class RunTask:
+    """One piece of work on a run. The caller holds the run's lock."""
+
+    def __init__(self, folder: Path, request: AnimationRequest, journal: Journal, pipe: "SCAIL2Pipeline | None" = None):
+        self.folder = folder
+        self.request = request
+        self.journal = journal
+        self.model = ModelHandle(request, pipe)
+        self.store = SegmentStore(folder)
+        self.preparation = Preparation(folder, request, self.model, journal)
+
+    def prepare(self) -> Prepared:
+        """Masks, plan and preflight; nothing is rendered."""
+        return self.preparation.prepare()
+
+    def run(self) -> Path:
+        """Does whatever is missing or stale, a waiting re-rendering first, and returns the output's path."""
+        prepared = self.prepare()
+        check_output(self.request, prepared)
+        for leftover in self.store.discard_partial():
+            self.journal.emit("leftover_removed", folder=str(leftover))
+        executor = Executor(self.store, self.request, prepared, self.model, self.journal)
+        self._rerender_pending(executor)
+        rendered = executor.render()
+        executor.drift.finish()
+        output = OutputStage(self.store, self.request, prepared, self.preparation.ledger, self.journal).write()
+        self.journal.emit("run_finished", output=str(output), rendered=rendered, segments=len(executor.segments))
+        return output
+
+    def check_unchanged(self) -> None:
+        """Refuses to continue with other files than the run began with."""
+        changed = changed_inputs(self.folder, self.request)
+        if changed:
+            raise InputError(
+                f"The file given as {changed[0]} has changed since this run began; put the old one back, or run the "
+                "original command again to render what depends on it anew."
+            )
+
+    def check_rerender(self, segment: int) -> None:
+        """Refuses to re-render a segment that was never rendered."""
+        self.check_unchanged()
+        finished = self.store.finished()
+        if segment not in finished:
+            told = f"0 to {finished[-1]}" if finished else "none yet"
+            raise InputError(f"Segment {segment} of {self.folder} is not rendered; finished are {told}.")
+
+    def _rerender_pending(self, executor: Executor) -> None:
+        path = self.folder / PENDING
+        if not path.exists():
+            return
+        pending = read_json(path)
+        index = pending["segment"]
+        if index < len(executor.segments) and self.store.record(index) is not None:
+            executor.rerender(index, seed=pending["seed"], cascade=pending["cascade"])
+        remove(path)

@@ -1,0 +1,80 @@
+"""Small jobs for runs: a picture, a driving video with sound, their masks, and a tiny model, all seeded."""
+
+import math
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+from scail2.masks import BINDING_SLOTS, paint_mask
+from scail2.modes import MODE_TRAITS, AnimationMode
+from scail2.request import AnimationRequest
+from scail2.video import VideoWriter
+from tests.tiny import SIZE, bare_pipeline, footage
+
+FPS = Fraction(8)
+SAMPLE_RATE = 8000
+
+
+def save_model(folder: Path) -> Path:
+    """A tiny random pipeline of the real classes as a diffusers folder: 32x32 pixels, 9 frames a segment."""
+    bare_pipeline(native_height=SIZE, native_width=SIZE).save_pretrained(folder)
+    return folder
+
+
+def make_material(
+    folder: Path,
+    *,
+    frames: int = 19,
+    characters: int = 1,
+    mode: AnimationMode = AnimationMode.ANIMATION,
+    seed: int = 0,
+    sound: bool = False,
+) -> dict[str, Any]:
+    """Files of a job and the request fields that name them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = footage(frames, characters=characters, seed=seed)
+    traits, slots = MODE_TRAITS[mode], BINDING_SLOTS[:characters]
+    Image.fromarray(made["image"]).save(folder / "reference.png")
+    mask = paint_mask(made["reference_mask"], slots, traits.reference_background)
+    Image.fromarray(mask.reshape(SIZE, SIZE, 3)).save(folder / "reference_mask.png")
+    source = write_sound(folder / "sound.wav", seconds=frames / float(FPS)) if sound else None
+    write_video(folder / "driving.mkv", made["driving_video"], audio_from=source)
+    write_video(folder / "driving_mask.mkv", paint_mask(made["driving_mask"], slots, traits.driving_background))
+    return {
+        "mode": mode,
+        "reference": folder / "reference.png",
+        "driving": folder / "driving.mkv",
+        "reference_mask": (folder / "reference_mask.png",),
+        "driving_mask": (folder / "driving_mask.mkv",),
+        "output": folder / "film.mp4",
+        "steps": 2,
+    }
+
+
+def make_request(folder: Path, *, frames: int = 19, **changes: Any) -> AnimationRequest:
+    """A request over `make_material`."""
+    return AnimationRequest(**make_material(folder, frames=frames) | changes)
+
+
+def write_video(path: Path, frames: np.ndarray, *, audio_from: Path | None = None) -> Path:
+    """Lossless video of uint8 frames (T, H, W, 3)."""
+    with VideoWriter(path, FPS, frames.shape[1:3], codec="ffv1", audio_from=audio_from) as writer:
+        writer.write(frames)
+    return path
+
+
+def write_sound(path: Path, *, seconds: float) -> Path:
+    """A 440 Hz tone as WAV."""
+    times = np.arange(math.ceil(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    samples = (np.sin(2 * np.pi * 440 * times) * 12000).astype(np.int16)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=SAMPLE_RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+        frame.sample_rate = SAMPLE_RATE
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
