@@ -162,7 +162,11 @@ class SCAIL2RotaryPosEmbed(nn.Module):
         )
 
     def forward(self, layout: TokenLayout, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines, float32 ``(1, tokens, 1, head_dim)`` each, every value repeated for its pair of lanes."""
+        """Rotary factors, float32 ``(1, tokens, 1, head_dim)``: cosine in even lanes, sine in odd lanes.
+
+        The same tensor is returned twice, as Wan's attention processors take cosines from the first (even lanes) and
+        sines from the second (odd lanes); context parallelism shards either.
+        """
         if torch.compiler.is_compiling():
             return self._build(layout, device)
         key = (layout, device)
@@ -176,7 +180,6 @@ class SCAIL2RotaryPosEmbed(nn.Module):
         return self._tables[key]
 
     def _build(self, layout: TokenLayout, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        return tuple(
-            values.repeat_interleave(2, dim=-1).float()[None, :, None, :].to(device)
-            for values in rotary_table(layout, self.head_dim, self.theta)
-        )
+        factors = torch.stack(rotary_table(layout, self.head_dim, self.theta), dim=-1).flatten(-2)
+        factors = factors.float()[None, :, None, :].to(device)
+        return factors, factors

@@ -16,13 +16,13 @@ from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.normalization import FP32LayerNorm
-from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from diffusers.utils import apply_lora_scale
 from torch import nn
 
 from ..errors import InputError
 from ..modes import AnimationMode
 from . import integration
+from .blocks import build_block
 from .condition_embedder import SCAIL2ConditionEmbedder
 from .rope import SCAIL2RotaryPosEmbed, TokenLayout
 
@@ -46,13 +46,6 @@ def velocity_from_sample(noisy: torch.Tensor, sample: torch.Tensor, timestep: to
     """
     t = (timestep.float() / TIMESTEP_SCALE).clamp(min=MIN_SAMPLE_TIME)
     return (noisy.float() - sample.float()) / t.reshape(-1, *[1] * (noisy.ndim - 1))
-
-
-class NoCrossAttention(nn.Module):
-    """Stands where a block's cross-attention would be in a model without text and image: adds nothing."""
-
-    def forward(self, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        return hidden_states.new_zeros(())
 
 
 class SCAIL2Transformer3DModel(
@@ -129,15 +122,7 @@ class SCAIL2Transformer3DModel(
         self.patch_embedding_pose = nn.Conv3d(in_channels, dim, kernel_size=patch, stride=patch)
         self.patch_embedding_mask = nn.Conv3d(mask_channels, dim, kernel_size=patch, stride=patch)
         self.condition_embedder = SCAIL2ConditionEmbedder(dim, freq_dim, text_dim, image_dim)
-        # Image tokens have their own keys and values beside text; alone they are the one context.
-        added_kv_dim = dim if image_dim is not None and text_dim is not None else None
-        self.blocks = nn.ModuleList(
-            WanTransformerBlock(dim, ffn_dim, num_attention_heads, qk_norm, cross_attn_norm, eps, added_kv_dim)
-            for _ in range(num_layers)
-        )
-        if text_dim is None and image_dim is None:
-            for block in self.blocks:
-                block.attn2, block.norm2 = NoCrossAttention(), nn.Identity()
+        self.blocks = nn.ModuleList(build_block(self.config) for _ in range(num_layers))
         self.norm_out = FP32LayerNorm(dim, eps, elementwise_affine=False)
         self.proj_out = nn.Linear(dim, out_channels * math.prod(patch))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
@@ -373,8 +358,7 @@ def _check_context(
             raise InputError(
                 f"encoder_hidden_states has {text.shape[1]} tokens; at most {config.text_length} are taken."
             )
-        # Padded before its embedding and not masked, as the network was trained. The attention processor relies on
-        # the exact length, too: it cuts image tokens from text tokens by it.
+        # Padded before its embedding and not masked, as the network was trained.
         text = nn.functional.pad(text.to(dtype), (0, 0, 0, missing))
     if image is not None:
         if image.shape[1] != config.image_length:
