@@ -6,7 +6,7 @@ and what the file had mapped is dropped along the way, so the peak is the weight
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,11 @@ from . import official_names as names
 from .dialects import Dialect, TransformerView, view_transformer
 from .tensor_files import atomic_file, open_tensor_file, write_safetensors
 from .transformer import SCAIL2Transformer3DModel
+from .views import RELEASE_EVERY, compare, stream
 
 logger = logging.getLogger(__name__)
 
 CONFIG_KEY = "scail2_config"  # safetensors header entry in the files we write: the configuration in published words
-# Mapped pages are dropped after this many bytes were copied out of them.
-RELEASE_EVERY = 256 * 2**20
-_LISTED = 40  # names of one kind shown in an error
 
 
 def load_transformer(
@@ -49,7 +47,9 @@ def load_transformer(
     """
     view, model = open_transformer(path, config)
     dtypes = plan_dtypes(model, torch_dtype or view.stored_dtype or torch.bfloat16)
-    model.load_state_dict(dict(_stream(view, dtypes)), strict=True, assign=True)
+    official = {names.to_official_name(name): dtype for name, dtype in dtypes.items()}
+    state = {names.to_diffusers_name(name): value for name, value in stream(view, official)}
+    model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
 
 
@@ -68,7 +68,8 @@ def open_transformer(
         raise InputError(f"{folder} has its own configuration: give no config with a diffusers folder.")
     with torch.device("meta"):
         model = SCAIL2Transformer3DModel(**arguments)
-    check_names(view, model)
+    wanted = {names.to_official_name(name): tuple(value.shape) for name, value in model.state_dict().items()}
+    compare(view, wanted, "a SCAIL-2 transformer of its configuration")
     return view, model
 
 
@@ -112,55 +113,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def check_names(view: TransformerView, model: SCAIL2Transformer3DModel) -> None:
-    """Compares names and shapes with the model's; raises InputError listing every difference."""
-    wanted = {names.to_official_name(name): tuple(value.shape) for name, value in model.state_dict().items()}
-    missing = [name for name in wanted if name not in view.shapes]
-    unexpected = [*view.unexpected, *(name for name in view.shapes if name not in wanted)]
-    misshapen = [
-        f"{name} {view.shapes[name]} instead of {wanted[name]}"
-        for name in wanted
-        if name in view.shapes and view.shapes[name] != wanted[name]
-    ]
-    kinds = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
-    if found := [f"{len(listed)} {kind}: {_listing(listed)}" for kind, listed in kinds.items() if listed]:
-        raise InputError(
-            f"{view.file.path} does not fit a SCAIL-2 transformer of its configuration; {'; '.join(found)}."
-        )
-
-
-def _listing(listed: list[str]) -> str:
-    rest = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
-    return ", ".join(listed[:_LISTED]) + rest
-
-
 def plan_dtypes(model: torch.nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
     """Our parameter name -> type: ``dtype``, and float32 in ``_keep_in_fp32_modules`` under half precision."""
     islands = set(getattr(model, "_keep_in_fp32_modules", None) or ()) if dtype.itemsize < 4 else set()
     return {name: torch.float32 if islands & set(name.split(".")) else dtype for name in model.state_dict()}
-
-
-def _stream(view: TransformerView, dtypes: Mapping[str, torch.dtype]) -> Iterable[tuple[str, torch.Tensor]]:
-    """Tensors under our names in the planned types, reading each once and unmapping regularly."""
-    official = {name: names.to_official_name(name) for name in dtypes}
-    # One tensor kept as a view would keep the whole file mapped: views only if nothing is cast at all.
-    keep_views = all(view.is_view(official[name]) and view.dtype(official[name]) == dtypes[name] for name in dtypes)
-    copied = 0
-    # In the file's own order: reading stays sequential.
-    order = {name: position for position, name in enumerate(view)}
-    for name in sorted(dtypes, key=lambda name: order[official[name]]):
-        value = view.read(official[name])
-        if keep_views:
-            yield name, value
-            continue
-        fresh = value.dtype == dtypes[name] and not view.is_view(official[name])
-        value = value.contiguous() if fresh else value.to(dtypes[name], copy=True).contiguous()
-        yield name, value
-        copied += value.nbytes
-        if copied > RELEASE_EVERY:
-            view.release()
-            copied = 0
-    view.release()
 
 
 # ---- saving -------------------------------------------------------------------------------------------------------

@@ -12,26 +12,17 @@ training code's names, splits its fused projections and multiplies 8-bit weights
 | diffusers | `blocks.N.attn1.to_q.weight` ... | float32, float16, bfloat16 |
 """
 
-import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-import torch
-
 from ..errors import InputError
 from . import official_names as names
+from .quantised import FP8, companions
 from .tensor_files import GgufFile, TensorFile, TensorInfo
+from .views import Source, View
 
-FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "module.", "model.")
-# Companions of an 8-bit weight. Input scales matter only to kernels that also quantise activations.
-_SCALE_LEAVES = ("scale_weight", "weight_scale")
-_INPUT_SCALE_LEAVES = ("scale_input", "input_scale")
-_MARKER_LEAF = "comfy_quant"
-_FILE_MARKER = "scaled_fp8"
-_READABLE_MARKERS = ("float8_e4m3fn", "float8_e5m2")
 
 
 class Dialect(StrEnum):
@@ -42,16 +33,6 @@ class Dialect(StrEnum):
     COMFY_FP8 = "comfy-fp8"
     GGUF = "gguf"
     DIFFUSERS = "diffusers"
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Where a published tensor comes from: rows ``index`` of ``count`` of a stored one, times a stored scale."""
-
-    name: str
-    index: int = 0
-    count: int = 1
-    scale: str | None = None
 
 
 # The training branch's names (SwissArmyTransformer conventions), after `model.diffusion_model.`; {n} is a block.
@@ -96,58 +77,10 @@ _NUMBER = re.compile(r"(?<=\.)(\d+)(?=\.|$)")
 
 
 @dataclass
-class TransformerView:
-    """A transformer file in published names.
+class TransformerView(View):
+    """A transformer file in published names; ``dialect`` is what it turned out to be."""
 
-    Attributes:
-        file: the file itself.
-        dialect: what it turned out to be.
-        shapes: published name -> shape.
-        unexpected: stored names that belong to no SCAIL-2 transformer.
-        stored_dtype: floating type of most of the weights; None if they are 8-bit or GGUF blocks.
-    """
-
-    file: TensorFile
-    dialect: Dialect
-    shapes: dict[str, tuple[int, ...]]
-    unexpected: list[str]
-    stored_dtype: torch.dtype | None
-    _sources: dict[str, _Source]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.shapes)
-
-    def dtype(self, name: str) -> torch.dtype:
-        """Type in which ``read`` returns a tensor: the stored one, or float32 where it is dequantised."""
-        source = self._sources[name]
-        dtype = self.file.tensors[source.name].dtype
-        return torch.float32 if dtype is None or dtype in FP8 else dtype
-
-    def is_view(self, name: str) -> bool:
-        """Whether ``read`` returns the mapped file's own memory rather than new memory."""
-        dtype = self.file.tensors[self._sources[name].name].dtype
-        return dtype not in FP8 and dtype is not None and not isinstance(self.file, GgufFile)
-
-    def read(self, name: str) -> torch.Tensor:
-        """One tensor in published layout."""
-        source = self._sources[name]
-        value = self.file.read(source.name)
-        if source.count > 1:
-            value = value.chunk(source.count, dim=0)[source.index]
-        if source.scale is not None:
-            scale = self.file.read(source.scale).float()
-            value = (
-                value.float() * scale.reshape(-1, *[1] * (value.ndim - 1))
-                if scale.numel() > 1
-                else value.float() * scale
-            )
-        elif value.dtype in FP8:
-            value = value.float()
-        return value
-
-    def release(self) -> None:
-        """Unmap what was read so far."""
-        self.file.release()
+    dialect: Dialect = Dialect.OFFICIAL
 
 
 def view_transformer(file: TensorFile) -> TransformerView:
@@ -157,22 +90,20 @@ def view_transformer(file: TensorFile) -> TransformerView:
         InputError: quantised in a way that cannot be undone exactly here (mxfp8, int8, nvfp4), or an ambiguous file.
     """
     prefix = _common_prefix(file.tensors)
-    scales, markers = _companions(file)
-    sources: dict[str, _Source] = {}
+    scales, markers = companions(file)
+    sources: dict[str, Source] = {}
     unexpected, fused, foreign = [], False, False
     for stored in file.tensors:
         if stored in markers:
             continue
-        bare = stored.removeprefix(prefix)
-        targets, is_fused, is_foreign = _targets(bare)
-        fused, foreign = fused or is_fused, foreign or is_foreign
+        targets, is_training, is_foreign = _targets(stored.removeprefix(prefix))
+        fused, foreign = fused or is_training, foreign or is_foreign
         if not targets:
             unexpected.append(stored)
         for index, target in enumerate(targets):
             if target in sources:
-                raise InputError(f"{file.path}: '{stored}' and '{sources[target].name}' are both '{target}'.")
-            sources[target] = _Source(stored, index, len(targets), scales.get(stored))
-    shapes = {name: _shape(file.tensors[source.name].shape, source.count) for name, source in sources.items()}
+                raise InputError(f"{file.path}: '{stored}' and '{sources[target].stored}' are both '{target}'.")
+            sources[target] = Source(stored, index, len(targets))
     dialect = Dialect.OFFICIAL
     if isinstance(file, GgufFile):
         dialect = Dialect.GGUF
@@ -182,7 +113,7 @@ def view_transformer(file: TensorFile) -> TransformerView:
         dialect = Dialect.DIFFUSERS
     elif any(info.dtype in FP8 for info in file.tensors.values()):
         dialect = Dialect.COMFY_FP8
-    return TransformerView(file, dialect, shapes, unexpected, main_dtype(file), sources)
+    return TransformerView(file, sources, unexpected, scales, dialect)
 
 
 def _common_prefix(stored: dict[str, TensorInfo]) -> str:
@@ -219,74 +150,3 @@ def _from_training(bare: str) -> tuple[str, bool]:
         if module in _TRAINING_MODULES:
             return f"{_TRAINING_MODULES[module].format(n=number)}.{leaf}", True
     return bare, False
-
-
-def _shape(stored: tuple[int, ...], count: int) -> tuple[int, ...]:
-    return (stored[0] // count, *stored[1:]) if count > 1 else stored
-
-
-def main_dtype(file: TensorFile) -> torch.dtype | None:
-    sizes: dict[torch.dtype | None, int] = {}
-    for info in file.tensors.values():
-        dtype = None if isinstance(file, GgufFile) or info.dtype in FP8 else info.dtype
-        sizes[dtype] = sizes.get(dtype, 0) + info.nbytes
-    return max(sizes, key=sizes.get) if sizes else None
-
-
-# ---- 8-bit files --------------------------------------------------------------------------------------------------
-
-
-def _companions(file: TensorFile) -> tuple[dict[str, str], set[str]]:
-    """Scales by the weight they belong to, and all names that are no weights themselves."""
-    scales: dict[str, str] = {}
-    markers: set[str] = set()
-    for name in file.tensors:
-        module, _, leaf = name.rpartition(".")
-        if leaf in _SCALE_LEAVES:
-            scales[f"{module}.weight"] = name
-            markers.add(name)
-        elif leaf in _INPUT_SCALE_LEAVES or leaf == _FILE_MARKER:
-            markers.add(name)
-        elif leaf == _MARKER_LEAF:
-            _check_marker(file, name)
-            markers.add(name)
-    for name, info in file.tensors.items():
-        if name not in markers:
-            _check_stored(file, name, info, scales)
-    return scales, markers
-
-
-def _check_marker(file: TensorFile, name: str) -> None:
-    try:
-        kind = json.loads(bytes(file.read(name).to(torch.uint8).tolist()))["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file.path}: the quantisation marker '{name}' cannot be read: {error}.") from error
-    if kind not in _READABLE_MARKERS:
-        raise _unsupported(file, name, kind)
-
-
-def _check_stored(file: TensorFile, name: str, info: TensorInfo, scales: dict[str, str]) -> None:
-    if isinstance(file, GgufFile):
-        return
-    scale = scales.get(name)
-    if info.dtype is None or not info.dtype.is_floating_point:
-        raise _unsupported(file, name, info.format)
-    if info.dtype not in FP8:
-        if scale is not None and file.tensors[scale].shape not in ((), (1,)):
-            raise _unsupported(file, name, f"{info.format} with a scale of shape {file.tensors[scale].shape}")
-        return
-    if scale is None:
-        if any(stored.rpartition(".")[2] == _FILE_MARKER for stored in file.tensors):
-            raise InputError(f"{file.path}: the 8-bit weight '{name}' has no scale beside it.")
-        return
-    stored = file.tensors[scale]
-    rows = info.shape[0]
-    if stored.dtype is None or not stored.dtype.is_floating_point or stored.shape not in ((), (1,), (rows,), (rows, 1)):
-        raise _unsupported(file, name, f"block-scaled (mxfp8-like) {info.format}, scale {stored.format} {stored.shape}")
-
-
-def _unsupported(file: TensorFile, name: str, kind: str) -> InputError:
-    return InputError(
-        f"{file.path}: '{name}' is stored as {kind}; of ComfyUI's quantised files only fp8 with one scale per "
-        "tensor or row is read (not mxfp8, nvfp4 or int8): take the bf16, fp8-scaled or GGUF file of the same model."
-    )

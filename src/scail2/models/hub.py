@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import InputError
-from .dialects import main_dtype
 from .lora import apply_loras
 from .tensor_files import open_tensor_file
+from .views import main_dtype
 
 if TYPE_CHECKING:
     from ..pipeline import SCAIL2Pipeline

@@ -184,7 +184,7 @@ class GgufFile(TensorFile):
             shape = tuple(int(size) for size in reversed(tensor.shape))
             if noted := reader.get_field(f"comfy.gguf.orig_shape.{tensor.name}"):
                 shape = tuple(int(size) for size in noted.contents())
-            dtype = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}.get(tensor.tensor_type.name)
+            dtype = {"F32": torch.float32, "F16": torch.float16}.get(tensor.tensor_type.name)
             self.tensors[tensor.name] = TensorInfo(shape, dtype, tensor.tensor_type.name, int(tensor.n_bytes))
             layout = (tensor.data.dtype, tensor.data.shape)
             self._blocks[tensor.name] = (int(tensor.data_offset), tensor.tensor_type, layout)
