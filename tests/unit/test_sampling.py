@@ -1,0 +1,162 @@
+"""Presets, schedules and solvers against the formulas they stand for."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, FlowMatchHeunDiscreteScheduler
+
+from scail2.errors import InputError
+from scail2.presets import PRESETS, Solver, preset
+from scail2.sampling import (
+    SamplingSettings,
+    fresh_scheduler,
+    make_scheduler,
+    resolve_settings,
+    set_timesteps,
+    sigma_at,
+    take_step,
+)
+
+CPU = torch.device("cpu")
+
+
+def shifted(base: np.ndarray, shift: float) -> np.ndarray:
+    return shift * base / (1 + (shift - 1) * base)
+
+
+@pytest.mark.parametrize(
+    ("name", "solver", "steps", "guidance", "shift"),
+    [
+        ("quality", "unipc", 40, 5.0, 3.0),
+        ("balanced", "unipc", 8, 1.0, 5.0),
+        ("fast", "euler", 6, 1.0, 5.0),
+        ("distilled", "unipc", 8, 1.0, 1.0),
+        ("nano", "euler", None, 1.0, None),
+    ],
+)
+def test_presets_are_the_published_numbers(name, solver, steps, guidance, shift):
+    chosen = preset(name)
+    assert chosen.solver == solver
+    assert chosen.guidance_scale == guidance
+    if steps is not None:
+        assert (chosen.steps, chosen.shift) == (steps, shift)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        chosen.steps = 3
+
+
+def test_preset_details():
+    assert preset("quality").shift_for(512, 896) == 3.0
+    assert preset("quality").shift_for(1280, 704) == 5.0
+    assert [lora.strength for lora in preset("fast").loras] == [1.0, 0.8]
+    assert [lora.strength for lora in preset("distilled").loras] == [1.0]
+    assert preset("quality").loras == preset("nano").loras == ()
+    assert set(PRESETS) == {"quality", "balanced", "fast", "distilled", "nano"}
+    with pytest.raises(InputError, match="choose one of quality, balanced"):
+        preset("best")
+
+
+@pytest.mark.parametrize("steps", [1, 8, 40])
+@pytest.mark.parametrize("shift", [1.0, 3.0, 5.0])
+@pytest.mark.parametrize(("solver", "top"), [("unipc", 0.999), ("dpm++", 0.999), ("euler", 1.0)])
+def test_noise_levels_are_evenly_spaced_and_then_shifted(solver, top, shift, steps):
+    scheduler = make_scheduler(solver, shift)
+    set_timesteps(scheduler, steps, CPU)
+    expected = shifted(np.linspace(top, 0, steps + 1), shift)
+    np.testing.assert_allclose([sigma_at(scheduler, i) for i in range(steps + 1)], expected, atol=1e-6)
+    # Multistep solvers name their steps by whole numbers, cut off, as the published sampler does.
+    timesteps = expected[:-1] * 1000
+    np.testing.assert_allclose(scheduler.timesteps, timesteps if solver == "euler" else np.trunc(timesteps), atol=1e-3)
+
+
+@pytest.mark.parametrize("solver", list(Solver))
+@pytest.mark.parametrize("steps", [1, 2, 6, 40])
+def test_a_perfect_model_is_sampled_exactly(solver, steps):
+    """With v = (x_t - x0) / t the flow is a straight line to x0, which every consistent solver follows exactly."""
+    torch.manual_seed(1)
+    target, latents = torch.randn(2, 3), torch.randn(2, 3)
+    scheduler = make_scheduler(solver, 3.0)
+    set_timesteps(scheduler, steps, CPU)
+    for step, timestep in enumerate(scheduler.timesteps):
+        velocity = (latents - target) / sigma_at(scheduler, step)
+        latents = take_step(scheduler, velocity, timestep, latents, torch.Generator())
+    torch.testing.assert_close(latents, target, atol=2e-5, rtol=0)
+
+
+def test_solvers_approach_the_true_flow_at_their_order():
+    """v of Gaussian data N(0, s²), whose flow is known in closed form: error must fall as the solver promises."""
+    s = 0.5
+
+    def spread(t: float) -> float:
+        return ((1 - t) ** 2 * s**2 + t**2) ** 0.5
+
+    def error(solver: Solver, steps: int) -> float:
+        scheduler = make_scheduler(solver, 3.0)
+        set_timesteps(scheduler, steps, CPU)
+        start = sigma_at(scheduler, 0)
+        x = torch.ones(1, 1)
+        for step, timestep in enumerate(scheduler.timesteps):
+            t = sigma_at(scheduler, step)
+            x0 = x * (1 - t) * s**2 / spread(t) ** 2
+            x = take_step(scheduler, (x - x0) / t, timestep, x, torch.Generator())
+        return abs(float(x) - spread(0.0) / spread(start))
+
+    euler, unipc, dpm = (error(solver, 20) for solver in (Solver.EULER, Solver.UNIPC, Solver.DPMPP))
+    assert unipc < 0.3 * euler
+    assert dpm < 0.3 * euler
+    assert error(Solver.EULER, 40) < 0.6 * euler
+    assert error(Solver.UNIPC, 40) < 0.5 * unipc
+
+
+def test_explicit_settings_win_over_the_preset_and_that_over_the_default():
+    assert resolve_settings("quality", (512, 896)) == SamplingSettings(
+        steps=40, guidance_scale=5.0, solver=None, shift=None
+    )
+    assert resolve_settings("quality", (704, 1280), preset="quality").shift == 5.0
+    fast = resolve_settings("quality", (512, 896), preset="fast", steps=4, shift=2.0)
+    assert fast == SamplingSettings(steps=4, guidance_scale=1.0, solver=Solver.EULER, shift=2.0)
+    assert resolve_settings("fast", (512, 896), solver="unipc").shift == 5.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "num_inference_steps is 0"),
+        ({"steps": 2.5}, "num_inference_steps"),
+        ({"steps": True}, "num_inference_steps"),
+        ({"steps": 5000}, "num_inference_steps"),
+        ({"shift": 0.0}, "shift is 0.0"),
+        ({"shift": float("inf")}, "shift"),
+        ({"guidance_scale": float("nan")}, "guidance_scale"),
+        ({"solver": "ddim"}, "unipc, dpm"),
+        ({"preset": "slow"}, "unknown preset"),
+    ],
+)
+def test_refused_settings(change, message):
+    with pytest.raises(InputError, match=message):
+        resolve_settings("quality", (512, 896), **change)
+
+
+def test_a_scheduler_is_rebuilt_from_its_configuration():
+    component = make_scheduler("unipc", 3.0)
+    set_timesteps(component, 4, CPU)
+    before = dict(component.__dict__)
+    own = SamplingSettings(steps=4, guidance_scale=1.0, solver=None, shift=None)
+    fresh = fresh_scheduler(component, own)
+    assert type(fresh) is type(component)
+    assert fresh is not component
+    assert fresh.config.flow_shift == 3.0
+    assert component.__dict__ == before
+    changed = dataclasses.replace(own, shift=7.0)
+    assert fresh_scheduler(component, changed).config.flow_shift == 7.0
+    assert fresh_scheduler(FlowMatchHeunDiscreteScheduler(shift=2.0), changed).config.shift == 7.0
+    assert component.config.flow_shift == 3.0
+    with pytest.raises(InputError, match="DDIMScheduler has no timestep shift"):
+        fresh_scheduler(DDIMScheduler(), changed)
+
+
+def test_dynamic_shifting_is_refused():
+    scheduler = type(make_scheduler("euler", 1.0))(use_dynamic_shifting=True)
+    with pytest.raises(InputError, match="use_dynamic_shifting"):
+        set_timesteps(scheduler, 4, CPU)
