@@ -1,0 +1,169 @@
+"""The embedded checkpoint, from nothing to the package: the steps that are not `scail2` verbs.
+
+    python recipes/nano.py initial   out/nano           # autoencoder basis, untrained transformer
+    scail2 cache ... --out out/nano/latents             # see docs/nano.md for the full list of commands
+    scail2 train nano --output out/nano/run
+    scail2 train nano_finish --output out/nano/finish --start-from out/nano/run
+    python recipes/nano.py decoder   out/nano           # refining decoder of the autoencoder
+    python recipes/nano.py package   out/nano src/scail2/assets/nano
+"""
+
+import json
+import logging
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import typer
+from safetensors.torch import load_file, save_file
+
+from scail2.data.puppets import (
+    NANO,
+    Performance,
+    Split,
+    render,
+    sample_character,
+    sample_motion,
+    sample_placements,
+    sample_scene,
+)
+from scail2.models.autoencoder import AutoencoderPatchTransform
+from scail2.models.transformer import SCAIL2Transformer3DModel
+from scail2.training.autoencoder import fit_basis, reconstruction_psnr, refiner_loss, refiner_parameters
+from scail2.training.parallel import ParallelContext
+from scail2.training.state import load_weights
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+logger = logging.getLogger("nano")
+
+SIZE, FRAMES = 128, 17
+# Clips of the training split are numbered; the autoencoder's come from a range the latent cache never reaches.
+AUTOENCODER_CLIPS = 10_000_000
+TRANSFORMER = {
+    "num_attention_heads": 4,
+    "attention_head_dim": 64,
+    "ffn_dim": 768,
+    "num_layers": 6,
+    "in_channels": 68,
+    "out_channels": 64,
+    "text_dim": None,
+    "image_dim": None,
+    "rope_theta": 100.0,
+    "rope_reference_height_shift": 8,
+    "rope_driving_width_shift": 8,
+    "driving_downsample": 1,
+    "prediction_type": "sample",
+}
+
+
+@app.callback()
+def main() -> None:
+    """Steps of the embedded checkpoint's training."""
+
+
+def training_clip(index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """One clip of the training split: pixels ``(1, 3, T, H, W)`` in [-1, 1] and character coverage ``(1, 1, T, H, W)``."""
+    index += AUTOENCODER_CLIPS
+    character = sample_character(Split.TRAIN, index, NANO)
+    motion = sample_motion(Split.TRAIN, index, NANO)
+    scene = sample_scene(Split.TRAIN, index, NANO)
+    (placement,) = sample_placements(Split.TRAIN, index, NANO)
+    performance = Performance(character=character, motion=motion, placement=placement)
+    clip = render([performance], scene, frames=FRAMES, height=SIZE, width=SIZE)
+    pixels = torch.from_numpy(clip.frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    return pixels, torch.from_numpy(clip.masks.any(0))[None, None].float()
+
+
+@app.command()
+def initial(folder: Path, clips: int = 400) -> None:
+    """Fits the autoencoder's basis and writes the untrained pipeline to FOLDER/initial."""
+    vae = fit_basis(AutoencoderPatchTransform(), (training_clip(i)[0] for i in range(clips)))
+    static, quality = vae.config.num_static_channels, held_out_quality(vae)
+    typer.echo(f"{static} static of {vae.config.z_dim} channels, {quality:.2f} dB with the linear decoder")
+    torch.manual_seed(0)
+    transformer = SCAIL2Transformer3DModel(**TRANSFORMER)
+    initialise(transformer)
+    vae.save_pretrained(folder / "initial" / "vae")
+    transformer.save_pretrained(folder / "initial" / "transformer")
+
+
+@torch.no_grad()
+def initialise(transformer: SCAIL2Transformer3DModel) -> None:
+    """A start that learns quickly: alike embeddings for video and driving, open residual gates, a zero head."""
+    transformer.patch_embedding_pose.load_state_dict(transformer.patch_embedding.state_dict())
+    torch.nn.init.zeros_(transformer.proj_out.weight)
+    torch.nn.init.zeros_(transformer.proj_out.bias)
+    for block in transformer.blocks:
+        block.scale_shift_table.zero_()
+        block.scale_shift_table[:, [2, 5]] = 0.5
+
+
+@app.command()
+def decoder(
+    folder: Path, minutes: float = 30.0, blocks: int = 4, channels: int = 192, batch: int = 8, crop: int = 64
+) -> None:
+    """Trains the autoencoder's refining decoder and writes FOLDER/vae; run again to go on."""
+    source = folder / "vae" if (folder / "vae").exists() else folder / "initial" / "vae"
+    linear = AutoencoderPatchTransform.from_pretrained(source)
+    vae = linear if linear.refiner is not None else with_refiner(linear, channels, blocks)
+    optimizer = torch.optim.AdamW(refiner_parameters(vae), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0)
+    context = ParallelContext.detect()
+    pool = [training_clip(1_000 + i) for i in range(1_500)]
+    generator = torch.Generator().manual_seed(int(time.time()))
+    started, step = time.monotonic(), 0
+    while (progress := (time.monotonic() - started) / (60 * minutes)) < 1:
+        optimizer.param_groups[0]["lr"] = 1e-3 * min(1.0, 2.0 * (1 - progress) + 0.02) * min(1.0, (step + 1) / 50)
+        pixels, coverage = random_crops(pool, batch, crop, generator)
+        with torch.no_grad():
+            latents = vae.encode(pixels).latent_dist.mode()
+            # Half of the crops get latents a little off, as those that a network generates are.
+            strength = torch.rand(batch, 1, 1, 1, 1, generator=generator) * 0.3 - 0.15
+            noise = torch.randn(latents.shape, generator=generator)
+            latents = latents + strength.clamp(min=0) * vae.config.latents_std[0] * noise
+        with context.autocast("auto"):
+            decoded = vae.decode(latents).sample
+        loss = refiner_loss(decoded.float(), pixels, 1 + 3 * coverage)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(refiner_parameters(vae), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step += 1
+        if step % 100 == 0:
+            logger.info("decoder step %d, %.0f %% of the time, loss %.5f", step, 100 * progress, loss.item())
+    vae.save_pretrained(folder / "vae")
+    typer.echo(f"{step} steps, {held_out_quality(vae):.2f} dB with the refining decoder")
+
+
+def with_refiner(linear: AutoencoderPatchTransform, channels: int, blocks: int) -> AutoencoderPatchTransform:
+    """The same basis and statistics with a fresh refining decoder."""
+    config = {k: v for k, v in linear.config.items() if not k.startswith("_")}
+    vae = AutoencoderPatchTransform(**{**config, "decoder_channels": channels, "decoder_blocks": blocks})
+    vae.load_state_dict(linear.state_dict(), strict=False)
+    return vae
+
+
+def random_crops(
+    pool: list[tuple[torch.Tensor, torch.Tensor]], count: int, crop: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Crops ``(count, 3, 9, crop, crop)`` and their character coverage, cut on the 8-pixel grid of the latents."""
+    pixels, masks = [], []
+    for index in torch.randint(len(pool), (count,), generator=generator).tolist():
+        top, left = (8 * torch.randint((SIZE - crop) // 8 + 1, (2,), generator=generator)).tolist()
+        first = 4 * int(torch.randint((FRAMES - 9) // 4 + 1, (1,), generator=generator))
+        window = (..., slice(first, first + 9), slice(top, top + crop), slice(left, left + crop))
+        pixels.append(pool[index][0][window])
+        masks.append(pool[index][1][window])
+    return torch.cat(pixels), torch.cat(masks)
+
+
+@torch.no_grad()
+def held_out_quality(vae: AutoencoderPatchTransform) -> float:
+    """Mean PSNR in dB over 40 clips of the training split that neither basis nor decoder have seen."""
+    return float(np.mean([reconstruction_psnr(vae, training_clip(500_000 + i)[0]) for i in range(40)]))
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    app()
