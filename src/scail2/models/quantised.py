@@ -54,7 +54,7 @@ def _check_marker(file: TensorFile, name: str) -> None:
 
 
 def _check_stored(file: TensorFile, name: str, info: TensorInfo, scales: dict[str, str]) -> None:
-    if isinstance(file, GgufFile):
+    if isinstance(file, GgufFile) or not name.endswith("weight"):
         return
     scale = scales.get(name)
     if info.dtype is None or not info.dtype.is_floating_point:
