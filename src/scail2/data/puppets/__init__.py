@@ -2,7 +2,7 @@
 
 from scail2.data.puppets.camera import Camera, Placement, Swing, sample_camera, sample_placements
 from scail2.data.puppets.characters import Character, sample_character
-from scail2.data.puppets.domain import NANO, PuppetDomain
+from scail2.data.puppets.domain import DOMAINS, FULL, NANO, PuppetDomain, domain_named
 from scail2.data.puppets.motions import Motion
 from scail2.data.puppets.render import Performance, PuppetClip, render, render_still
 from scail2.data.puppets.repertoire import sample_motion
@@ -11,6 +11,8 @@ from scail2.data.puppets.seeds import Split
 from scail2.data.puppets.skeleton import JOINT_NAMES, PART_NAMES
 
 __all__ = [
+    "DOMAINS",
+    "FULL",
     "JOINT_NAMES",
     "NANO",
     "PART_NAMES",
@@ -24,6 +26,7 @@ __all__ = [
     "Scene",
     "Split",
     "Swing",
+    "domain_named",
     "render",
     "render_still",
     "sample_camera",

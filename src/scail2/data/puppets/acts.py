@@ -277,8 +277,5 @@ def free(motion: MotionBuilder) -> None:
 
 PROGRAMS: dict[str, Callable[[MotionBuilder], None]] = {
     program.__name__: program
-    for program in (
-        *(walk, run, jump, hop, sit, sit_down, kick, box),
-        *(bow, stretch, clap, point, count, spin, free),
-    )
+    for program in (*(walk, run, jump, hop, sit, sit_down, kick, box), *(bow, stretch, clap, point, count, spin, free))
 }

@@ -39,7 +39,7 @@ class Camera:
     @property
     def still(self) -> bool:
         """True if the picture of the background never changes."""
-        return not any(swing.amplitude for swing in (self.pan_x, self.pan_y, self.zoom))
+        return not any(swing.amplitude for swing in (self.pan_x, self.pan_y, self.zoom, self.orbit))
 
 
 def sample_camera(split: str | Split, index: int, domain: PuppetDomain, salt: str = "") -> Camera:
@@ -58,11 +58,13 @@ def sample_camera(split: str | Split, index: int, domain: PuppetDomain, salt: st
             phase=draws.phase(f"{name}.phase"),
         )
 
+    # A close-up keeps the head where it was in the frame and loses the legs.
+    closeness = draws.uniform("closeness", 1.4, 2.0) if draws.chance("close_up", domain.close_up_chance) else 1.0
     return Camera(
         seed=draws.seed,
         pan_x=swing("pan_x", 0.0, 0.10),
-        pan_y=swing("pan_y", 0.0, 0.04),
-        zoom=swing("zoom", 1.0, 0.12),
+        pan_y=swing("pan_y", 0.2 * (closeness - 1.0), 0.04),
+        zoom=swing("zoom", closeness, 0.12),
         orbit=swing("orbit", 0.0, 0.5),
     )
 

@@ -31,6 +31,18 @@ HAIRS: tuple[Color, ...] = (
     (70, 120, 230),
     (90, 190, 90),
 )
+GREY_HAIRS: tuple[Color, ...] = ((236, 236, 238), (188, 188, 194), (140, 140, 148))
+FURS: tuple[Color, ...] = (
+    (232, 160, 82),
+    (120, 84, 58),
+    (64, 58, 60),
+    (236, 228, 214),
+    (168, 168, 176),
+    (204, 120, 60),
+    (244, 204, 128),
+)
+STATURES = {"child": 0.78, "adult": 1.0, "elder": 0.95}
+"""Factor on the lengths of trunk and limbs; heads and hands keep their size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +78,37 @@ class Face:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Extras:
+    """What not everybody wears or carries."""
+
+    glasses: str = "none"
+    glasses_color: Color = (30, 30, 36)
+    beard: str = "none"
+    gloves: Color | None = None
+    prop: str = "none"
+    prop_color: Color = (220, 60, 60)
+    prop_side: str = "right"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Coat:
+    """Fur of an animal."""
+
+    species: str
+    fur: Color
+    belly: Color
+    accent: Color
+    paw: Color
+    mane: Color
+    pattern: str
+    ears: str
+    muzzle: float
+    """Length of the muzzle, 0 to 1."""
+    tail: float
+    """Length of the tail in body heights."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Character:
     """One puppet: everything about its look, nothing about its motion. Its seed names its split."""
 
@@ -75,18 +118,29 @@ class Character:
     face: Face
     outfit: Outfit
     digits: tuple[int, ...]
+    age: str = "adult"
+    extras: Extras = Extras()
+    coat: Coat | None = None
+    """Animals only."""
 
 
 def sample_character(split: str | Split, index: int, domain: PuppetDomain, salt: str = "") -> Character:
     """Character `index` of a split; the same arguments always give the same character."""
     draws = Draws(seed_of(split, "character", index, domain.name, salt))
+    kind = draws.choice("kind", domain.kinds)
+    age = draws.choice("age", domain.ages)
+    animal = kind == "animal"
+    body = _draw_animal_body(draws.child("body"), domain) if animal else _draw_body(draws.child("body"), domain, age)
     return Character(
-        kind=draws.choice("kind", domain.kinds),
+        kind=kind,
         seed=draws.seed,
-        body=_draw_body(draws.child("body"), domain),
-        face=_draw_face(draws.child("face"), domain),
+        body=body,
+        face=_draw_face(draws.child("face"), domain, age),
         outfit=_draw_outfit(draws.child("outfit"), domain),
         digits=domain.digits,
+        age=age,
+        extras=_draw_extras(draws.child("extras"), domain),
+        coat=_draw_coat(draws.child("coat")) if animal else None,
     )
 
 
@@ -97,13 +151,13 @@ def vivid(draws: Draws, name: str, saturation: tuple[float, float], value: tuple
     return tuple(round(255 * channel) for channel in rgb)
 
 
-def _draw_body(draws: Draws, domain: PuppetDomain) -> Body:
+def _draw_body(draws: Draws, domain: PuppetDomain, age: str) -> Body:
     spread = domain.proportion_spread
 
     def length(name: str, middle: float) -> float:
         return draws.around(name, middle, spread)
 
-    stature = draws.around("stature", 1.0, 0.4 * spread)
+    stature = draws.around("stature", 1.0, 0.4 * spread) * STATURES[age]
     limb = domain.limb_width * draws.uniform("build", 1.0 - 0.5 * spread, 1.0 + spread)
     return Body(
         head=length("head", 0.122),
@@ -126,12 +180,40 @@ def _draw_body(draws: Draws, domain: PuppetDomain) -> Body:
     )
 
 
-def _draw_face(draws: Draws, domain: PuppetDomain) -> Face:
+def _draw_animal_body(draws: Draws, domain: PuppetDomain) -> Body:
+    spread = 0.8 * domain.proportion_spread
+
+    def length(name: str, middle: float) -> float:
+        return draws.around(name, middle, spread)
+
+    depth, leg = length("depth", 0.25), draws.around("leg", 1.0, spread)
+    return Body(
+        head=length("head", 0.125),
+        head_width=0.115,
+        neck=length("neck", 0.12),
+        torso=length("torso", 0.5),
+        shoulder=0.34 * depth,
+        hip=0.34 * depth,
+        depth=depth,
+        upper_arm=0.205 * leg,
+        forearm=0.2 * leg,
+        palm=0.05,
+        finger=0.04,
+        thigh=0.215 * leg,
+        shin=0.225 * leg,
+        foot=length("foot", 0.075),
+        arm_width=0.075,
+        leg_width=length("leg_width", 0.082),
+        finger_width=0.03,
+    )
+
+
+def _draw_face(draws: Draws, domain: PuppetDomain, age: str) -> Face:
     skins = FANTASY_SKINS if draws.chance("fantasy", 0.15) else SKINS
     return Face(
         skin=draws.choice("skin", skins),
         hair_style=draws.choice("hair_style", domain.hair_styles),
-        hair=draws.choice("hair", HAIRS),
+        hair=draws.choice("hair", GREY_HAIRS if age == "elder" else HAIRS),
         hat=draws.choice("hat", domain.hats) if draws.chance("wears_hat", domain.hat_chance) else "none",
         hat_color=vivid(draws, "hat_color", (0.55, 0.95), (0.5, 0.95)),
         eye_size=draws.uniform("eye_size", 0.15, 0.2),
@@ -150,4 +232,50 @@ def _draw_outfit(draws: Draws, domain: PuppetDomain) -> Outfit:
         bottom_kind=draws.choice("bottom_kind", domain.bottoms),
         bottom=vivid(draws, "bottom", (0.45, 0.9), (0.3, 0.85)),
         shoe=vivid(draws, "shoe", (0.3, 0.95), (0.2, 0.95)),
+    )
+
+
+def _draw_extras(draws: Draws, domain: PuppetDomain) -> Extras:
+    chance = domain.extras_chance
+
+    def some(name: str, options: tuple[str, ...]) -> str:
+        return draws.choice(name, options) if draws.chance(f"has_{name}", chance) else "none"
+
+    return Extras(
+        glasses=some("glasses", ("round", "square", "shades")),
+        glasses_color=draws.choice("glasses_color", ((30, 30, 36), (190, 40, 50), (40, 70, 170))),
+        beard=some("beard", ("full", "goatee", "moustache")),
+        gloves=vivid(draws, "gloves", (0.4, 0.9), (0.5, 1.0)) if draws.chance("has_gloves", 0.5 * chance) else None,
+        prop=some("prop", domain.props) if domain.props else "none",
+        prop_color=vivid(draws, "prop", (0.6, 0.95), (0.6, 1.0)),
+        prop_side=draws.choice("prop_side", ("left", "right")),
+    )
+
+
+SPECIES = {
+    "cat": ("pointed", 0.25, 0.3),
+    "dog": ("hanging", 0.75, 0.24),
+    "bear": ("round", 0.5, 0.08),
+    "horse": ("pointed", 1.0, 0.3),
+    "fox": ("pointed", 0.7, 0.32),
+}
+"""Ears, muzzle length and tail length."""
+
+
+def _draw_coat(draws: Draws) -> Coat:
+    species = draws.choice("species", tuple(SPECIES))
+    ears, muzzle, tail = SPECIES[species]
+    fantasy = draws.chance("fantasy", 0.2)
+    fur = vivid(draws, "fur", (0.35, 0.7), (0.6, 0.95)) if fantasy else draws.choice("fur", FURS)
+    return Coat(
+        species=species,
+        fur=fur,
+        belly=tuple(min(255, round(0.55 * channel + 112)) for channel in fur),
+        accent=vivid(draws, "accent", (0.2, 0.7), (0.3, 0.9)) if fantasy else draws.choice("accent", FURS),
+        paw=tuple(round(0.7 * channel) for channel in fur),
+        mane=draws.choice("mane", HAIRS),
+        pattern=draws.choice("pattern", ("plain", "stripes", "spots", "socks")),
+        ears=ears,
+        muzzle=draws.around("muzzle", muzzle, 0.15),
+        tail=draws.around("tail", tail, 0.2),
     )

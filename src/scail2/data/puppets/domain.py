@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from scail2.errors import InputError
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PuppetDomain:
@@ -40,6 +42,12 @@ class PuppetDomain:
     """Standing height of a single character as a fraction of the frame height."""
     group_height: tuple[float, float]
     """The same for each of several characters."""
+    ages: tuple[str, ...] = ("adult",)
+    props: tuple[str, ...] = ()
+    night_chance: float = 0.0
+    """Share of dark scenes."""
+    close_up_chance: float = 0.0
+    """Share of clips that show the upper body only."""
 
 
 NANO = PuppetDomain(
@@ -63,3 +71,42 @@ NANO = PuppetDomain(
     group_height=(0.62, 0.72),
 )
 """What the embedded checkpoint learns: large, thick-limbed people moving slowly before a camera that stands still."""
+
+FULL = PuppetDomain(
+    name="full",
+    kinds=("person", "person", "person", "person", "robot", "animal"),
+    proportion_spread=0.25,
+    limb_width=0.072,
+    digits=(0, 1, 2, 3, 4),
+    hair_styles=(*NANO.hair_styles, "ponytail", "bob", "mohawk"),
+    hats=(*NANO.hats, "brim", "crown", "helmet", "headband"),
+    hat_chance=0.45,
+    bottoms=("trousers", "trousers", "shorts", "skirt", "dress"),
+    extras_chance=0.3,
+    programs=(
+        *("curves", "wave", "squat", "sidestep", "dance", "dance", "turn", "jack", "march"),
+        *("walk", "walk", "run", "jump", "hop", "sit", "sit_down", "kick", "box"),
+        *("bow", "stretch", "clap", "point", "count", "spin", "free", "free"),
+    ),
+    speed=(0.4, 1.1),
+    yaw=80.0,
+    camera_spread=1.0,
+    scenery=("plain", "shapes", "city", "trees", "hills", "room", "street", "park", "stage", "pattern"),
+    scenery_items=(2, 10),
+    solo_height=(0.55, 0.86),
+    group_height=(0.45, 0.74),
+    ages=("adult", "adult", "adult", "child", "elder"),
+    props=("ball", "stick", "sword", "balloon", "umbrella", "cup", "flag", "phone"),
+    night_chance=0.2,
+    close_up_chance=0.12,
+)
+"""Everything the renderer can show."""
+
+DOMAINS = {domain.name: domain for domain in (NANO, FULL)}
+
+
+def domain_named(name: str) -> PuppetDomain:
+    """The domain called `name`; raises InputError for an unknown one."""
+    if name not in DOMAINS:
+        raise InputError(f"Unknown puppet domain {name!r}: use one of {', '.join(DOMAINS)}.")
+    return DOMAINS[name]

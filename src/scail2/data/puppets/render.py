@@ -1,21 +1,31 @@
 """Performances in a scene → frames, masks, parts, hand boxes and joints."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import skia
 
+from scail2.data.puppets.animals import draw_animal
 from scail2.data.puppets.camera import Camera, Placement, View, project
 from scail2.data.puppets.characters import Character
 from scail2.data.puppets.drawing import Pen
+from scail2.data.puppets.figure import Figure
 from scail2.data.puppets.motions import Motion
-from scail2.data.puppets.people import Figure, draw_person
-from scail2.data.puppets.scenes import Scene, paint_scene
+from scail2.data.puppets.people import draw_person
+from scail2.data.puppets.props import draw_stool
+from scail2.data.puppets.quadruped import pose_animal
+from scail2.data.puppets.robots import draw_robot
+from scail2.data.puppets.scenery import paint_scene
+from scail2.data.puppets.scenes import Scene
 from scail2.data.puppets.skeleton import DIGIT_NAMES, JOINT_INDEX, PART_NAMES, SIDES, pose_body, rotation
 from scail2.errors import InputError
 
+DRAWERS = {"person": draw_person, "robot": draw_robot, "animal": draw_animal}
 BACKGROUNDS = {"black": (0, 0, 0), "white": (255, 255, 255)}
+SCENERY_DISTANCE = 0.8
+"""Frame heights from the stage back to the scenery."""
 MAX_PERFORMANCES = 255 // len(PART_NAMES)
 """The parts of all characters share one byte while they are drawn."""
 
@@ -120,17 +130,37 @@ class _Cast:
     points: np.ndarray
     scale: np.ndarray
     head: np.ndarray
+    pelvis: np.ndarray
+    ground: np.ndarray
+    seat: float
 
     def figure(self, frame: int) -> Figure:
-        return Figure(self.points[frame].tolist(), float(self.scale[frame]), self.head[frame])
+        return Figure(
+            points=self.points[frame].tolist(),
+            scale=float(self.scale[frame]),
+            head=self.head[frame],
+            pelvis=self.pelvis[frame],
+            seat=self.seat,
+            ground=float(self.ground[frame]),
+        )
 
 
 def _cast(performance: Performance, view: View, times: np.ndarray, size: tuple[int, int]) -> _Cast:
-    motion, placement = performance.motion, performance.placement
-    pose = pose_body(performance.character.body, motion.angles(times + placement.delay), plant=motion.plant)
+    character, motion, placement = (performance.character, performance.motion, performance.placement)
+    animal = character.kind == "animal"
+    pose_kind = pose_animal if animal else pose_body
+    pose = pose_kind(character.body, motion.angles(times + placement.delay), plant=motion.plant)
     points, scale = project(pose.joints, placement, view, times, size)
-    head = rotation(1, placement.turn + view.orbit) @ pose.head
-    return _Cast(points, scale, head)
+    turned = rotation(1, placement.turn + view.orbit)
+    ground = project(np.zeros((len(times), 1, 3)), placement, view, times, size)[0][:, 0, 1]
+    seat = 0.0 if animal else motion.seat
+    return _Cast(points, scale, turned @ pose.head, turned @ pose.pelvis, ground, seat)
+
+
+def _draw(pen: Pen, character: Character, figure: Figure) -> None:
+    if figure.seat:
+        draw_stool(pen, character, figure)
+    DRAWERS[character.kind](pen, character, figure)
 
 
 class _Backdrop:
@@ -155,7 +185,8 @@ class _Backdrop:
         zoom = float(view.zoom[frame])
         canvas.translate(0.5 * width + height * float(view.pan_x[frame]), height * (0.5 + float(view.pan_y[frame])))
         canvas.scale(height * zoom, height * zoom)
-        canvas.translate(0.0, -0.5)
+        # The scenery stands behind the stage: an orbiting camera moves it against the performers.
+        canvas.translate(-SCENERY_DISTANCE * math.sin(float(view.orbit[frame])), -0.5)
         paint_scene(canvas, self.scene)
         return surface.makeImageSnapshot()
 
@@ -183,7 +214,7 @@ def _collect(
 
 def _visible(joints: np.ndarray, others: np.ndarray) -> np.ndarray:
     frames, height, width = others.shape
-    column, row = np.floor(joints[..., 0]).astype(int), np.floor(joints[..., 1]).astype(int)
+    column, row = (np.floor(joints[..., 0]).astype(int), np.floor(joints[..., 1]).astype(int))
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     hidden = others[np.arange(frames)[:, None], row.clip(0, height - 1), column.clip(0, width - 1)]
     return inside & ~hidden

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-import skia
-
 from scail2.data.puppets.characters import Color, vivid
 from scail2.data.puppets.domain import PuppetDomain
+from scail2.data.puppets.drawing import shade
 from scail2.data.puppets.seeds import Draws, Split, seed_of
 
 REACH = 2.0
@@ -45,7 +44,9 @@ def sample_scene(split: str | Split, index: int, domain: PuppetDomain, salt: str
     draws = Draws(seed_of(split, "scene", index, domain.name, salt))
     style = draws.choice("style", domain.scenery)
     horizon = draws.uniform("horizon", 0.68, 0.86)
-    wall = vivid(draws, "wall", (0.12, 0.5), (0.62, 1.0))
+    dark = draws.chance("night", domain.night_chance)
+    dim = 0.35 if dark else 1.0
+    wall = shade(vivid(draws, "wall", (0.12, 0.5), (0.62, 1.0)), dim)
     gradient = draws.chance("gradient", 0.4)
     return Scene(
         seed=draws.seed,
@@ -63,7 +64,7 @@ def _draw_items(draws: Draws, style: str, horizon: float, domain: PuppetDomain) 
         return ()
     count = draws.integer("count", *domain.scenery_items)
     items = [ITEM_MAKERS[style](draws.child(str(number)), horizon) for number in range(round(count * 2.0 * REACH))]
-    if style in ("city", "trees", "hills") and draws.chance("sun", 0.5):
+    if style in ("city", "trees", "hills", "street", "park") and draws.chance("sun", 0.5):
         glow = vivid(draws, "sun", (0.2, 0.6), (0.85, 1.0))
         size = draws.uniform("sun_size", 0.12, 0.2)
         x, y = draws.uniform("sun_x", -0.4, 0.4), draws.uniform("sun_y", 0.16, 0.3)
@@ -107,113 +108,51 @@ def _furniture(draws: Draws, horizon: float) -> SceneItem:
     return _item(draws, kind, horizon + 0.02, (0.12, 0.22), (0.35, 0.55))
 
 
-ITEM_MAKERS = {"shapes": _shape, "city": _building, "trees": _tree, "hills": _hill, "room": _furniture}
+def _street_thing(draws: Draws, horizon: float) -> SceneItem:
+    kind = draws.choice("thing", ("building", "building", "tree", "post", "cloud"))
+    if kind == "building":
+        return _building(draws, horizon)
+    if kind == "tree":
+        return _tree(draws, horizon)
+    if kind == "cloud":
+        return _item(draws, "cloud", draws.uniform("y", 0.12, 0.35), (0.2, 0.4), (0.06, 0.1))
+    return _item(draws, "post", horizon + 0.05, (0.08, 0.12), (0.4, 0.55))
 
 
-def paint_scene(canvas: skia.Canvas, scene: Scene) -> None:
-    """Draws the scene in units of the frame height, origin at the upper middle of the frame."""
-    far = 3.0 * REACH
-    # Every pixel opaque from the start: the soft edge at the horizon must not let older pixels through.
-    canvas.clear(skia.Color(*scene.floor))
-    wall = skia.Paint(AntiAlias=True, Color=skia.Color(*scene.wall))
-    if scene.wall_low != scene.wall:
-        ends = [skia.Color(*scene.wall), skia.Color(*scene.wall_low)]
-        wall.setShader(skia.GradientShader.MakeLinear(points=[(0, 0), (0, scene.horizon)], colors=ends))
-    canvas.drawRect(skia.Rect(-far, -far, far, scene.horizon), wall)
-    for item in scene.items:
-        if item.shape == "hill":
-            ITEM_PAINTERS[item.shape](canvas, item)
-    canvas.drawRect(skia.Rect(-far, scene.horizon, far, far), _paint(scene.floor))
-    for item in scene.items:
-        if item.shape != "hill":
-            ITEM_PAINTERS[item.shape](canvas, item)
+def _park_thing(draws: Draws, horizon: float) -> SceneItem:
+    kind = draws.choice("thing", ("hill", "tree", "tree", "bush", "cloud", "fence"))
+    if kind == "hill":
+        return _hill(draws, horizon)
+    if kind == "tree":
+        return _tree(draws, horizon)
+    if kind == "cloud":
+        return _item(draws, "cloud", draws.uniform("y", 0.12, 0.35), (0.2, 0.4), (0.06, 0.1))
+    if kind == "fence":
+        return _item(draws, "fence", horizon + 0.04, (0.3, 0.6), (0.1, 0.15))
+    return _item(draws, "bush", horizon + 0.05, (0.15, 0.35), (0.1, 0.18))
 
 
-def _paint(color: Color) -> skia.Paint:
-    return skia.Paint(AntiAlias=True, Color=skia.Color(*color))
+def _stage_thing(draws: Draws, horizon: float) -> SceneItem:
+    kind = draws.choice("thing", ("curtain", "curtain", "star", "disc"))
+    if kind == "curtain":
+        return _item(draws, "curtain", horizon, (0.16, 0.4), (0.9, 1.0))
+    return _item(draws, kind, draws.uniform("y", 0.15, 0.6), (0.08, 0.2), (0.08, 0.2))
 
 
-def _box(item: SceneItem, left: float, top: float, right: float, bottom: float) -> skia.Rect:
-    """A rectangle inside an item; 0 and 1 are its left and right, upper and lower edge."""
-    x, y = item.x - 0.5 * item.width, item.y - item.height
-    return skia.Rect(x + left * item.width, y + top * item.height, x + right * item.width, y + bottom * item.height)
+def _pattern_thing(draws: Draws, horizon: float) -> SceneItem:
+    """Wallpaper: large panels of small repeated marks."""
+    kind = draws.choice("thing", ("dots", "stripes", "checks"))
+    return _item(draws, kind, horizon, (0.35, 0.9), (0.5, 1.0))
 
 
-def _paint_disc(canvas: skia.Canvas, item: SceneItem) -> None:
-    canvas.drawOval(_box(item, 0, 0, 1, 1), _paint(item.color))
-
-
-def _paint_box(canvas: skia.Canvas, item: SceneItem) -> None:
-    canvas.drawRect(_box(item, 0, 0, 1, 1), _paint(item.color))
-
-
-def _paint_triangle(canvas: skia.Canvas, item: SceneItem) -> None:
-    _polygon(canvas, item, ((0.5, 0), (1, 1), (0, 1)), item.color)
-
-
-def _polygon(canvas: skia.Canvas, item: SceneItem, corners: tuple[tuple[float, float], ...], color: Color) -> None:
-    x, y = item.x - 0.5 * item.width, item.y - item.height
-    points = [skia.Point(x + u * item.width, y + v * item.height) for u, v in corners]
-    canvas.drawPath(skia.Path.Polygon(points, True), _paint(color))
-
-
-def _paint_building(canvas: skia.Canvas, item: SceneItem) -> None:
-    _paint_box(canvas, item)
-    rows = max(2, round(item.height / 0.12))
-    for row in range(rows):
-        for left in (0.18, 0.58):
-            top = (row + 0.3) / rows
-            canvas.drawRect(_box(item, left, top, left + 0.24, top + 0.4 / rows), _paint(item.accent))
-
-
-def _paint_tree(canvas: skia.Canvas, item: SceneItem) -> None:
-    canvas.drawRect(_box(item, 0.42, 0.4, 0.58, 1), _paint((104, 70, 44)))
-    canvas.drawOval(_box(item, 0, 0, 1, 0.66), _paint(item.color))
-
-
-def _paint_fir(canvas: skia.Canvas, item: SceneItem) -> None:
-    canvas.drawRect(_box(item, 0.43, 0.7, 0.57, 1), _paint((92, 62, 42)))
-    _polygon(canvas, item, ((0.5, 0), (0.9, 0.5), (0.1, 0.5)), item.color)
-    _polygon(canvas, item, ((0.5, 0.2), (1, 0.82), (0, 0.82)), item.color)
-
-
-def _paint_hill(canvas: skia.Canvas, item: SceneItem) -> None:
-    canvas.drawOval(_box(item, 0, 0, 1, 2), _paint(item.color))
-
-
-def _paint_window(canvas: skia.Canvas, item: SceneItem) -> None:
-    _paint_box(canvas, item)
-    for left, top in ((0.08, 0.08), (0.54, 0.08), (0.08, 0.54), (0.54, 0.54)):
-        canvas.drawRect(_box(item, left, top, left + 0.38, top + 0.38), _paint(item.accent))
-
-
-def _paint_picture(canvas: skia.Canvas, item: SceneItem) -> None:
-    _paint_box(canvas, item)
-    canvas.drawRect(_box(item, 0.12, 0.12, 0.88, 0.88), _paint(item.accent))
-    canvas.drawOval(_box(item, 0.3, 0.35, 0.7, 0.75), _paint(item.color))
-
-
-def _paint_lamp(canvas: skia.Canvas, item: SceneItem) -> None:
-    canvas.drawRect(_box(item, 0.44, 0.2, 0.56, 1), _paint(item.color))
-    _polygon(canvas, item, ((0.3, 0), (0.7, 0), (1, 0.3), (0, 0.3)), item.accent)
-
-
-def _paint_cupboard(canvas: skia.Canvas, item: SceneItem) -> None:
-    _paint_box(canvas, item)
-    for top in (0.06, 0.53):
-        canvas.drawRect(_box(item, 0.08, top, 0.92, top + 0.41), _paint(item.accent))
-
-
-ITEM_PAINTERS = {
-    "disc": _paint_disc,
-    "box": _paint_box,
-    "triangle": _paint_triangle,
-    "building": _paint_building,
-    "tree": _paint_tree,
-    "fir": _paint_fir,
-    "hill": _paint_hill,
-    "window": _paint_window,
-    "picture": _paint_picture,
-    "lamp": _paint_lamp,
-    "cupboard": _paint_cupboard,
+ITEM_MAKERS = {
+    "shapes": _shape,
+    "city": _building,
+    "trees": _tree,
+    "hills": _hill,
+    "room": _furniture,
+    "street": _street_thing,
+    "park": _park_thing,
+    "stage": _stage_thing,
+    "pattern": _pattern_thing,
 }

@@ -52,11 +52,7 @@ TRUNK_DOFS = ("spine_pitch", "spine_yaw", "spine_roll", "neck_pitch", "neck_yaw"
 ARM_DOFS = ("raise", "swing", "twist", "elbow", "pronate", "wrist", "curl", "spread")
 DIGIT_DOFS = tuple(f"curl_{digit}" for digit in DIGIT_NAMES)
 LEG_DOFS = ("flex", "abduct", "turn", "knee", "ankle")
-DOF_NAMES = (
-    *ROOT_DOFS,
-    *TRUNK_DOFS,
-    *(f"{dof}_{side}" for side in SIDES for dof in ARM_DOFS + DIGIT_DOFS + LEG_DOFS),
-)
+DOF_NAMES = (*ROOT_DOFS, *TRUNK_DOFS, *(f"{dof}_{side}" for side in SIDES for dof in ARM_DOFS + DIGIT_DOFS + LEG_DOFS))
 """`sway`, `lift`, `advance` move the whole body (x, y, z, in body heights); all others are angles.
 
 `raise` lifts the arm sideways, `swing` forward, `twist` turns it about itself (the elbow then bends outward), `pronate`
@@ -195,7 +191,7 @@ def _place_digit(
 ) -> None:
     """One finger: knuckle, middle joint, tip. The thumb leaves the side of the palm that is nearer to the body."""
     sign = SIDE_SIGNS[side]
-    curl, spread = dof[f"curl_{side}"] + dof[f"curl_{name}_{side}"], dof[f"spread_{side}"]
+    curl, spread = (dof[f"curl_{side}"] + dof[f"curl_{name}_{side}"], dof[f"spread_{side}"])
     if digit:
         across = -sign * (1.0 - 2.0 / 3.0 * (digit - 1))
         knuckle = (0.42 * across * body.palm, -body.palm, 0.0)
