@@ -70,11 +70,8 @@ def kind_of(file: TensorFile) -> FileKind:
     """What a file holds, by the names of its tensors; UNKNOWN for a file that SCAIL-2 has no use for."""
     if is_lora(file):
         return FileKind.LORA
-    for kind, marks in _MARKS.items():
-        if any(name.endswith(marks) for name in file.tensors):
-            break
-    else:
-        return FileKind.UNKNOWN
+    matching = (kind for kind, marks in _MARKS.items() if any(name.endswith(marks) for name in file.tensors))
+    kind = next(matching, FileKind.UNKNOWN)
     if kind is FileKind.VAE:
         latent = file.tensors.get("conv2.weight", file.tensors.get("post_quant_conv.weight"))
         if latent is None or latent.shape[0] == _WAN_22_CHANNELS:
