@@ -4,6 +4,8 @@ from scail2.data.puppets.camera import Camera, Placement, Swing, sample_camera, 
 from scail2.data.puppets.characters import Character, sample_character
 from scail2.data.puppets.domain import DOMAINS, FULL, NANO, PuppetDomain, domain_named
 from scail2.data.puppets.motions import Motion
+from scail2.data.puppets.pose import render_pose
+from scail2.data.puppets.pose_error import DistortedMotion, PoseError, corrupt_joints
 from scail2.data.puppets.render import Performance, PuppetClip, render, render_still
 from scail2.data.puppets.repertoire import sample_motion
 from scail2.data.puppets.scenes import Scene, sample_scene
@@ -18,16 +20,20 @@ __all__ = [
     "PART_NAMES",
     "Camera",
     "Character",
+    "DistortedMotion",
     "Motion",
     "Performance",
     "Placement",
+    "PoseError",
     "PuppetClip",
     "PuppetDomain",
     "Scene",
     "Split",
     "Swing",
+    "corrupt_joints",
     "domain_named",
     "render",
+    "render_pose",
     "render_still",
     "sample_camera",
     "sample_character",

@@ -186,12 +186,12 @@ def _draw_animal_body(draws: Draws, domain: PuppetDomain) -> Body:
     def length(name: str, middle: float) -> float:
         return draws.around(name, middle, spread)
 
-    depth, leg = length("depth", 0.25), draws.around("leg", 1.0, spread)
+    depth, leg = length("depth", 0.25), draws.around("leg", 0.92, spread)
     return Body(
         head=length("head", 0.125),
         head_width=0.115,
         neck=length("neck", 0.12),
-        torso=length("torso", 0.5),
+        torso=length("torso", 0.43),
         shoulder=0.34 * depth,
         hip=0.34 * depth,
         depth=depth,

@@ -14,6 +14,7 @@ from scail2.data.puppets.drawing import Pen
 from scail2.data.puppets.figure import Figure
 from scail2.data.puppets.motions import Motion
 from scail2.data.puppets.people import draw_person
+from scail2.data.puppets.pose_error import DistortedMotion
 from scail2.data.puppets.props import draw_stool
 from scail2.data.puppets.quadruped import pose_animal
 from scail2.data.puppets.robots import draw_robot
@@ -35,7 +36,7 @@ class Performance:
     """A character doing a motion at a place."""
 
     character: Character
-    motion: Motion
+    motion: Motion | DistortedMotion
     placement: Placement
 
 
@@ -88,7 +89,7 @@ def render(
         backdrop.paint(pen.colors, view, frame, (height, width))
         for number in order:
             pen.offset = number * len(PART_NAMES)
-            draw_person(pen, performances[number].character, casts[number].figure(frame))
+            _draw(pen, performances[number].character, casts[number].figure(frame))
     return _collect(performances, casts, pixels, numbers)
 
 
@@ -175,10 +176,10 @@ class _Backdrop:
             canvas.clear(skia.Color(*BACKGROUNDS[self.background]))
             return
         if self.image is None or not self.still:
-            self.image = self._draw(view, frame, size)
+            self.image = self._image(view, frame, size)
         canvas.drawImage(self.image, 0, 0)
 
-    def _draw(self, view: View, frame: int, size: tuple[int, int]) -> skia.Image:
+    def _image(self, view: View, frame: int, size: tuple[int, int]) -> skia.Image:
         height, width = size
         surface = skia.Surface(width, height)
         canvas = surface.getCanvas()
@@ -229,9 +230,16 @@ def _hand_boxes(character: Character, cast: _Cast, size: tuple[int, int]) -> np.
             f"{digit}_{bone}_{side}" for digit in DIGIT_NAMES for bone in ("knuckle", "middle", "tip")
         ]
         points = cast.points[:, [JOINT_INDEX[name] for name in names], :2]
-        margin = (0.5 * max(0.7 * character.body.palm, character.body.finger_width) * cast.scale + 1.0)[:, None]
+        margin = (0.5 * _hand_width(character) * cast.scale + 1.0)[:, None]
         boxes[:, number, :2] = points.min(axis=1) - margin
         boxes[:, number, 2:] = points.max(axis=1) + margin
     boxes[..., 0::2] = boxes[..., 0::2].clip(0, width)
     boxes[..., 1::2] = boxes[..., 1::2].clip(0, height)
     return boxes
+
+
+def _hand_width(character: Character) -> float:
+    """Widest line a hand is drawn with, in body heights."""
+    body = character.body
+    widths = {"person": 0.7 * body.palm, "robot": 0.85 * body.palm, "animal": 0.95 * body.leg_width}
+    return max(widths[character.kind], 1.2 * body.finger_width)

@@ -19,9 +19,10 @@ GRIPPER = ("thumb", "index", "little")
 
 def draw_robot(pen: Pen, character: Character, figure: Figure) -> None:
     """Draws the whole robot, far limbs first."""
+    torso = figure.near("pelvis", "neck") + 0.02
     layers: list[Layer] = [
-        (figure.near("pelvis", "neck") + 0.02, lambda: _draw_torso(pen, character, figure)),
-        (figure.near("head") + 0.03, lambda: _draw_head(pen, character, figure)),
+        (torso, lambda: _draw_torso(pen, character, figure)),
+        (max(figure.near("head") + 0.03, torso + 0.001), lambda: _draw_head(pen, character, figure)),
     ]
     for side in SIDES:
         layers += _limb_layers(pen, character, figure, side)
@@ -54,12 +55,8 @@ def _draw_torso(pen: Pen, character: Character, figure: Figure) -> None:
     drop = 0.2 * body.depth * unit
     upper = [(x, y + drop) for x, y in shoulders]
     pen.polygon([*upper, waist[1], waist[0]], outfit.shirt, part, rounding=0.4 * body.depth * unit)
-    panel = [
-        mix(upper[0], waist[1], 0.3),
-        mix(upper[1], waist[0], 0.3),
-        mix(waist[0], upper[1], 0.3),
-        mix(waist[1], upper[0], 0.3),
-    ]
+    middle = mix(mix(*upper, 0.5), mix(*waist, 0.5), 0.45)
+    panel = [mix(corner, middle, 0.35) for corner in (*upper, waist[1], waist[0])]
     pen.polygon(panel, shade(outfit.shirt, 0.7))
     for number, share in enumerate((0.32, 0.5, 0.68)):
         lamp = mix(mix(*upper, share), mix(*waist, share), 0.4)
@@ -125,5 +122,5 @@ def _draw_screen(pen: Pen, character: Character, facing: np.ndarray, side: float
     pen.polygon([(left, -0.5), (right, -0.5), (right, 0.45), (left, 0.45)], (28, 34, 48), rounding=0.15)
     glow = character.outfit.accent
     for sign in (-1.0, 1.0):
-        pen.oval((middle + sign * 0.42 * reach, -0.12), 1.25 * eye, 1.4 * eye, shade(glow, 1.3))
+        pen.oval((middle + sign * 0.42 * reach, -0.12), 0.95 * eye, 1.15 * eye, shade(glow, 1.3))
     pen.line((middle - 0.4 * reach, 0.3), (middle + 0.4 * reach, 0.3), 0.1, shade(glow, 1.1))
