@@ -1,14 +1,13 @@
 """The embedded checkpoint, from nothing to the package: the steps that are not `scail2` verbs.
 
-    python recipes/nano.py initial   out/nano           # autoencoder basis, untrained transformer
-    scail2 cache ... --out out/nano/latents             # see docs/nano.md for the full list of commands
-    scail2 train nano --output out/nano/run
-    scail2 train nano_finish --output out/nano/finish --start-from out/nano/run
-    python recipes/nano.py decoder   out/nano           # refining decoder of the autoencoder
-    python recipes/nano.py package   out/nano src/scail2/assets/nano
+python recipes/nano.py initial   out/nano           # autoencoder basis, untrained transformer
+scail2 cache ... --out out/nano/latents             # see docs/nano.md for the full list of commands
+scail2 train nano --output out/nano/run
+scail2 train nano_finish --output out/nano/finish --start-from out/nano/run
+python recipes/nano.py decoder   out/nano           # refining decoder of the autoencoder
+python recipes/nano.py package   out/nano src/scail2/assets/nano
 """
 
-import json
 import logging
 import shutil
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import typer
+from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 
 from scail2.data.puppets import (
@@ -31,9 +31,11 @@ from scail2.data.puppets import (
 )
 from scail2.models.autoencoder import AutoencoderPatchTransform
 from scail2.models.transformer import SCAIL2Transformer3DModel
+from scail2.pipeline import SCAIL2Pipeline
+from scail2.presets import preset
 from scail2.training.autoencoder import fit_basis, reconstruction_psnr, refiner_loss, refiner_parameters
 from scail2.training.parallel import ParallelContext
-from scail2.training.state import load_weights
+from scail2.training.state import latest_state, load_weights
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 logger = logging.getLogger("nano")
@@ -134,6 +136,34 @@ def decoder(
             logger.info("decoder step %d, %.0f %% of the time, loss %.5f", step, 100 * progress, loss.item())
     vae.save_pretrained(folder / "vae")
     typer.echo(f"{step} steps, {held_out_quality(vae):.2f} dB with the refining decoder")
+
+
+@app.command()
+def package(folder: Path, output: Path, run: str = "finish", segment_frames: int = 17) -> None:
+    """Writes the pipeline with the averaged weights of FOLDER/RUN to OUTPUT, transformer and decoder in half precision."""
+    transformer = SCAIL2Transformer3DModel.from_pretrained(folder / "initial" / "transformer")
+    state = latest_state(folder / run / "checkpoints")
+    load_weights(state, transformer)
+    vae_folder = folder / "vae" if (folder / "vae").exists() else folder / "initial" / "vae"
+    pipeline = SCAIL2Pipeline(
+        transformer=transformer,
+        vae=AutoencoderPatchTransform.from_pretrained(vae_folder),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=preset("nano").shift),
+        default_preset="nano",
+        segment_frame_length=segment_frames,
+        native_height=SIZE,
+        native_width=SIZE,
+    )
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    pipeline.save_pretrained(partial)
+    for weights in partial.glob("*/*.safetensors"):
+        tensors = {n: t if n.endswith("_basis") else t.half() for n, t in load_file(weights).items()}
+        save_file(tensors, weights, metadata={"format": "pt"})
+    shutil.rmtree(output, ignore_errors=True)
+    partial.rename(output)
+    size = sum(f.stat().st_size for f in output.rglob("*") if f.is_file())
+    typer.echo(f"{output}: {size / 2**20:.1f} MiB from {state}")
 
 
 def with_refiner(linear: AutoencoderPatchTransform, channels: int, blocks: int) -> AutoencoderPatchTransform:

@@ -18,6 +18,8 @@ VERBS: tuple[str, ...] = (
     "status",
     "clean",
     "cache",
+    "evaluate",
+    "train",
 )
 
 

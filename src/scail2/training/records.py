@@ -16,7 +16,7 @@ class TrainingRecord:
         except ImportError:
             self._board = None
         else:
-            self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=from_step)
+            self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=from_step + 1)
 
     def write(self, step: int, **numbers: float) -> None:
         """Records the numbers of one step."""
@@ -36,5 +36,5 @@ class TrainingRecord:
         if not self._path.exists():
             return
         lines = self._path.read_text().splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < step]
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
         self._path.write_text("".join(line + "\n" for line in kept))

@@ -1,0 +1,219 @@
+"""The trainer on real cached latents of puppets, at toy size."""
+
+import dataclasses
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from scail2.data.cache import CacheJob, write_cache
+from scail2.data.dataset import LatentDataset
+from scail2.data.puppet_source import PuppetSource
+from scail2.data.recipe import recipe as data_recipe
+from scail2.models.autoencoder import AutoencoderPatchTransform
+from scail2.models.transformer import SCAIL2Transformer3DModel
+from scail2.modes import AnimationMode
+from scail2.training.autoencoder import fit_basis, reconstruction_psnr
+from scail2.training.batches import step_generator
+from scail2.training.config import DataConfig, LoRAConfig, LossConfig, MixtureKnot, OptimizerConfig, TrainConfig
+from scail2.training.latent_batches import LatentBatches
+from scail2.training.objective import FlowMatchingObjective
+from scail2.training.session import build_trainer, export_transformer
+from scail2.training.state import latest_state
+
+CHANNELS = 8
+SHARES = (("animation_single", 0.5), ("replacement_single", 0.5))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """A folder with an untrained model in `model/` and a small cache in `latents/`."""
+    folder = tmp_path_factory.mktemp("learning")
+    AutoencoderPatchTransform(z_dim=CHANNELS, num_static_channels=6).save_pretrained(folder / "model" / "vae")
+    torch.manual_seed(0)
+    transformer = SCAIL2Transformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        ffn_dim=32,
+        num_layers=2,
+        in_channels=CHANNELS + 4,
+        out_channels=CHANNELS,
+        text_dim=None,
+        image_dim=None,
+        rope_theta=100.0,
+        rope_reference_height_shift=2,
+        rope_driving_width_shift=2,
+        driving_downsample=1,
+        prediction_type="sample",
+    )
+    transformer.save_pretrained(folder / "model" / "transformer")
+    job = CacheJob(
+        source=PuppetSource(frames=9, height=32, width=32),
+        recipe=dataclasses.replace(data_recipe("nano"), name="toy", shares=dict(SHARES)),
+        autoencoder=folder / "model" / "vae",
+        samples=12,
+        driving_downsample=1,
+        samples_per_shard=4,
+    )
+    write_cache(job, folder / "latents", workers=1)
+    return folder
+
+
+def configuration(world: Path, **changes) -> TrainConfig:
+    mixture = (
+        MixtureKnot(samples=0, shares=(("self_driven", 1.0),)),
+        MixtureKnot(samples=8, shares=(("self_driven", 0.2), *SHARES)),
+    )
+    base = TrainConfig(
+        name="toy",
+        model=str(world / "model"),
+        steps=6,
+        data=DataConfig(shards=str(world / "latents"), batch_size=2, window=2, mixture=mixture),
+        loss=LossConfig(space="sample", character_weight=2.0, alignment_weight=0.1, alignment_block=0),
+        optimizer=OptimizerConfig(learning_rate=1e-3, muon_learning_rate=0.02, clip_norm=1.0),
+        ema_decay=0.9,
+        precision="fp32",
+        log_every=1,
+        checkpoint_every=2,
+        accumulation=2,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state = latest_state(folder / "checkpoints")
+    return {**load_file(state / "weights.safetensors"), **load_file(state / "average.safetensors")}
+
+
+def test_resumed_training_is_bit_identical(world, tmp_path):
+    build_trainer(configuration(world), tmp_path / "whole").run()
+    stopped = build_trainer(configuration(world), tmp_path / "parts")
+    read = stopped.batches
+
+    def interrupted_at_step_3(micro_step: int):
+        if micro_step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return read(micro_step)
+
+    stopped.batches = interrupted_at_step_3
+    stopped.run()
+    assert stopped.step == 3
+    # A killed run has no checkpoint of its last step, but a half-written one and a log that is ahead.
+    checkpoints = tmp_path / "parts" / "checkpoints"
+    (checkpoints / "step-00000003").rename(checkpoints / ".step-00000003.partial")
+    trainer = build_trainer(configuration(world), tmp_path / "parts")
+    trainer.run()
+    assert (trainer.step, trainer.samples) == (6, 24)
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, parts[name]), name
+    steps = (tmp_path / "parts" / "log.jsonl").read_text().count("\n")
+    assert steps == 6
+
+
+def test_training_lowers_the_loss(world, tmp_path):
+    trainer = build_trainer(configuration(world, steps=40, checkpoint_every=1000), tmp_path)
+
+    def loss() -> float:
+        objective = FlowMatchingObjective(trainer.transformer, configuration(world, loss=LossConfig(space="sample")))
+        batch = trainer.batches.read(3)
+        with torch.no_grad():
+            return float(objective.loss(batch, torch.Generator().manual_seed(5))[0])
+
+    before = loss()
+    trainer.run()
+    assert loss() < 0.7 * before
+
+
+def test_batches_are_a_function_of_the_step(world):
+    data = configuration(world).data
+    first, second = (LatentBatches(LatentDataset(data.shards), data, seed=3) for _ in range(2))
+    ahead = [first(step) for step in range(5)][4]
+    alone = second(4)
+    assert ahead.frame_offset == alone.frame_offset
+    assert ahead.latents.keys == alone.latents.keys
+    assert torch.equal(ahead.latents.driving, alone.latents.driving)
+
+
+def test_self_driven_share_drives_clips_with_themselves(world):
+    data = configuration(world).data
+    batch = LatentBatches(LatentDataset(data.shards), data, seed=0).read(0)
+    assert torch.equal(batch.latents.driving, batch.latents.target)
+    later = LatentBatches(LatentDataset(data.shards), dataclasses.replace(data, mixture=data.mixture[1:]), seed=0)
+    drives = [b.latents for b in map(later.read, range(20))]
+    assert any(not torch.equal(b.driving, b.target) for b in drives)
+
+
+def test_one_rope_ablation_gives_both_modes_the_same_positions(world, tmp_path):
+    seen = {}
+    for name, one_rope in (("own", False), ("one", True)):
+        base = configuration(world)
+        data = dataclasses.replace(
+            base.data, one_rope=one_rope, mixture=(MixtureKnot(samples=0, shares=(("replacement_single", 1.0),)),)
+        )
+        trainer = build_trainer(dataclasses.replace(base, data=data), tmp_path / name)
+        modes = []
+        trainer.transformer.register_forward_pre_hook(
+            lambda _m, _a, kwargs, modes=modes: modes.append(kwargs["mode"]), with_kwargs=True
+        )
+        trainer.objective.loss(trainer.batches(0), step_generator(0, 0, 2))
+        seen[name] = modes
+    assert seen == {"own": [AnimationMode.REPLACEMENT], "one": [AnimationMode.ANIMATION]}
+
+
+def test_clean_history_is_kept_and_out_of_the_loss(world, tmp_path):
+    base = configuration(world)
+    data = dataclasses.replace(base.data, window=None, history_probability=1.0)
+    trainer = build_trainer(dataclasses.replace(base, data=data), tmp_path)
+    given = {}
+    trainer.transformer.register_forward_pre_hook(lambda _m, _a, kwargs: given.update(kwargs), with_kwargs=True)
+    batch = trainer.batches(0)
+    trainer.objective.loss(batch, step_generator(0, 0, 2))
+    assert given["history_mask"][:, :, :2].all()
+    assert not given["history_mask"][:, :, 2:].any()
+    assert torch.equal(given["hidden_states"][:, :, :2], batch.latents.target[:, :, :2])
+    assert not torch.equal(given["hidden_states"][:, :, 2:], batch.latents.target[:, :, 2:])
+
+
+def test_lora_trains_adapters_only_and_exports_them(world, tmp_path):
+    config = configuration(world, steps=2, lora=LoRAConfig(rank=2), loss=LossConfig(), ema_decay=0.0)
+    trainer = build_trainer(config, tmp_path)
+    names = [n for n, p in trainer.transformer.named_parameters() if p.requires_grad]
+    assert names
+    assert all("lora_" in name for name in names)
+    trainer.run()
+    exported = export_transformer(config, tmp_path, tmp_path / "adapter")
+    assert any("lora_B" in k or "lora_up" in k for f in exported.glob("*.safetensors") for k in load_file(f))
+
+
+def test_damaged_shard_is_reported_and_training_goes_on(world, tmp_path):
+    shards = tmp_path / "latents"
+    shutil.copytree(world / "latents", shards)
+    victim = sorted(shards.glob("*.tar"))[0]
+    payload = bytearray(victim.read_bytes())
+    payload[len(payload) // 2 : len(payload) // 2 + 4096] = bytes(4096)
+    victim.write_bytes(payload)
+    data = dataclasses.replace(configuration(world).data, shards=str(shards))
+    trainer = build_trainer(configuration(world, data=data, steps=6), tmp_path / "run")
+    trainer.run()
+    assert trainer.step == 6
+    assert trainer.batches.dataset.damage.lines()
+
+
+def test_fitted_basis_keeps_more_than_an_arbitrary_one():
+    generator = torch.Generator().manual_seed(0)
+    smooth = torch.nn.functional.interpolate(
+        torch.rand(4, 3, 3, 4, 4, generator=generator) * 2 - 1, size=(9, 32, 32), mode="trilinear"
+    )
+    clips = [clip[None] for clip in smooth]
+    plain = AutoencoderPatchTransform(z_dim=12, num_static_channels=9)
+    fitted = fit_basis(plain, clips[:3])
+    assert reconstruction_psnr(fitted, clips[3]) > reconstruction_psnr(plain, clips[3]) + 10
+    assert len(set(fitted.config.latents_std)) == 1
+    rows = fitted.video_basis @ fitted.video_basis.T
+    torch.testing.assert_close(rows, torch.eye(12), atol=1e-5, rtol=0)
