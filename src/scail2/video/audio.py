@@ -54,9 +54,9 @@ class AudioCarrier:
             raise InputError(f"the audio start must be a number of seconds, got {start!r}") from None
         if offset < 0:
             raise InputError(f"the audio start must not be negative, got {start}")
-        if path.is_dir() or not identify(path).is_container:
+        if path.is_dir() or not (kind := identify(path)).is_container:
             return None
-        pictures = ContainerFrames(path)
+        pictures = ContainerFrames(path, kind)
         clock, has_audio = pictures.info.start, pictures.info.has_audio
         pictures.close()
         if not has_audio:

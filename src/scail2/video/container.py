@@ -18,6 +18,8 @@ import numpy as np
 
 from scail2.errors import InputError
 from scail2.video import rates
+from scail2.video.headers import claimed_sizes
+from scail2.video.kinds import FileKind
 from scail2.video.pixels import PixelConverter, rotation_of, upright_size
 from scail2.video.source import MAX_FRAMES, MAX_PIXELS, VideoInfo, check_frame_size
 
@@ -26,7 +28,7 @@ logger = logging.getLogger(__name__)
 # Local files of these formats only: a playlist or a reference to another file inside one must not be followed.
 _OPEN_OPTIONS = {
     "protocol_whitelist": "file",
-    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi",
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm",
     "max_pixels": str(MAX_PIXELS),
 }
 _HDR_TRANSFERS = (16, 18)  # PQ and HLG in ITU-T H.273
@@ -61,14 +63,18 @@ class ContainerFrames:
     """The pictures of one video stream, by number. Not thread-safe: one per reader.
 
     Args:
-        path: an existing file of a container kind.
+        path: an existing file.
+        kind: what it holds by its first bytes, a container.
 
     Raises:
         InputError: no video stream, no pictures, truncated, damaged, too large, encrypted, unknown codec.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, kind: FileKind):
+        self.path, self._warned_of_hold = path, False
+        for width, height in claimed_sizes(path, kind):
+            if width * height > MAX_PIXELS:
+                check_frame_size(path, width, height)
         with decoding_errors(path, "opening"):
             self._container = av.open(str(path.absolute()), options=dict(_OPEN_OPTIONS), metadata_errors="replace")
         try:
@@ -76,7 +82,7 @@ class ContainerFrames:
                 self._stream = self._choose_stream()
                 self._prepare_decoder()
                 self._packets, clock_end = self._scan()
-                self._check_complete(clock_end)
+                self._check_complete(self._packets, clock_end)
                 first = self._first_frame()
                 self._index(first)
                 self.info = self._describe(first)
@@ -139,7 +145,7 @@ class ContainerFrames:
             raise InputError(f"{self.path}: the video has no frames; get or encode it again")
         return packets, clock_end
 
-    def _check_complete(self, clock_end: float) -> None:
+    def _check_complete(self, packets: list[_Packet], clock_end: float) -> None:
         """Refuses a file that ends before what its header promises: it was cut while copying or downloading."""
         entries = self._stream.index_entries
         if len(entries):
@@ -151,7 +157,9 @@ class ContainerFrames:
                 )
         if self._container.format.name.startswith("matroska") and self._container.duration:
             announced = self._container.duration / av.time_base
-            if clock_end < announced - 0.5:
+            # The last picture of an uneven film may be on show for long without saying so.
+            intervals = np.diff(sorted(p.pts for p in packets)) * float(self._stream.time_base)
+            if clock_end < announced - max(0.1, 2 * intervals.max(initial=0.0)):
                 raise InputError(
                     f"{self.path}: the file is truncated, it ends at {clock_end:.2f} s of {announced:.2f} s; get it again"
                 )
@@ -276,7 +284,8 @@ class ContainerFrames:
             if self._following is None:
                 self._following = next((f for f in self._decoded if f.pts is not None), None)
             if self._following is None or self._following.pts > target:
-                if self._current is not None and self._current.pts < target:
+                if self._current is not None and self._current.pts < target and not self._warned_of_hold:
                     logger.warning("%s: a picture without content is held from the one before", self.path)
+                    self._warned_of_hold = True
                 return self._current
             self._current, self._following = self._following, None

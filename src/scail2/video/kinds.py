@@ -12,7 +12,6 @@ class FileKind(StrEnum):
 
     MP4 = "mp4"
     MATROSKA = "matroska"
-    AVI = "avi"
     GIF = "gif"
     WEBP = "webp"
     PNG = "png"
@@ -24,13 +23,12 @@ class FileKind(StrEnum):
     @property
     def is_container(self) -> bool:
         """Holds coded video (read with PyAV) rather than pictures (read with Pillow)."""
-        return self in (FileKind.MP4, FileKind.MATROSKA, FileKind.AVI)
+        return self in (FileKind.MP4, FileKind.MATROSKA)
 
 
 _SUFFIXES = {
     FileKind.MP4: (".mp4", ".mov", ".m4v", ".qt", ".3gp"),
     FileKind.MATROSKA: (".mkv", ".webm"),
-    FileKind.AVI: (".avi",),
     FileKind.GIF: (".gif",),
     FileKind.WEBP: (".webp",),
     FileKind.PNG: (".png", ".apng"),
@@ -49,7 +47,7 @@ def sniff(head: bytes) -> FileKind | None:
     if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"):
         return FileKind.AVIF
     if head[:4] == b"RIFF":
-        return {b"WEBP": FileKind.WEBP, b"AVI ": FileKind.AVI}.get(head[8:12])
+        return FileKind.WEBP if head[8:12] == b"WEBP" else None
     for magic, kind in (
         (b"\x1a\x45\xdf\xa3", FileKind.MATROSKA),
         (b"GIF8", FileKind.GIF),

@@ -44,7 +44,7 @@ def open_pictures(path: str | os.PathLike) -> StoredPictures:
         return FolderFrames(path)
     kind = identify(path)
     if kind.is_container:
-        return ContainerFrames(path)
+        return ContainerFrames(path, kind)
     if kind in (FileKind.GIF, FileKind.WEBP, FileKind.PNG, FileKind.AVIF):
         return AnimatedPicture(path)
     raise InputError(f"{path}: is a still picture; give a video, an animation or a folder of pictures")
@@ -97,7 +97,7 @@ class VideoReader:
         wanted_rate = None if fps is None else rates.parse_rate(fps)
         if size is not None:
             check_target(*size)
-        self._fit, self._interpolation = Fit.parse(fit), Interpolation(interpolation)
+        self._fit, self._interpolation = Fit.parse(fit), Interpolation.parse(interpolation)
         self._background = np.array(background, dtype=np.uint8)
         self.path = Path(path)
         self._pictures = open_pictures(path)

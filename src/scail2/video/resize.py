@@ -41,6 +41,13 @@ class Interpolation(StrEnum):
     BICUBIC = "bicubic"
     NEAREST = "nearest"
 
+    @classmethod
+    def parse(cls, value: "str | Interpolation") -> "Interpolation":
+        try:
+            return cls(value)
+        except ValueError:
+            raise InputError(f"interpolation must be one of {', '.join(cls)}, got {value!r}") from None
+
 
 _RESAMPLING = {
     Interpolation.BICUBIC: Image.Resampling.BICUBIC,
@@ -89,7 +96,7 @@ def resize_letterbox(
 
 def _resize(pixels, height: int, width: int, fit: Fit, interpolation: str, fill):
     check_target(height, width)
-    method = Interpolation(interpolation)
+    method = Interpolation.parse(interpolation)
     if isinstance(pixels, np.ndarray):
         return _resize_array(pixels, (height, width), fit, method, fill)
     import torch

@@ -1,0 +1,89 @@
+"""The picture sizes that a container's header claims, read before any decoder sees the file.
+
+FFmpeg sizes its buffers by these numbers for some codecs and ignores them for others; a header that claims
+20,000 × 20,000 is refused either way. Only box and element headers are read, never picture data.
+"""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from scail2.video.kinds import FileKind
+
+_MP4_PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"stbl"}
+_TKHD, _STSD = b"tkhd", b"stsd"
+# Matroska element numbers (RFC 9559) on the way to a track's size, and the sizes themselves.
+_EBML_PARENTS = {0x18538067, 0x1654AE6B, 0xAE, 0xE0}  # Segment, Tracks, TrackEntry, Video
+_EBML_CLUSTER, _EBML_WIDTH, _EBML_HEIGHT = 0x1F43B675, 0xB0, 0xBA
+_MAX_ELEMENTS = 10_000  # a damaged file can pretend to hold more; what lies behind is not needed
+
+
+def claimed_sizes(path: Path, kind: FileKind) -> list[tuple[int, int]]:
+    """(width, height) of each claim found in an mp4/mov or Matroska/WebM header; empty if there is none to be found."""
+    with path.open("rb") as file:
+        end = file.seek(0, io.SEEK_END)
+        if kind is FileKind.MP4:
+            return list(_mp4_sizes(file, 0, end))
+        return list(_matroska_sizes(file, end))
+
+
+def _mp4_sizes(file: io.BufferedReader, start: int, end: int) -> Iterator[tuple[int, int]]:
+    position, seen = start, 0
+    while position + 8 <= end and seen < _MAX_ELEMENTS:
+        seen += 1
+        file.seek(position)
+        header = file.read(16)
+        size, name, body = int.from_bytes(header[:4], "big"), header[4:8], position + 8
+        if size == 1 and len(header) == 16:
+            size, body = int.from_bytes(header[8:], "big"), position + 16
+        elif size == 0:
+            size = end - position
+        stop = min(position + size, end)
+        if size < body - position:
+            return
+        if name in _MP4_PARENTS:
+            yield from _mp4_sizes(file, body, stop)
+        elif name == _TKHD:
+            # Width and height (16.16 fixed point) are the last eight bytes of a track header of either version.
+            file.seek(max(body, stop - 8))
+            tail = file.read(8)
+            yield int.from_bytes(tail[:4], "big") >> 16, int.from_bytes(tail[4:], "big") >> 16
+        elif name == _STSD:
+            # Full box (4) + count (4) + entry header (8) + 24 bytes, then width and height; sound entries differ.
+            file.seek(body + 8)
+            entry = file.read(36)
+            if entry[4:8] not in (b"mp4a", b"Opus", b"sowt", b"twos", b"ac-3", b"ec-3", b"fLaC", b".mp3", b"alac"):
+                yield int.from_bytes(entry[32:34], "big"), int.from_bytes(entry[34:36], "big")
+        position = stop
+
+
+def _matroska_sizes(file: io.BufferedReader, end: int) -> Iterator[tuple[int, int]]:
+    position, width, height = 0, 0, 0
+    for _ in range(_MAX_ELEMENTS):
+        file.seek(position)
+        head = file.read(12)
+        if len(head) < 2 or not head[0]:
+            return
+        id_length = 9 - head[0].bit_length()
+        if id_length > 4 or id_length >= len(head) or not head[id_length]:
+            return
+        name = int.from_bytes(head[:id_length], "big")
+        size_length = 9 - head[id_length].bit_length()
+        raw = int.from_bytes(head[id_length : id_length + size_length], "big")
+        size = raw & ((1 << (7 * size_length)) - 1)
+        body = position + id_length + size_length
+        if name == _EBML_CLUSTER:
+            return
+        if name in _EBML_PARENTS:
+            position = body  # walk into it; its end needs no bookkeeping, elements simply follow one another
+            continue
+        if name in (_EBML_WIDTH, _EBML_HEIGHT) and size <= 8:
+            file.seek(body)
+            value = int.from_bytes(file.read(size), "big")
+            width, height = (value, height) if name == _EBML_WIDTH else (width, value)
+            if width and height:
+                yield width, height
+                width = height = 0
+        position = body + size
+        if position >= end:
+            return
