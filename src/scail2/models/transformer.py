@@ -171,7 +171,7 @@ class SCAIL2Transformer3DModel(
             mode: chooses the positions.
             additional_reference_latents: ``(B, C, N, H, W)``.
             additional_reference_masks: ``(B, 28, N, H, W)``.
-            history_mask: ``(B, 1, T, H, W)``, one on clean history frames.
+            history_mask: ``(B, 1, T, H, W)`` (or all 4 known channels), one on clean history frames.
             return_dict: False returns a tuple of one tensor.
             frame_offset: the video is a window of a longer segment and begins at this latent frame of it.
             return_prediction: return the network's own prediction (x0 for ``prediction_type="sample"``) as ``sample``.
@@ -192,7 +192,7 @@ class SCAIL2Transformer3DModel(
         text, image = _check_context(self.config, encoder_hidden_states, encoder_hidden_states_image, dtype)
 
         # 1. Embed: references and noisy video as one clip, driving by its own embedding; masks are added to both.
-        known = references.new_ones(references.shape[0], 1, *references.shape[2:])
+        known = references.new_ones(references.shape[0], KNOWN_CHANNELS, *references.shape[2:])
         video = torch.cat([references.to(dtype), noisy], dim=2)
         video = _append_known(video, torch.cat([known, _history_or_zeros(history_mask, noisy)], dim=2))
         video_masks = _pad_frames(reference_masks.to(dtype), video.shape[2])
@@ -259,10 +259,10 @@ def _append_known(latents: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
 def _history_or_zeros(history_mask: torch.Tensor | None, noisy: torch.Tensor) -> torch.Tensor:
     batch, _, *grid = noisy.shape
     if history_mask is None:
-        return noisy.new_zeros(batch, 1, *grid)
-    if tuple(history_mask.shape) != (batch, 1, *grid):
+        return noisy.new_zeros(batch, KNOWN_CHANNELS, *grid)
+    if tuple(history_mask.shape) not in ((batch, channels, *grid) for channels in (1, KNOWN_CHANNELS)):
         raise InputError(f"history_mask has shape {tuple(history_mask.shape)}; it must be {(batch, 1, *grid)}.")
-    return history_mask.to(noisy.dtype)
+    return history_mask.to(noisy.dtype).expand(batch, KNOWN_CHANNELS, *grid)
 
 
 def _pad_frames(masks: torch.Tensor, frames: int) -> torch.Tensor:
