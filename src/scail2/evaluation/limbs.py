@@ -37,7 +37,9 @@ class LimbColours:
         for part in np.unique(parts[parts > 0]):
             groups[int(part) in limb_parts].append(_main_colours(truth[parts == part]))
         empty = np.zeros((0, 3), np.float32)
-        return cls(*(np.concatenate(groups[key]) if groups[key] else empty for key in (True, False)))
+        limbs, others = (np.concatenate(groups[key]) if groups[key] else empty for key in (True, False))
+        # Another part in a limb's colour (a face, with bare arms) must not take the limb's pixels.
+        return cls(limbs, others[_nearest(others, limbs) >= _SAME_COLOUR] if len(limbs) else others)
 
 
 def _main_colours(pixels: Array) -> Array:
@@ -87,9 +89,10 @@ def limb_iou(
 
 
 def _nearest(pixels: Array, colours: Array) -> Array:
-    """Squared distance to the nearest of `colours`, `(T, H, W)`; infinite without any."""
-    nearest = np.full(pixels.shape[:-1], np.inf, np.float32)
-    values = pixels.astype(np.float32)
-    for colour in colours:
-        np.minimum(nearest, ((values - colour) ** 2).sum(axis=-1), out=nearest)
-    return nearest
+    """Squared distance `(...)` of pixels `(..., 3)` to the nearest of `colours` `(N, 3)`; infinite without any."""
+    if not len(colours):
+        return np.full(pixels.shape[:-1], np.inf, np.float32)
+    values = pixels.reshape(-1, 3).astype(np.float32)
+    # |p − c|² = |p|² + (|c|² − 2 p·c): one matrix product for all colours, exact enough for 8-bit values.
+    to_colours = (colours**2).sum(axis=1) - 2 * (values @ colours.T)
+    return ((values**2).sum(axis=1) + to_colours.min(axis=1)).reshape(pixels.shape[:-1])

@@ -7,7 +7,8 @@ in its function and explained for readers of the tables in `docs/evaluation.md`.
 from collections.abc import Collection
 
 import numpy as np
-from scipy.ndimage import uniform_filter
+import torch
+import torch.nn.functional as F
 
 Array = np.ndarray
 
@@ -34,17 +35,22 @@ def ssim_map(output: Array, truth: Array, window: int = 7) -> Array:
 
     Wang et al. 2004 with a flat `window`×`window` window (as scikit-image's default), K1 = 0.01, K2 = 0.03.
     """
-    size = (1, window, window, 1)
-    x, y = output.astype(np.float32), truth.astype(np.float32)
-    count = window * window
-    unbias = count / (count - 1)
-    mean_x, mean_y = uniform_filter(x, size), uniform_filter(y, size)
-    var_x = unbias * (uniform_filter(x * x, size) - mean_x**2)
-    var_y = unbias * (uniform_filter(y * y, size) - mean_y**2)
-    covariance = unbias * (uniform_filter(x * y, size) - mean_x * mean_y)
+    x, y = (torch.tensor(clip).permute(0, 3, 1, 2).float() for clip in (output, truth))
+    unbias = window**2 / (window**2 - 1)
+    mean_x, mean_y = _windowed(x, window), _windowed(y, window)
+    var_x = unbias * (_windowed(x * x, window) - mean_x**2)
+    var_y = unbias * (_windowed(y * y, window) - mean_y**2)
+    covariance = unbias * (_windowed(x * y, window) - mean_x * mean_y)
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     numerator = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    return (numerator / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean(axis=-1)
+    return (numerator / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean(dim=1).numpy()
+
+
+def _windowed(values: torch.Tensor, window: int) -> torch.Tensor:
+    """Mean over a window around each pixel, borders mirrored."""
+    half = window // 2
+    padded = F.pad(values, (half, half, half, half), mode="reflect")
+    return F.avg_pool2d(F.avg_pool2d(padded, (window, 1), stride=1), (1, window), stride=1)
 
 
 def ssim(output: Array, truth: Array, region: Array | None = None) -> float:

@@ -1,0 +1,97 @@
+"""`scail2 evaluate`: how good a checkpoint is on puppets it has never seen."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command("evaluate")(evaluate)
+
+
+def evaluate(
+    checkpoint: Annotated[
+        str | None, typer.Argument(help="Pipeline folder or file (default: the embedded one).")
+    ] = None,
+    split: Annotated[str, typer.Option(help="test, holdout, validation or train.")] = "test",
+    salt: Annotated[str, typer.Option(help="Draws another, disjoint world of the same split.")] = "",
+    clips: Annotated[int, typer.Option(min=1, help="Clips of each task.")] = 16,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all measures here.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for contact sheets, plot and report.json.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only these tasks (may be repeated).")] = None,
+    frames: Annotated[int, typer.Option(min=5, help="Frames per clip, 4k+1.")] = 17,
+    size: Annotated[str, typer.Option(help="Pixels, one number or HEIGHTxWIDTH.")] = "128",
+    domain: Annotated[str, typer.Option(help="How varied the puppets are: nano or full.")] = "nano",
+    preset: Annotated[str | None, typer.Option(help="Sampling preset (default: the checkpoint's).")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps, instead of the preset's.")] = None,
+    variant: Annotated[str, typer.Option(help="Recipe whose switches the inputs follow, e.g. nano+no_slots.")] = "nano",
+    seed: Annotated[int, typer.Option(min=0, help="Noise of clip n comes from seed + n.")] = 0,
+    lpips: Annotated[Path | None, typer.Option(help="TorchScript LPIPS network, adds that measure.")] = None,
+    video_features: Annotated[Path | None, typer.Option(help="TorchScript video features (I3D), adds FVD.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, … (default: the best there is).")] = None,
+) -> None:
+    """Evaluate a checkpoint on held-out puppets: table, plot, contact sheets and JSON, copying baselines beside it."""
+    from rich.console import Console
+
+    from scail2.cli.counting import counted_progress
+    from scail2.cli.sizes import parse_size
+    from scail2.evaluation.clips import EvaluationTask
+    from scail2.evaluation.networks import GivenNetworks
+    from scail2.evaluation.protocols import MeasuredClip, evaluate_pipeline
+    from scail2.models.hub import load_pipeline
+
+    console = Console()
+    tasks = tuple(EvaluationTask) if not task else tuple(_task(name) for name in task)
+    options = {name: value for name, value in (("preset", preset), ("num_inference_steps", steps)) if value is not None}
+    networks = GivenNetworks.load(lpips, video_features)
+    shape = parse_size(size)
+    pipe = load_pipeline(checkpoint, device=device)
+    shown: list[MeasuredClip] = []
+    with counted_progress(console, "evaluating") as progress:
+
+        def observe(measured: MeasuredClip) -> None:
+            shown.append(measured)
+            progress(len(shown), clips * len(tasks))
+
+        report = evaluate_pipeline(
+            pipe,
+            split,
+            clips,
+            salt=salt,
+            tasks=tasks,
+            domain=domain,
+            frames=frames,
+            size=shape,
+            variant=variant,
+            seed=seed,
+            networks=networks,
+            observe=observe,
+            **options,
+        )
+    console.print(report.table())
+    if json_file is not None:
+        console.print(f"measures: {report.save(json_file)}")
+    if out is not None:
+        _write_pictures(report, shown, out)
+        console.print(f"contact sheets, plot and report: {out}")
+
+
+def _task(name: str):
+    from scail2.errors import InputError
+    from scail2.evaluation.clips import EvaluationTask
+
+    try:
+        return EvaluationTask(name)
+    except ValueError:
+        raise InputError(f"unknown task {name!r}: choose from {', '.join(EvaluationTask)}") from None
+
+
+def _write_pictures(report, shown, out: Path) -> None:
+    from scail2.evaluation.pictures import contact_sheet, plot
+
+    report.save(out / "report.json")
+    plot(report.to_json(), out / "plot.png")
+    for name in report.tasks:
+        contact_sheet([row for row in shown if row.task == name][:12], out / f"{name}.png")

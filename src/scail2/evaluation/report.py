@@ -1,0 +1,106 @@
+"""Results of an evaluation: means over clips beside the baselines, as JSON and as a table."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+# Columns of the printed table; the JSON has every measure.
+_COLUMNS = {
+    "character_psnr": "character PSNR dB",
+    "character_ssim": "character SSIM",
+    "background_psnr": "background PSNR dB",
+    "frame_difference_correlation": "motion corr.",
+    "limb_iou": "limb IoU",
+    "identity": "identity",
+    "temporal_smoothness": "smoothness",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskReport:
+    """One task: measures per clip of the output and of each baseline."""
+
+    outputs: Sequence[Mapping[str, float]]
+    baselines: Mapping[str, Sequence[Mapping[str, float]]]
+    seconds: Sequence[float]
+    height: int
+    width: int
+    extra: Mapping[str, float] = field(default_factory=dict)  # measures of the whole set (FVD)
+
+    def to_json(self) -> dict[str, Any]:
+        """Means by name; `baselines` holds the same names for each baseline."""
+        size = {"width": self.width, "height": self.height}
+        seconds = {"seconds_per_clip": float(np.mean(self.seconds))}
+        copied = {"seconds_per_clip": 0.0, **size}
+        return {
+            **_means(self.outputs),
+            **_finite(self.extra),
+            **seconds,
+            **size,
+            "clips": len(self.outputs),
+            "baselines": {name: {**_means(rows), **copied} for name, rows in self.baselines.items()},
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationReport:
+    """All tasks of one evaluation and the settings that repeat it."""
+
+    tasks: Mapping[str, TaskReport]
+    settings: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """`{task: {measure: mean, …, "baselines": {…}}, …, "settings": {…}}`; null where nothing could be measured."""
+        return {**{name: task.to_json() for name, task in self.tasks.items()}, "settings": dict(self.settings)}
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the JSON beside `path` and renames it."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        part.write_text(json.dumps(self.to_json(), indent=1))
+        os.replace(part, path)
+        return path
+
+    def table(self) -> Table:
+        """The main measures, each task above its baselines."""
+        table = Table(title=f"{self.settings.get('clips')} clips a task, {self.settings.get('split')} split")
+        table.add_column("task")
+        for title in _COLUMNS.values():
+            table.add_column(title, justify="right")
+        table.add_column("s/clip", justify="right")
+        for name, task in self.tasks.items():
+            means = task.to_json()
+            table.add_row(name, *_cells(means), f"{means['seconds_per_clip']:.2f}")
+            for baseline, copied in means["baselines"].items():
+                table.add_row(f"  {baseline.replace('_', ' ')}", *_cells(copied), "", style="dim")
+            table.add_section()
+        return table
+
+
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
+    """Mean of every measure over the clips it applies to."""
+    names = rows[0] if rows else ()
+    return _finite({name: _mean([row[name] for row in rows]) for name in names})
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """nan is not JSON: null instead."""
+    return {name: None if math.isnan(value) else float(value) for name, value in values.items()}
+
+
+def _cells(means: Mapping[str, float | None]) -> list[str]:
+    shown = [means.get(name) for name in _COLUMNS]
+    return ["–" if value is None else f"{value:.2f}" for value in shown]
