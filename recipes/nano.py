@@ -17,8 +17,10 @@ import numpy as np
 import torch
 import typer
 from diffusers import FlowMatchEulerDiscreteScheduler
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from scail2.data.puppet_source import PuppetSource
 from scail2.data.puppets import (
     NANO,
     Performance,
@@ -29,6 +31,9 @@ from scail2.data.puppets import (
     sample_placements,
     sample_scene,
 )
+from scail2.data.recipe import SampleKind
+from scail2.data.recipe import recipe as data_recipe
+from scail2.data.triplets import draw_triplet
 from scail2.models.autoencoder import AutoencoderPatchTransform
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.pipeline import SCAIL2Pipeline
@@ -36,6 +41,7 @@ from scail2.presets import preset
 from scail2.training.autoencoder import fit_basis, reconstruction_psnr, refiner_loss, refiner_parameters
 from scail2.training.parallel import ParallelContext
 from scail2.training.state import latest_state, load_weights
+from scail2.video import VideoWriter
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 logger = logging.getLogger("nano")
@@ -164,6 +170,34 @@ def package(folder: Path, output: Path, run: str = "finish", segment_frames: int
     partial.rename(output)
     size = sum(f.stat().st_size for f in output.rglob("*") if f.is_file())
     typer.echo(f"{output}: {size / 2**20:.1f} MiB from {state}")
+
+
+# The bundled examples: puppets, motions and scenes of the test split, chosen by eye among the first sixteen.
+EXAMPLES = {
+    "animation": ("animation_single", 5),
+    "replacement": ("replacement_single", 5),
+    "duet": ("animation_multi", 5),
+}
+EXAMPLE_FRAMES = 65
+
+
+@app.command()
+def examples(output: Path) -> None:
+    """Draws the bundled examples: OUTPUT/NAME/{reference.png, reference_mask.png, driving.mp4, driving_mask.mkv}."""
+    source = PuppetSource(split="test", frames=EXAMPLE_FRAMES, height=SIZE, width=SIZE)
+    for name, (kind, index) in EXAMPLES.items():
+        generator = np.random.default_rng(index)
+        pair = source.pair(SampleKind(kind), index, generator)
+        triplet = draw_triplet(pair, SampleKind(kind), data_recipe("nano"), generator)
+        folder = output / name
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(triplet.reference).save(folder / "reference.png", optimize=True)
+        Image.fromarray(triplet.reference_mask).save(folder / "reference_mask.png", optimize=True)
+        for file, frames in (("driving.mp4", triplet.driving), ("driving_mask.mkv", triplet.driving_mask)):
+            codec = "h264" if file.endswith("mp4") else "ffv1"
+            with VideoWriter(folder / file, 16, (SIZE, SIZE), codec=codec) as writer:
+                writer.write(frames)
+        typer.echo(f"{folder}: {kind}, test pair {index}")
 
 
 def with_refiner(linear: AutoencoderPatchTransform, channels: int, blocks: int) -> AutoencoderPatchTransform:
