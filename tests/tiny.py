@@ -83,9 +83,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
 
 
 def tiny_image_encoder(seed: int = 0) -> CLIPVisionModel:
@@ -156,4 +154,29 @@ def footage(frames: int, *, characters: int = 1, seed: int = 0, size: int = SIZE
         "driving_video": video,
         "reference_mask": reference_mask,
         "driving_mask": driving_mask,
+    }
+
+
+def forward_inputs(
+    transformer: SCAIL2Transformer3DModel, *, batch: int = 1, frames: int = 3, grid: int = 4, seed: int = 0
+) -> dict[str, torch.Tensor | str]:
+    """Random keyword arguments for one forward pass on ``frames`` x ``grid`` x ``grid`` latents."""
+    config, rng = transformer.config, torch.Generator().manual_seed(seed)
+    small, channels = grid // config.driving_downsample, config.out_channels
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(batch, *shape, generator=rng)
+
+    return {
+        "hidden_states": normal(channels, frames, grid, grid),
+        "timestep": torch.full((batch,), 500.0),
+        "encoder_hidden_states": None if config.text_dim is None else normal(config.text_length, config.text_dim),
+        "encoder_hidden_states_image": None
+        if config.image_dim is None
+        else normal(config.image_length, config.image_dim),
+        "reference_latents": normal(channels, 1, grid, grid),
+        "reference_masks": normal(config.mask_channels, 1, grid, grid).abs().clamp(max=1),
+        "driving_latents": normal(channels, frames, small, small),
+        "driving_masks": normal(config.mask_channels, frames, small, small).abs().clamp(max=1),
+        "mode": "replacement",
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scail2.conditions import SegmentConditions
 from scail2.sampling import NUM_TRAIN_TIMESTEPS
+from scail2.stages import StreamOptions, callback_tensors
 
 _UNCONDITIONAL = "pred_uncond"
 
@@ -94,3 +95,23 @@ class VelocityPredictor:
                 return_dict=False,
                 **inputs,
             )[0].float()
+
+
+def call_back(
+    pipe: Any, options: StreamOptions, at: tuple[int, Tensor], latents: Tensor, predict: VelocityPredictor
+) -> tuple[Tensor, VelocityPredictor]:
+    """Show the step callback the tensors it asked for, and take over those it gives back.
+
+    ``at`` is the step's number and timestep.
+    """
+    tensors = {
+        "latents": latents,
+        "prompt_embeds": predict.conditions.prompt_embeds,
+        "negative_prompt_embeds": predict.negative_prompt_embeds,
+    }
+    shown = {name: tensors[name] for name in callback_tensors(options)}
+    changed = options.callback_on_step_end(pipe, *at, shown) or {}
+    tensors |= {name: value for name, value in changed.items() if name in tensors}
+    if tensors["prompt_embeds"] is not predict.conditions.prompt_embeds:
+        predict = replace(predict, conditions=replace(predict.conditions, prompt_embeds=tensors["prompt_embeds"]))
+    return tensors["latents"], replace(predict, negative_prompt_embeds=tensors["negative_prompt_embeds"])

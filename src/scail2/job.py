@@ -17,7 +17,7 @@ from scail2.inputs import Footage, driving_footage, driving_mask_footage, mask_p
 from scail2.modes import AnimationMode
 from scail2.sampling import SamplingSettings, resolve_settings
 from scail2.segments import Segment, SegmentPlan
-from scail2.stages import CALLBACK_TENSORS, EncodedReference, PromptConditions, StreamOptions
+from scail2.stages import CALLBACK_TENSORS, EncodedReference, PromptConditions, StreamOptions, callback_tensors
 from scail2.step_caches import check_caches
 from scail2.video.convert import to_float
 
@@ -161,8 +161,7 @@ def _check_masks(references: list[Tensor], driving: Footage, mode: AnimationMode
 
 
 def _check_callback(options: StreamOptions) -> None:
-    wanted = getattr(options.callback_on_step_end, "tensor_inputs", options.callback_on_step_end_tensor_inputs)
-    unknown = [name for name in wanted if name not in CALLBACK_TENSORS]
+    unknown = [name for name in callback_tensors(options) if name not in CALLBACK_TENSORS]
     if unknown:
         raise InputError(
             f"callback_on_step_end_tensor_inputs names {', '.join(unknown)}; it may name {', '.join(CALLBACK_TENSORS)}."

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.guiders.guider_utils import BaseGuidance
-from diffusers.loaders import WanLoraLoaderMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import get_module_execution_device, randn_tensor
 from diffusers.video_processor import VideoProcessor
@@ -25,8 +23,9 @@ from torch import Tensor
 from scail2 import conditions as cond
 from scail2.conditions import ConditionGeometry, DrivingConditions, SegmentConditions
 from scail2.errors import InputError
-from scail2.guidance import VelocityPredictor
+from scail2.guidance import VelocityPredictor, call_back
 from scail2.job import Job, prepare_job
+from scail2.lora_loader import SCAIL2LoraLoaderMixin
 from scail2.modes import MODE_TRAITS, AnimationMode
 from scail2.sampling import SamplingSettings, fresh_scheduler, set_timesteps, sigma_at, take_step
 from scail2.segments import Segment, SegmentPlan
@@ -50,7 +49,7 @@ OUTPUT_TYPES = ("np", "pt", "pil", "uint8")
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
 
 
-class SCAIL2Pipeline(DiffusionPipeline, WanLoraLoaderMixin):
+class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
     """Animate a reference picture by a driving video, or put its character into the driving video's scene.
 
     Args:
@@ -116,6 +115,10 @@ class SCAIL2Pipeline(DiffusionPipeline, WanLoraLoaderMixin):
         diffusers refuses to download pipelines whose classes live outside of it; a folder that is already there it
         loads like any other.
         """
+        # diffusers resolves out-of-tree components only in modules that are imported already.
+        import scail2.models.autoencoder
+        import scail2.models.transformer  # noqa: F401
+
         if Path(pretrained_model_name_or_path).is_dir():
             return super().from_pretrained(str(pretrained_model_name_or_path), **kwargs)
         from huggingface_hub import snapshot_download
@@ -263,28 +266,9 @@ class SCAIL2Pipeline(DiffusionPipeline, WanLoraLoaderMixin):
                 velocity = predict(latents, timestep, step, sigma_at(scheduler, step))
                 latents = take_step(scheduler, velocity, timestep, latents, generator)
                 if options is not None and options.callback_on_step_end is not None:
-                    latents, predict = self._call_back(options, (step, timestep), latents, predict)
+                    latents, predict = call_back(self, options, (step, timestep), latents, predict)
                 progress.update()
         return DenoisedSegment(latents=conditions.with_history(latents), completed=True)
-
-    def _call_back(
-        self, options: StreamOptions, at: tuple[int, Tensor], latents: Tensor, predict: VelocityPredictor
-    ) -> tuple[Tensor, VelocityPredictor]:
-        """Show the callback the tensors it asked for, and take over those it gives back."""
-        tensors = {
-            "latents": latents,
-            "prompt_embeds": predict.conditions.prompt_embeds,
-            "negative_prompt_embeds": predict.negative_prompt_embeds,
-        }
-        wanted = options.callback_on_step_end_tensor_inputs
-        wanted = getattr(options.callback_on_step_end, "tensor_inputs", wanted)
-        changed = options.callback_on_step_end(self, *at, {name: tensors[name] for name in wanted}) or {}
-        tensors |= {name: value for name, value in changed.items() if name in tensors}
-        if tensors["prompt_embeds"] is not predict.conditions.prompt_embeds:
-            conditions = replace(predict.conditions, prompt_embeds=tensors["prompt_embeds"])
-            predict = replace(predict, conditions=conditions)
-        predict = replace(predict, negative_prompt_embeds=tensors["negative_prompt_embeds"])
-        return tensors["latents"], predict
 
     def decode(self, latents: Tensor) -> DecodedSegment:
         """Stage 6: one segment's latents to frames. The autoencoder's causal memory starts afresh with each segment."""

@@ -70,6 +70,11 @@ class StreamOptions:
     attention_kwargs: dict[str, Any] | None = None
 
 
+def callback_tensors(options: StreamOptions) -> Sequence[str]:
+    """Names of the tensors the step callback wants: its own ``tensor_inputs`` (diffusers' callbacks) or the option's."""
+    return getattr(options.callback_on_step_end, "tensor_inputs", options.callback_on_step_end_tensor_inputs)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptConditions:
     """Text embeddings (B, 512, text_dim); both ``None`` for a model without text."""
