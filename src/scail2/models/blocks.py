@@ -44,9 +44,8 @@ def rotate_pairs(x: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
 class SCAIL2AttnProcessor(WanAttnProcessor):
     """Wan's attention with a faster rotation, any text length, and norms that accept autocast inputs.
 
-    Bit-identical to ``WanAttnProcessor`` in float32 without a compiler; that one may be set instead where there are 512
-    text tokens. Backends and context parallelism work through the inherited ``_attention_backend`` and
-    ``_parallel_config``.
+    Equal to ``WanAttnProcessor`` up to rounding; that one may be set instead where there are 512 text tokens. Backends
+    and context parallelism work through the inherited ``_attention_backend`` and ``_parallel_config``.
 
     Args:
         image_length: image tokens at the head of the context, which have their own keys and values.
