@@ -64,11 +64,11 @@ def _draw_trunk(pen: Pen, character: Character, figure: Figure) -> None:
     if coat.pattern == "stripes":
         for share in (0.1, 0.35, 0.6, 0.85):
             x, y = mix(rump, chest, share)
-            pen.line((x, y - 0.42 * body.depth * unit), (x, y), 0.035 * unit, coat.accent)
+            pen.line((x, y - 0.42 * body.depth * unit), (x, y), 0.035 * unit, coat.accent, part)
     elif coat.pattern == "spots":
         for share, rise in ((0.05, 0.2), (0.3, 0.02), (0.55, 0.25), (0.9, 0.1)):
             x, y = mix(rump, chest, share)
-            pen.oval((x, y - rise * body.depth * unit), 0.045 * unit, 0.04 * unit, coat.accent)
+            pen.oval((x, y - rise * body.depth * unit), 0.045 * unit, 0.04 * unit, coat.accent, part)
 
 
 def _draw_tail(pen: Pen, character: Character, figure: Figure) -> None:
@@ -99,8 +99,8 @@ def _draw_head(pen: Pen, character: Character, figure: Figure) -> None:
         pen.oval(nose, 0.2, 0.15, (36, 26, 30), part)
         for sign in (-1.0, 1.0):
             x = 0.6 * facing[0] + sign * 0.42 * max(facing[2], 0.3)
-            pen.oval((x, -0.22), 0.2, 0.24, (255, 255, 255))
-            pen.oval((x + 0.05 * facing[0], -0.2), 0.12, 0.17, (20, 18, 26))
+            pen.oval((x, -0.22), 0.2, 0.24, (255, 255, 255), part)
+            pen.oval((x + 0.05 * facing[0], -0.2), 0.12, 0.17, (20, 18, 26), part)
     pen.pop()
 
 
@@ -108,14 +108,14 @@ def _pointed_ears(pen: Pen, fur: Color, inner: Color, facing: np.ndarray) -> Non
     for sign in (-1.0, 1.0):
         x = sign * 0.6 * max(abs(facing[2]), 0.45) - 0.15 * facing[0]
         pen.polygon([(x - 0.36, -0.55), (x + 0.36, -0.55), (x + 0.16 * sign, -1.45)], shade(fur, 0.9), PART_IDS["head"])
-        pen.polygon([(x - 0.16, -0.7), (x + 0.16, -0.7), (x + 0.12 * sign, -1.2)], inner)
+        pen.polygon([(x - 0.16, -0.7), (x + 0.16, -0.7), (x + 0.12 * sign, -1.2)], inner, PART_IDS["head"])
 
 
 def _round_ears(pen: Pen, fur: Color, inner: Color, facing: np.ndarray) -> None:
     for sign in (-1.0, 1.0):
         x = sign * 0.75 * max(abs(facing[2]), 0.45) - 0.15 * facing[0]
         pen.oval((x, -0.8), 0.38, 0.38, shade(fur, 0.9), PART_IDS["head"])
-        pen.oval((x, -0.8), 0.2, 0.2, inner)
+        pen.oval((x, -0.8), 0.2, 0.2, inner, PART_IDS["head"])
 
 
 def _hanging_ears(pen: Pen, fur: Color, inner: Color, facing: np.ndarray) -> None:

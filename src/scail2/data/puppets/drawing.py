@@ -13,7 +13,7 @@ Point = tuple[float, float]
 class Pen:
     """Draws each shape on the colour canvas (antialiased) and on the part canvas (flat part number, exact pixels).
 
-    A part of 0 draws on the colour canvas only: details inside a shape that is drawn already.
+    A part of 0 draws on the colour canvas only: details well inside a shape that is drawn already.
     """
 
     def __init__(self, pixels: np.ndarray, parts: np.ndarray):
@@ -63,12 +63,12 @@ class Pen:
         for canvas, paint in self._targets(color, part):
             canvas.drawArc(rect, start, sweep, False, paint)
 
-    def curve(self, start: Point, control: Point, end: Point, width: float, color: Color) -> None:
-        """A thin quadratic curve, on the colour canvas only."""
+    def curve(self, ends: tuple[Point, Point], control: Point, width: float, color: Color, part: int = 0) -> None:
+        """A thin quadratic curve."""
         path = skia.Path()
-        path.moveTo(*start)
-        path.quadTo(*control, *end)
-        for canvas, paint in self._targets(color, 0, width):
+        path.moveTo(*ends[0])
+        path.quadTo(*control, *ends[1])
+        for canvas, paint in self._targets(color, part, width):
             canvas.drawPath(path, paint)
 
     def push(self, matrix: skia.Matrix) -> None:

@@ -102,16 +102,16 @@ def draw_head(pen: Pen, character: Character, figure: Figure) -> None:
 
 def _draw_features(pen: Pen, character: Character, facing: np.ndarray, width: float) -> None:
     """Eyes and mouth, sliding round the skull as it turns."""
-    face = character.face
+    face, part = character.face, PART_IDS["head"]
     middle = (0.8 * facing[0] * width, 0.12 + 0.7 * facing[1])
     for sign in (-1.0, 1.0):
         x = middle[0] + sign * face.eye_gap * facing[2]
-        pen.oval((x, middle[1]), 1.25 * face.eye_size, 1.5 * face.eye_size, (255, 255, 255))
-        pen.oval((x + 0.04 * facing[0], middle[1] + 0.02), 0.8 * face.eye_size, 1.0 * face.eye_size, (24, 20, 30))
+        pen.oval((x, middle[1]), 1.25 * face.eye_size, 1.5 * face.eye_size, (255, 255, 255), part)
+        pen.oval((x + 0.04 * facing[0], middle[1] + 0.02), 0.8 * face.eye_size, 1.0 * face.eye_size, (24, 20, 30), part)
     mouth = middle[1] + 0.45
     reach = face.mouth * max(facing[2], 0.3)
     ends = ((middle[0] - reach, mouth), (middle[0] + reach, mouth))
-    pen.curve(ends[0], (middle[0], mouth + 1.6 * face.smile), ends[1], 0.13, shade(face.skin, 0.42))
+    pen.curve(ends, (middle[0], mouth + 1.6 * face.smile), 0.13, shade(face.skin, 0.42), part)
 
 
 def _draw_extras(pen: Pen, character: Character, facing: np.ndarray, width: float) -> None:
@@ -123,10 +123,16 @@ def _draw_extras(pen: Pen, character: Character, facing: np.ndarray, width: floa
         pen.oval((middle[0], middle[1] + 0.72), reach, 0.26, face.hair, PART_IDS["head"])
     if extras.beard in ("full", "moustache"):
         reach = 0.42 * max(facing[2], 0.3)
-        pen.line((middle[0] - reach, middle[1] + 0.33), (middle[0] + reach, middle[1] + 0.33), 0.16, face.hair)
+        pen.line(
+            (middle[0] - reach, middle[1] + 0.33),
+            (middle[0] + reach, middle[1] + 0.33),
+            0.16,
+            face.hair,
+            PART_IDS["head"],
+        )
     if extras.glasses != "none":
         eyes = [(middle[0] + sign * face.eye_gap * facing[2], middle[1]) for sign in (-1.0, 1.0)]
-        pen.line((-0.9 * width, middle[1]), (0.9 * width, middle[1]), 0.07, extras.glasses_color)
+        pen.line((-0.9 * width, middle[1]), (0.9 * width, middle[1]), 0.07, extras.glasses_color, PART_IDS["head"])
         for eye in eyes:
             _draw_lens(pen, character, eye)
 
@@ -134,7 +140,7 @@ def _draw_extras(pen: Pen, character: Character, facing: np.ndarray, width: floa
 def _draw_lens(pen: Pen, character: Character, eye: tuple[float, float]) -> None:
     extras, size = character.extras, 1.75 * character.face.eye_size
     if extras.glasses == "shades":
-        pen.oval(eye, 1.15 * size, size, extras.glasses_color)
+        pen.oval(eye, 1.15 * size, size, extras.glasses_color, PART_IDS["head"])
         return
     corners = [
         (eye[0] + u * size, eye[1] + v * size) for u, v in ((-1, -0.9), (1, -0.9), (1, 0.9), (-1, 0.9), (-1, -0.9))
@@ -142,7 +148,7 @@ def _draw_lens(pen: Pen, character: Character, eye: tuple[float, float]) -> None
     if extras.glasses == "round":
         turns = np.linspace(0.0, 2.0 * np.pi, 17)
         corners = [(eye[0] + size * np.cos(turn), eye[1] + size * np.sin(turn)) for turn in turns]
-    pen.polyline(corners, 0.09, extras.glasses_color)
+    pen.polyline(corners, 0.09, extras.glasses_color, PART_IDS["head"])
 
 
 def _cap(pen: Pen, color: Color, facing: np.ndarray, width: float) -> None:
@@ -191,7 +197,7 @@ def _crown(pen: Pen, color: Color, facing: np.ndarray, width: float) -> None:
 def _helmet(pen: Pen, color: Color, facing: np.ndarray, width: float) -> None:
     part = PART_IDS["head"]
     pen.sector((0.0, -0.1), (1.15 * width, 1.05), 180.0, 180.0, color, part)
-    pen.line((0.35 * facing[0], -1.1), (0.9 * facing[0], -0.2), 0.16, shade(color, 1.4))
+    pen.line((0.35 * facing[0], -1.1), (0.9 * facing[0], -0.2), 0.16, shade(color, 1.4), part)
 
 
 def _headband(pen: Pen, color: Color, facing: np.ndarray, width: float) -> None:

@@ -119,7 +119,9 @@ def _draw_screen(pen: Pen, character: Character, facing: np.ndarray, side: float
     middle = 0.55 * facing[0] * side
     reach = side * (0.35 + 0.4 * facing[2])
     left, right = max(middle - reach, -1.05 * side), min(middle + reach, 1.05 * side)
-    pen.polygon([(left, -0.5), (right, -0.5), (right, 0.45), (left, 0.45)], (28, 34, 48), rounding=0.15)
+    pen.polygon(
+        [(left, -0.5), (right, -0.5), (right, 0.45), (left, 0.45)], (28, 34, 48), PART_IDS["head"], rounding=0.15
+    )
     glow = character.outfit.accent
     for sign in (-1.0, 1.0):
         pen.oval((middle + sign * 0.42 * reach, -0.12), 0.95 * eye, 1.15 * eye, shade(glow, 1.3))
