@@ -10,9 +10,11 @@ from scail2.errors import InputError
 
 # Modules of `scail2.cli`; each defines `register(app: typer.Typer) -> None` and imports nothing heavy at its top.
 VERBS: tuple[str, ...] = (
+    "demo",
     "animate",
     "replace",
     "plan",
+    "masks",
     "resume",
     "rerender",
     "status",

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from scail2.data.dataset import LatentBatch
+from scail2.errors import InputError
 from scail2.modes import AnimationMode
 from scail2.training.alignment import HiddenStateTap, PartAlignment, coverage_tokens
 from scail2.training.batches import TrainingBatch
@@ -40,6 +41,11 @@ class FlowMatchingObjective:
         self.auxiliary = nn.ModuleDict()
         self._tap: HiddenStateTap | None = None
         if config.loss.alignment_weight > 0:
+            if config.loss.alignment_block >= len(transformer.blocks):
+                raise InputError(
+                    f"alignment_block is {config.loss.alignment_block}, but the transformer has only "
+                    f"{len(transformer.blocks)} blocks, counted from 0."
+                )
             patch = tuple(transformer.config.patch_size)
             width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
             self.auxiliary["parts"] = PartAlignment(width, part_channels, patch)

@@ -1,5 +1,6 @@
 """Training recipes: functions that return a full configuration. `scail2 train NAME` runs one."""
 
+import dataclasses
 from collections.abc import Callable
 
 from scail2.errors import InputError
@@ -22,7 +23,7 @@ _NANO_SHARES = {
 }
 # Self-driven samples first: until a clip copies itself nothing is learnt from pairs (docs/nano.md).
 _SELF_DRIVEN_UNTIL = 3_500
-_PAIRS_ONLY_FROM = 24_000
+_PAIRS_ONLY_FROM = 13_000
 
 
 def _nano_mixture() -> tuple[MixtureKnot, ...]:
@@ -61,37 +62,25 @@ def nano() -> TrainConfig:
     )
 
 
+def nano_continue() -> TrainConfig:
+    """`nano` from weights that already transfer motion (the embedded checkpoint itself): no self-driven start."""
+    start = nano()
+    data = dataclasses.replace(start.data, mixture=(MixtureKnot(samples=0, shares=tuple(_NANO_SHARES.items())),))
+    return dataclasses.replace(start, name="nano_continue", model="src/scail2/assets/nano", data=data)
+
+
 def nano_finish() -> TrainConfig:
     """The end of the embedded checkpoint's training: the learning rate falls to 2 %, clips are whole, history appears."""
     start = nano()
-    data = DataConfig(
-        shards=start.data.shards,
-        batch_size=16,
+    data = dataclasses.replace(
+        start.data,
         window=None,
         mixture=(MixtureKnot(samples=0, shares=tuple(_NANO_SHARES.items())),),
         history_probability=0.3,
     )
-    optimizer = OptimizerConfig(
-        learning_rate=2e-3,
-        muon_learning_rate=0.03,
-        weight_decay=0.0,
-        clip_norm=1.0,
-        decay="linear",
-        decay_from=0.0,
-        final_fraction=0.02,
-    )
-    return TrainConfig(
-        name="nano_finish",
-        model=start.model,
-        steps=1_000,
-        data=data,
-        timesteps=start.timesteps,
-        loss=start.loss,
-        optimizer=optimizer,
-        ema_decay=0.998,
-        compile_blocks=True,
-        log_every=20,
-        checkpoint_every=100,
+    optimizer = dataclasses.replace(start.optimizer, warmup=0, decay="linear", decay_from=0.0, final_fraction=0.02)
+    return dataclasses.replace(
+        start, name="nano_finish", steps=1_000, data=data, optimizer=optimizer, checkpoint_every=100
     )
 
 
@@ -111,17 +100,9 @@ def finetune() -> TrainConfig:
 
 def finetune_lora() -> TrainConfig:
     """Low-rank adapters (rank 128) on the 14B's linear layers with the fine-tune's data and loss."""
-    base = finetune()
-    return TrainConfig(
-        name="finetune_lora",
-        model=base.model,
-        steps=2_000,
-        data=base.data,
-        optimizer=OptimizerConfig(learning_rate=1e-4, betas=(0.9, 0.95), weight_decay=1e-4, clip_norm=0.1, warmup=50),
-        lora=LoRAConfig(rank=128),
-        precision="bf16",
-        gradient_checkpointing=True,
-        checkpoint_every=250,
+    optimizer = OptimizerConfig(learning_rate=1e-4, betas=(0.9, 0.95), weight_decay=1e-4, clip_norm=0.1, warmup=50)
+    return dataclasses.replace(
+        finetune(), name="finetune_lora", steps=2_000, optimizer=optimizer, lora=LoRAConfig(rank=128)
     )
 
 
@@ -136,7 +117,10 @@ def _published_mixture() -> tuple[MixtureKnot, ...]:
     return (MixtureKnot(samples=0, shares=shares),)
 
 
-RECIPES: dict[str, Callable[[], TrainConfig]] = {f.__name__: f for f in (nano, nano_finish, finetune, finetune_lora)}
+_ALL = (nano, nano_continue, nano_finish, finetune, finetune_lora)
+RECIPES: dict[str, Callable[[], TrainConfig]] = {function.__name__: function for function in _ALL}
+    f.__name__: f for f in (nano, nano_continue, nano_finish, finetune, finetune_lora)
+}
 
 
 def recipe(name: str) -> TrainConfig:
