@@ -49,10 +49,9 @@ def toy_model(tmp_path_factory):
 
 def run(*arguments: object) -> None:
     """Runs the command in this process; any exit code but 0 fails the test."""
-    try:
+    with pytest.raises(SystemExit) as stopped:
         main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        assert not stop.code, arguments
+    assert not stopped.value.code, arguments
 
 
 def test_cache_train_evaluate(toy_model, tmp_path):

@@ -119,8 +119,6 @@ def _published_mixture() -> tuple[MixtureKnot, ...]:
 
 _ALL = (nano, nano_continue, nano_finish, finetune, finetune_lora)
 RECIPES: dict[str, Callable[[], TrainConfig]] = {function.__name__: function for function in _ALL}
-    f.__name__: f for f in (nano, nano_continue, nano_finish, finetune, finetune_lora)
-}
 
 
 def recipe(name: str) -> TrainConfig:
