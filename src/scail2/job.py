@@ -14,8 +14,10 @@ from scail2.conditions import SegmentConditions, assemble, encode_video
 from scail2.errors import InputError
 from scail2.guidance import fresh_guider, needs_negative
 from scail2.inputs import Footage, driving_footage, driving_mask_footage, mask_problems, mask_tensor, picture_tensor
+from scail2.models.lora import fused_loras
 from scail2.modes import AnimationMode
-from scail2.sampling import SamplingSettings, resolve_settings
+from scail2.presets import SamplingPreset, preset
+from scail2.sampling import SamplingSettings, configured_shift, resolve_settings
 from scail2.segments import Segment, SegmentPlan
 from scail2.stages import CALLBACK_TENSORS, EncodedReference, PromptConditions, StreamOptions, callback_tensors
 from scail2.step_caches import check_caches
@@ -122,6 +124,8 @@ def _overlap(pipe: SCAIL2Pipeline, options: StreamOptions) -> int:
 
 
 def _settings(pipe: SCAIL2Pipeline, options: StreamOptions, size: tuple[int, int]) -> SamplingSettings:
+    if options.preset is not None:
+        _check_adapters(pipe, preset(options.preset))
     return resolve_settings(
         pipe.config.default_preset,
         size,
@@ -130,7 +134,16 @@ def _settings(pipe: SCAIL2Pipeline, options: StreamOptions, size: tuple[int, int
         guidance_scale=options.guidance_scale,
         shift=options.shift,
         solver=options.solver,
+        configured_shift=configured_shift(pipe.scheduler),
     )
+
+
+def _check_adapters(pipe: SCAIL2Pipeline, chosen: SamplingPreset) -> None:
+    """Few-step presets without their adapters give mush: say so, but only warn, for adapters may have been merged."""
+    loaded = fused_loras(pipe.transformer).loras or getattr(pipe.transformer, "peft_config", None)
+    if chosen.loras and not loaded:
+        wanted = ", then ".join(f"{lora.name} at {lora.strength}" for lora in chosen.loras)
+        logger.warning("Preset %s is tuned for LoRAs (%s); none is loaded.", chosen.name, wanted)
 
 
 def _additional(

@@ -243,16 +243,16 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
             options: for its callback and ``attention_kwargs``.
             generator: noise of stochastic schedulers.
         """
-        device = get_module_execution_device(self.transformer)
+        device, dtype = get_module_execution_device(self.transformer), self.transformer.dtype
         scheduler = fresh_scheduler(self.scheduler, settings)
         set_timesteps(scheduler, settings.steps, device)
         reset_caches(self.transformer)
         self._num_timesteps = len(scheduler.timesteps)
         predict = VelocityPredictor(
             transformer=self.transformer,
-            conditions=conditions.to(device, self.transformer.dtype),
+            conditions=conditions.to(device, dtype),
             guider=guider,
-            negative_prompt_embeds=negative_prompt_embeds,
+            negative_prompt_embeds=None if negative_prompt_embeds is None else negative_prompt_embeds.to(device, dtype),
             num_steps=self._num_timesteps,
             attention_kwargs=options.attention_kwargs if options else None,
         )

@@ -45,16 +45,20 @@ def resolve_settings(
     guidance_scale: float | None = None,
     shift: float | None = None,
     solver: str | None = None,
+    configured_shift: float | None = None,
 ) -> SamplingSettings:
     """Explicit arguments win over a named preset, which wins over the pipeline's default preset.
 
     A preset that is named brings its solver and its shift for the video's ``size`` (height, width). With neither a
     preset nor a solver named, the scheduler component is used as it is configured; only ``shift`` replaces its shift.
+    ``configured_shift`` is that component's own: while it is the default preset's, it follows the video's size, too.
     """
     chosen = find_preset(default_preset if preset is None else preset)
     if preset is not None or solver is not None:
         solver = Solver.parse(chosen.solver if solver is None else solver)
         shift = chosen.shift_for(*size) if shift is None else shift
+    elif shift is None and configured_shift == chosen.shift:
+        shift = chosen.shift_for(*size)
     steps = chosen.steps if steps is None else steps
     guidance_scale = chosen.guidance_scale if guidance_scale is None else guidance_scale
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= NUM_TRAIN_TIMESTEPS:
@@ -92,12 +96,21 @@ def fresh_scheduler(component: SchedulerMixin, settings: SamplingSettings) -> Sc
         return make_scheduler(settings.solver, settings.shift)
     if settings.shift is None:
         return type(component).from_config(component.config)
-    for name in ("flow_shift", "shift"):
-        if name in component.config:
-            return type(component).from_config(component.config, **{name: settings.shift})
+    if (name := _shift_name(component)) is not None:
+        return type(component).from_config(component.config, **{name: settings.shift})
     raise InputError(
         f"{type(component).__name__} has no timestep shift: leave `shift` away, or choose a solver with `solver`."
     )
+
+
+def configured_shift(component: SchedulerMixin) -> float | None:
+    """The timestep shift a scheduler is configured with, ``None`` if it has none."""
+    name = _shift_name(component)
+    return None if name is None else component.config[name]
+
+
+def _shift_name(component: SchedulerMixin) -> str | None:
+    return next((name for name in ("flow_shift", "shift") if name in component.config), None)
 
 
 def set_timesteps(scheduler: SchedulerMixin, steps: int, device: torch.device) -> None:

@@ -460,6 +460,14 @@ def test_a_mask_that_contradicts_the_mode_is_refused_unless_allowed(bare, caplog
     assert len(run(bare, clip=clip, mode="replacement")) == 9
 
 
+def test_a_few_step_preset_without_its_adapters_warns(bare, caplog):
+    run(bare, preset="fast")
+    assert "SCAIL-2 Bias-Aware DPO at 1.0, then lightx2v" in caplog.text
+    caplog.clear()
+    run(bare, preset="nano")
+    assert not caplog.text
+
+
 def test_embeddings_are_asked_for_when_encoders_are_missing():
     pipe = tiny_pipeline(text_encoder=None, tokenizer=None, transformer=tiny_transformer(image_dim=None))
     with pytest.raises(InputError, match="prompt_embeds"):

@@ -11,6 +11,7 @@ from scail2.errors import InputError
 from scail2.presets import PRESETS, Solver, preset
 from scail2.sampling import (
     SamplingSettings,
+    configured_shift,
     fresh_scheduler,
     make_scheduler,
     resolve_settings,
@@ -117,6 +118,17 @@ def test_explicit_settings_win_over_the_preset_and_that_over_the_default():
     fast = resolve_settings("quality", (512, 896), preset="fast", steps=4, shift=2.0)
     assert fast == SamplingSettings(steps=4, guidance_scale=1.0, solver=Solver.EULER, shift=2.0)
     assert resolve_settings("fast", (512, 896), solver="unipc").shift == 5.0
+
+
+def test_the_default_presets_shift_follows_the_size_unless_the_scheduler_was_configured_otherwise():
+    def shift(size: tuple[int, int], configured: float) -> float | None:
+        return resolve_settings("quality", size, configured_shift=configured).shift
+
+    assert shift((512, 896), 3.0) == 3.0
+    assert shift((704, 1280), 3.0) == 5.0
+    assert shift((704, 1280), 7.0) is None
+    assert configured_shift(make_scheduler("unipc", 3.0)) == configured_shift(make_scheduler("euler", 3.0)) == 3.0
+    assert configured_shift(DDIMScheduler()) is None
 
 
 @pytest.mark.parametrize(
