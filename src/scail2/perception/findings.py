@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scail2.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 class Severity(StrEnum):
@@ -67,6 +70,22 @@ def told(runs: Sequence[tuple[int, int]], limit: int = 4) -> str:
     names = [str(a) if b == a + 1 else f"{a}–{b - 1}" for a, b in runs]
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
+
+
+def table(findings: Sequence[Finding]) -> "RenderableType":
+    """For `rich.console.Console.print`: one row per finding."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if not findings:
+        return Text("nothing to report", style="green")
+    style = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
+    rows = Table(show_header=True)
+    for column in ("", "what", "fix"):
+        rows.add_column(column, overflow="fold")
+    for each in findings:
+        rows.add_row(Text(each.severity.value, style=style[each.severity]), Text(each.message), Text(each.fix))
+    return rows
 
 
 def refuse(findings: Sequence[Finding]) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from scail2.errors import InputError
-from scail2.masks import BINDING_SLOTS, BindingSlot
+from scail2.masks import BINDING_SLOTS
+from scail2.perception.following import Follower, follow_regions
 from scail2.perception.labels import TrackedMasks, TrackRecorder
 from scail2.perception.segmenter import Prompts
 from scail2.video import FrameSource, VideoReader, read_image
@@ -231,6 +232,9 @@ class GivenMasks:
         recorder = TrackRecorder(directory, height=frames.height, width=frames.width)
         if len(opened) == 1 and _matte_level(_probe(aligned[0], len(frames))) is None:
             return self._palette(aligned[0], opened[0][1], recorder, progress)
+        count = prompts.characters if prompts is not None else None
+        if count is not None and len(opened) == 1 and count > 1:
+            return self._divided(aligned[0], count, recorder, progress)
         return self._mattes(aligned, recorder, progress)
 
     def _resized(self, labels: np.ndarray, recorder: TrackRecorder) -> np.ndarray:
@@ -267,6 +271,24 @@ class GivenMasks:
             names=list(PALETTE_NAMES[2:]),
             background="white" if white > black else "black",
             warnings=warnings,
+        )
+
+    def _divided(self, mask: _Alignment, count: int, recorder: TrackRecorder, progress) -> TrackedMasks:
+        """One matte for everybody, divided into `count` characters by connected regions followed through the clip."""
+        follower, total = Follower(count), len(mask.clip)
+        for start in range(0, total, _WINDOW):
+            stop = min(start + _WINDOW, total)
+            level = _matte_level(mask.frames(start, stop))
+            if level is None:
+                raise InputError(f"{mask.path} is not a grey or alpha matte in frames {start} to {stop - 1}.")
+            inside = self._resized(level, recorder) > _MATTE_LEVEL
+            pictures = mask.clip.frames(start, stop)[..., :3]
+            labels = [follow_regions(follower, rgb, here) for rgb, here in zip(pictures, inside, strict=True)]
+            recorder.add(np.stack(labels))
+            if progress:
+                progress(stop, total)
+        return recorder.finish(
+            "given matte", names=[f"{mask.path.stem} {number + 1}" for number in range(follower.count)]
         )
 
     def _mattes(self, masks: Sequence[_Alignment], recorder: TrackRecorder, progress) -> TrackedMasks:
@@ -308,6 +330,3 @@ def from_alpha(picture: np.ndarray, *, name: str = "the reference") -> TrackedMa
     recorder = TrackRecorder(None, height=labels.shape[1], width=labels.shape[2])
     recorder.add(labels)
     return recorder.finish("alpha", names=["alpha"])
-
-
-__all__ = ["PALETTE", "BindingSlot", "GivenMasks", "from_alpha", "nearest_cover", "open_mask", "snap_to_palette"]

@@ -102,13 +102,7 @@ class PreflightReport:
         facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         for name, value in self.facts.items():
             facts.add_row(Text(name.replace("_", " "), style="dim"), Text(_fact(value)))
-        problems = Table(show_header=True, expand=False, title_justify="left")
-        for column in ("", "what", "fix"):
-            problems.add_column(column, overflow="fold")
-        style = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "dim"}
-        for each in self.findings:
-            problems.add_row(Text(each.severity.value, style=style[each.severity]), Text(each.message), Text(each.fix))
-        return Group(facts, problems) if self.findings else Group(facts, Text("nothing to report", style="green"))
+        return Group(facts, findings.table(self.findings))
 
 
 def _fact(value: Any) -> str:

@@ -47,6 +47,7 @@ class MaskInputs:
         reframe: "auto" resamples the reference to the driving character's size.
         fix_polarity: repaint given palette masks whose background contradicts the mode instead of refusing them.
         sources: names and digests of the files (and settings) the masks depend on.
+        files: paths to remember for previews, see `MaskJob`.
     """
 
     mode: AnimationMode
@@ -64,6 +65,7 @@ class MaskInputs:
     reframe: str = "off"
     fix_polarity: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +135,7 @@ def prepare(
         binding=binding,
         fps=inputs.fps,
         sources=inputs.sources,
+        files=inputs.files,
         additional=[(masks, slots) for _, masks, slots in views],
     )
     return PreparedMasks(

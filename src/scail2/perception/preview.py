@@ -1,15 +1,18 @@
 """Masks made visible: overlays for videos, and contact sheets."""
 
 import os
-from collections.abc import Collection, Sequence
+import tempfile
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from scail2.perception.binding import Binding
+from scail2.errors import InputError
+from scail2.perception.binding import Binding, bind
 from scail2.perception.labels import TrackedMasks
-from scail2.video import FrameSource
+from scail2.perception.tracks import MaskStore
+from scail2.video import FrameSource, VideoReader, VideoWriter, read_image, resize_cover, resize_letterbox
 
 # Characters bound to nobody are shown in grey.
 UNBOUND_RGB = (150, 150, 150)
@@ -19,6 +22,7 @@ _ALERT = (255, 170, 60)
 _GUTTER = 6
 _CAPTION = 14
 _TILE = 192
+_WINDOW = 16
 
 
 def colours(numbers: int, slots: dict) -> np.ndarray:
@@ -116,3 +120,52 @@ def _grid(tiles: Sequence[tuple[str, Image.Image, tuple[int, int, int]]], column
         draw.text((x, y), caption, fill=ink)
         paper.paste(tile, (x, y + _CAPTION))
     return np.asarray(paper)
+
+
+def _pictures(store: MaskStore, reference: Path | None, driving: Path | None) -> tuple[np.ndarray, VideoReader]:
+    """The picture and the video that belong to a store, at its size and rate."""
+    files = store.info.get("files", {})
+    kept = store.directory / "reference.png"
+    letterbox = files.get("fit") == "letterbox"
+    found = reference or (kept if kept.exists() else files.get("reference"))
+    video = driving or files.get("driving")
+    for path, option in ((found, "--reference"), (video, "--driving")):
+        if path is None or not Path(path).exists():
+            raise InputError(
+                f"the preview needs the file that was masked, which is not known or gone: give {option} FILE."
+            )
+    size = (store.height, store.width)
+    picture = (resize_letterbox if letterbox else resize_cover)(read_image(found)[..., :3], *size)
+    frames = VideoReader(video, fps=store.fps, size=size, fit=files.get("fit", "cover"))
+    if len(frames) < store.total:
+        raise InputError(f"{video} has {len(frames)} frames at {store.fps} fps, but its masks have {store.total}.")
+    return np.ascontiguousarray(picture), frames
+
+
+def write_preview(
+    store: MaskStore,
+    reference: Path | None,
+    driving: Path | None,
+    video: Path,
+    picture: Path,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Writes an overlay video (driving frames under their masks) and a contact sheet of a store.
+
+    Args:
+        reference, driving: the masked files; None for those the store remembers.
+        video, picture: where to write.
+    """
+    still, frames = _pictures(store, reference, driving)
+    with tempfile.TemporaryDirectory(prefix="scail2-preview-") as scratch:
+        shown, moved = store.measure(Path(scratch))
+        sheet = Sheet(shown, moved, bind(shown, moved))
+        with VideoWriter(video, store.fps, (store.height, store.width), codec="h264") as writer:
+            for start in range(0, store.total, _WINDOW):
+                stop = min(start + _WINDOW, store.total)
+                writer.write(sheet.overlay_driving(frames.frames(start, stop), start))
+                if progress:
+                    progress(stop, store.total)
+        spread = np.linspace(0, store.total - 1, min(17, store.total)).round().astype(int).tolist()
+        write_png(picture, sheet.draw(still, frames, sorted(set(spread))))

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,10 @@ def _write_picture(path: Path, rgb: np.ndarray) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskJob:
-    """Everything that goes into a store: the mode, both sides' characters, their binding, rate and source hashes."""
+    """Everything that goes into a store: the mode, both sides' characters, their binding, rate and source hashes.
+
+    `files` may name what the preview needs to find again: ``reference``, ``driving`` (paths) and ``fit``.
+    """
 
     mode: AnimationMode
     reference: TrackedMasks
@@ -125,6 +128,7 @@ class MaskJob:
     fps: Fraction
     sources: Mapping[str, str]
     additional: Sequence[tuple[TrackedMasks, Mapping[int, BindingSlot]]] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 class MaskStore:
@@ -258,12 +262,15 @@ class MaskStore:
         change = (MODE_TRAITS[self.mode].driving_background, MODE_TRAITS[mode].driving_background)
         return PaletteFrames(source, str(path), change if change[0] != change[1] else None)
 
-    def measure(self) -> tuple[TrackedMasks, TrackedMasks]:
-        """Reference and driving characters as the files show them now, one track per colour (after edits, for checks)."""
+    def measure(self, directory: Path | None = None) -> tuple[TrackedMasks, TrackedMasks]:
+        """Reference and driving characters as the files show them now, one track per colour (after edits, for checks).
+
+        The driving video's label maps go to `directory`; None keeps them in memory.
+        """
         still = GivenMasks([self.directory / "reference_mask.png"])
         picture = PictureFrames(read_image(self.directory / "reference_mask.png"))
         moving = self.driving_for(self.mode)
-        return still.segment(picture), GivenMasks([self.driving_path]).segment(moving.source)
+        return still.segment(picture), GivenMasks([self.driving_path]).segment(moving.source, directory=directory)
 
     def content_hash(self) -> str:
         """Digest of the masks themselves, to key anything computed from them."""
@@ -334,6 +341,7 @@ def _describe(job: MaskJob, size: tuple[int, int]) -> dict[str, Any]:
         "frozen": False,
         "content_hash": None,
         "sources": sources,
+        "files": dict(job.files),
         "source_hash": hashlib.sha256(json.dumps(sources).encode()).hexdigest(),
         "origin": {"reference": job.reference.origin, "driving": job.driving.origin},
         "binding": {
