@@ -17,7 +17,7 @@ from . import official_names as names
 from .dialects import Dialect, TransformerView, view_transformer
 from .tensor_files import atomic_file, open_tensor_file, write_safetensors
 from .transformer import SCAIL2Transformer3DModel
-from .views import RELEASE_EVERY, compare, stream
+from .views import compare, stream
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def save_official(
     official = {names.to_official_name(name): value for name, value in state.items()}
     plan = {name: (tuple(value.shape), torch_dtype or value.dtype) for name, value in official.items()}
     words = names.config_to_official(transformer.config)
-    write_safetensors(Path(path), plan, official.__getitem__, {CONFIG_KEY: json.dumps(words)})
+    write_safetensors(Path(path), plan, lambda name, _: official[name], {CONFIG_KEY: json.dumps(words)})
 
 
 def convert_transformer(
@@ -170,42 +170,25 @@ def convert_transformer(
         dtypes = dict.fromkeys(model.state_dict(), torch_dtype or torch.bfloat16)
     else:
         dtypes = plan_dtypes(model, torch_dtype or view.stored_dtype or torch.bfloat16)
-    read = _releasing(view)
     if to == "diffusers":
         plan = {name: (view.shapes[names.to_official_name(name)], dtype) for name, dtype in dtypes.items()}
-        write_diffusers_folder(model, out, plan, lambda name: read(names.to_official_name(name)))
+        write_diffusers_folder(model, out, plan, lambda name, dtype: view.load(names.to_official_name(name), dtype))
     elif to in ("official", "comfy"):
         if out.suffix != ".safetensors":
             raise InputError(f"{out}: official and ComfyUI checkpoints are one .safetensors file: name it so.")
-        plan = {names.to_official_name(name): dtype for name, dtype in dtypes.items()}
-        plan = {name: (view.shapes[name], plan[name]) for name in view if name in plan}
-        header = {CONFIG_KEY: json.dumps(names.config_to_official(model.config))}
-        write_safetensors(out, plan, read, header)
+        types = {names.to_official_name(name): dtype for name, dtype in dtypes.items()}
+        plan = {name: (view.shapes[name], types[name]) for name in view if name in types}
+        write_safetensors(out, plan, view.load, {CONFIG_KEY: json.dumps(names.config_to_official(model.config))})
     else:
         raise InputError(f"Cannot convert to '{to}': choose diffusers, official or comfy.")
     return view.dialect
-
-
-def _releasing(view: TransformerView) -> Callable[[str], torch.Tensor]:
-    count = 0
-
-    def read(name: str) -> torch.Tensor:
-        nonlocal count
-        value = view.read(name)
-        count += value.nbytes
-        if count > RELEASE_EVERY:
-            view.release()
-            count = 0
-        return value
-
-    return read
 
 
 def write_diffusers_folder(
     model: torch.nn.Module,
     out: Path,
     plan: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
-    read: Callable[[str], torch.Tensor],
+    read: Callable[[str, torch.dtype], torch.Tensor],
 ) -> None:
     """Writes what ``model.save_pretrained(out)`` would, streaming the weights; the configuration comes last."""
     write_safetensors(out / "diffusion_pytorch_model.safetensors", plan, read)

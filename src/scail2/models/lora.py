@@ -190,7 +190,7 @@ def save_lora(transformer: torch.nn.Module, path: str | Path, adapter: str = "de
         else:
             raise InputError(f"The adapter has '{name}', which published LoRA files cannot hold.")
     plan = {name: (tuple(value.shape), value.dtype) for name, value in sorted(published.items())}
-    write_safetensors(Path(path), plan, published.__getitem__)
+    write_safetensors(Path(path), plan, lambda name, _: published[name])
 
 
 def _own_alpha(config, module: str) -> float:

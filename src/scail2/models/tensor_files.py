@@ -61,6 +61,11 @@ class TensorFile(ABC):
     def read(self, name: str) -> torch.Tensor:
         """One tensor; where the format allows, a copy-on-write view of the mapped file. GGUF: dequantised float32."""
 
+    def read_rows(self, name: str, rows: slice) -> torch.Tensor:
+        """Some rows (along the first axis) of one tensor; all of it for ``slice(None)``."""
+        value = self.read(name)
+        return value if rows == slice(None) else value[rows]
+
     def release(self) -> None:  # noqa: B027  (nothing to drop is a valid answer)
         """Forget open mappings, so that their pages no longer count as this process's memory."""
 
@@ -164,6 +169,16 @@ def _find_state(path: Path, content: Any) -> Mapping[str, torch.Tensor]:
     return state
 
 
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """Where GGUF keeps a tensor and in which blocks; ``shape`` counts bytes along the last axis if it is quantised."""
+
+    offset: int
+    type: Any
+    dtype: Any
+    shape: tuple[int, ...]
+
+
 class GgufFile(TensorFile):
     """A GGUF file; every block type the ``gguf`` package can dequantise, one tensor at a time."""
 
@@ -178,7 +193,7 @@ class GgufFile(TensorFile):
         except (ValueError, OSError, IndexError) as error:
             raise InputError(f"{path} is not a readable GGUF file: {error}.") from error
         self._gguf = gguf
-        self._blocks: dict[str, tuple[int, Any, tuple[int, ...]]] = {}
+        self._blocks: dict[str, _Blocks] = {}
         for tensor in reader.tensors:
             # GGUF lists dimensions innermost first. Converters that cannot store five dimensions note the true shape.
             shape = tuple(int(size) for size in reversed(tensor.shape))
@@ -186,28 +201,40 @@ class GgufFile(TensorFile):
                 shape = tuple(int(size) for size in noted.contents())
             dtype = {"F32": torch.float32, "F16": torch.float16}.get(tensor.tensor_type.name)
             self.tensors[tensor.name] = TensorInfo(shape, dtype, tensor.tensor_type.name, int(tensor.n_bytes))
-            layout = (tensor.data.dtype, tensor.data.shape)
-            self._blocks[tensor.name] = (int(tensor.data_offset), tensor.tensor_type, layout)
+            self._blocks[tensor.name] = _Blocks(
+                int(tensor.data_offset), tensor.tensor_type, tensor.data.dtype, tensor.data.shape
+            )
         architecture = reader.get_field("general.architecture")
         self.metadata["general.architecture"] = str(architecture.contents()) if architecture else ""
 
     def read(self, name: str) -> torch.Tensor:
+        return self._dequantised(name, slice(None)).reshape(self.tensors[name].shape)
+
+    def read_rows(self, name: str, rows: slice) -> torch.Tensor:
+        shape = self.tensors[name].shape
+        stored = self._blocks[name].shape
+        if rows == slice(None) or stored[:1] != shape[:1] or len(stored) < 2:
+            return super().read_rows(name, rows)
+        return self._dequantised(name, rows).reshape(-1, *shape[1:])
+
+    def _dequantised(self, name: str, rows: slice) -> torch.Tensor:
         import numpy as np
 
-        offset, block_type, (dtype, shape) = self._blocks[name]
+        stored = self._blocks[name]
         # Read, not mapped: the blocks are needed once, and a mapping would stay resident beside the result.
-        count = int(np.prod(shape))
-        blocks = np.fromfile(self.path, dtype=dtype, count=count, offset=offset).reshape(shape)
+        start, stop, _ = rows.indices(stored.shape[0])
+        row = int(np.prod(stored.shape[1:]))
+        offset = stored.offset + start * row * stored.dtype.itemsize
+        blocks = np.fromfile(self.path, dtype=stored.dtype, count=(stop - start) * row, offset=offset)
+        blocks = blocks.reshape(stop - start, *stored.shape[1:])
         if blocks.dtype in (np.float32, np.float16, np.float64):
-            values = torch.from_numpy(blocks)
-        else:
-            try:
-                values = torch.from_numpy(self._gguf.quants.dequantize(blocks, block_type))
-            except NotImplementedError as error:
-                raise InputError(
-                    f"{self.path}: tensor '{name}' has block type {block_type.name}, which gguf cannot dequantise."
-                ) from error
-        return values.reshape(self.tensors[name].shape)
+            return torch.from_numpy(blocks)
+        try:
+            return torch.from_numpy(self._gguf.quants.dequantize(blocks, stored.type))
+        except NotImplementedError as error:
+            raise InputError(
+                f"{self.path}: tensor '{name}' has block type {stored.type.name}, which gguf cannot dequantise."
+            ) from error
 
 
 class StateDict(TensorFile):
@@ -258,7 +285,7 @@ def _weights_in(folder: Path) -> Path:
 def write_safetensors(
     path: Path,
     plan: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
-    read: Callable[[str], torch.Tensor],
+    read: Callable[[str, torch.dtype], torch.Tensor],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a safetensors file tensor by tensor: memory for one tensor, and nothing at ``path`` until it is complete.
@@ -266,7 +293,7 @@ def write_safetensors(
     Args:
         path: the file to make; an existing file is replaced at the end.
         plan: name -> shape and dtype, in the order of the file.
-        read: name -> tensor; cast to the planned dtype here. A different shape is a bug and raises RuntimeError.
+        read: name and dtype -> tensor, cast here if it is of another type. A different shape raises RuntimeError.
         metadata: strings for the header.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
@@ -281,7 +308,7 @@ def write_safetensors(
         file.write(len(encoded).to_bytes(8, "little"))
         file.write(encoded)
         for name, (shape, dtype) in plan.items():
-            tensor = read(name)
+            tensor = read(name, dtype)
             if tuple(tensor.shape) != tuple(shape):
                 raise RuntimeError(f"'{name}' was planned as {shape} but read as {tuple(tensor.shape)}")
             data = tensor.detach().to("cpu", dtype).contiguous()

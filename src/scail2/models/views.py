@@ -14,8 +14,8 @@ from ..errors import InputError
 from .quantised import FP8, companions
 from .tensor_files import GgufFile, TensorFile
 
-# Mapped pages are dropped after this many bytes were copied out of them.
-RELEASE_EVERY = 256 * 2**20
+# Elements copied at a time, and between two unmappings: 64 MiB of float32.
+PIECE = 2**24
 _LISTED = 40  # names of one kind shown in an error
 
 
@@ -46,6 +46,7 @@ class View:
 
     def __post_init__(self) -> None:
         self.shapes = {name: self._shape(source) for name, source in self.sources.items()}
+        self._copied = 0
 
     def _shape(self, source: Source) -> tuple[int, ...]:
         stored = self.file.tensors[source.stored].shape
@@ -75,19 +76,42 @@ class View:
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor under its offered name and shape, dequantised to float32 if it has to be."""
+        return self._read_rows(name, slice(None)).reshape(self.shapes[name])
+
+    def load(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        """One tensor in new memory and in ``dtype``, copied piece by piece: a piece is all it needs beside the result.
+
+        What the file has mapped is dropped again and again on the way, so that it does not pile up.
+        """
+        shape = self.shapes[name]
+        whole = not shape or self.sources[name].shape is not None
+        rows = 1 if whole else max(1, PIECE // max(1, torch.Size(shape[1:]).numel()))
+        result = torch.empty(shape, dtype=dtype)
+        for start in range(0, 1 if whole else shape[0], rows):
+            if whole:
+                result.copy_(self.read(name))
+            else:
+                result[start : start + rows] = self._read_rows(name, slice(start, min(start + rows, shape[0])))
+            self._copied += rows * torch.Size(shape[1:]).numel()
+            if self._copied > PIECE:
+                self.release()
+        return result
+
+    def _read_rows(self, name: str, rows: slice) -> torch.Tensor:
         source = self.sources[name]
-        value = self.file.read(source.stored)
+        if source.count > 1:
+            offset = source.index * self.shapes[name][0]
+            start = offset + (rows.start or 0)
+            rows = slice(start, offset + (self.shapes[name][0] if rows.stop is None else rows.stop))
+        value = self.file.read_rows(source.stored, rows)
         if scale_name := self.scales.get(source.stored):
             scale = self.file.read(scale_name).float().reshape(-1, *[1] * (value.ndim - 1))
-            value = value.float() * scale
-        elif value.dtype in FP8:
-            value = value.float()
-        if source.count > 1:
-            value = value.chunk(source.count, dim=0)[source.index]
-        return value.reshape(self.shapes[name])
+            return value.float() * (scale[rows] if len(scale) > 1 else scale)
+        return value.float() if value.dtype in FP8 else value
 
     def release(self) -> None:
         """Unmap what was read so far."""
+        self._copied = 0
         self.file.release()
 
 
@@ -129,22 +153,10 @@ def stream(view: View, dtypes: Mapping[str, torch.dtype]) -> Iterable[tuple[str,
     """All tensors named in ``dtypes``, in those types, in the file's order: each is read once and on its own.
 
     If nothing has to be cast, the tensors are copy-on-write views of the mapped file. Otherwise all are new memory (one
-    tensor kept as a view would keep the whole file mapped), and the file is unmapped again and again on the way.
+    tensor kept as a view would keep the whole file mapped); see `View.load`.
     """
     mapped = all(view.is_mapped(name) and view.dtype(name) == dtype for name, dtype in dtypes.items())
-    copied = 0
     for name in view:
-        if name not in dtypes:
-            continue
-        value = view.read(name)
-        if mapped:
-            yield name, value
-            continue
-        fresh = value.dtype == dtypes[name] and not view.is_mapped(name) and view.sources[name].count == 1
-        value = value.contiguous() if fresh else value.to(dtypes[name], copy=True).contiguous()
-        yield name, value
-        copied += value.nbytes
-        if copied > RELEASE_EVERY:
-            view.release()
-            copied = 0
+        if name in dtypes:
+            yield name, view.read(name) if mapped else view.load(name, dtypes[name])
     view.release()
