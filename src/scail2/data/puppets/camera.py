@@ -11,6 +11,9 @@ from scail2.data.puppets.seeds import Draws, Split, seed_of
 CAMERA_DISTANCE = 5.0
 """Distance to the stage in frame heights: a mild perspective."""
 
+WIDEST_STAGE = 1.3
+"""In wide frames the performers move apart up to this factor."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Swing:
@@ -76,7 +79,8 @@ class Placement:
     height: float
     """Height of the middle body standing, as a fraction of the stage (the frame height, or the width where that is narrow)."""
     x: Swing = Swing()
-    """Middle of the feet, in frame heights right of the middle of the frame; a swing makes characters cross."""
+    """Middle of the feet right of the middle of the frame, in heights of a square frame (narrower in narrow frames, wider in
+    wide ones); a swing makes characters cross."""
     ground: float = 0.95
     """Height of the ground line below the upper edge, as a fraction of the frame height."""
     depth: float = 0.0
@@ -152,7 +156,7 @@ def project(
     x = scale * (points[..., 0] * cos + points[..., 2] * sin)
     z = scale * (points[..., 2] * cos - points[..., 0] * sin)
     # An orbit also moves a performer that stands off the middle of the stage.
-    place_x = placement.x.at(times) * min(1.0, width / height)
+    place_x = placement.x.at(times) * min(WIDEST_STAGE, width / height)
     x = x + (place_x * np.cos(view.orbit) - placement.depth * np.sin(view.orbit))[:, None]
     near = CAMERA_DISTANCE / (CAMERA_DISTANCE - z)
     down = placement.ground - scale * points[..., 1] * near

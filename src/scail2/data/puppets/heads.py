@@ -92,7 +92,7 @@ def draw_head(pen: Pen, character: Character, figure: Figure) -> None:
         shift = 0.42 * facing[0] * width
         narrow = width * (0.9 - 0.42 * abs(facing[0]))
         pen.oval((shift, 0.22 + 0.2 * facing[1]), narrow, 0.76, face.skin, part)
-    if facing[2] > 0.0:
+    if facing[2] > -0.12:
         _draw_features(pen, character, facing, width)
         _draw_extras(pen, character, facing, width)
     if face.hat != "none":
