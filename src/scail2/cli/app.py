@@ -22,6 +22,9 @@ VERBS: tuple[str, ...] = (
     "cache",
     "evaluate",
     "train",
+    "convert",
+    "info",
+    "models",
 )
 
 

@@ -29,6 +29,7 @@ _COMFY_OTHERS = ("vae", "text_encoders", "clip", "clip_vision")
 _TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 _SUFFIXES = (".safetensors", ".gguf", *PICKLE_SUFFIXES)
 _WAN_22_CHANNELS = 48
+COMPANIONS = ("scheduler", "vae", "tokenizer", "text_encoder", "image_encoder")  # of the transformer, in a pipeline
 
 
 class FileKind(StrEnum):
@@ -160,24 +161,26 @@ def load_tokenizer(files: ComponentFiles) -> Any:
         return T5Tokenizer.from_pretrained(folder)
 
 
-def load_companions(files: ComponentFiles, torch_dtype: torch.dtype | None = None) -> dict[str, Any]:
-    """Everything of a pipeline but its transformer: VAE (float32), encoders, tokenizer, scheduler.
+def load_component(name: str, files: ComponentFiles, torch_dtype: torch.dtype | None = None) -> Any:
+    """One component of a pipeline beside the transformer, by its name in the pipeline; None where there is no file.
 
-    Encoders that have no file are None; the pipeline then needs precomputed embeddings. InputError without a VAE.
+    The VAE is always float32, encoders are of ``torch_dtype`` or as stored. InputError if there is no VAE, or no
+    tokenizer for a text encoder.
     """
     from ..presets import Solver, preset
     from ..sampling import make_scheduler
 
-    if files.vae is None:
-        raise InputError(f"There is no VAE near {files.transformer}: put Wan2.1_VAE.pth beside it, or name it.")
-    text_encoder = None if files.text_encoder is None else load_text_encoder(files.text_encoder, torch_dtype)
-    return {
-        "vae": load_vae(files.vae),
-        "text_encoder": text_encoder,
-        "tokenizer": None if text_encoder is None else load_tokenizer(files),
-        "image_encoder": None if files.image_encoder is None else load_image_encoder(files.image_encoder, torch_dtype),
-        "scheduler": make_scheduler(Solver.UNIPC, preset("quality").shift),
-    }
+    if name == "scheduler":
+        return make_scheduler(Solver.UNIPC, preset("quality").shift)
+    if name == "vae":
+        if files.vae is None:
+            raise InputError(f"There is no VAE near {files.transformer}: put Wan2.1_VAE.pth beside it, or name it.")
+        return load_vae(files.vae)
+    if name == "image_encoder":
+        return None if files.image_encoder is None else load_image_encoder(files.image_encoder, torch_dtype)
+    if files.text_encoder is None:
+        return None
+    return load_tokenizer(files) if name == "tokenizer" else load_text_encoder(files.text_encoder, torch_dtype)
 
 
 def assemble_pipeline(
@@ -190,4 +193,5 @@ def assemble_pipeline(
         raise InputError(f"{folder} is a transformer alone: name a pipeline folder (with model_index.json).")
     files = find_components(path)
     transformer = load_transformer(files.transformer, config, torch_dtype)
-    return SCAIL2Pipeline(transformer=transformer, **load_companions(files, torch_dtype))
+    others = {name: load_component(name, files, torch_dtype) for name in COMPANIONS}
+    return SCAIL2Pipeline(transformer=transformer, **others)

@@ -129,7 +129,7 @@ _CONFIG_WORDS = {
     "prediction": "prediction_type",
 }
 _IGNORED_WORDS = {"_class_name", "_diffusers_version", "_name_or_path"}
-_OUR_WORDS = {ours: theirs for theirs, ours in _CONFIG_WORDS.items()}
+OUR_WORDS = {ours: theirs for theirs, ours in _CONFIG_WORDS.items()}
 CLIP_WIDTH = 1280  # ViT-H/14, the only image encoder the published models were trained with
 
 # Heads of the public SCAIL-2 and Wan 2.1 models by width. No tensor shape shows them.
@@ -173,8 +173,8 @@ def config_to_official(config: Mapping[str, Any]) -> dict[str, Any]:
     """Configuration of `SCAIL2Transformer3DModel` -> published words (our extra words stay as they are)."""
     words: dict[str, Any] = {"model_type": "i2v" if config.get("image_dim") else "t2v"}
     for ours, value in config.items():
-        if ours in _OUR_WORDS:
-            words[_OUR_WORDS[ours]] = value
+        if ours in OUR_WORDS:
+            words[OUR_WORDS[ours]] = value
     words["dim"] = config["num_attention_heads"] * config["attention_head_dim"]
     words["num_heads"] = config["num_attention_heads"]
     words["patch_size"] = list(config["patch_size"])

@@ -1,0 +1,58 @@
+"""`scail2 convert`: any public file into a diffusers folder, or our weights into published names."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command("convert")(convert)
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="Transformer, VAE, umT5 or CLIP file, or a folder of them.")],
+    out: Annotated[Path, typer.Option(help="Folder to make; a .safetensors file for official and comfy.")],
+    to: Annotated[str, typer.Option(help="diffusers, official (published names) or comfy.")] = "diffusers",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 [default: as stored].")] = None,
+    config: Annotated[Path | None, typer.Option(help="JSON with the transformer's published configuration.")] = None,
+    pipeline: Annotated[bool, typer.Option("--pipeline", help="A whole pipeline, from the files near SOURCE.")] = False,
+    vae: Annotated[Path | None, typer.Option(help="Wan2.1_VAE.pth, if it is elsewhere.")] = None,
+    text_encoder: Annotated[Path | None, typer.Option(help="umT5 file, if it is elsewhere.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="umT5's tokenizer folder, if it is elsewhere.")] = None,
+    image_encoder: Annotated[Path | None, typer.Option(help="CLIP file, if it is elsewhere.")] = None,
+) -> None:
+    """Convert checkpoints: official, training, ComfyUI and GGUF files to diffusers, and back to published names."""
+    import json
+
+    from rich.console import Console
+
+    from scail2.errors import InputError
+    from scail2.models.conversion import convert as convert_files
+    from scail2.models.tensor_files import float_dtype
+
+    words = None
+    if config is not None:
+        try:
+            words = json.loads(config.read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"{config} cannot be read as JSON: {error}.") from error
+    lines = convert_files(
+        source,
+        out,
+        to=to,
+        torch_dtype=None if dtype is None else float_dtype(dtype),
+        config=words,
+        pipeline=pipeline,
+        components={
+            "vae": vae,
+            "text_encoder": text_encoder,
+            "tokenizer": tokenizer,
+            "image_encoder": image_encoder,
+        },
+    )
+    console = Console()
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"wrote {out}", markup=False, highlight=False, soft_wrap=True)

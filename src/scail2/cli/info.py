@@ -1,0 +1,45 @@
+"""`scail2 info`: what a weight file or model folder is."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command("info")(info)
+
+
+def info(
+    path: Annotated[Path, typer.Argument(help="Weight file, transformer folder or pipeline folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Say what a file is: kind, dialect, parameters, types, configuration, and whether it is complete."""
+    import json
+    import sys
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from scail2.models.inventory import describe
+
+    found = describe(path)
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(found), indent=1) + "\n")
+        return
+    table = Table(show_header=False, box=None)
+    table.add_row("kind", found.kind + (f" ({found.dialect})" if found.dialect else ""))
+    for name, kind in found.components.items():
+        table.add_row(name, kind)
+    if found.tensors:
+        table.add_row("parameters", f"{found.parameters:,} in {found.tensors} tensors, {found.bytes / 2**30:.2f} GiB")
+        table.add_row("stored as", ", ".join(f"{count} x {name}" for name, count in found.formats.items()))
+    if found.config:
+        table.add_row("configuration", ", ".join(f"{word} {value}" for word, value in sorted(found.config.items())))
+    if found.complete:
+        table.add_row("names and shapes", "exactly those of its configuration")
+    if found.problem:
+        table.add_row("problem", found.problem)
+    Console(soft_wrap=True).print(table, markup=False)

@@ -1,0 +1,121 @@
+"""Whole pipelines from public files into a diffusers folder, weights streamed, nothing visible until it is complete."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import InputError
+from .checkpoints import convert_transformer, diffusers_folder, open_transformer
+from .components import COMPANIONS, ComponentFiles, FileKind, find_components, kind_of, load_component
+from .encoders import load_image_encoder, load_text_encoder, load_vae
+from .tensor_files import open_tensor_file
+
+TARGETS = ("diffusers", "official", "comfy")
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    *,
+    to: str = "diffusers",
+    torch_dtype: torch.dtype | None = None,
+    config: Mapping[str, Any] | None = None,
+    pipeline: bool = False,
+    components: Mapping[str, str | Path | None] | None = None,
+) -> list[str]:
+    """Converts a public file, or a folder of public files, into another layout.
+
+    Args:
+        source: a transformer, VAE, umT5 or CLIP file; a diffusers folder; a folder of public files.
+        out: the folder (``to="diffusers"``) or ``.safetensors`` file to make; an existing folder must be empty.
+        to: ``"diffusers"``, ``"official"`` or ``"comfy"``; the latter two write the transformer in published names.
+        torch_dtype: type of the weights; None keeps what is stored (bfloat16 for 8-bit and GGUF files).
+        config: the transformer's configuration in published words, where the file does not show it.
+        pipeline: make a whole pipeline from a transformer file and the files found near it. A folder of public files
+            is always taken as a pipeline.
+        components: files that are not to be searched for: ``vae``, ``text_encoder``, ``tokenizer``, ``image_encoder``.
+
+    Returns:
+        One line for each component written.
+    """
+    source, out, components = Path(source), Path(out), dict(components or {})
+    if to not in TARGETS:
+        raise InputError(f"Cannot convert to '{to}': choose one of {', '.join(TARGETS)}.")
+    whole = pipeline or any(components.values()) or (source.is_dir() and diffusers_folder(source) is None)
+    if to != "diffusers":
+        path = find_components(source).transformer if whole and source.is_dir() else source
+        dialect = convert_transformer(path, out, to=to, config=config, torch_dtype=torch_dtype)
+        return [f"transformer ({dialect}) -> {out}"]
+    with new_folder(out) as folder:
+        if whole:
+            return _convert_pipeline(find_components(source, **components), folder, config, torch_dtype)
+        return [_convert_one(source, folder, config, torch_dtype)]
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder that appears at ``path`` only when the block ends without an error."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path} exists already: choose a new folder.")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if path.exists():
+            path.rmdir()
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _convert_one(source: Path, folder: Path, config: Mapping | None, torch_dtype: torch.dtype | None) -> str:
+    kind = FileKind.TRANSFORMER if diffusers_folder(source) else kind_of(open_tensor_file(source))
+    if kind is FileKind.TRANSFORMER:
+        dialect = convert_transformer(source, folder, to="diffusers", config=config, torch_dtype=torch_dtype)
+        return f"transformer ({dialect})"
+    loaders = {
+        FileKind.VAE: load_vae,
+        FileKind.TEXT_ENCODER: load_text_encoder,
+        FileKind.IMAGE_ENCODER: load_image_encoder,
+    }
+    if kind not in loaders:
+        raise InputError(f"{source} is {_described(kind)}: there is no diffusers folder to make of it.")
+    arguments = (source,) if kind is FileKind.VAE and torch_dtype is None else (source, torch_dtype)
+    loaders[kind](*arguments).save_pretrained(folder)
+    return kind.value
+
+
+def _described(kind: FileKind) -> str:
+    return "a LoRA (fuse it with --lora, or load it as it is)" if kind is FileKind.LORA else "no file that SCAIL-2 uses"
+
+
+def _convert_pipeline(
+    files: ComponentFiles, folder: Path, config: Mapping | None, torch_dtype: torch.dtype | None
+) -> list[str]:
+    from ..pipeline import SCAIL2Pipeline
+
+    # The transformer last: a missing VAE or tokenizer is found before the long part.
+    lines: list[str] = []
+    parts: dict[str, Any] = {}
+    for name in COMPANIONS:
+        part = load_component(name, files, torch_dtype)
+        if part is None:
+            lines.append(f"no {name}: the pipeline will need precomputed embeddings")
+            continue
+        part.save_pretrained(folder / name)
+        # The index only names classes: weights are let go before the next component is read.
+        parts[name] = part.to("meta") if isinstance(part, torch.nn.Module) else part
+        lines.append(name + (f" from {path}" if (path := getattr(files, name, None)) else ""))
+    target = folder / "transformer"
+    dialect = convert_transformer(files.transformer, target, to="diffusers", config=config, torch_dtype=torch_dtype)
+    lines.append(f"transformer from {files.transformer} ({dialect})")
+    _, transformer = open_transformer(target)
+    SCAIL2Pipeline(transformer=transformer, **parts).save_config(folder)
+    return lines
