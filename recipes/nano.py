@@ -166,6 +166,7 @@ def package(folder: Path, output: Path, run: str = "finish", segment_frames: int
     for weights in partial.glob("*/*.safetensors"):
         tensors = {n: t if n.endswith("_basis") else t.half() for n, t in load_file(weights).items()}
         save_file(tensors, weights, metadata={"format": "pt"})
+        weights.chmod(0o644)
     shutil.rmtree(output, ignore_errors=True)
     partial.rename(output)
     size = sum(f.stat().st_size for f in output.rglob("*") if f.is_file())

@@ -37,7 +37,8 @@ def load_pipeline(
     Args:
         model: None for the embedded model; a diffusers folder; a transformer file, or a folder of public files, with
             the VAE and encoder files near it (see `scail2.models.components`); ``hub:owner/name``, which downloads.
-        torch_dtype: type of transformer and encoders; None keeps each as stored. The VAE is always float32.
+        torch_dtype: type of transformer and encoders; None keeps each as stored, but float16 on a CPU becomes float32.
+            The VAE is always float32.
         device: where to put it; None leaves it on the CPU.
         loras: files fused into the transformer in this order: a path, ``"PATH:STRENGTH"``, or (path, strength).
 
@@ -46,7 +47,7 @@ def load_pipeline(
     """
     folder = _folder_of(model)
     if (folder / "model_index.json").is_file():
-        pipe = _load_folder(folder, torch_dtype)
+        pipe = _load_folder(folder, torch_dtype, torch.device(device or "cpu"))
     else:
         from .components import assemble_pipeline
 
@@ -100,7 +101,7 @@ def download(name: str) -> Path:
         raise InputError(f"{name} cannot be downloaded: {str(error).splitlines()[0]}") from error
 
 
-def _load_folder(folder: Path, torch_dtype: torch.dtype | None) -> SCAIL2Pipeline:
+def _load_folder(folder: Path, torch_dtype: torch.dtype | None, device: torch.device) -> SCAIL2Pipeline:
     from ..pipeline import SCAIL2Pipeline
 
     index = json.loads((folder / "model_index.json").read_text())
@@ -108,5 +109,7 @@ def _load_folder(folder: Path, torch_dtype: torch.dtype | None) -> SCAIL2Pipelin
     for name, entry in index.items():
         weights = any((folder / name).glob("*.safetensors*"))
         if isinstance(entry, list) and torch_dtype is None and weights and name != "vae":
-            dtypes[name] = main_dtype(open_tensor_file(folder / name)) or torch.bfloat16
+            stored = main_dtype(open_tensor_file(folder / name)) or torch.bfloat16
+            # Half precision is how small models are shipped; CPUs compute in it slowly or not at all.
+            dtypes[name] = torch.float32 if device.type == "cpu" and stored is torch.float16 else stored
     return SCAIL2Pipeline.from_pretrained(folder, torch_dtype=dtypes)
