@@ -9,11 +9,12 @@ import torch
 from tiny import patch_vae
 
 from scail2 import conditions
-from scail2.data.cache import CacheJob, encode_triplet, shard_path, to_pixels, write_cache
+from scail2.data.cache import CacheJob, encode_triplet, to_pixels, write_cache
 from scail2.data.coverage import latent_coverage
 from scail2.data.dataset import BucketLoader, BucketSampler, LatentDataset, collate
 from scail2.data.puppet_source import PuppetSource
 from scail2.data.recipe import SampleKind, recipe
+from scail2.data.sharding import shard_path
 from scail2.data.shards import DamagedSample, DamageReport, ShardWriter, index_path, read_index
 from scail2.data.triplets import draw_triplet
 from scail2.errors import InputError
@@ -224,9 +225,13 @@ def test_shards_are_plain_webdataset_and_readable_without_an_index(cache, tmp_pa
 
 
 def test_a_shard_with_an_error_is_absent(tmp_path):
-    with pytest.raises(RuntimeError), ShardWriter(tmp_path / "a.tar") as writer:
-        writer.write("0", {}, {"bin": b"1"})
-        raise RuntimeError
+    def fail_after_one() -> None:
+        with ShardWriter(tmp_path / "a.tar") as writer:
+            writer.write("0", {}, {"bin": b"1"})
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_after_one()
     assert not list(tmp_path.iterdir())
 
 
@@ -279,7 +284,14 @@ def test_a_sample_driven_by_itself_equals_one_built_from_its_target(kind):
     mask = paint_mask(triplet.region[None], slots, MODE_TRAITS[kind.mode].driving_background)
     by_hand = dataclasses.replace(triplet, driving=triplet.target, driving_mask=mask)
     wanted = encode_triplet(patch_vae(), geometry, by_hand)
-    facts = {"key": "k", "kind": kind, "mode": kind.mode, "position_mode": kind.mode, "slots": triplet.slots, "meta": {}}
+    facts = {
+        "key": "k",
+        "kind": kind,
+        "mode": kind.mode,
+        "position_mode": kind.mode,
+        "slots": triplet.slots,
+        "meta": {},
+    }
     own = LatentSample(**encode_triplet(patch_vae(), geometry, triplet), **facts).self_driven()
     torch.testing.assert_close(own.driving, wanted["driving"])
     assert int((own.driving_mask.int() - wanted["driving_mask"].int()).abs().max()) <= 1

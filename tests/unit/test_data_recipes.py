@@ -152,7 +152,9 @@ class TestAblations:
     def test_no_environment_switch(self):
         for kind in (SampleKind.ANIMATION_SINGLE, SampleKind.REPLACEMENT_SINGLE):
             usual, changed = (draw(kind, recipe(name)) for name in ("nano", "nano+no_environment_switch"))
-            white = [any((m == 255).all(axis=-1).any() for m in (t.reference_mask, t.driving_mask)) for t in (usual, changed)]
+            white = [
+                any((m == 255).all(axis=-1).any() for m in (t.reference_mask, t.driving_mask)) for t in (usual, changed)
+            ]
             assert white == [True, False]
             np.testing.assert_array_equal(usual.driving, changed.driving)
 

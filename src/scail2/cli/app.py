@@ -19,6 +19,7 @@ VERBS: tuple[str, ...] = (
     "rerender",
     "status",
     "clean",
+    "synthesize",
     "cache",
     "evaluate",
     "train",

@@ -54,7 +54,9 @@ def _help(setting: Field, repeatable: bool) -> str:
 
 def with_parameters(function: Callable, parameters: list[inspect.Parameter]) -> Callable:
     """Gives a function that takes ``**settings`` the signature typer reads: its own parameters, then these."""
+    added = {each.name for each in parameters}  # already there when the command is built twice in one process
     own = [each for each in inspect.signature(function).parameters.values() if each.kind is not each.VAR_KEYWORD]
+    own = [each for each in own if each.name not in added]
     together = own + parameters
     function.__signature__ = inspect.Signature(together)
     function.__annotations__ = {each.name: each.annotation for each in together}

@@ -4,12 +4,11 @@ A cache is a folder: `cache.json` says how it was made, `shard-00000.tar` … ho
 every pixel, and a shard is whole or absent: an interrupted run continues with the missing shards.
 """
 
+import hashlib
 import json
-import os
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +21,8 @@ from scail2 import conditions
 from scail2.data.coverage import latent_coverage
 from scail2.data.pairs import MotionPair
 from scail2.data.recipe import SampleKind, TripletRecipe
-from scail2.data.shards import DamagedSample, ShardWriter, index_path
+from scail2.data.sharding import ShardRun, ShardSummary, run_shards
+from scail2.data.shards import DamagedSample, ShardWriter
 from scail2.data.triplets import TrainingTriplet, draw_triplet
 from scail2.errors import InputError
 
@@ -58,6 +58,7 @@ class CacheJob:
         driving_downsample: 2 where the model takes driving frames at half size, 1 at full size.
         samples: total number of samples.
         samples_per_shard: rounded to whole pairs.
+        embedder: adds prompt and picture embeddings, for models with text and image encoders.
     """
 
     source: PairSource
@@ -67,6 +68,7 @@ class CacheJob:
     driving_downsample: int = 2
     samples_per_shard: int = 64
     seed: int = 0
+    embedder: Embedder | None = None
 
     @property
     def pairs_per_shard(self) -> int:
@@ -99,15 +101,32 @@ class CacheJob:
             "seed": self.seed,
         }
 
+    def write_shard(self, writer: ShardWriter, number: int, tick: Callable[[int], None]) -> None:
+        """Makes the samples of one shard."""
+        for pair_number in self.pairs_of(number):
+            self._write_pair(writer, pair_number)
+            tick(self.recipe.samples_per_pair)
 
-@dataclass(frozen=True, slots=True)
-class CacheSummary:
-    """What a run left behind."""
-
-    directory: Path
-    shards: int
-    written: int
-    skipped: dict[str, str]
+    def _write_pair(self, writer: ShardWriter, number: int) -> None:
+        vae = load_autoencoder(self.autoencoder)
+        geometry = conditions.ConditionGeometry(driving_downsample=self.driving_downsample)
+        generator = np.random.default_rng([self.seed, number])
+        kind = self.recipe.draw_kind(generator)
+        for side in range(self.recipe.samples_per_pair):
+            key = f"{number:07d}{'ab'[side]}"
+            try:
+                if side == 0:
+                    pair = self.source.pair(kind, number, generator)
+                triplet = draw_triplet(pair, kind, self.recipe, generator, swapped=side == 1)
+            except (DamagedSample, InputError) as error:
+                writer.skip(key, f"{kind}: {error}")
+                if side == 0:
+                    return
+                continue
+            tensors = encode_triplet(vae, geometry, triplet, self.source.num_parts)
+            if self.embedder is not None:
+                tensors |= self.embedder(triplet)
+            writer.write(key, sample_record(triplet), {"safetensors": save(tensors)})
 
 
 def to_pixels(frames: np.ndarray) -> Tensor:
@@ -173,86 +192,25 @@ def write_cache(
     workers: int = 1,
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
-    embedder: Embedder | None = None,
-) -> CacheSummary:
+) -> ShardSummary:
     """Writes all shards that are not there yet.
 
     Args:
-        workers: processes; 1 works in this one (needed for an `embedder`, which holds models).
+        workers: processes; 1 works in this one (needed for a job with an `embedder`, which holds models).
         resume: continue a cache begun with the same job; its number of samples may have grown by whole shards.
         progress: called with (samples done, samples in total).
 
     Raises:
         InputError: the folder holds something else, or another job's shards.
     """
-    directory = Path(directory)
-    _claim(directory, job, resume)
-    wanted = [n for n in range(job.num_shards) if not shard_path(directory, n).exists()]
-    per_pair = job.recipe.samples_per_pair
-    done = job.num_pairs - sum(len(job.pairs_of(n)) for n in wanted)
-    tick = _Ticker(progress, done * per_pair, job.num_pairs * per_pair)
-    if workers <= 1:
-        maker = _SampleMaker(job, embedder)
-        for number in wanted:
-            maker.write_shard(directory, number, tick.one)
-    else:
-        if embedder is not None:
-            raise InputError("an embedder holds models and works in one process: use workers=1")
-        _in_processes(job, directory, wanted, workers, tick)
-    return _summary(directory, job, written=sum(len(job.pairs_of(n)) for n in wanted) * per_pair)
+    if job.embedder is not None and workers > 1:
+        raise InputError("an embedder holds models and works in one process: use one worker")
+    run = ShardRun(directory=Path(directory), name="cache", shards=job.num_shards)
+    sizes = [len(job.pairs_of(number)) * job.recipe.samples_per_pair for number in range(run.shards)]
+    return run_shards(run, job, sizes, workers=workers, resume=resume, progress=progress)
 
 
-def shard_path(directory: Path, number: int) -> Path:
-    """Name of a cache's shard."""
-    return directory / f"shard-{number:05d}.tar"
-
-
-class _Ticker:
-    def __init__(self, progress: Callable[[int, int], None] | None, done: int, total: int) -> None:
-        self.progress, self.done, self.total = progress, done, total
-        self.one(0)
-
-    def one(self, count: int = 1) -> None:
-        self.done += count
-        if self.progress is not None:
-            self.progress(self.done, self.total)
-
-
-class _SampleMaker:
-    """Holds what a worker needs and turns pair numbers into samples."""
-
-    def __init__(self, job: CacheJob, embedder: Embedder | None = None) -> None:
-        self.job, self.embedder = job, embedder
-        self.vae = load_autoencoder(job.autoencoder)
-        self.geometry = conditions.ConditionGeometry(driving_downsample=job.driving_downsample)
-
-    def write_shard(self, directory: Path, number: int, tick: Callable[[int], None]) -> None:
-        with ShardWriter(shard_path(directory, number)) as writer:
-            for pair_number in self.job.pairs_of(number):
-                self._write_pair(writer, pair_number)
-                tick(self.job.recipe.samples_per_pair)
-
-    def _write_pair(self, writer: ShardWriter, number: int) -> None:
-        job = self.job
-        generator = np.random.default_rng([job.seed, number])
-        kind = job.recipe.draw_kind(generator)
-        for side in range(job.recipe.samples_per_pair):
-            key = f"{number:07d}{'ab'[side]}"
-            try:
-                if side == 0:
-                    pair = job.source.pair(kind, number, generator)
-                triplet = draw_triplet(pair, kind, job.recipe, generator, swapped=side == 1)
-            except (DamagedSample, InputError) as error:
-                writer.skip(key, f"{kind}: {error}")
-                if side == 0:
-                    return
-                continue
-            tensors = encode_triplet(self.vae, self.geometry, triplet, job.source.num_parts)
-            if self.embedder is not None:
-                tensors |= self.embedder(triplet)
-            writer.write(key, sample_record(triplet), {"safetensors": save(tensors)})
-
-
+@lru_cache(maxsize=2)
 def load_autoencoder(folder: Path) -> nn.Module:
     """The autoencoder in a diffusers folder, of the class its config names (ours or diffusers').
 
@@ -273,81 +231,8 @@ def load_autoencoder(folder: Path) -> nn.Module:
     return cls.from_pretrained(folder, torch_dtype=torch.float32).eval()
 
 
-# Worker processes: one maker each, made once; a shared counter carries progress back.
-_worker: dict[str, Any] = {}
-
-
-def _start_worker(job: CacheJob, counter: Any) -> None:
-    torch.set_num_threads(1)
-    _worker.update(maker=_SampleMaker(job), counter=counter)
-
-
-def _shard_task(directory: Path, number: int) -> int:
-    def tick(count: int) -> None:
-        with _worker["counter"].get_lock():
-            _worker["counter"].value += count
-
-    _worker["maker"].write_shard(directory, number, tick)
-    return number
-
-
-def _in_processes(job: CacheJob, directory: Path, wanted: list[int], workers: int, tick: _Ticker) -> None:
-    context = get_context("spawn")  # forking a process that has used torch's threads can hang
-    counter = context.Value("q", 0)
-    pool = ProcessPoolExecutor(
-        min(workers, max(1, len(wanted))), mp_context=context, initializer=_start_worker, initargs=(job, counter)
-    )
-    try:
-        waiting: set[Future[int]] = {pool.submit(_shard_task, directory, number) for number in wanted}
-        seen = 0
-        while waiting:
-            finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in finished:
-                future.result()
-            tick.one(counter.value - seen)
-            seen = counter.value
-        tick.one(counter.value - seen)
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    pool.shutdown()
-
-
-def _claim(directory: Path, job: CacheJob, resume: bool) -> None:
-    """Makes the folder this job's: writes its description, or checks that the one there is the same."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for leftover in directory.glob(".*.part"):  # of a killed run
-        leftover.unlink(missing_ok=True)
-    path = directory / "cache.json"
-    described = json.loads(json.dumps(job.describe()))
-    if path.exists():
-        if not resume:
-            raise InputError(f"{directory} already holds a cache: continue it with --resume or choose another folder")
-        old = json.loads(path.read_text())
-        changed = [key for key in described if old.get(key) != described[key]]
-        if changed:
-            raise InputError(f"{directory} was made with another {', '.join(changed)}: choose another folder")
-        return
-    if any(directory.glob("*.tar")):
-        raise InputError(f"{directory} holds shards but no cache.json: choose an empty folder")
-    part = directory / ".cache.json.part"
-    part.write_text(json.dumps(described, indent=1))
-    os.replace(part, path)
-
-
-def _summary(directory: Path, job: CacheJob, written: int) -> CacheSummary:
-    skipped: dict[str, str] = {}
-    for number in range(job.num_shards):
-        path = index_path(shard_path(directory, number))
-        if path.exists():
-            skipped |= json.loads(path.read_text()).get("skipped", {})
-    return CacheSummary(directory, job.num_shards, written, skipped)
-
-
 def _weights_fingerprint(folder: Path) -> str:
     """Identity of an autoencoder: its config and weight file's bytes."""
-    import hashlib
-
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors")):
         digest.update(path.read_bytes())

@@ -15,8 +15,8 @@ Array = np.ndarray
 
 # Squared RGB distance under which two colours cannot be told apart after generation (24 grey levels a channel).
 _SAME_COLOUR = 3 * 24.0**2
-_COLOURS_PER_PART = 4
-_COMMON = 0.08  # a colour belongs to a part when it covers at least this share of it
+_COLOURS_PER_PART = 8
+_COMMON = 0.02  # a colour belongs to a part when it covers at least this share of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class LimbColours:
 
 
 def _main_colours(pixels: Array) -> Array:
-    """Mean colours of the most frequent 5-bit colour cells, at most four of at least 8 %."""
+    """Mean colours of the most frequent 5-bit colour cells, at most eight of at least 2 %."""
     cells = (pixels >> 3).astype(np.int32) @ np.array([1024, 32, 1])
     _, inverse, counts = np.unique(cells, return_inverse=True, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:_COLOURS_PER_PART]

@@ -13,13 +13,12 @@ from rich.table import Table
 
 # Columns of the printed table; the JSON has every measure.
 _COLUMNS = {
-    "character_psnr": "character PSNR dB",
-    "character_ssim": "character SSIM",
-    "background_psnr": "background PSNR dB",
+    "character_psnr": "char. PSNR",
+    "character_ssim": "char. SSIM",
+    "background_psnr": "backgr. PSNR",
     "frame_difference_correlation": "motion corr.",
     "limb_iou": "limb IoU",
     "identity": "identity",
-    "temporal_smoothness": "smoothness",
 }
 
 
@@ -72,7 +71,7 @@ class EvaluationReport:
     def table(self) -> Table:
         """The main measures, each task above its baselines."""
         table = Table(title=f"{self.settings.get('clips')} clips a task, {self.settings.get('split')} split")
-        table.add_column("task")
+        table.add_column("task", no_wrap=True)
         for title in _COLUMNS.values():
             table.add_column(title, justify="right")
         table.add_column("s/clip", justify="right")

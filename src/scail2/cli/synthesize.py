@@ -1,0 +1,59 @@
+"""`scail2 synthesize`: motion pairs as files."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command("synthesize")(synthesize)
+
+
+def synthesize(
+    out: Annotated[Path, typer.Option(help="Folder for the shards.")],
+    pairs: Annotated[int, typer.Option(min=1, help="Number of motion pairs.")] = 100,
+    recipe: Annotated[str, typer.Option(help="Whose shares of constructions: nano or paper.")] = "nano",
+    frames: Annotated[int, typer.Option(min=1, help="Frames per clip, 4k+1.")] = 17,
+    size: Annotated[str, typer.Option(help="Pixels, one number or HEIGHTxWIDTH.")] = "128",
+    fps: Annotated[float, typer.Option(min=1.0, help="Frame rate of the motion.")] = 16.0,
+    split: Annotated[str, typer.Option(help="train, validation, test or holdout.")] = "train",
+    salt: Annotated[str, typer.Option(help="Draws another, disjoint world of the same split.")] = "",
+    domain: Annotated[str, typer.Option(help="How varied the puppets are: nano or full.")] = "nano",
+    poses: Annotated[bool, typer.Option(help="Add pose renders to every pair.")] = True,
+    pairs_per_shard: Annotated[int, typer.Option(min=1)] = 32,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 uses every core.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Continue a folder begun with the same settings.")] = False,
+) -> None:
+    """Draw motion pairs of puppets and write them as shards of videos, masks and stills that any viewer opens."""
+    from rich.console import Console
+
+    from scail2.cli.counting import counted_progress
+    from scail2.cli.sizes import parse_size
+    from scail2.data.puppet_source import PuppetSource
+    from scail2.data.recipe import recipe as recipe_named
+    from scail2.data.synthesis import SynthesisJob, write_pairs
+
+    height, width = parse_size(size)
+    source = PuppetSource(
+        domain=domain,
+        split=split,
+        salt=salt,
+        frames=frames,
+        height=height,
+        width=width,
+        fps=fps,
+        with_poses=poses,
+    )
+    job = SynthesisJob(
+        source=source, recipe=recipe_named(recipe), pairs=pairs, pairs_per_shard=pairs_per_shard, seed=seed
+    )
+    console = Console()
+    with counted_progress(console, "synthesizing") as progress:
+        summary = write_pairs(job, out, workers=workers or os.cpu_count() or 1, resume=resume, progress=progress)
+    console.print(f"{summary.written} pairs written, {summary.shards} shards in {summary.directory}")
+    for key, reason in summary.skipped.items():
+        console.print(f"skipped {key}: {reason}", markup=False)

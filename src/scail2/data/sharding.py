@@ -1,0 +1,165 @@
+"""Filling a folder with shards: on all cores, resumable shard by shard, never mixing two jobs."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Protocol
+
+from scail2.data.shards import ShardWriter, index_path
+from scail2.errors import InputError
+
+
+class ShardJob(Protocol):
+    """What fills shards: picklable, a pure function of the shard's number."""
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able facts in which a continued run must agree."""
+
+    def write_shard(self, writer: ShardWriter, number: int, tick: Callable[[int], None]) -> None:
+        """Writes the samples of one shard; calls `tick(count)` as they are done."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardRun:
+    """Where shards go: `DIRECTORY/shard-00000.tar` …, described by `DIRECTORY/NAME.json`."""
+
+    directory: Path
+    name: str
+    shards: int
+
+    def path(self, number: int) -> Path:
+        """A shard's file."""
+        return shard_path(self.directory, number)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSummary:
+    """What a run left behind: samples written now, and samples that could not be made, by key and reason."""
+
+    directory: Path
+    shards: int
+    written: int
+    skipped: dict[str, str]
+
+
+def shard_path(directory: Path, number: int) -> Path:
+    """Name of a folder's shard."""
+    return directory / f"shard-{number:05d}.tar"
+
+
+def run_shards(
+    run: ShardRun,
+    job: ShardJob,
+    sizes: Sequence[int],
+    *,
+    workers: int,
+    resume: bool,
+    progress: Callable[[int, int], None] | None,
+) -> ShardSummary:
+    """Writes the shards that are missing.
+
+    Args:
+        sizes: samples of each shard, for progress.
+        workers: processes; 1 works in this one.
+        resume: whether a folder begun by an equal job may be continued.
+        progress: called with (samples done, samples in total).
+
+    Raises:
+        InputError: the folder holds something else, or another job's shards.
+    """
+    _claim(run, job, resume)
+    wanted = [number for number in range(run.shards) if not run.path(number).exists()]
+    missing = sum(sizes[number] for number in wanted)
+    ticker = _Ticker(progress, sum(sizes) - missing, sum(sizes))
+    if workers <= 1 or not wanted:
+        for number in wanted:
+            _write(run, job, number, ticker.advance)
+    else:
+        _in_processes(run, job, wanted, workers, ticker)
+    skipped: dict[str, str] = {}
+    for number in range(run.shards):
+        skipped |= json.loads(index_path(run.path(number)).read_text()).get("skipped", {})
+    return ShardSummary(run.directory, run.shards, missing, skipped)
+
+
+def _write(run: ShardRun, job: ShardJob, number: int, tick: Callable[[int], None]) -> None:
+    with ShardWriter(run.path(number)) as writer:
+        job.write_shard(writer, number, tick)
+
+
+class _Ticker:
+    def __init__(self, progress: Callable[[int, int], None] | None, done: int, total: int) -> None:
+        self.progress, self.done, self.total = progress, done, total
+        self.advance(0)
+
+    def advance(self, count: int) -> None:
+        self.done += count
+        if self.progress is not None:
+            self.progress(self.done, self.total)
+
+
+# Worker processes: the job is sent once, a shared counter carries progress back.
+_worker: dict[str, Any] = {}
+
+
+def _start_worker(run: ShardRun, job: ShardJob, counter: Any) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    _worker.update(run=run, job=job, counter=counter)
+
+
+def _shard_task(number: int) -> None:
+    def tick(count: int) -> None:
+        with _worker["counter"].get_lock():
+            _worker["counter"].value += count
+
+    _write(_worker["run"], _worker["job"], number, tick)
+
+
+def _in_processes(run: ShardRun, job: ShardJob, wanted: list[int], workers: int, ticker: _Ticker) -> None:
+    context = get_context("spawn")  # forking a process that has used torch's threads can hang
+    counter = context.Value("q", 0)
+    pool = ProcessPoolExecutor(
+        min(workers, len(wanted)), mp_context=context, initializer=_start_worker, initargs=(run, job, counter)
+    )
+    try:
+        waiting: set[Future[None]] = {pool.submit(_shard_task, number) for number in wanted}
+        seen = 0
+        while waiting:
+            finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in finished:
+                future.result()
+            ticker.advance(counter.value - seen)
+            seen = counter.value
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+    ticker.advance(counter.value - seen)
+
+
+def _claim(run: ShardRun, job: ShardJob, resume: bool) -> None:
+    """Makes the folder this job's: writes its description, or checks that the one there is the same."""
+    run.directory.mkdir(parents=True, exist_ok=True)
+    for leftover in run.directory.glob(".*.part"):  # of a killed run
+        leftover.unlink(missing_ok=True)
+    path = run.directory / f"{run.name}.json"
+    described = json.loads(json.dumps(job.describe()))
+    if path.exists():
+        if not resume:
+            raise InputError(f"{run.directory} already holds {run.name}: go on with --resume or choose another folder")
+        old = json.loads(path.read_text())
+        changed = [key for key in described if old.get(key) != described[key]]
+        if changed:
+            raise InputError(f"{run.directory} was made with another {', '.join(changed)}: choose another folder")
+        return
+    if any(run.directory.glob("*.tar")):
+        raise InputError(f"{run.directory} holds shards but no {run.name}.json: choose an empty folder")
+    part = run.directory / f".{run.name}.json.part"
+    part.write_text(json.dumps(described, indent=1))
+    os.replace(part, path)

@@ -1,0 +1,71 @@
+"""`scail2 synthesize`: motion pairs written as files that people can look at and any trainer can read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scail2.data.cache import PairSource
+from scail2.data.pairs import pair_members
+from scail2.data.recipe import TripletRecipe
+from scail2.data.sharding import ShardRun, ShardSummary, run_shards
+from scail2.data.shards import DamagedSample, ShardWriter
+from scail2.errors import InputError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesisJob:
+    """Pairs to make: constructions in the proportions of a recipe's kinds. Picklable.
+
+    Attributes:
+        recipe: only its shares count here; what becomes of a pair is decided when it is cached.
+    """
+
+    source: PairSource
+    recipe: TripletRecipe
+    pairs: int
+    pairs_per_shard: int = 32
+    seed: int = 0
+
+    def describe(self) -> dict[str, Any]:
+        """What a continued run must agree in."""
+        shares = {kind.value: share for kind, share in self.recipe.shares.items()}
+        return {
+            "format": FORMAT,
+            "source": self.source.describe(),
+            "shares": shares,
+            "pairs_per_shard": self.pairs_per_shard,
+            "seed": self.seed,
+        }
+
+    def write_shard(self, writer: ShardWriter, number: int, tick: Callable[[int], None]) -> None:
+        """Makes the pairs of one shard."""
+        first = number * self.pairs_per_shard
+        for index in range(first, min(self.pairs, first + self.pairs_per_shard)):
+            generator = np.random.default_rng([self.seed, index])
+            kind = self.recipe.draw_kind(generator)
+            key = f"{index:07d}"
+            try:
+                meta, members = pair_members(self.source.pair(kind, index, generator))
+                writer.write(key, {**meta, "num_parts": self.source.num_parts}, members)
+            except (DamagedSample, InputError) as error:
+                writer.skip(key, f"{kind}: {error}")
+            tick(1)
+
+
+def write_pairs(
+    job: SynthesisJob,
+    directory: str | Path,
+    *,
+    workers: int = 1,
+    resume: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> ShardSummary:
+    """Writes the shards that are not there yet; arguments and errors as `write_cache`."""
+    run = ShardRun(directory=Path(directory), name="pairs", shards=-(-job.pairs // job.pairs_per_shard))
+    sizes = [min(job.pairs, (n + 1) * job.pairs_per_shard) - n * job.pairs_per_shard for n in range(run.shards)]
+    return run_shards(run, job, sizes, workers=workers, resume=resume, progress=progress)

@@ -1,0 +1,76 @@
+"""The whole evaluation on a tiny pipeline: fixed JSON names, baselines, pictures, repeatable."""
+
+import json
+
+import pytest
+from tiny import bare_pipeline
+
+from scail2.cli.app import main
+from scail2.evaluation.protocols import evaluate_pipeline
+
+TASKS = ("animation_single", "replacement_single", "animation_multi", "replacement_multi")
+NAMES = {
+    "character_psnr",
+    "character_ssim",
+    "background_psnr",
+    "frame_difference_correlation",
+    "limb_iou",
+    "seconds_per_clip",
+    "width",
+    "height",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pipeline")
+    bare_pipeline().save_pretrained(path)
+    return path
+
+
+def test_the_command_writes_table_json_plot_and_sheets(folder, tmp_path, capsys):
+    arguments = f"evaluate {folder} --clips 1 --frames 5 --size 32 --steps 1 --split holdout --salt mine"
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments.split(), "--json", str(tmp_path / "m.json"), "--out", str(tmp_path / "out")])
+    assert stopped.value.code == 0
+    result = json.loads((tmp_path / "m.json").read_text())
+    for task in TASKS:
+        assert set(result[task]) >= NAMES
+        assert (result[task]["width"], result[task]["height"]) == (32, 32)
+        assert result[task]["seconds_per_clip"] > 0
+        for baseline in ("copy_reference", "copy_driving"):
+            assert set(result[task]["baselines"][baseline]) >= NAMES
+    assert result["settings"]["salt"] == "mine"
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"report.json", "plot.png", *(f"{task}.png" for task in TASKS)}
+    printed = capsys.readouterr().out
+    assert "replacement_multi" in printed
+    assert "copy reference" in printed
+
+
+def test_long_clips_have_seams_and_results_repeat():
+    pipe = bare_pipeline()
+    settings = {"clips": 1, "tasks": ["animation_single"], "frames": 13, "size": (32, 32), "num_inference_steps": 1}
+    first, again = (evaluate_pipeline(pipe, "test", **settings).to_json() for _ in range(2))
+    for report in (first, again):
+        del report["animation_single"]["seconds_per_clip"]
+    assert first == again
+    assert first["animation_single"]["seam_energy"] > 0
+    seams = first["animation_single"]["baselines"]["copy_driving"]["seam_energy"]
+    assert seams is None  # null: baselines have no segments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("--task juggling", "unknown task"),
+        ("--split tests", "split"),
+        ("--size 12x", "--size"),
+        ("--variant no", "recipe"),
+    ],
+)
+def test_mistakes_are_one_sentence(folder, arguments, complaint, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", str(folder), "--clips", "1", "--frames", "5", *arguments.split()])
+    assert stopped.value.code == 2
+    assert complaint in capsys.readouterr().err
