@@ -27,7 +27,7 @@ def demo(
 ) -> None:
     """Render the bundled examples with the embedded checkpoint: animation, replacement, two characters.
 
-    Beside each film, NAME.compare.mp4 shows reference, driving video and output side by side.
+    Beside each film, NAME-compare.mp4 shows reference, driving video and output side by side.
     """
     from scail2.cli.rendering import default_run_dir, render
     from scail2.errors import InputError
