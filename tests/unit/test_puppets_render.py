@@ -1,6 +1,7 @@
 """What is drawn and what is reported about it agree."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from scail2.data.puppets import (
     FULL,
+    JOINT_NAMES,
     NANO,
     PART_NAMES,
     Camera,
@@ -29,6 +31,8 @@ from scail2.data.puppets import (
 from scail2.data.puppets.example import main as write_example
 from scail2.data.puppets.example import make_example
 from scail2.errors import InputError
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "puppets.md"
 
 GOLDEN = Path(__file__).parent / "puppets_nano.png"
 
@@ -185,8 +189,6 @@ def test_joints_lie_in_their_parts():
 
 
 def joint_index(name):
-    from scail2.data.puppets import JOINT_NAMES
-
     return JOINT_NAMES.index(name)
 
 
@@ -312,3 +314,11 @@ def test_the_example_shows_one_motion_twice_and_is_written_whole(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "example" / "target.npy"), example.target.frames)
     mask = np.asarray(Image.open(tmp_path / "example" / "reference_mask.png"))
     assert {tuple(color) for color in mask.reshape(-1, 3).tolist()} == {(0, 0, 255), (255, 255, 255)}
+
+
+def test_the_documented_snippets_run():
+    names = {}
+    for snippet in re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), flags=re.DOTALL):
+        exec(snippet, names)
+    assert names["target"].frames.shape == names["biased"].frames.shape == (17, 128, 128, 3)
+    assert names["skeletons"].any()

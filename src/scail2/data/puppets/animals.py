@@ -80,7 +80,7 @@ def _draw_tail(pen: Pen, character: Character, figure: Figure) -> None:
     tip = figure.offset("pelvis", figure.pelvis, wag * length, 1.2 * length, -0.3 - 0.6 * length)
     points: list[Point] = [root, bend, tip]
     pen.polyline(
-        points, (0.11 if coat.species == "horse" else 0.05) * figure.scale, shade(coat.mane, 0.9), PART_IDS["torso"]
+        points, (0.11 if coat.species == "horse" else 0.05) * figure.scale, shade(coat.tuft, 0.9), PART_IDS["torso"]
     )
 
 
@@ -91,7 +91,7 @@ def _draw_head(pen: Pen, character: Character, figure: Figure) -> None:
     EARS[coat.ears](pen, coat.fur, coat.accent, facing)
     pen.oval((0.0, 0.0), 0.95, 0.95, coat.fur, part)
     if coat.species == "horse":
-        pen.line((-0.5 * facing[0], -0.85), (-0.75 * facing[0], 0.5), 0.5, coat.mane, part)
+        pen.line((-0.5 * facing[0], -0.85), (-0.75 * facing[0], 0.5), 0.5, coat.tuft, part)
     muzzle = (0.95 * facing[0] * coat.muzzle, 0.4 + 0.5 * facing[1])
     pen.oval(muzzle, 0.34 + 0.3 * coat.muzzle, 0.42, coat.belly, part)
     if facing[2] > -0.3:

@@ -99,7 +99,7 @@ class Coat:
     belly: Color
     accent: Color
     paw: Color
-    mane: Color
+    tuft: Color
     pattern: str
     ears: str
     muzzle: float
@@ -273,7 +273,7 @@ def _draw_coat(draws: Draws) -> Coat:
         belly=tuple(min(255, round(0.55 * channel + 112)) for channel in fur),
         accent=vivid(draws, "accent", (0.2, 0.7), (0.3, 0.9)) if fantasy else draws.choice("accent", FURS),
         paw=tuple(round(0.7 * channel) for channel in fur),
-        mane=draws.choice("mane", HAIRS),
+        tuft=draws.choice("tuft", HAIRS),
         pattern=draws.choice("pattern", ("plain", "stripes", "spots", "socks")),
         ears=ears,
         muzzle=draws.around("muzzle", muzzle, 0.15),
