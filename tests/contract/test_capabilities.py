@@ -95,7 +95,7 @@ def test_int8_weights_through_torchao(model, tmp_path):
 
     model.save_pretrained(tmp_path)
     quantised = SCAIL2Transformer3DModel.from_pretrained(
-        tmp_path, quantization_config=TorchAoConfig(Int8WeightOnlyConfig())
+        tmp_path, quantization_config=TorchAoConfig(Int8WeightOnlyConfig()), torch_dtype=torch.float32
     )
     assert type(quantised.blocks[0].attn1.to_q.weight) is not torch.nn.Parameter
     assert quantised.condition_embedder.time_embedder.linear_1.weight.dtype == torch.float32
