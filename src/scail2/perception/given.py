@@ -20,8 +20,10 @@ from scail2.video import FrameSource, VideoReader, read_image
 # Rows of the palette: black, white, then the slots in the order in which they are handed out.
 PALETTE = np.array([(0, 0, 0), (255, 255, 255), *(slot.rgb for slot in BINDING_SLOTS)], np.int16)
 PALETTE_NAMES = ("black", "white", *(slot.name.lower() for slot in BINDING_SLOTS))
-# A channel this far from a palette value is still that colour (video codecs); beyond it, only an edge explains it.
-NOISE = 48
+# A channel this far from a palette value is still that colour; beyond it, only a mixture of colours that meet within so many
+# pixels explains it. Lossy codecs ring further than brushes: they halve the colour planes and quantise blocks.
+NOISE, REACH = 48, 2
+LOSSY_NOISE, LOSSY_REACH = 72, 4
 # Share of a lossy frame's pixels that may be neither near a palette colour nor on an edge before the file is refused.
 LOSSY_SLACK = 0.002
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
@@ -62,9 +64,10 @@ def _nearest(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return row.astype(np.uint8)[inverse].reshape(shape), distance.min(axis=1)[inverse].reshape(shape)
 
 
-def _unexplained(rgb: np.ndarray, rows: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """bool (T, H, W): far from the palette and not a mixture of two palette colours that meet within 2 pixels."""
-    far = distance > NOISE
+def _unexplained(rgb: np.ndarray, rows: np.ndarray, distance: np.ndarray, lossy: bool) -> np.ndarray:
+    """bool (T, H, W): far from the palette and not a mixture of two palette colours that meet close by."""
+    noise, reach = (LOSSY_NOISE, LOSSY_REACH) if lossy else (NOISE, REACH)
+    far = distance > noise
     if not far.any():
         return far
     low = np.full(rgb.shape, 255, np.int16)
@@ -74,11 +77,11 @@ def _unexplained(rgb: np.ndarray, rows: np.ndarray, distance: np.ndarray) -> np.
         solid = (rows == row) & ~far
         if not solid.any():
             continue
-        near = _dilate(solid, 2)
+        near = _dilate(solid, reach)
         meeting += near
         low = np.where(near[..., None], np.minimum(low, PALETTE[row]), low)
         high = np.where(near[..., None], np.maximum(high, PALETTE[row]), high)
-    mixture = ((rgb >= low - NOISE) & (rgb <= high + NOISE)).all(axis=-1)
+    mixture = ((rgb >= low - noise) & (rgb <= high + noise)).all(axis=-1)
     return far & ~((meeting >= 2) & mixture)
 
 
@@ -94,7 +97,7 @@ def snap_to_palette(rgb: np.ndarray, *, lossy: bool, where: str) -> Snapped:
         InputError: naming the commonest unknown colour and how many pixels have unknown colours.
     """
     rows, distance = _nearest(rgb)
-    unknown = _unexplained(rgb, rows, distance)
+    unknown = _unexplained(rgb, rows, distance, lossy)
     allowed = LOSSY_SLACK * rgb.shape[1] * rgb.shape[2] if lossy else 0
     worst = unknown.sum(axis=(1, 2))
     if (worst > allowed).any():

@@ -1,0 +1,188 @@
+"""Masks that users bring: palettes, mattes, alpha; and what is refused."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scail2.errors import InputError
+from scail2.masks import BindingSlot
+from scail2.perception.given import GivenMasks, PictureFrames, from_alpha, nearest_cover, snap_to_palette
+from scail2.perception.segmenter import PointPrompt, Prompts
+from scail2.video import ArrayFrames, VideoReader, VideoWriter
+
+BLUE, RED = BindingSlot.BLUE.rgb, BindingSlot.RED.rgb
+SIZE = (48, 64)
+
+
+def palette_frames(count: int = 3, background=(0, 0, 0)) -> np.ndarray:
+    frames = np.full((count, *SIZE, 3), background, np.uint8)
+    for index in range(count):
+        frames[index, 10:40, 5 + index : 20 + index] = BLUE
+        frames[index, 5:45, 40:55] = RED
+    return frames
+
+
+def write(path, frames: np.ndarray, codec: str = "ffv1"):
+    with VideoWriter(path, Fraction(16), SIZE, codec=codec) as writer:
+        writer.write(frames)
+    return path
+
+
+def plain_clip(count: int = 3) -> ArrayFrames:
+    return ArrayFrames(np.full((count, *SIZE, 3), 90, np.uint8))
+
+
+def test_palette_video_gives_slots_background_and_boxes(tmp_path):
+    found = GivenMasks([write(tmp_path / "m.mkv", palette_frames())]).segment(plain_clip())
+    seen = {track.slot: track for track in found.tracks if track.first_frame >= 0}
+    assert set(seen) == {BindingSlot.BLUE, BindingSlot.RED}
+    assert seen[BindingSlot.BLUE].boxes[2].tolist() == [7, 10, 22, 40]
+    assert found.background == "black"
+    assert not found.warnings
+
+
+def test_lossy_video_is_snapped_and_the_pixels_counted(tmp_path):
+    exact = GivenMasks([write(tmp_path / "m.mkv", palette_frames())]).segment(plain_clip())
+    lossy = GivenMasks([write(tmp_path / "m.mp4", palette_frames(), "h264")]).segment(plain_clip())
+    agree = exact.labels.labels(0, 3) == lossy.labels.labels(0, 3)
+    assert agree.mean() > 0.97
+    (warning,) = lossy.warnings
+    assert "snapped" in warning
+    assert f"of {3 * SIZE[0] * SIZE[1]} pixels" in warning
+
+
+def test_folder_of_pngs_and_soft_edges(tmp_path):
+    for index, frame in enumerate(palette_frames()):
+        soft = frame.copy()
+        soft[10:40, 4 + index] = (0, 0, 128)  # an antialiased brush between black and blue
+        Image.fromarray(soft).save(tmp_path / f"{index:03d}.png")
+    found = GivenMasks([tmp_path]).segment(plain_clip())
+    assert "90 of" in found.warnings[0]
+
+
+def test_unknown_colour_is_named_with_its_count(tmp_path):
+    frames = palette_frames()
+    frames[1, 20:30, 25:35] = (255, 128, 0)
+    with pytest.raises(InputError, match=r"rgb\(255, 128, 0\).*on 100 pixels of frame 1"):
+        GivenMasks([write(tmp_path / "m.mkv", frames)]).segment(plain_clip())
+
+
+def test_mixture_needs_both_colours_nearby():
+    frame = np.zeros((1, 20, 20, 3), np.uint8)
+    frame[0, 5:10, 5:10] = (0, 0, 128)
+    with pytest.raises(InputError, match=r"rgb\(0, 0, 128\)"):
+        snap_to_palette(frame, lossy=False, where="the mask")
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_another_length_is_refused(tmp_path, count):
+    path = write(tmp_path / "m.mkv", palette_frames(count))
+    with pytest.raises(InputError, match=f"has {count} frames but the clip has 3"):
+        GivenMasks([path]).segment(plain_clip())
+
+
+def test_another_size_is_refused(tmp_path):
+    path = write(tmp_path / "m.mkv", palette_frames())
+    clip = ArrayFrames(np.zeros((3, 32, 32, 3), np.uint8))
+    with pytest.raises(InputError, match="64x48 pixels but the picture it masks is 32x32"):
+        GivenMasks([path]).segment(clip)
+
+
+def test_mask_of_the_original_size_follows_resize_and_resampling(tmp_path):
+    write(tmp_path / "film.mkv", np.zeros((8, *SIZE, 3), np.uint8))
+    write(tmp_path / "m.mkv", palette_frames(8))
+    clip = VideoReader(tmp_path / "film.mkv", fps=8, size=(24, 24))
+    found = GivenMasks([tmp_path / "m.mkv"], original=SIZE).segment(clip)
+    assert (len(found), found.height, found.width) == (4, 24, 24)
+    blue = found.tracks[0]
+    # 64 -> 48 columns are kept, then halved: a box from column 5 + 2 k is at (5 + 2 k - 8) / 2.
+    assert blue.boxes[3].tolist() == [1, 5, 9, 20]
+
+
+def test_one_matte_each_and_the_brighter_one_wins(tmp_path):
+    left, right = np.zeros((2, 3, *SIZE, 3), np.uint8)
+    left[:, 10:40, 5:30] = 255
+    right[:, 10:40, 20:50] = 200
+    write(tmp_path / "ann.mkv", left)
+    write(tmp_path / "bob.mkv", right)
+    found = GivenMasks([tmp_path / "ann.mkv", tmp_path / "bob.mkv"]).segment(plain_clip())
+    assert [track.name for track in found.tracks] == ["ann", "bob"]
+    assert found.tracks[0].boxes[0].tolist() == [5, 10, 30, 40]
+    assert found.tracks[1].boxes[0].tolist() == [30, 10, 50, 40]
+
+
+def test_one_matte_for_everybody_is_divided_on_request(tmp_path):
+    matte = np.zeros((4, *SIZE, 3), np.uint8)
+    for index in range(4):
+        matte[index, 10:40, 5 + index : 20 + index] = 255
+        matte[index, 5:45, 40 - index : 55 - index] = 255
+    write(tmp_path / "all.mkv", matte)
+    pictures = np.full((4, *SIZE, 3), 90, np.uint8)
+    pictures[..., 32:, :] = (200, 20, 20)
+    together = GivenMasks([tmp_path / "all.mkv"]).segment(ArrayFrames(pictures))
+    assert len(together.tracks) == 1
+    apart = GivenMasks([tmp_path / "all.mkv"]).segment(ArrayFrames(pictures), Prompts(characters=2))
+    assert [int(track.areas[3]) for track in apart.tracks] == [40 * 15, 30 * 15]
+    assert (apart.labels.labels(0, 4) > 0).sum() == (matte[..., 0] > 0).sum()
+
+
+def test_colour_among_mattes_is_refused(tmp_path):
+    write(tmp_path / "a.mkv", palette_frames())
+    write(tmp_path / "b.mkv", palette_frames())
+    with pytest.raises(InputError, match="not a grey or alpha matte"):
+        GivenMasks([tmp_path / "a.mkv", tmp_path / "b.mkv"]).segment(plain_clip())
+
+
+def test_alpha_of_a_picture():
+    picture = np.full((*SIZE, 4), 255, np.uint8)
+    assert from_alpha(picture) is None
+    picture[..., 3] = 0
+    with pytest.raises(InputError, match="wholly transparent"):
+        from_alpha(picture)
+    picture[10:20, 5:25, 3] = 255
+    assert from_alpha(picture).tracks[0].boxes[0].tolist() == [5, 10, 25, 20]
+
+
+def test_alpha_matte_picture_file(tmp_path):
+    picture = np.zeros((*SIZE, 4), np.uint8)
+    picture[10:20, 5:25] = (200, 100, 50, 255)
+    Image.fromarray(picture).save(tmp_path / "cut.png")
+    found = GivenMasks([tmp_path / "cut.png"]).segment(PictureFrames(np.zeros((*SIZE, 3), np.uint8)))
+    assert found.tracks[0].boxes[0].tolist() == [5, 10, 25, 20]
+
+
+def test_a_matte_that_shows_nobody_has_an_empty_track(tmp_path):
+    write(tmp_path / "m.mkv", np.zeros((3, *SIZE, 3), np.uint8))
+    assert GivenMasks([tmp_path / "m.mkv"]).segment(plain_clip()).tracks[0].first_frame == -1
+
+
+def test_a_picture_painted_all_over_is_one_character(tmp_path):
+    Image.fromarray(np.full((*SIZE, 3), (255, 0, 255), np.uint8)).save(tmp_path / "p.png")
+    found = GivenMasks([tmp_path / "p.png"]).segment(PictureFrames(np.zeros((*SIZE, 3), np.uint8)))
+    (seen,) = [track for track in found.tracks if track.first_frame >= 0]
+    assert seen.slot is BindingSlot.MAGENTA
+    assert seen.areas[0] == SIZE[0] * SIZE[1]
+
+
+def test_prompts_beside_files_are_refused(tmp_path):
+    path = write(tmp_path / "m.mkv", palette_frames())
+    with pytest.raises(InputError, match="no use"):
+        GivenMasks([path]).segment(plain_clip(), Prompts(points=(PointPrompt(frame=0, character=1, x=1, y=1),)))
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"nothing\.png does not exist"):
+        GivenMasks([tmp_path / "nothing.png"]).segment(plain_clip())
+
+
+def test_nearest_cover_keeps_labels_and_geometry():
+    labels = np.zeros((1, 40, 80), np.uint8)
+    labels[:, :, 40:] = 3
+    covered = nearest_cover(labels, 20, 20)
+    assert set(np.unique(covered)) == {0, 3}
+    assert covered[0, 0].tolist() == [0] * 10 + [3] * 10
+    boxed = nearest_cover(labels, 40, 40, letterbox=True)
+    assert boxed[0, :10].max() == 0
+    assert boxed[0, 20].tolist() == [0] * 20 + [3] * 20
