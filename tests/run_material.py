@@ -1,6 +1,5 @@
 """Small jobs for runs: a picture, a driving video with sound, their masks, and a tiny model, all seeded."""
 
-import math
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from scail2.masks import BINDING_SLOTS, paint_mask
 from scail2.modes import MODE_TRAITS, AnimationMode
 from scail2.request import AnimationRequest
 from scail2.video import VideoWriter
-from tests.tiny import SIZE, bare_pipeline, footage
+from tiny import SIZE, bare_pipeline, footage
 
 FPS = Fraction(8)
 SAMPLE_RATE = 8000
@@ -41,8 +40,7 @@ def make_material(
     Image.fromarray(made["image"]).save(folder / "reference.png")
     mask = paint_mask(made["reference_mask"], slots, traits.reference_background)
     Image.fromarray(mask.reshape(SIZE, SIZE, 3)).save(folder / "reference_mask.png")
-    source = write_sound(folder / "sound.wav", seconds=frames / float(FPS)) if sound else None
-    write_video(folder / "driving.mkv", made["driving_video"], audio_from=source)
+    (write_sounding_video if sound else write_video)(folder / "driving.mkv", made["driving_video"])
     write_video(folder / "driving_mask.mkv", paint_mask(made["driving_mask"], slots, traits.driving_background))
     return {
         "mode": mode,
@@ -60,21 +58,26 @@ def make_request(folder: Path, *, frames: int = 19, **changes: Any) -> Animation
     return AnimationRequest(**make_material(folder, frames=frames) | changes)
 
 
-def write_video(path: Path, frames: np.ndarray, *, audio_from: Path | None = None) -> Path:
+def write_video(path: Path, frames: np.ndarray) -> Path:
     """Lossless video of uint8 frames (T, H, W, 3)."""
-    with VideoWriter(path, FPS, frames.shape[1:3], codec="ffv1", audio_from=audio_from) as writer:
+    with VideoWriter(path, FPS, frames.shape[1:3], codec="ffv1") as writer:
         writer.write(frames)
     return path
 
 
-def write_sound(path: Path, *, seconds: float) -> Path:
-    """A 440 Hz tone as WAV."""
-    times = np.arange(math.ceil(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+def write_sounding_video(path: Path, frames: np.ndarray) -> Path:
+    """The same with a 440 Hz tone of the video's length."""
+    times = np.arange(round(len(frames) / FPS * SAMPLE_RATE)) / SAMPLE_RATE
     samples = (np.sin(2 * np.pi * 440 * times) * 12000).astype(np.int16)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("pcm_s16le", rate=SAMPLE_RATE, layout="mono")
-        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
-        frame.sample_rate = SAMPLE_RATE
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+        picture = container.add_stream("ffv1", rate=FPS)
+        picture.height, picture.width, picture.pix_fmt = *frames.shape[1:3], "bgr0"
+        sound = container.add_stream("pcm_s16le", rate=SAMPLE_RATE, layout="mono")
+        for frame in frames:
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(picture.encode(None))
+        wave = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+        wave.sample_rate = SAMPLE_RATE
+        container.mux(sound.encode(wave))
+        container.mux(sound.encode(None))
     return path

@@ -45,10 +45,12 @@ def plan(request: AnimationRequest, run_dir: Path | None, *, as_json: bool, cont
 
 
 def _plan_in(folder: Path, request: AnimationRequest, *, as_json: bool, contact_sheet: Path | None) -> None:
+    from scail2.cli.rendering import quiet_libraries
     from scail2.errors import InputError
     from scail2.runs import RunDirectory
     from scail2.runs.storage import plain_errors, read_json
 
+    quiet_libraries()
     run = RunDirectory.create(folder, request)
     try:
         run.plan()

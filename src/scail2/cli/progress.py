@@ -80,19 +80,17 @@ class RunDisplay:
         self._progress.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def _segment_started(self, facts: dict[str, Any]) -> None:
-        self._update(f"segment {facts['segment'] + 1} of {facts['segments']}", 0, None, "")
+        self._update(_name(facts), 0, None, "")
 
     def _step(self, facts: dict[str, Any]) -> None:
         left = self._left.after(facts["segment"], facts["segments"], facts["step"], facts["steps"])
-        name = f"segment {facts['segment'] + 1} of {facts['segments']}, step"
-        self._update(name, facts["step"], facts["steps"], f"about {left} left" if left else "")
+        self._update(f"{_name(facts)}, step", facts["step"], facts["steps"], f"about {left} left" if left else "")
 
     def _segment_finished(self, facts: dict[str, Any]) -> None:
-        number, count = facts["segment"] + 1, facts["segments"]
-        self._line(f"segment {number} of {count}: {facts['frames']} frames in {facts['seconds']:.1f} s")
+        self._line(f"{_name(facts)}: {facts['frames']} frames in {facts['seconds']:.1f} s")
 
     def _segment_skipped(self, facts: dict[str, Any]) -> None:
-        self._line(f"segment {facts['segment'] + 1} of {facts['segments']}: unchanged, kept")
+        self._line(f"{_name(facts)}: unchanged, kept")
 
     def _count(self, name: str, facts: dict[str, Any]) -> None:
         self._update(name, facts["done"], facts["total"], "")
@@ -105,6 +103,11 @@ class RunDisplay:
 
     def _update(self, name: str, done: int, total: int | None, left: str) -> None:
         self._progress.update(self._task, description=name, completed=done, total=total, left=left)
+
+
+def _name(facts: dict[str, Any]) -> str:
+    """``segment 003 (4 of 5)``: the folder's name, which `rerender` takes, and the place."""
+    return f"segment {facts['segment']:03d} ({facts['segment'] + 1} of {facts['segments']})"
 
 
 class TimeLeft:

@@ -62,6 +62,7 @@ def work(run: Any, action: Any, *, as_json: bool) -> None:
     from scail2.cli.progress import run_events
 
     console = Console(stderr=True, quiet=as_json)
+    quiet_libraries()
     try:
         with run_events(as_json) as events:
             output = action(run, events)
@@ -69,9 +70,20 @@ def work(run: Any, action: Any, *, as_json: bool) -> None:
         say(console, f"Stopped; every finished segment is kept. Go on with: scail2 resume {run.path}")
         raise typer.Exit(130) from None
     except InputError:
-        say(console, f"What was done so far is kept in {run.path}.")
+        if any((run.path / "segments").glob("[0-9]*")):
+            say(console, f"What was rendered so far is kept in {run.path}.")
         raise
     say(console, f"{output} is finished; the run with its segments, masks and measurements is {run.path}.")
+
+
+def quiet_libraries() -> None:
+    """Keeps the libraries' loading bars and deprecation notes, which concern nobody here, off the screen."""
+    import warnings
+
+    from diffusers.utils import logging
+
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers")
 
 
 def say(console: Console, text: str) -> None:

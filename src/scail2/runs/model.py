@@ -88,9 +88,12 @@ class ModelHandle:
             from scail2.models.hub import load_pipeline
 
             dtype = getattr(torch, self._request.dtype) if self._request.dtype else None
+            device = self._request.device or ("cuda" if torch.cuda.is_available() else None)
             self._pipe = load_pipeline(
-                self._request.model, torch_dtype=dtype, device=self._request.device, loras=self._request.lora
+                self._request.model, torch_dtype=dtype, device=device, loras=self._request.lora
             )
+            # The run shows its own progress.
+            self._pipe.set_progress_bar_config(disable=True)
         return self._pipe
 
     def facts(self, folder: Path | None = None) -> ModelFacts:
@@ -138,11 +141,11 @@ def _sample(value: torch.Tensor) -> bytes:
 
 def _file_marks(request: AnimationRequest) -> str:
     """Hash of size and modification time of every file the model is read from; empty when one is not on this disk."""
-    from scail2.models.hub import embedded_model_path
+    from scail2.models.hub import embedded_model_path, parse_lora
 
     model = Path(request.model) if request.model else embedded_model_path()
     stats = []
-    for root in (model, *(Path(each.rpartition(":")[0] or each) for each in request.lora)):
+    for root in (model, *(parse_lora(each)[0] for each in request.lora)):
         if not root.exists():
             return ""
         files = sorted(each for each in root.rglob("*") if each.is_file()) if root.is_dir() else [root]

@@ -118,6 +118,8 @@ def plain_errors(action: str, path: Path) -> Iterator[None]:
     """Turns an operating system's refusal (full disk, permissions) into one `InputError` sentence."""
     try:
         yield
+    except BrokenPipeError:
+        raise  # whoever listened to the events went away; no file is concerned
     except OSError as error:
         named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else path
         reason = _SENTENCES.get(error.errno or 0, error.strerror or str(error))

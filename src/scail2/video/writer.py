@@ -60,14 +60,16 @@ _RECIPES = {
         encoder="libx264",
         suffixes=(".mp4", ".mov", ".m4v", ".mkv"),
         opaque_format="yuv420p",
-        options={"crf": "17", "preset": "medium"},
+        # x264's macroblock tree reads memory it did not set: the same frames now and then gave another file.
+        options={"crf": "17", "preset": "medium", "x264-params": "mbtree=0"},
     ),
     Codec.FFV1: _Recipe(
         encoder="ffv1",
         suffixes=(".mkv",),
         opaque_format="bgr0",
         alpha_format="bgra",
-        options={"level": "3", "slices": "4", "slicecrc": "1"},
+        # Every frame stands alone (g 1): any one can be read, or lost, without its neighbours.
+        options={"level": "3", "g": "1", "slices": "4", "slicecrc": "1"},
     ),
     Codec.PRORES4444: _Recipe(
         encoder="prores_ks",

@@ -1,0 +1,174 @@
+"""The request: one schema, one sentence for every value that cannot be meant."""
+
+import inspect
+import json
+import math
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from scail2.cli.options import make_request, request_parameters
+from scail2.errors import InputError
+from scail2.modes import AnimationMode
+from scail2.request import AnimationRequest, DriftCorrection, check_files, read_toml
+
+FILES = {"reference": "a.png", "driving": "b.mp4", "output": "c.mp4"}
+
+FULL = FILES | {
+    "mode": "replacement",
+    "additional_references": ("d.png",),
+    "additional_masks": ("e.png",),
+    "prompt": "a puppet dances",
+    "model": "hub:owner/name",
+    "lora": ("x.safetensors:0.8",),
+    "dtype": "bfloat16",
+    "preset": "fast",
+    "steps": 6,
+    "guidance_scale": 1.0,
+    "shift": 5,
+    "seed": 7,
+    "height": 512,
+    "width": 896,
+    "fit": "letterbox",
+    "fps": 16,
+    "frames": 45,
+    "segment_frames": 45,
+    "overlap": 9,
+    "equal_segments": True,
+    "drift_correction": "reinhard-first",
+    "drift_limit": 2.5,
+    "bind": ("driving:2=reference:1",),
+    "reframe": "auto",
+    "audio": False,
+    "compare": True,
+}
+
+
+@pytest.mark.parametrize("settings", [FILES, FULL])
+def test_json_round_trip(settings):
+    request = AnimationRequest(**settings)
+    assert AnimationRequest.from_json(json.dumps(request.to_json())) == request
+    assert AnimationRequest.from_json(request.to_json()) == request
+
+
+def test_paths_become_absolute_and_words_become_choices():
+    request = AnimationRequest(**FULL)
+    assert request.reference == Path.cwd() / "a.png"
+    assert request.mode is AnimationMode.REPLACEMENT
+    assert request.drift_correction is DriftCorrection.REINHARD_FIRST
+    assert request.shift == 5.0
+    assert request.compare_output == Path.cwd() / "c-compare.mp4"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"height": math.nan}, "'height' (--height) must be a whole number from 16 to 8192, not nan."),
+        ({"width": 512.0}, "'width' (--width) must be a whole number"),
+        ({"width": 20_000}, "not 20000"),
+        ({"height": True}, "not True"),
+        ({"steps": -1}, "'steps' (--steps) must be a whole number from 1 to 1000, not -1."),
+        ({"steps": 0}, "not 0"),
+        ({"fps": math.nan}, "'fps' (--fps) must be a number above 0"),
+        ({"fps": 0}, "not 0"),
+        ({"fps": math.inf}, "not inf"),
+        ({"guidance_scale": "5"}, "'guidance_scale' (--guidance-scale) must be a number"),
+        ({"shift": -3}, "not -3"),
+        ({"seed": -1}, "'seed' (--seed) must be a whole number from 0"),
+        ({"segment_frames": 80}, "must be of the form 4n+1, not 80; try 77 or 81."),
+        ({"overlap": 4}, "try 1 or 5."),
+        ({"segment_frames": 9, "overlap": 9}, "'overlap' (--overlap) is 9, but a segment has only 9 frames."),
+        ({"frames": 0}, "'frames' (--frames) must be a whole number from 1"),
+        ({"drift_limit": 0}, "'drift_limit' (--drift-limit) must be a number above 0"),
+        ({"drift_correction": "on"}, "must be one of off, reinhard-first, reinhard-previous, not 'on'."),
+        ({"reframe": "yes"}, "must be one of off, auto"),
+        ({"fit": "stretch"}, "must be one of cover, letterbox"),
+        ({"dtype": "int8"}, "must be one of float32, bfloat16, float16"),
+        ({"mode": "dance"}, "'animation' or 'replacement'"),
+        ({"prompt": 3}, "'prompt' (--prompt) must be text, not 3."),
+        ({"audio": "yes"}, "'audio' (--audio) must be true or false"),
+        ({"reference": None}, "'reference' (--reference) is missing."),
+        ({"driving": ""}, "must be a path, not ''."),
+        ({"output": "a.png"}, "is also the reference file and would overwrite it."),
+        ({"output": "b.mp4"}, "is also the driving file"),
+        ({"bind": 3}, "'bind' (--bind) must be a list, not 3."),
+        ({"masks": "m", "driving_mask": ("n",)}, "leave out --reference-mask and --driving-mask."),
+        ({"additional_references": ("d.png",), "additional_masks": ("e", "f")}, "1 additional references but 2 masks"),
+    ],
+)
+def test_bad_values_are_refused_with_one_sentence(changes, sentence):
+    with pytest.raises(InputError) as error:
+        AnimationRequest(**FILES | changes)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_names_and_damaged_json_are_refused():
+    with pytest.raises(InputError, match="Unknown setting 'refrence' in the request; did you mean 'reference'?"):
+        AnimationRequest.from_json({"refrence": "a.png"})
+    with pytest.raises(InputError, match="not valid JSON"):
+        AnimationRequest.from_json("{")
+    with pytest.raises(InputError, match="must be a JSON object"):
+        AnimationRequest.from_json("[]")
+    with pytest.raises(InputError, match="version 9"):
+        AnimationRequest.from_json(AnimationRequest(**FILES).to_json() | {"version": 9})
+
+
+def test_toml_paths_are_relative_to_the_file_and_changes_win(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "model").mkdir()
+    file = tmp_path / "run.toml"
+    file.write_text(
+        'reference = "in/a.png"\ndriving = "in/b.mp4"\noutput = "c.mp4"\nmodel = "model"\n'
+        'segment-frames = 45\ndriving-mask = ["in/1.mp4", "in/2.mp4"]\nseed = 3\n'
+    )
+    request = AnimationRequest.from_toml(file, seed=4)
+    assert request.reference == tmp_path / "in" / "a.png"
+    assert request.driving_mask == (tmp_path / "in" / "1.mp4", tmp_path / "in" / "2.mp4")
+    assert request.model == str(tmp_path / "model")
+    assert (request.segment_frames, request.seed) == (45, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("reference = ", "is not valid TOML"), ('reference = "a"\nstep = 3', "did you mean 'steps'"), ("height = nan", "whole number|missing")],
+)
+def test_bad_toml_is_refused(tmp_path, text, sentence):
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        AnimationRequest.from_toml(file)
+
+
+def test_missing_toml_is_refused(tmp_path):
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        read_toml(tmp_path / "none.toml")
+
+
+def test_missing_files_are_named(tmp_path):
+    (tmp_path / "a.png").touch()
+    request = AnimationRequest(reference=tmp_path / "a.png", driving=tmp_path / "b.mp4", output=tmp_path / "c.mp4")
+    with pytest.raises(InputError, match=r"'driving' \(--driving\): there is no file .*b.mp4"):
+        check_files(request)
+    (tmp_path / "b.mp4").touch()
+    check_files(request)
+    with pytest.raises(InputError, match="is a folder, not a picture"):
+        check_files(request.with_changes(reference=tmp_path))
+
+
+def test_every_setting_is_an_option_and_nothing_else():
+    parameters = request_parameters()
+    assert {each.name for each in parameters} == {each.name for each in fields(AnimationRequest)} - {"mode"}
+    assert all(each.kind is inspect.Parameter.KEYWORD_ONLY for each in parameters)
+
+
+def test_options_win_over_the_settings_file(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text('reference = "a.png"\ndriving = "b.mp4"\noutput = "c.mp4"\nsteps = 3\nmode = "replacement"\n')
+    request = make_request(AnimationMode.REPLACEMENT, file, {"steps": 9, "seed": None, "bind": []})
+    assert (request.steps, request.seed, request.mode) == (9, 0, AnimationMode.REPLACEMENT)
+    with pytest.raises(InputError, match="use `scail2 replace"):
+        make_request(AnimationMode.ANIMATION, file, {})
+    with pytest.raises(InputError, match=r"is not a \.toml settings file"):
+        make_request(AnimationMode.ANIMATION, tmp_path / "a.png", {})
