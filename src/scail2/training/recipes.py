@@ -45,7 +45,7 @@ def nano() -> TrainConfig:
         data=DataConfig(
             shards="out/nano/latents", batch_size=16, window=2, mixture=_nano_mixture(), history_probability=0.0
         ),
-        timesteps=TimestepConfig(shift=4.0, pure_noise=0.3),
+        timesteps=TimestepConfig(shift=4.0, pure_noise=0.6),
         loss=LossConfig(space="sample", character_weight=2.0, alignment_weight=0.3, alignment_block=2),
         optimizer=OptimizerConfig(
             learning_rate=2e-3,
