@@ -8,7 +8,8 @@ import numpy as np
 
 from scail2.data import puppets
 from scail2.data.pairs import Clip, MotionPair, Still
-from scail2.data.puppets import Performance, PuppetClip, PuppetDomain, Scene, Split
+from scail2.data.puppets import Camera, Performance, PuppetClip, Scene, Split
+from scail2.data.puppets.pose_error import MILD, STRONG
 from scail2.data.recipe import SampleKind
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
@@ -20,16 +21,8 @@ _SCENES = 4
 _STILL_TIMES = 8.0
 
 
-def puppet_domain(name: str) -> PuppetDomain:
-    """A domain of the renderer by its name.
-
-    Raises:
-        InputError: an unknown name.
-    """
-    known = {value.name: value for value in vars(puppets).values() if isinstance(value, PuppetDomain)}
-    if name not in known:
-        raise InputError(f"unknown puppet domain {name!r}: choose one of {', '.join(known)}")
-    return known[name]
+POSE_ERRORS = {"none": None, "mild": MILD, "strong": STRONG}
+"""Strengths of simulated pose estimation error, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +36,9 @@ class PuppetSource:
     Attributes:
         characters: number of characters in multi kinds.
         with_poses: pose renders are added to every clip (pose kinds always have them).
+        generator_error: `mild` or `strong` makes ỹ what a pose-driven generator would give: the motion with an
+            estimator's errors. Reverse driving must not let them into the output.
+        estimator_error: the same for pose renders.
     """
 
     domain: str = "nano"
@@ -54,10 +50,15 @@ class PuppetSource:
     fps: float = 16.0
     characters: int = 2
     with_poses: bool = False
+    generator_error: str = "none"
+    estimator_error: str = "none"
 
     def __post_init__(self) -> None:
         Split.parse(self.split)
-        puppet_domain(self.domain)
+        puppets.domain_named(self.domain)
+        for error in (self.generator_error, self.estimator_error):
+            if error not in POSE_ERRORS:
+                raise InputError(f"unknown pose error {error!r}: choose one of {', '.join(POSE_ERRORS)}")
         if self.frames % 4 != 1:
             raise InputError(f"clips have 4k+1 frames, not {self.frames}")
         if self.height % 16 or self.width % 16:
@@ -70,7 +71,11 @@ class PuppetSource:
 
     def describe(self) -> dict[str, Any]:
         """All settings, and the renderer's version of the world."""
-        return {"puppets": dataclasses.asdict(self), "world": dataclasses.asdict(puppet_domain(self.domain))}
+        settings = dataclasses.asdict(self)
+        for name in ("generator_error", "estimator_error"):
+            if settings[name] == "none":
+                del settings[name]
+        return {"puppets": settings, "world": dataclasses.asdict(puppets.domain_named(self.domain))}
 
     def pair(self, kind: SampleKind, index: int, generator: np.random.Generator) -> MotionPair:
         """Pair `index` of a kind; `generator` draws times only, everything else follows from the index."""
@@ -81,29 +86,49 @@ class PuppetSource:
         shared = kind.mode is AnimationMode.REPLACEMENT
         scenes = [self._scene(index, number) for number in ((0, 0) if shared else (0, 1))]
         still_scenes = [self._scene(index, 2 + side) for side in (0, 1)] if shared else scenes
-        start = float(generator.uniform(0.0, _STILL_TIMES))
+        start = round(float(generator.uniform(0.0, _STILL_TIMES)), 4)
         order = list(generator.permutation(count))
         synthetic_cast = replaced_one_by_one(casts[1], casts[0], order) if shared else casts[0]
-        clips = []
-        for side, cast in enumerate((synthetic_cast, casts[1])):
-            still = self._still(cast, index, side, still_scenes[side], generator)
-            clips.append(self._clip(cast, scenes[side], start, still, kind.is_pose or self.with_poses))
-        meta = {"source": "puppets", "index": index, "split": self.split, "salt": self.salt, "start": round(start, 4)}
+        # Stills show no generator's errors: they are the characters' own pictures.
+        stills = [
+            self._still(cast, index, side, still_scenes[side], generator)
+            for side, cast in enumerate((synthetic_cast, casts[1]))
+        ]
+        with_pose = kind.is_pose or self.with_poses
+        clips = [
+            self._clip(cast, scenes[side], index, start, stills[side], with_pose)
+            for side, cast in enumerate((self._as_generated(synthetic_cast, index), casts[1]))
+        ]
+        meta = {"source": "puppets", "index": index, "split": self.split, "salt": self.salt, "start": start}
         if shared:
             meta["replaced"] = [int(number) for number in order]
         return MotionPair(synthetic=clips[0], real=clips[1], construction=kind.construction, meta=meta)
 
-    def plates(self, kind: SampleKind, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The two clips' scenes without characters, uint8 `(H, W, 3)` each (still cameras)."""
+    def plate(self, kind: SampleKind, index: int, start: float, *, of_synthetic: bool = False) -> np.ndarray:
+        """A clip's scene without characters, uint8 `(T, H, W, 3)`; `start` as in the pair's `meta`."""
         shared = kind.mode is AnimationMode.REPLACEMENT
-        scenes = [self._scene(index, number) for number in ((0, 0) if shared else (0, 1))]
-        first, second = (
-            puppets.render_still([], scene, height=self.height, width=self.width).frames[0] for scene in scenes
-        )
-        return first, second
+        scene = self._scene(index, 0 if shared or of_synthetic else 1)
+        size = {"height": self.height, "width": self.width}
+        camera = self._camera(index)
+        if camera.still:
+            return np.repeat(puppets.render_still([], scene, **size).frames, self.frames, axis=0)
+        return puppets.render([], scene, frames=self.frames, fps=self.fps, start=start, camera=camera, **size).frames
+
+    def _camera(self, index: int) -> Camera:
+        """One camera for both clips of a pair: its movement is part of the driving video."""
+        return puppets.sample_camera(self.split, index, puppets.domain_named(self.domain), self.salt)
+
+    def _as_generated(self, cast: list[Performance], index: int) -> list[Performance]:
+        error = POSE_ERRORS[self.generator_error]
+        if error is None:
+            return cast
+        return [
+            dataclasses.replace(each, motion=puppets.DistortedMotion(each.motion, error, _STRIDE * index + number))
+            for number, each in enumerate(cast)
+        ]
 
     def _performances(self, index: int, side: int, count: int) -> list[Performance]:
-        world = puppet_domain(self.domain)
+        world = puppets.domain_named(self.domain)
         placements = puppets.sample_placements(self.split, index, world, self.salt, count=count)
         performances = []
         for number in range(count):
@@ -115,13 +140,13 @@ class PuppetSource:
         return performances
 
     def _scene(self, index: int, number: int) -> Scene:
-        return puppets.sample_scene(self.split, index * _SCENES + number, puppet_domain(self.domain), self.salt)
+        return puppets.sample_scene(self.split, index * _SCENES + number, puppets.domain_named(self.domain), self.salt)
 
     def _still(
         self, cast: list[Performance], index: int, side: int, scene: Scene, generator: np.random.Generator
     ) -> Still:
         """The cast in motions of their own, at a moment that shows every one of them."""
-        world = puppet_domain(self.domain)
+        world = puppets.domain_named(self.domain)
         unrelated = []
         for number, performance in enumerate(cast):
             own = index * _STRIDE + _STRIDE // 2 + side * (_STRIDE // 4) + number
@@ -135,11 +160,13 @@ class PuppetSource:
                 break
         return Still(frame=shot.frames[0], tracks=shot.masks[:, 0], parts=shot.parts[0])
 
-    def _clip(self, cast: list[Performance], scene: Scene, start: float, still: Still, with_pose: bool) -> Clip:
-        shot = puppets.render(
-            cast, scene, frames=self.frames, height=self.height, width=self.width, fps=self.fps, start=start
-        )
-        pose, pose_tracks = self._pose(shot) if with_pose else (None, None)
+    def _clip(
+        self, cast: list[Performance], scene: Scene, index: int, start: float, still: Still, with_pose: bool
+    ) -> Clip:
+        size = {"height": self.height, "width": self.width}
+        camera = self._camera(index)
+        shot = puppets.render(cast, scene, frames=self.frames, fps=self.fps, start=start, camera=camera, **size)
+        pose, pose_tracks = self._pose(shot, index) if with_pose else (None, None)
         return Clip(
             frames=shot.frames,
             tracks=shot.masks,
@@ -151,17 +178,16 @@ class PuppetSource:
             caption=_caption(cast, scene),
         )
 
-    def _pose(self, shot: PuppetClip) -> tuple[np.ndarray, np.ndarray]:
+    def _pose(self, shot: PuppetClip, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Skeletons of all characters, later ones in front, and where each is drawn."""
+        joints, error = shot.joints, POSE_ERRORS[self.estimator_error]
+        if error is not None:
+            body = 0.8 * self.height
+            joints = puppets.corrupt_joints(joints, error, _STRIDE * index, fps=self.fps, body_pixels=body)
         frames = np.zeros_like(shot.frames)
         tracks = np.zeros(shot.masks.shape, bool)
-        for number in range(len(shot.joints)):
-            alone = puppets.render_pose(
-                shot.joints[number : number + 1],
-                shot.joint_visible[number : number + 1],
-                height=self.height,
-                width=self.width,
-            )
+        for number in range(len(joints)):
+            alone = puppets.render_pose(joints[number : number + 1], height=self.height, width=self.width)
             drawn = alone.any(axis=-1)
             tracks[:number] &= ~drawn
             tracks[number] = drawn

@@ -34,7 +34,7 @@ class EvaluationClip:
 
     name: str
     triplet: TrainingTriplet
-    plate: Array  # uint8 (H, W, 3), the target's scene without characters
+    plate: Array  # uint8 (T, H, W, 3), the target's scene without characters
 
     @property
     def mode(self) -> AnimationMode:
@@ -71,6 +71,5 @@ def evaluation_clips(
         generator = np.random.default_rng([list(EvaluationTask).index(EvaluationTask(task)), number])
         pair = source.pair(kind, number, generator)
         triplet = draw_triplet(pair, kind, chosen, generator)
-        forward = bool(triplet.meta["forward"])
-        plate = source.plates(kind, number)[0 if forward else 1]
+        plate = source.plate(kind, number, pair.meta["start"], of_synthetic=bool(triplet.meta["forward"]))
         yield EvaluationClip(name=f"{kind.value}-{number:03d}", triplet=triplet, plate=plate)
