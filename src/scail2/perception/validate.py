@@ -19,7 +19,9 @@ SHORT_GAP = 4
 SWAP_SHARE = 0.5
 # Box overlap (intersection over the smaller box) from which two identities count as overlapping.
 OVERLAP = 0.1
-# Two identities overlapping for at most this share of the frames are reported as information, beyond it as a warning.
+# A character that shows less than this share of its usual area while it touches another is partly hidden by it.
+HIDDEN = 0.75
+# Colour changes of characters below this share of the picture go unreported.
 _SMALL_CHARACTER = 0.005
 
 
@@ -175,13 +177,23 @@ def check_order(reference: TrackedMasks, driving: TrackedMasks, binding: Binding
 
 
 def overlap_flags(one: CharacterTrack, other: CharacterTrack) -> np.ndarray:
-    """bool (T,): frames in which the two boxes overlap by more than a tenth of the smaller one."""
+    """bool (T,): frames in which one of two characters hides part of the other, as far as boxes of visible pixels tell.
+
+    Either the boxes overlap by more than a tenth of the smaller one, or they touch while one of the two shows clearly less
+    of itself than it usually does.
+    """
     a, b = one.boxes, other.boxes
     with np.errstate(invalid="ignore"):
         width = np.minimum(a[:, 2], b[:, 2]) - np.maximum(a[:, 0], b[:, 0])
         height = np.minimum(a[:, 3], b[:, 3]) - np.maximum(a[:, 1], b[:, 1])
         smaller = np.minimum((a[:, 2] - a[:, 0]) * (a[:, 3] - a[:, 1]), (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]))
-        return np.nan_to_num(width.clip(0) * height.clip(0) / smaller) > OVERLAP
+        crossing = np.nan_to_num(width.clip(0) * height.clip(0) / smaller) > OVERLAP
+        touching = (width >= -1) & (height >= -1)
+    hidden = np.zeros(len(a), bool)
+    for track in (one, other):
+        usual = np.median(track.areas[track.present]) if track.present.any() else 0
+        hidden |= track.areas < HIDDEN * usual
+    return crossing | (touching & hidden)
 
 
 def check_overlaps(driving: TrackedMasks) -> list[Finding]:
