@@ -6,6 +6,7 @@ nearest key frame before it in decoding order, forward, comparing times, never b
 """
 
 import logging
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import numpy as np
 
 from scail2.errors import InputError
 from scail2.video import rates
-from scail2.video.headers import claimed_sizes
+from scail2.video.headers import check_headers
 from scail2.video.kinds import FileKind
 from scail2.video.pixels import PixelConverter, rotation_of, upright_size
 from scail2.video.source import MAX_FRAMES, MAX_PIXELS, VideoInfo, check_frame_size
@@ -33,16 +34,17 @@ _OPEN_OPTIONS = {
 }
 _HDR_TRANSFERS = (16, 18)  # PQ and HLG in ITU-T H.273
 _VP8_SHOWN = 0x10  # bit of a VP8 frame's first byte; hidden reference frames travel as packets of their own
+_TRIED_KEYS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class _Packet:
-    """One coded picture in decoding order; times in ticks of the stream's time base."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Packets:
+    """The coded pictures of a stream in decoding order: int64 ``(N,)`` ticks of its time base, and key flags."""
 
-    pts: int
-    dts: int
-    duration: int
-    is_key: bool
+    pts: np.ndarray
+    dts: np.ndarray
+    duration: np.ndarray
+    keys: np.ndarray  # positions of key frames, rising
 
 
 @contextmanager
@@ -56,7 +58,9 @@ def decoding_errors(path: Path, what: str):
         raise InputError(f"{path}: {what} needs more memory than there is; scale the video down first") from None
     except (av.error.FFmpegError, OSError, ValueError, OverflowError, ZeroDivisionError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{path}: {what} failed ({reason}); the file is damaged, get or encode it again") from error
+        raise InputError(
+            f"{path}: {what} failed ({reason}); the file is damaged or cut off, get or encode it again"
+        ) from error
 
 
 class ContainerFrames:
@@ -72,9 +76,7 @@ class ContainerFrames:
 
     def __init__(self, path: Path, kind: FileKind):
         self.path, self._warned_of_hold = path, False
-        for width, height in claimed_sizes(path, kind):
-            if width * height > MAX_PIXELS:
-                check_frame_size(path, width, height)
+        check_headers(path, kind)
         with decoding_errors(path, "opening"):
             self._container = av.open(str(path.absolute()), options=dict(_OPEN_OPTIONS), metadata_errors="replace")
         try:
@@ -82,7 +84,7 @@ class ContainerFrames:
                 self._stream = self._choose_stream()
                 self._prepare_decoder()
                 self._packets, clock_end = self._scan()
-                self._check_complete(self._packets, clock_end)
+                self._check_complete(clock_end)
                 first = self._first_frame()
                 self._index(first)
                 self.info = self._describe(first)
@@ -122,9 +124,9 @@ class ContainerFrames:
         self._context = context
         self._decoded: Iterator[av.VideoFrame] = iter(())
 
-    def _scan(self) -> tuple[list[_Packet], float]:
+    def _scan(self) -> tuple[_Packets, float]:
         """All shown packets of the stream in decoding order, and the latest time (s) met in any stream."""
-        packets, clock_end = [], 0.0
+        pts, dts, duration, keys, clock_end = array("q"), array("q"), array("q"), array("q"), 0.0
         is_vp8 = self._stream.codec_context.name == "vp8"
         for packet in self._container.demux():
             if packet.size == 0 or (packet.pts is None and packet.dts is None):
@@ -137,15 +139,22 @@ class ContainerFrames:
                 continue
             if packet.pts is None:
                 raise InputError(f"{self.path}: has no presentation times; remux it (ffmpeg -i IN -c copy OUT.mp4)")
-            dts = packet.dts if packet.dts is not None else packet.pts
-            packets.append(_Packet(packet.pts, dts, packet.duration or 0, packet.is_keyframe))
-            if len(packets) > MAX_FRAMES:
+            if packet.is_keyframe:
+                keys.append(len(pts))
+            pts.append(packet.pts)
+            dts.append(packet.dts if packet.dts is not None else packet.pts)
+            duration.append(packet.duration or 0)
+            if len(pts) > MAX_FRAMES:
                 raise InputError(f"{self.path}: more than {MAX_FRAMES:,} pictures; cut the video into parts")
-        if not packets:
+        if not pts:
             raise InputError(f"{self.path}: the video has no frames; get or encode it again")
-        return packets, clock_end
+        columns = [
+            np.frombuffer(column, dtype=np.int64) if column else np.empty(0, np.int64)
+            for column in (pts, dts, duration, keys)
+        ]
+        return _Packets(pts=columns[0], dts=columns[1], duration=columns[2], keys=columns[3]), clock_end
 
-    def _check_complete(self, packets: list[_Packet], clock_end: float) -> None:
+    def _check_complete(self, clock_end: float) -> None:
         """Refuses a file that ends before what its header promises: it was cut while copying or downloading."""
         entries = self._stream.index_entries
         if len(entries):
@@ -158,7 +167,7 @@ class ContainerFrames:
         if self._container.format.name.startswith("matroska") and self._container.duration:
             announced = self._container.duration / av.time_base
             # The last picture of an uneven film may be on show for long without saying so.
-            intervals = np.diff(sorted(p.pts for p in packets)) * float(self._stream.time_base)
+            intervals = np.diff(np.sort(self._packets.pts)) * float(self._stream.time_base)
             if clock_end < announced - max(0.1, 2 * intervals.max(initial=0.0)):
                 raise InputError(
                     f"{self.path}: the file is truncated, it ends at {clock_end:.2f} s of {announced:.2f} s; get it again"
@@ -174,15 +183,14 @@ class ContainerFrames:
 
     def _index(self, first: av.VideoFrame) -> None:
         # Pictures before the first that can be decoded refer to a part that was cut away (open group of pictures).
-        shown = {p.pts: i for i, p in reversed(list(enumerate(self._packets))) if p.pts >= first.pts}
-        if not shown:
+        ticks, positions = np.unique(self._packets.pts, return_index=True)
+        shown = ticks >= first.pts
+        if not shown.any():
             raise InputError(f"{self.path}: its times are contradictory; remux it (ffmpeg -i IN -c copy OUT.mp4)")
-        self.ticks = np.array(sorted(shown), dtype=np.int64)
-        self._decode_position = [shown[t] for t in self.ticks.tolist()]
-        self._key_positions = [i for i, packet in enumerate(self._packets) if packet.is_key]
+        self.ticks, self._decode_position = ticks[shown], positions[shown]
         self.time_base = Fraction(self._stream.time_base)
-        last = self._packets[self._decode_position[-1]]
-        self.end_tick = int(self.ticks[-1]) + (last.duration or rates.typical_interval(self.ticks) or 0)
+        last = int(self._packets.duration[self._decode_position[-1]])
+        self.end_tick = int(self.ticks[-1]) + (last or rates.typical_interval(self.ticks))
 
     def _describe(self, first: av.VideoFrame) -> VideoInfo:
         stream, context = self._stream, self._stream.codec_context
@@ -192,7 +200,7 @@ class ContainerFrames:
         aspect = Fraction(stream.sample_aspect_ratio or context.sample_aspect_ratio or 1)
         height, width = upright_size(first.height, first.width, rotation, aspect)
         check_frame_size(self.path, width, height)
-        self._pixels = PixelConverter(height=height, width=width, rotation=rotation)
+        self._pixels = PixelConverter(self.path, height=height, width=width, rotation=rotation)
         hints = (stream.average_rate, stream.guessed_rate)
         timing = rates.describe(self.ticks, self.end_tick, self.time_base, hints)
         audio = self._container.streams.audio
@@ -236,18 +244,10 @@ class ContainerFrames:
     def _find(self, index: int) -> av.VideoFrame:
         """The frame shown at the index's time; one that the decoder never shows is held over from before."""
         target = int(self.ticks[index])
-        position = self._decode_position[index]
-        # Key frames decoded before this picture and not shown after it, nearest first; last of all, the beginning.
-        keys = self._key_positions[: bisect_right(self._key_positions, position)]
-        starts = [k for k in reversed(keys) if self._packets[k].pts <= target] + [None]
-        if self._current is not None and self._current.pts <= target:
-            nearest_key_time = self._packets[starts[0]].pts if starts[0] is not None else target
-            if nearest_key_time <= self._current.pts or index - self._number_of(self._current.pts) <= 2:
-                starts.insert(0, "here")
-        # One key frame is enough in a sound file; a few more, then the beginning, where the index lied.
-        for start in [*starts[:3], None] if len(starts) > 3 else starts:
-            if start != "here":
-                self._restart(start)
+        if self._is_ahead(index, target):
+            return self._forward(target)
+        for start in self._starts(index, target):
+            self._restart(start)
             frame = self._forward(target)
             if frame is not None:
                 return frame
@@ -255,15 +255,36 @@ class ContainerFrames:
             f"{self.path}: no picture can be decoded at {self._seconds(index):.2f} s; the file is damaged, get it again"
         )
 
-    def _number_of(self, tick: int) -> int:
-        return int(np.searchsorted(self.ticks, tick, side="right")) - 1
+    def _starts(self, index: int, target: int) -> Iterator[int | None]:
+        """Where to begin decoding for a picture: key frames decoded before it and not shown after it, nearest first.
+
+        In a sound file the first is right. A recovery point or a false index may need an earlier one; at last, the beginning.
+        """
+        keys, tried = self._packets.keys, 0
+        for number in range(bisect_right(keys, self._decode_position[index]) - 1, -1, -1):
+            if self._packets.pts[keys[number]] <= target:
+                yield int(keys[number])
+                tried += 1
+            if tried == _TRIED_KEYS:
+                break
+        yield None
+
+    def _is_ahead(self, index: int, target: int) -> bool:
+        """Whether decoding on from here is at least as quick as from the nearest key frame."""
+        if self._current is None or self._current.pts > target:
+            return False
+        here = int(np.searchsorted(self.ticks, self._current.pts, side="right")) - 1
+        start = next(self._starts(index, target))
+        return index - here <= 2 or start is None or int(self._packets.pts[start]) <= self._current.pts
 
     def _restart(self, position: int | None) -> None:
         """Moves the decoder to a packet (None: the beginning)."""
         self._current: av.VideoFrame | None = None
         self._following: av.VideoFrame | None = None
-        first = min((p.dts for p in self._packets), default=0)
-        tick = first if position is None else min(self._packets[position].dts, self._packets[position].pts)
+        if position is None:
+            tick = int(min(self._packets.dts.min(), self._packets.pts.min()))
+        else:
+            tick = int(min(self._packets.dts[position], self._packets.pts[position]))
         self._container.seek(tick, stream=self._stream, backward=True)
         if self._context is not self._stream.codec_context and self._context.is_open:
             self._context.flush_buffers()

@@ -1,4 +1,4 @@
-"""The picture sizes that a container's header claims, read before any decoder sees the file.
+"""What a container's own headers give away before any decoder sees the file: impossible sizes, a missing end.
 
 FFmpeg sizes its buffers by these numbers for some codecs and ignores them for others; a header that claims
 20,000 × 20,000 is refused either way. Only box and element headers are read, never picture data.
@@ -8,29 +8,40 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
+from scail2.errors import InputError
 from scail2.video.kinds import FileKind
+from scail2.video.source import MAX_PIXELS, check_frame_size
 
 _MP4_PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"stbl"}
-_TKHD, _STSD = b"tkhd", b"stsd"
+_SOUND_ENTRIES = (b"mp4a", b"Opus", b"sowt", b"twos", b"lpcm", b"ac-3", b"ec-3", b"fLaC", b".mp3", b"alac")
 # Matroska element numbers (RFC 9559) on the way to a track's size, and the sizes themselves.
 _EBML_PARENTS = {0x18538067, 0x1654AE6B, 0xAE, 0xE0}  # Segment, Tracks, TrackEntry, Video
 _EBML_CLUSTER, _EBML_WIDTH, _EBML_HEIGHT = 0x1F43B675, 0xB0, 0xBA
 _MAX_ELEMENTS = 10_000  # a damaged file can pretend to hold more; what lies behind is not needed
 
 
-def claimed_sizes(path: Path, kind: FileKind) -> list[tuple[int, int]]:
-    """(width, height) of each claim found in an mp4/mov or Matroska/WebM header; empty if there is none to be found."""
-    with path.open("rb") as file:
-        end = file.seek(0, io.SEEK_END)
-        if kind is FileKind.MP4:
-            return list(_mp4_sizes(file, 0, end))
-        return list(_matroska_sizes(file, end))
+def check_headers(path: Path, kind: FileKind) -> None:
+    """Raises InputError if an mp4/mov or Matroska/WebM file claims an impossible picture size or lacks its end."""
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, io.SEEK_END)
+            sizes = list(_mp4_sizes(file, 0, end) if kind is FileKind.MP4 else _matroska_sizes(file, end))
+            cut = kind is FileKind.MP4 and _ends_early(file, end)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    for width, height in sizes:
+        if width * height > MAX_PIXELS:
+            check_frame_size(path, width, height)
+    if cut:
+        raise InputError(f"{path}: the file is truncated, its last part is missing; get it again")
 
 
-def _mp4_sizes(file: io.BufferedReader, start: int, end: int) -> Iterator[tuple[int, int]]:
-    position, seen = start, 0
-    while position + 8 <= end and seen < _MAX_ELEMENTS:
-        seen += 1
+def _boxes(file: io.BufferedReader, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """(name, start of the body, end as claimed) of the mp4 boxes between two places."""
+    position = start
+    for _ in range(_MAX_ELEMENTS):
+        if position + 8 > end:
+            return
         file.seek(position)
         header = file.read(16)
         size, name, body = int.from_bytes(header[:4], "big"), header[4:8], position + 8
@@ -38,26 +49,37 @@ def _mp4_sizes(file: io.BufferedReader, start: int, end: int) -> Iterator[tuple[
             size, body = int.from_bytes(header[8:], "big"), position + 16
         elif size == 0:
             size = end - position
-        stop = min(position + size, end)
         if size < body - position:
             return
+        yield name, body, position + size
+        position += size
+
+
+def _ends_early(file: io.BufferedReader, end: int) -> bool:
+    return any(name in (b"moov", b"moof", b"mdat") and stop > end for name, _, stop in _boxes(file, 0, end))
+
+
+def _mp4_sizes(file: io.BufferedReader, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """(width, height) of each track header and sample entry."""
+    for name, body, stop in _boxes(file, start, end):
+        stop = min(stop, end)
         if name in _MP4_PARENTS:
             yield from _mp4_sizes(file, body, stop)
-        elif name == _TKHD:
+        elif name == b"tkhd":
             # Width and height (16.16 fixed point) are the last eight bytes of a track header of either version.
             file.seek(max(body, stop - 8))
             tail = file.read(8)
             yield int.from_bytes(tail[:4], "big") >> 16, int.from_bytes(tail[4:], "big") >> 16
-        elif name == _STSD:
+        elif name == b"stsd":
             # Full box (4) + count (4) + entry header (8) + 24 bytes, then width and height; sound entries differ.
             file.seek(body + 8)
             entry = file.read(36)
-            if entry[4:8] not in (b"mp4a", b"Opus", b"sowt", b"twos", b"ac-3", b"ec-3", b"fLaC", b".mp3", b"alac"):
+            if entry[4:8] not in _SOUND_ENTRIES:
                 yield int.from_bytes(entry[32:34], "big"), int.from_bytes(entry[34:36], "big")
-        position = stop
 
 
 def _matroska_sizes(file: io.BufferedReader, end: int) -> Iterator[tuple[int, int]]:
+    """(width, height) of each video track."""
     position, width, height = 0, 0, 0
     for _ in range(_MAX_ELEMENTS):
         file.seek(position)

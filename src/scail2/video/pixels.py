@@ -70,8 +70,8 @@ def upright_size(height: int, width: int, turn: Turn, pixel_aspect: Fraction) ->
 class PixelConverter:
     """Decoded frames to uint8 RGB ``(height, width, 3)``, or RGBA where the format has alpha."""
 
-    def __init__(self, *, height: int, width: int, rotation: Turn):
-        self._size, self._turn = (height, width), rotation
+    def __init__(self, name: object, *, height: int, width: int, rotation: Turn):
+        self._name, self._size, self._turn = name, (height, width), rotation
         self._coded: tuple[int, int] | None = None
         self._reformatter = VideoReformatter()
 
@@ -79,7 +79,8 @@ class PixelConverter:
         self._coded = self._coded or (frame.height, frame.width)
         if self._coded != (frame.height, frame.width):
             raise InputError(
-                f"the picture size changes in mid-film ({self._coded[1]}×{self._coded[0]} to {frame.width}×{frame.height}); "
+                f"{self._name}: the picture size changes in mid-film "
+                f"({self._coded[1]}×{self._coded[0]} to {frame.width}×{frame.height}); "
                 "encode the video at one size first"
             )
         alpha = any(component.is_alpha for component in frame.format.components)

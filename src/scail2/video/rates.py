@@ -78,20 +78,32 @@ def _snap(rate: Fraction) -> Fraction:
     return nearest if abs(nearest - rate) <= nearest * _SNAP else rate.limit_denominator(100)
 
 
+def hold_constant(count: int, source: Fraction, fps: Fraction) -> np.ndarray:
+    """As :func:`hold` for ``count`` pictures at the constant rate ``source``: picture floor(k · source / fps), exactly."""
+    frames = _frame_count(count / source, fps)
+    step = source / fps
+    return np.array([min(k * step.numerator // step.denominator, count - 1) for k in range(frames)], dtype=np.int64)
+
+
 def hold(ticks: np.ndarray, end_tick: int, time_base: Fraction, fps: Fraction) -> np.ndarray:
     """For each output frame k, the picture on show at time k / fps after the first: int64 ``(N,)``, not falling.
 
-    N is the duration times the rate, rounded: at most half an output frame longer or shorter than the source. A picture
-    counts as on show one clock tick early (never more than a quarter of the usual interval), so that times rounded to
-    milliseconds do not make it late by a frame.
+    N is the duration times the rate, rounded: at most half an output frame longer or shorter than the source. Stored
+    times are rounded to the file's clock, so a picture counts as on show half a tick early (never more than a quarter
+    of the usual interval).
 
     Raises:
         InputError: the result would have more than ``MAX_FRAMES`` frames.
     """
     span = max(end_tick, int(ticks[-1])) - int(ticks[0])
-    count = max(1, round(span * time_base * fps))
+    frames = _frame_count(span * time_base, fps)
+    tolerance = min(0.5, typical_interval(ticks) / 4)
+    wanted = np.arange(frames) / float(time_base * fps) + tolerance
+    return np.searchsorted((ticks - ticks[0]).astype(np.float64), wanted, side="right").astype(np.int64) - 1
+
+
+def _frame_count(duration: Fraction, fps: Fraction) -> int:
+    count = max(1, round(duration * fps))
     if count > MAX_FRAMES:
         raise InputError(f"{count:,} frames at {fps} fps: more than {MAX_FRAMES:,}; cut the video or lower the rate")
-    tolerance = min(1.0, typical_interval(ticks) / 4)
-    wanted = np.arange(count) / float(time_base * fps) + tolerance
-    return np.searchsorted((ticks - ticks[0]).astype(np.float64), wanted, side="right").astype(np.int64) - 1
+    return count

@@ -105,16 +105,16 @@ class VideoReader:
         self.fps = info.fps if wanted_rate is None else wanted_rate
         self.height, self.width = (info.height, info.width) if size is None else (int(size[0]), int(size[1]))
         self.has_audio, self.has_alpha = info.has_audio, info.has_alpha
-        self._source_index = self._sampling(resample=self.fps != info.fps or info.variable_rate)
+        self._source_index = self._sampling()
         self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
         if info.high_dynamic_range:
             logger.warning("%s is high dynamic range (PQ or HLG); its colours are not tone-mapped and look flat", path)
 
-    def _sampling(self, *, resample: bool) -> np.ndarray:
-        pictures = self._pictures
-        if resample:
+    def _sampling(self) -> np.ndarray:
+        pictures, info = self._pictures, self.source_info
+        if info.variable_rate:
             return rates.hold(pictures.ticks, pictures.end_tick, pictures.time_base, self.fps)
-        return np.arange(len(pictures.ticks), dtype=np.int64)
+        return rates.hold_constant(info.frames, info.fps, self.fps)
 
     def __len__(self) -> int:
         return len(self._source_index)

@@ -1,0 +1,250 @@
+"""Exact frame access: whatever the container, codec and order of reading, frame k is frame k."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from film_samples import numbered_frame, read_numbers, write_film
+from PIL import Image
+
+from scail2.errors import InputError
+from scail2.video import ArrayFrames, FrameSource, VideoReader, probe
+
+COUNT = 40
+FILMS = {
+    "b_frames.mp4": {"options": {"bf": "3", "g": "12"}},
+    "open_gop.mp4": {"options": {"x264-params": "open-gop=1:keyint=12:bframes=3:b-adapt=0"}},
+    "open_gop.mkv": {"options": {"x264-params": "open-gop=1:keyint=12:bframes=3:b-adapt=0"}},
+    "intra_refresh.mkv": {"options": {"x264-params": "intra-refresh=1:keyint=12"}},
+    "quicktime.mov": {"codec": "mpeg4", "options": {"bf": "2", "g": "10"}},
+    "hevc_10bit.mp4": {
+        "codec": "libx265",
+        "pixels": "yuv420p10le",
+        "options": {"x265-params": "keyint=12:bframes=3:log-level=none"},
+    },
+    "vp9.webm": {"codec": "libvpx-vp9", "options": {"g": "10", "cpu-used": "8"}},
+    "hidden_frames_vp8.webm": {
+        "codec": "libvpx",
+        "options": {"auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "8"},
+    },
+    "no_duration.webm": {"codec": "libvpx", "options": {"g": "10", "cpu-used": "8"}, "muxer": {"live": "1"}},
+    "fragmented.mp4": {"options": {"g": "10"}, "muxer": {"movflags": "frag_keyframe+empty_moov"}},
+    "starts_at_3s.mp4": {"times": [48 + i for i in range(COUNT)], "options": {"bf": "2"}},
+    "odd_444.mp4": {"pixels": "yuv444p", "size": (65, 97)},
+    "lossless.mkv": {"codec": "ffv1", "pixels": "bgr0"},
+}
+
+
+@pytest.mark.parametrize("name", FILMS)
+def test_frames_are_the_asked_ones_in_any_order(tmp_path, name):
+    with VideoReader(write_film(tmp_path / name, COUNT, **FILMS[name])) as reader:
+        assert (len(reader), reader.fps) == (COUNT, 16)
+        assert not reader.source_info.variable_rate
+        everything = reader.frames(0, COUNT)
+        assert read_numbers(everything) == list(range(COUNT))
+        for start in np.random.default_rng(3).integers(0, COUNT - 2, size=25).tolist():
+            np.testing.assert_array_equal(reader.frames(start, start + 2), everything[start : start + 2])
+    with VideoReader(tmp_path / name) as fresh:  # the first thing asked is the last frame
+        np.testing.assert_array_equal(fresh.frames(COUNT - 1, COUNT)[0], everything[-1])
+
+
+def test_reader_and_array_are_frame_sources(tmp_path):
+    film = write_film(tmp_path / "film.mp4", 10)
+    frames = VideoReader(film).frames(0, 10)
+    assert isinstance(VideoReader(film), FrameSource)
+    source = ArrayFrames(frames)
+    assert isinstance(source, FrameSource)
+    np.testing.assert_array_equal(source.frames(2, 5), frames[2:5])
+    assert source.frames(4, 4).shape == (0, 48, 64, 3)
+    for wrong in ((-1, 2), (5, 4), (0, 11)):
+        with pytest.raises(IndexError):
+            source.frames(*wrong)
+        with pytest.raises(IndexError):
+            VideoReader(film).frames(*wrong)
+    with pytest.raises(InputError, match="no frames"):
+        ArrayFrames(frames[:0])
+    with pytest.raises(InputError, match="uint8"):
+        ArrayFrames(frames.astype(np.float32))
+
+
+def test_edit_list_hides_the_frames_before_its_start(tmp_path):
+    # Negative times at muxing become an edit list in mp4: the first five pictures are decoded but not shown.
+    film = write_film(tmp_path / "cut.mp4", 30, times=[i - 5 for i in range(30)], options={"bf": "2", "g": "8"})
+    with VideoReader(film) as reader:
+        assert read_numbers(reader.frames(0, len(reader))) == list(range(5, 30))
+        assert read_numbers(reader.frames(3, 4)) == [8]
+
+
+def test_variable_rate_is_held_onto_the_wanted_rate(tmp_path):
+    times = [0, 1, 2, 6, 7, 8, 9, 20, 21, 22]  # thirtieths of a second; the last lasts one
+    film = write_film(tmp_path / "uneven.mkv", 10, times=times, time_base=Fraction(1, 30), fps=30)
+    with VideoReader(film, fps=30) as reader:
+        expected = [max(i for i, t in enumerate(times) if t <= k) for k in range(23)]
+        assert read_numbers(reader.frames(0, len(reader))) == expected
+        assert reader.source_info.variable_rate
+    with VideoReader(film, fps=10) as reader:  # every third of them: k / 10 s falls on tick 3k
+        assert read_numbers(reader.frames(0, len(reader))) == expected[::3]
+    with VideoReader(film) as reader:
+        mean = 10 / (23 / 30)
+        assert float(reader.fps) == pytest.approx(mean, rel=0.02)
+        assert abs(len(reader) / reader.fps - reader.source_info.duration) <= 1 / (2 * reader.fps)
+
+
+@pytest.mark.parametrize(("source", "wanted"), [(32, 16), (16, 24), (30, 16), (Fraction(30000, 1001), 30), (24, 25)])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_resampling_shows_the_picture_of_its_time(tmp_path, source, wanted, suffix):
+    film = write_film(tmp_path / f"film{suffix}", COUNT, fps=source)
+    with VideoReader(film, fps=wanted) as reader:
+        assert reader.fps == wanted
+        assert len(reader) == round(Fraction(COUNT) / source * wanted)
+        # floor(k / wanted * source), exactly, although Matroska stores whole milliseconds
+        expected = [k * source // wanted for k in range(len(reader))]
+        assert read_numbers(reader.frames(0, len(reader))) == [min(e, COUNT - 1) for e in expected]
+
+
+def test_ntsc_in_milliseconds_is_recognised_as_constant(tmp_path):
+    info = probe(write_film(tmp_path / "ntsc.mkv", COUNT, fps=Fraction(30000, 1001)))
+    assert (info.fps, info.variable_rate, info.frames) == (Fraction(30000, 1001), False, COUNT)
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+@pytest.mark.parametrize("mirror", [False, True])
+def test_display_matrix_is_applied(tmp_path, degrees, mirror):
+    def turn(stream):
+        stream.set_display_rotation(degrees, hflip=mirror)
+
+    upright = write_film(tmp_path / "plain.mp4", 2)
+    stored = VideoReader(upright).frames(0, 1)[0]
+    with VideoReader(write_film(tmp_path / "turned.mp4", 2, prepare=turn)) as reader:
+        frame = reader.frames(0, 1)[0]
+        assert frame.shape[:2] == (reader.height, reader.width)
+    # FFmpeg's angle is counter-clockwise; the mirror is laid over the turned picture.
+    expected = np.rot90(stored, degrees // 90)
+    expected = expected[:, ::-1] if mirror else expected
+    np.testing.assert_array_equal(frame, expected)
+
+
+def test_oblique_display_matrix_is_refused(tmp_path):
+    film = write_film(tmp_path / "oblique.mp4", 2, prepare=lambda stream: stream.set_display_rotation(30))
+    with pytest.raises(InputError, match="quarter turn"):
+        VideoReader(film)
+
+
+def test_wide_pixels_become_square(tmp_path):
+    def widen(stream):
+        stream.sample_aspect_ratio = Fraction(4, 3)
+
+    info = probe(write_film(tmp_path / "anamorphic.mp4", 2, prepare=widen))
+    assert (info.height, info.width) == (48, 85)
+
+
+def test_ten_bits_and_untagged_colours(tmp_path):
+    grey = np.full((48, 64, 3), 100, np.uint8)
+    for name, pixels in (("a.mp4", "yuv420p10le"), ("b.mp4", "yuv420p")):
+        with av.open(str(tmp_path / name), "w") as film:
+            stream = film.add_stream("libx265", rate=16, options={"x265-params": "lossless=1:log-level=none"})
+            stream.height, stream.width, stream.pix_fmt = 48, 64, pixels
+            frame = av.VideoFrame.from_ndarray(grey, format="rgb24").reformat(format=pixels)
+            frame.pts = 0
+            film.mux(stream.encode(frame))
+            film.mux(stream.encode())
+        reader = VideoReader(tmp_path / name)
+        assert reader.source_info.bit_depth == (10 if "10" in pixels else 8)
+        assert np.abs(reader.frames(0, 1).astype(int) - 100).max() <= 1
+
+
+def test_size_cover_and_letterbox(tmp_path):
+    film = write_film(tmp_path / "film.mp4", 3, size=(48, 96))
+    with VideoReader(film, size=(32, 32)) as reader:
+        assert reader.frames(0, 3).shape == (3, 32, 32, 3)
+        assert (reader.height, reader.width) == (32, 32)
+    with VideoReader(film, size=(32, 32), fit="letterbox", background=(9, 8, 7)) as reader:
+        frame = reader.frames(0, 1)[0]
+        assert (frame[:8] == (9, 8, 7)).all()
+        assert (frame[-8:] == (9, 8, 7)).all()
+        assert not (frame[8:24] == (9, 8, 7)).all()
+
+
+def test_alpha_is_kept_and_laid_over_the_background(tmp_path):
+    pictures = []
+    for number in range(3):
+        alpha = np.full((48, 64), 128, np.uint8)
+        alpha[:, :32] = 255
+        pictures.append(Image.fromarray(np.dstack([numbered_frame(number), alpha])))
+    pictures[0].save(tmp_path / "clear.webp", save_all=True, append_images=pictures[1:], duration=62, lossless=True)
+    with VideoReader(tmp_path / "clear.webp", background=(200, 100, 0)) as reader:
+        assert reader.has_alpha
+        rgba = reader.frames_rgba(0, 3)
+        np.testing.assert_array_equal(rgba[1, ..., 3], np.asarray(pictures[1])[..., 3])
+        rgb = reader.frames(0, 3)
+    np.testing.assert_array_equal(rgb[:, :, :32], rgba[:, :, :32, :3])
+    expected = rgba[:, :, 32:, :3] * (128 / 255) + np.array([200, 100, 0]) * (127 / 255)
+    assert np.abs(rgb[:, :, 32:] - expected).max() <= 1
+    opaque = VideoReader(write_film(tmp_path / "opaque.mp4", 2))
+    assert not opaque.has_alpha
+    assert (opaque.frames_rgba(0, 2)[..., 3] == 255).all()
+
+
+@pytest.mark.parametrize("name", ["moving.gif", "moving.webp", "moving.png"])
+def test_animated_pictures(tmp_path, name):
+    pictures = [Image.fromarray(numbered_frame(i)) for i in range(8)]
+    delays = [60, 60, 120, 60, 60, 60, 60, 60]
+    kwargs = {"lossless": True} if name.endswith("webp") else {}
+    pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:], duration=delays, **kwargs)
+    with VideoReader(tmp_path / name, fps=50) as reader:  # 20 ms each, three per 60 ms picture
+        numbers = [i for i, delay in enumerate(delays) for _ in range(delay // 20)]
+        assert read_numbers(reader.frames(0, len(reader))) == numbers
+        assert read_numbers(reader.frames(0, 1)) == [0]  # backwards: starts the animation over
+        assert reader.source_info.variable_rate
+        assert reader.source_info.duration == Fraction(sum(delays), 1000)
+
+
+def test_folder_in_natural_order(tmp_path):
+    for number in (0, 1, 2, 9, 10, 11, 100):
+        Image.fromarray(numbered_frame(number)).save(tmp_path / f"frame_{number}.png")
+    (tmp_path / "notes.txt").write_text("not a picture")
+    with VideoReader(tmp_path) as reader:
+        assert reader.fps == 16
+        assert read_numbers(reader.frames(0, len(reader))) == [0, 1, 2, 9, 10, 11, 100]
+    with VideoReader(tmp_path, fps=8) as reader:
+        assert read_numbers(reader.frames(0, len(reader))) == [0, 2, 10, 100]
+
+
+def test_sequential_windows_with_overlap_decode_each_picture_once(tmp_path):
+    """The overlap of five frames between segments must not cost a seek back to the last key frame."""
+    film = write_film(tmp_path / "one_key_frame.mp4", 60, options={"g": "1000"})
+    with VideoReader(film) as reader:
+        decoded = []
+        read = reader._pictures.read
+        reader._pictures.read = lambda indices: decoded.extend(indices) or read(indices)
+        windows = [reader.frames(start, start + 17) for start in (0, 12, 24, 36)]
+    assert decoded == list(range(53))
+    for window, start in zip(windows, (0, 12, 24, 36), strict=True):
+        assert read_numbers(window) == list(range(start, start + 17))
+
+
+def test_memory_does_not_grow_with_length(tmp_path):
+    """Peak traced memory of reading windows through a film of 300 frames is that of one of 60 (numpy counts as traced)."""
+    import tracemalloc
+
+    peaks = []
+    for count in (60, 300):
+        film = write_film(tmp_path / f"{count}.mkv", count, size=(64, 96), options={"g": "30", "preset": "ultrafast"})
+        tracemalloc.start()
+        with VideoReader(film, size=(64, 64)) as reader:
+            for start in range(0, count - 20, 16):
+                reader.frames(start, start + 20)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.15 * peaks[0], peaks
+
+
+def test_real_clip(pytestconfig):
+    clip = pytestconfig.rootpath / "tests/media/dance_black.mp4"
+    info = probe(clip)
+    assert (info.frames, info.fps, info.height, info.width, info.has_audio) == (45, 16, 350, 350, False)
+    with VideoReader(clip, size=(128, 160), fps=8) as reader:
+        assert len(reader) == 22
+        np.testing.assert_array_equal(reader.source_indices, np.arange(22) * 2)
+        assert reader.frames(20, 22).std() > 20
