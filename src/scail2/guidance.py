@@ -12,10 +12,11 @@ from diffusers.guiders.guider_utils import BaseGuidance
 from torch import Tensor
 
 from scail2.conditions import SegmentConditions
+from scail2.errors import InputError
 from scail2.sampling import NUM_TRAIN_TIMESTEPS
 from scail2.stages import StreamOptions, callback_tensors
 
-_UNCONDITIONAL = "pred_uncond"
+_UNCONDITIONAL, _SKIPPED = "pred_uncond", "pred_cond_skip"
 
 
 def fresh_guider(component: BaseGuidance | None, guidance_scale: float, *, explicit: bool) -> BaseGuidance | None:
@@ -34,11 +35,22 @@ def fresh_guider(component: BaseGuidance | None, guidance_scale: float, *, expli
 
 
 def needs_negative(guider: BaseGuidance | None) -> bool:
-    """Whether the guider runs an unconditional pass, and so needs negative prompt embeddings."""
+    """Whether the guider runs an unconditional pass, and so needs negative prompt embeddings.
+
+    Raises:
+        InputError: a layer-skipping guider without classifier-free guidance. diffusers hooks the skipped layers on the
+            third pass only; with two passes nothing is skipped, and the second one gets the negative prompt.
+    """
     if guider is None:
         return False
-    probe = copy.deepcopy(guider).prepare_inputs({"encoder_hidden_states": (None, None)})
-    return any(getattr(batch, guider._identifier_key) == _UNCONDITIONAL for batch in probe)
+    batches = copy.deepcopy(guider).prepare_inputs({"encoder_hidden_states": (None, None)})
+    passes = {getattr(batch, guider._identifier_key) for batch in batches}
+    if _SKIPPED in passes and _UNCONDITIONAL not in passes:
+        raise InputError(
+            f"{type(guider).__name__} skips nothing without classifier-free guidance: "
+            "give it a guidance_scale other than 1, or leave the guider away."
+        )
+    return _UNCONDITIONAL in passes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,6 +13,7 @@ from diffusers import (
     FirstBlockCacheConfig,
     LayerSkipConfig,
     MagCacheConfig,
+    PerturbedAttentionGuidance,
     SkipLayerGuidance,
     TorchAoConfig,
 )
@@ -25,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from tiny import bare_pipeline, footage, forward_inputs, tiny_pipeline, tiny_transformer, tiny_vae
 from torch.distributed.device_mesh import init_device_mesh
 
+from scail2.errors import InputError
 from scail2.models.checkpoints import load_transformer, save_official
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.pipeline import SCAIL2Pipeline
@@ -276,6 +278,35 @@ def test_skip_layer_guidance_by_blocks():
     pipe.register_modules(guider=None)
     plain = pipe(**footage(5), **arguments, guidance_scale=3.0, generator=torch.Generator().manual_seed(0)).frames
     assert not torch.equal(guided, plain)
+
+
+def test_perturbed_attention_guidance():
+    """Skips inside attention, which needs our processor in diffusers' table."""
+
+    def perturbing(scale: float) -> PerturbedAttentionGuidance:
+        return PerturbedAttentionGuidance(
+            guidance_scale=scale,
+            perturbed_guidance_scale=2.0,
+            perturbed_guidance_start=0.0,
+            perturbed_guidance_stop=1.0,
+            perturbed_guidance_layers=[1],
+        )
+
+    def frames(**changes) -> torch.Tensor:
+        arguments = {"mode": "animation", "prompt": "a puppet", "num_inference_steps": 3, "output_type": "pt"}
+        return pipe(**footage(5), **arguments, **changes, generator=torch.Generator().manual_seed(0)).frames
+
+    pipe = tiny_pipeline()
+    plain = frames(guidance_scale=3.0)
+    pipe.register_modules(guider=perturbing(3.0))
+    perturbed = frames()
+    assert torch.isfinite(perturbed).all()
+    assert not torch.equal(perturbed, plain)
+    pipe.register_modules(guider=perturbing(1.0))
+    with pytest.raises(InputError, match="skips nothing without classifier-free guidance"):
+        frames()
+    pipe.register_modules(guider=None)
+    assert torch.equal(frames(guidance_scale=3.0), plain), "no hook stays behind"
 
 
 def lora_state(model, rank: int = 2, seed: int = 3) -> dict[str, torch.Tensor]:

@@ -6,7 +6,9 @@ from typing import Any
 
 import diffusers
 import torch
+from diffusers.hooks._helpers import AttentionProcessorRegistry
 from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+from diffusers.models.transformers.transformer_wan import WanAttnProcessor2_0
 
 from ..errors import InputError
 from . import official_names as names
@@ -54,6 +56,16 @@ def register_transformer(cls: type) -> None:
         "default_subfolder": "transformer",
     }
     setattr(diffusers, cls.__name__, cls)
+
+
+def register_attention(cls: type) -> None:
+    """Makes guiders that skip attention (perturbed attention, layer skipping) work with processor ``cls``; idempotent.
+
+    diffusers keeps a table of what each processor class returns when it is skipped, by exact class; of Wan's it holds a
+    deprecated one. Ours returns its hidden states, as that one does.
+    """
+    metadata = AttentionProcessorRegistry.get(WanAttnProcessor2_0)
+    AttentionProcessorRegistry.register(cls, metadata)
 
 
 def from_single_file(path: Any, default: Any, **kwargs) -> torch.nn.Module:

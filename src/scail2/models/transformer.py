@@ -22,7 +22,7 @@ from torch import nn
 from ..errors import InputError
 from ..modes import AnimationMode
 from . import integration
-from .blocks import build_block
+from .blocks import SCAIL2AttnProcessor, build_block
 from .condition_embedder import SCAIL2ConditionEmbedder
 from .rope import SCAIL2RotaryPosEmbed, TokenLayout
 
@@ -370,3 +370,4 @@ def _check_context(
 
 
 integration.register_transformer(SCAIL2Transformer3DModel)
+integration.register_attention(SCAIL2AttnProcessor)
