@@ -9,7 +9,9 @@ from scail2.perception.binding import BindingRequest, BindingRule, bind, order, 
 from scail2.perception.labels import TrackedMasks, TrackRecorder
 
 
-def clip(boxes: list[list[tuple[int, int, int, int] | None]], slots=(), height: int = 40, width: int = 200) -> TrackedMasks:
+def clip(
+    boxes: list[list[tuple[int, int, int, int] | None]], slots=(), height: int = 40, width: int = 200
+) -> TrackedMasks:
     """Characters drawn as boxes: one list per character, one x0, y0, x1, y1 (or None) per frame."""
     labels = np.zeros((len(boxes[0]), height, width), np.uint8)
     for number, places in enumerate(boxes, start=1):
@@ -53,7 +55,9 @@ def test_either_side_may_be_written_first():
     assert parse_bind("reference:1=driving:2") == parse_bind(" driving:2 = reference:1 ") == (2, 1)
 
 
-@pytest.mark.parametrize("text", ["driving:2", "driving:0=reference:1", "driving:1=driving:2", "a=b", "", "driving:1=reference:1=x"])
+@pytest.mark.parametrize(
+    "text", ["driving:2", "driving:0=reference:1", "driving:1=driving:2", "a=b", "", "driving:1=reference:1=x"]
+)
 def test_unreadable_pairs_are_refused(text):
     with pytest.raises(InputError, match="driving:2=reference:1"):
         parse_bind(text)

@@ -288,4 +288,3 @@ def test_counts_order_overlap_and_crossing():
     shown = tracked(two_walkers(1)[:, :, ::-1].copy(), slots=slots)
     moved = tracked(two_walkers(5), slots=slots)
     assert [each.code for each in validate.check_order(shown, moved, bind(shown, moved))] == ["order"]
-
