@@ -140,6 +140,14 @@ def test_batches_are_a_function_of_the_step(world):
     assert torch.equal(ahead.latents.driving, alone.latents.driving)
 
 
+def test_whole_clips_have_their_share(world):
+    data = dataclasses.replace(configuration(world).data, whole_share=0.5)
+    batches = LatentBatches(LatentDataset(data.shards), data, seed=0)
+    lengths = [batches.read(step).latents.target.shape[2] for step in range(40)]
+    assert set(lengths) == {2, 3}
+    assert 10 <= lengths.count(3) <= 30
+
+
 def test_self_driven_share_drives_clips_with_themselves(world):
     data = configuration(world).data
     batch = LatentBatches(LatentDataset(data.shards), data, seed=0).read(0)

@@ -49,7 +49,8 @@ class MixtureKnot:
 class DataConfig:
     """Which cached samples are drawn and how they are cut.
 
-    ``window`` latent frames at a random place of each clip (None: the whole clip); ``history_probability`` of keeping the
+    ``window`` latent frames at a random place of each clip (None: the whole clip), but whole clips in ``whole_share`` of the
+    micro-batches; ``history_probability`` of keeping the
     first ``history_frames`` latent frames clean; ``caption_dropout`` of replacing the prompt by the empty one. ``one_rope``
     is an ablation: both modes with animation's positions. (The other ablations are those of the cached samples.)
     """
@@ -57,6 +58,7 @@ class DataConfig:
     shards: str
     batch_size: int = 16
     window: int | None = None
+    whole_share: float = 0.0
     mixture: tuple[MixtureKnot, ...] = ()
     history_probability: float = 0.15
     history_frames: int = 2

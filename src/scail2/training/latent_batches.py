@@ -53,7 +53,8 @@ class LatentBatches:
         drive_themselves = odds * (self_share + single) < self_share
         chosen = [_driven(s, own) for s, own in zip(samples, drive_themselves.tolist(), strict=True)]
         frames = chosen[0].target.shape[1]
-        window = self.config.window or frames
+        whole = bool(torch.rand((), generator=generator) < self.config.whole_share)
+        window = frames if whole or self.config.window is None else self.config.window
         start = int(torch.randint(frames - window + 1, (1,), generator=generator))
         return cut_window(collate(chosen), start, window)
 

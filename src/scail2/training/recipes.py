@@ -70,17 +70,17 @@ def nano_continue() -> TrainConfig:
 
 
 def nano_finish() -> TrainConfig:
-    """The end of the embedded checkpoint's training: the learning rate falls to 2 %, clips are whole, history appears."""
+    """The end of the embedded checkpoint's training: the learning rate falls to 2 %, a third of the clips are whole, history appears."""
     start = nano()
     data = dataclasses.replace(
         start.data,
-        window=None,
+        whole_share=0.35,
         mixture=(MixtureKnot(samples=0, shares=tuple(_NANO_SHARES.items())),),
         history_probability=0.3,
     )
     optimizer = dataclasses.replace(start.optimizer, warmup=0, decay="linear", decay_from=0.0, final_fraction=0.02)
     return dataclasses.replace(
-        start, name="nano_finish", steps=1_000, data=data, optimizer=optimizer, checkpoint_every=100
+        start, name="nano_finish", steps=500, data=data, optimizer=optimizer, checkpoint_every=100
     )
 
 
