@@ -70,7 +70,7 @@ def nano_continue() -> TrainConfig:
 
 
 def nano_finish() -> TrainConfig:
-    """The end of the embedded checkpoint's training: the learning rate falls to 2 %, a third of the clips are whole, history appears."""
+    """The end of the embedded checkpoint's training: learning rate to 2 %, a third of the clips whole, clean history."""
     start = nano()
     data = dataclasses.replace(
         start.data,
