@@ -1,0 +1,132 @@
+"""What users hand in, made into tensors: kinds of pictures and masks, windows, padding, and embeddings."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import footage, tiny_image_encoder, tiny_text_encoder, tiny_tokenizer
+
+from scail2.errors import InputError
+from scail2.inputs import (
+    driving_footage,
+    driving_mask_footage,
+    mask_problems,
+    mask_tensor,
+    picture_tensor,
+    read_picture,
+)
+from scail2.modes import AnimationMode
+from scail2.text_image import CLIP_MEAN, CLIP_STD, embed_picture, embed_prompt
+
+ANIMATION, REPLACEMENT = AnimationMode.ANIMATION, AnimationMode.REPLACEMENT
+
+
+def test_every_kind_of_picture_means_the_same_pixels():
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
+    for picture in (pixels, Image.fromarray(pixels), tensor, tensor.double()):
+        assert np.array_equal(read_picture(picture, "image"), pixels)
+    made = picture_tensor(pixels, "image", (8, 12))
+    assert made.shape == (1, 3, 8, 12)
+    torch.testing.assert_close(made[0], tensor)
+    assert picture_tensor(pixels, "image", (16, 16)).shape == (1, 3, 16, 16)
+    grey = Image.fromarray(pixels[..., 0])
+    assert np.array_equal(read_picture(grey, "image"), np.repeat(pixels[..., :1], 3, axis=2))
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (Image.new("RGBA", (4, 4)), "transparent"),
+        (np.zeros((4, 4, 4), np.uint8), "must be a PIL image"),
+        (np.zeros((4, 4, 3)), "float64"),
+        (torch.zeros(4, 4, 3), r"\(4, 4, 3\)"),
+        (torch.zeros(3, 4, 4, dtype=torch.uint8), "uint8"),
+        ("photo.png", "not str"),
+        (None, "NoneType"),
+    ],
+)
+def test_other_things_are_refused(picture, message):
+    with pytest.raises(InputError, match=message):
+        read_picture(picture, "the image")
+
+
+def test_character_planes_are_painted_for_their_mode():
+    planes = np.zeros((2, 8, 8), bool)
+    planes[0, 0], planes[1, 7] = True, True
+    for mode, background in ((ANIMATION, 255), (REPLACEMENT, 0)):
+        mask = mask_tensor(planes, "mask", (8, 8), mode)
+        assert mask.shape == (1, 8, 8, 3)
+        assert mask[0, 0, 0].tolist() == [0, 0, 255]
+        assert mask[0, 7, 0].tolist() == [255, 0, 0]
+        assert mask[0, 1, 0].tolist() == [background] * 3
+        video = driving_mask_footage(planes[:, None].repeat(3, 1), (8, 8), 3, mode).window(1, 3)
+        assert video.shape == (2, 8, 8, 3)
+        assert video[0, 1, 0].tolist() == [255 - background] * 3
+
+
+def test_masks_are_resized_without_new_colours():
+    mask = np.zeros((9, 9, 3), np.uint8)
+    mask[:, 4:] = (0, 0, 255)
+    resized = mask_tensor(mask, "mask", (32, 32), ANIMATION)
+    assert {tuple(c) for c in resized.reshape(-1, 3).tolist()} == {(0, 0, 0), (0, 0, 255)}
+
+
+def test_windows_are_padded_with_their_last_frame():
+    video = np.arange(7, dtype=np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2).repeat(3, 3)
+    footage = driving_footage(video, None, None)
+    assert footage.size == (8, 8)
+    assert len(footage) == 7
+    assert footage.window(4, 7, 5)[:, 0, 0, 0].tolist() == [4, 5, 6, 6, 6]
+    assert footage.window(0, 3)[:, 0, 0, 0].tolist() == [0, 1, 2]
+    assert driving_footage(video, 16, None).window(0, 1).shape == (1, 16, 8, 3)
+
+
+@pytest.mark.parametrize("video", [np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 4, 3), np.uint8), "clip.mp4", [1, 2]])
+def test_other_videos_are_refused(video):
+    with pytest.raises(InputError):
+        driving_footage(video, None, None)
+
+
+def test_masks_are_judged_over_the_whole_video():
+    clip = footage(200)
+    clip["driving_mask"][0, :100] = False
+    reference = mask_tensor(clip["reference_mask"], "mask", (32, 32), ANIMATION)
+    masks = driving_mask_footage(clip["driving_mask"], (32, 32), 200, ANIMATION)
+    assert mask_problems([reference], masks, ANIMATION) == []
+    problems = mask_problems([reference], masks, REPLACEMENT)
+    assert len(problems) == 2
+    assert all("background" in problem for problem in problems)
+
+
+def test_prompt_embeddings_are_the_encoders_over_the_text_and_zeros_behind():
+    tokenizer, encoder = tiny_tokenizer(), tiny_text_encoder()
+    embeds = embed_prompt(tokenizer, encoder, ["a puppet", "a puppet dances in the rain"], 16)
+    assert embeds.shape == (2, 16, 16)
+    with torch.no_grad():
+        alone = encoder(tokenizer("a puppet", return_tensors="pt").input_ids).last_hidden_state
+    torch.testing.assert_close(embeds[:1, :3], alone)
+    assert embeds[0, 3:].abs().max() == 0
+    assert embeds[1, 7:].abs().max() == 0
+    assert embed_prompt(tokenizer, encoder, ["rain " * 40], 16).shape == (1, 16, 16)
+    spaced = embed_prompt(tokenizer, encoder, ["  a \n puppet "], 16)
+    torch.testing.assert_close(spaced, embeds[:1])
+
+
+def test_clip_sees_the_whole_picture_and_gives_its_last_but_one_layer():
+    encoder, layers = tiny_image_encoder(), []
+    blocks = [m for name, m in encoder.named_modules() if name.endswith(("layers.0", "layers.1"))]
+    for block in blocks:
+        block.register_forward_hook(lambda module, args, out: layers.append(out[0] if isinstance(out, tuple) else out))
+    wide = torch.full((1, 3, 16, 64), -1.0)
+    wide[..., :8] = 1.0
+    embeds = embed_picture(encoder, None, wide)
+    assert len(layers) == 2
+    assert torch.equal(embeds, layers[0])
+    assert embeds.shape == (1, 5, 16)
+    plain = embed_picture(encoder, None, torch.full((1, 3, 16, 64), -1.0))
+    assert not torch.allclose(embeds, plain), "a centre crop would not see the left edge"
+    mean, std = torch.tensor(CLIP_MEAN), torch.tensor(CLIP_STD)
+    with torch.no_grad():
+        expected = encoder(((0 - mean) / std).view(1, 3, 1, 1).expand(1, 3, 16, 16), output_hidden_states=True)
+    torch.testing.assert_close(plain, expected.hidden_states[-2])
