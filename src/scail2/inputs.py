@@ -14,7 +14,7 @@ from torch import Tensor
 from scail2.errors import InputError
 from scail2.masks import BINDING_SLOTS, check_polarity, paint_mask
 from scail2.modes import MODE_TRAITS, AnimationMode
-from scail2.video.convert import to_float
+from scail2.video.convert import to_float, to_uint8
 from scail2.video.resize import resize_cover
 from scail2.video.source import ArrayFrames, FrameSource
 
@@ -27,17 +27,19 @@ def read_picture(picture: Any, name: str) -> np.ndarray:
     """A picture as uint8 RGB (H, W, 3).
 
     Args:
-        picture: a PIL image, a uint8 array (H, W, 3), or a float tensor (3, H, W) in [-1, 1]. Transparency must be
-            resolved first: what lies behind it is for the caller to say.
+        picture: a PIL image, a uint8 array or tensor (H, W, 3), or a float tensor (3, H, W) in [-1, 1]. Transparency
+            must be resolved first: what lies behind it is for the caller to say.
     """
     if isinstance(picture, Image.Image):
         if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
             raise InputError(f"{name} has transparent parts: put it on a background first, then pass it as RGB.")
         return np.asarray(picture.convert("RGB"))
+    if isinstance(picture, Tensor) and picture.dtype == torch.uint8:
+        picture = picture.cpu().numpy()
     if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:
         return picture
     if isinstance(picture, Tensor) and picture.is_floating_point() and picture.ndim == 3 and picture.shape[0] == 3:
-        return ((picture.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+        return to_uint8(picture[None])[0]
     described = f"{getattr(picture, 'dtype', type(picture).__name__)} {tuple(getattr(picture, 'shape', ()))}"
     raise InputError(
         f"{name} must be a PIL image, a uint8 array (H, W, 3) or a float tensor (3, H, W) in [-1, 1], not {described}."
@@ -53,19 +55,28 @@ def mask_tensor(mask: Any, name: str, size: tuple[int, int], mode: AnimationMode
     """A reference mask at ``size``: (1, H, W, 3) uint8; resized with nearest neighbours, so no new colours appear.
 
     ``mask`` is a picture in the palette, or bool (S, H, W), one plane per character in slot order (blue first), which
-    is painted on the background its mode asks for.
+    is painted on the background its mode asks for. One character's plane may be given as (H, W).
     """
     if mask is None:
         raise InputError(
             f"{name} is missing: the model needs to see which pixels are the character; "
             "make one with `scail2 masks`, or paint the character blue in a copy of the picture."
         )
-    if isinstance(mask, np.ndarray) and mask.dtype == bool:
-        painted = paint_mask(mask, _slots(mask, name), MODE_TRAITS[mode].reference_background)
+    if (planes := _character_planes(mask, 3)) is not None:
+        painted = paint_mask(planes, _slots(planes, name), MODE_TRAITS[mode].reference_background)
     else:
         painted = read_picture(mask, name)
     resized = resize_cover(painted, *size, interpolation="nearest")
     return torch.from_numpy(np.array(resized)[None])
+
+
+def _character_planes(mask: Any, ndim: int) -> np.ndarray | None:
+    """A bool mask with its character axis in front, ``None`` for masks of other kinds."""
+    if isinstance(mask, Tensor) and mask.dtype == torch.bool:
+        mask = mask.cpu().numpy()
+    if not (isinstance(mask, np.ndarray) and mask.dtype == bool):
+        return None
+    return mask[None] if mask.ndim == ndim - 1 else mask
 
 
 def _slots(characters: np.ndarray, name: str) -> tuple:
@@ -117,11 +128,15 @@ class Footage:
 
 
 def _source(video: Any, name: str) -> FrameSource:
+    if isinstance(video, Tensor):
+        video = to_uint8(video) if video.is_floating_point() else video.cpu().numpy()
+    elif isinstance(video, list | tuple) and video:
+        video = np.stack([read_picture(picture, f"frame {i} of {name}") for i, picture in enumerate(video)])
     if isinstance(video, np.ndarray):
         return ArrayFrames(video)
     if not isinstance(video, FrameSource):
         raise InputError(
-            f"{name} must be a uint8 array (T, H, W, 3) or a frame source such as VideoReader, "
+            f"{name} must be a uint8 array (T, H, W, 3), a list of pictures or a frame source such as VideoReader, "
             f"not {type(video).__name__}."
         )
     if len(video) == 0:
@@ -130,7 +145,11 @@ def _source(video: Any, name: str) -> FrameSource:
 
 
 def driving_footage(video: Any, height: int | None, width: int | None) -> Footage:
-    """The driving video as footage; a height or width that is not given is the video's own."""
+    """The driving video as footage; a height or width that is not given is the video's own.
+
+    ``video`` is a uint8 array or tensor (T, H, W, 3), a float tensor (T, 3, H, W) in [-1, 1], a list of pictures or any
+    frame source.
+    """
     if video is None:
         raise InputError("driving_video is missing: give a uint8 array (T, H, W, 3) or a frame source.")
     source = _source(video, "driving_video")
@@ -143,15 +162,15 @@ def driving_footage(video: Any, height: int | None, width: int | None) -> Footag
 def driving_mask_footage(mask: Any, size: tuple[int, int], num_frames: int, mode: AnimationMode) -> Footage:
     """The driving mask as footage at the run's size; as many frames as the driving video, or an error.
 
-    ``mask`` is a video in the palette, or bool (S, T, H, W), one plane per character in slot order.
+    ``mask`` is a video in the palette, or bool (S, T, H, W), one plane per character in slot order; (T, H, W) for one.
     """
     if mask is None:
         raise InputError(
             "driving_mask is missing: the model needs to see which pixels drive which character; "
             "make one with `scail2 masks`."
         )
-    if isinstance(mask, np.ndarray) and mask.dtype == bool:
-        mask = _PaintedMask(mask, mode)
+    if (planes := _character_planes(mask, 4)) is not None:
+        mask = _PaintedMask(planes, mode)
     footage = Footage(_source(mask, "driving_mask"), size, "nearest")
     if len(footage) != num_frames:
         raise InputError(

@@ -301,7 +301,8 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
 
         Args:
             image: the reference picture: PIL image, uint8 array (H, W, 3) or float tensor (3, H, W) in [-1, 1].
-            driving_video: uint8 array (T, H, W, 3) or a frame source; resized to cover and cropped to the centre.
+            driving_video: uint8 array (T, H, W, 3), float tensor (T, 3, H, W), list of pictures or a frame source;
+                resized to cover and cropped to the centre.
             reference_mask: palette picture like ``image``, or bool (S, H, W), one plane per character.
             driving_mask: palette video like ``driving_video``, or bool (S, T, H, W).
             options: see ``scail2.stages.StreamOptions``.

@@ -24,7 +24,7 @@ ANIMATION, REPLACEMENT = AnimationMode.ANIMATION, AnimationMode.REPLACEMENT
 def test_every_kind_of_picture_means_the_same_pixels():
     pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
     tensor = torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
-    for picture in (pixels, Image.fromarray(pixels), tensor, tensor.double()):
+    for picture in (pixels, Image.fromarray(pixels), tensor, tensor.double(), torch.from_numpy(pixels)):
         assert np.array_equal(read_picture(picture, "image"), pixels)
     made = picture_tensor(pixels, "image", (8, 12))
     assert made.shape == (1, 3, 8, 12)
@@ -80,6 +80,20 @@ def test_windows_are_padded_with_their_last_frame():
     assert footage.window(4, 7, 5)[:, 0, 0, 0].tolist() == [4, 5, 6, 6, 6]
     assert footage.window(0, 3)[:, 0, 0, 0].tolist() == [0, 1, 2]
     assert driving_footage(video, 16, None).window(0, 1).shape == (1, 16, 8, 3)
+
+
+def test_every_kind_of_video_and_mask_means_the_same_frames():
+    clip = footage(3)
+    video, planes = clip["driving_video"], clip["driving_mask"]
+    floats = torch.from_numpy(video).permute(0, 3, 1, 2).float() / 127.5 - 1
+    for given in (video, torch.from_numpy(video), floats, [Image.fromarray(frame) for frame in video]):
+        assert np.array_equal(driving_footage(given, None, None).window(0, 3), video)
+    expected = driving_mask_footage(planes, (32, 32), 3, ANIMATION).window(0, 3)
+    for given in (planes[0], torch.from_numpy(planes), list(expected)):
+        assert np.array_equal(driving_mask_footage(given, (32, 32), 3, ANIMATION).window(0, 3), expected)
+    reference = mask_tensor(clip["reference_mask"], "mask", (32, 32), ANIMATION)
+    assert torch.equal(mask_tensor(clip["reference_mask"][0], "mask", (32, 32), ANIMATION), reference)
+    assert torch.equal(mask_tensor(reference[0], "mask", (32, 32), ANIMATION), reference)
 
 
 @pytest.mark.parametrize("video", [np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 4, 3), np.uint8), "clip.mp4", [1, 2]])
