@@ -151,6 +151,8 @@ def save_network(directory: Path, network: SegmentationNetwork, familiarity: Fam
     path = Path(directory) / WEIGHTS_NAME
     part = path.with_name(path.name + ".part")
     save_file(tensors, part, metadata={"config": json.dumps(asdict(network.config)), "facts": json.dumps(facts)})
+    # safetensors writes files that only their owner may read; a shipped file must be readable by everybody.
+    part.chmod(0o644)
     os.replace(part, path)
     return path
 
@@ -161,13 +163,13 @@ def _halved(tensor: Tensor) -> Tensor:
 
 def read_facts(path: Path) -> tuple[NetworkConfig, dict]:
     """Configuration and training facts from the header of a weights file."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as stored:
             header = stored.metadata() or {}
         config = json.loads(header["config"])
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise InputError(f"{path} holds no segmentation network of scail2.") from error
     return NetworkConfig(**config | {"widths": tuple(config["widths"])}), json.loads(header.get("facts", "{}"))
 

@@ -1,0 +1,133 @@
+"""`scail2 masks` as a user types it."""
+
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scail2.cli.app import main
+from scail2.cli.masks import parse_box, parse_point
+from scail2.errors import InputError
+from scail2.masks import BindingSlot
+from scail2.perception.tracks import MaskStore
+from scail2.video import VideoReader, VideoWriter
+
+SIZE = (64, 96)
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """A reference, a driving video of another size, and masks at the files' own sizes; the working folder."""
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (*SIZE, 3), dtype=np.uint8)).save(tmp_path / "reference.png")
+    mask = np.full((*SIZE, 3), 255, np.uint8)
+    mask[10:60, 30:60] = BindingSlot.BLUE.rgb
+    Image.fromarray(mask).save(tmp_path / "reference_mask.png")
+    mask[(mask == 255).all(axis=-1)] = 0
+    for name, frames in (
+        ("driving.mkv", rng.integers(0, 255, (12, *SIZE, 3), dtype=np.uint8)),
+        ("driving_mask.mkv", np.repeat(mask[None], 12, axis=0)),
+    ):
+        with VideoWriter(tmp_path / name, Fraction(16), SIZE, codec="ffv1") as writer:
+            writer.write(frames)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+GIVEN = [
+    "--reference", "reference.png", "--driving", "driving.mkv",
+    "--reference-mask", "reference_mask.png", "--driving-mask", "driving_mask.mkv",
+]  # fmt: skip
+
+
+def run(*arguments: str) -> int:
+    """Exit code of the command."""
+    try:
+        main(["masks", *arguments])
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+def test_make_check_preview_edit_pack_freeze(job, capsys):
+    assert run(*GIVEN, "--output", "store") == 0
+    assert "driving 1 → reference 1 (blue)" in capsys.readouterr().out
+    assert {"contact_sheet.png", "preflight.json", "reference.png", "tracks.json"} <= {
+        p.name for p in (job / "store").iterdir()
+    }
+    assert run("check", "store") == 0
+    assert run("preview", "store") == 0
+    overlay = VideoReader(job / "store" / "preview.mp4")
+    assert (len(overlay), overlay.height, overlay.width) == (12, *SIZE)
+    assert (job / "store" / "preview.png").exists()
+    assert run("edit", "store") == 0
+    assert len(list((job / "store" / "driving_mask").glob("*.png"))) == 12
+    assert run("pack", "store") == 0
+    assert run("freeze", "store") == 0
+    assert run(*GIVEN, "--output", "store") == 2
+    assert "frozen" in capsys.readouterr().err
+    assert run("edit", "store") == 2
+    assert run("unfreeze", "store") == 0
+    assert run(*GIVEN, "--output", "store") == 0
+
+
+def test_the_report_can_be_json(job, capsys):
+    assert run(*GIVEN, "--output", "store", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] is True
+    assert report["facts"]["driving_characters"] == 1
+    assert json.loads((job / "store" / "preflight.json").read_text()) == report
+
+
+def test_the_wrong_mode_is_refused_and_can_be_fixed(job, capsys):
+    assert run(*GIVEN, "--output", "store", "--mode", "replacement") == 2
+    assert "white background but replacement mode needs black" in capsys.readouterr().err
+    assert run(*GIVEN, "--output", "store", "--mode", "replacement", "--fix-polarity") == 0
+    assert MaskStore("store").driving.frames(0, 1)[0, 0, 0].tolist() == [255, 255, 255]
+    capsys.readouterr()
+    assert run("check", "store", "--mode", "animation", "--json") == 2
+    assert {each["code"] for each in json.loads(capsys.readouterr().out)} >= {"polarity"}
+
+
+def test_masks_follow_another_size_and_rate(job):
+    assert run(*GIVEN, "--output", "store", "--width", "48", "--height", "32", "--fps", "8") == 0
+    store = MaskStore("store")
+    assert (store.total, store.height, store.width, store.fps) == (6, 32, 48, 8)
+    assert (store.driving.frames(0, 1)[0] == BindingSlot.BLUE.rgb).all(axis=-1).sum() == 25 * 15
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--reference", "reference.png"], "masks need"),
+        ([*GIVEN, "--output", "o", "--mode", "sideways"], "sideways"),
+        ([*GIVEN, "--output", "o", "--bind", "driving:5=reference:1"], "driving:5"),
+        ([*GIVEN, "--output", "o", "--reframe", "perhaps"], "off or auto"),
+        ([*GIVEN, "--output", "o", "--text", "person"], "--sam3"),
+        ([*GIVEN[:4], "--output", "o", "--driving-mask", "reference_mask.png"], "has 1 frames but the clip has 12"),
+        (["check", "nowhere"], "no tracks.json"),
+        (["preview", "nowhere"], "no tracks.json"),
+    ],
+)
+def test_mistakes_get_one_sentence_and_code_2(job, capsys, arguments, said):
+    if "--driving-mask" in arguments[4:] and "--reference-mask" not in arguments:
+        arguments = [*arguments, "--reference-mask", "reference_mask.png"]
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.startswith("error: ")
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_points_and_boxes_are_read():
+    point = parse_point("12:2:30.5,40:out")
+    assert (point.frame, point.character, point.x, point.y, point.inside) == (12, 2, 30.5, 40, False)
+    assert parse_point("1:5,6", still=True).inside
+    assert parse_box("3:1:1,2,30,40").box == (1, 2, 30, 40)
+    for text in ("1:2", "1:2:3", "a:1:2,3", "1:1:2,nan", "1:1:2,3:maybe", "1:1:2,3:in:out"):
+        with pytest.raises(InputError):
+            parse_point(text)
+    with pytest.raises(InputError):
+        parse_box("1:1:2,3,4")

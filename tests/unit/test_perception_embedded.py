@@ -1,0 +1,192 @@
+"""The embedded segmenter: grouping, confidence, refusal, the shipped weights on unseen puppets, and its training."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from scail2.data.puppets import (
+    NANO,
+    Performance,
+    Split,
+    render,
+    sample_character,
+    sample_motion,
+    sample_placements,
+    sample_scene,
+)
+from scail2.errors import InputError
+from scail2.perception.embedded import EmbeddedSegmenter, embedded_segmenter_path, expected_overlap, group_instances
+from scail2.perception.network import (
+    Familiarity,
+    NetworkConfig,
+    SegmentationNetwork,
+    load_network,
+    read_facts,
+    save_network,
+)
+from scail2.perception.segmenter import PointPrompt, Prompts
+from scail2.training.segmenter import SegmenterRecipe, SegmenterTraining
+from scail2.training.segmenter_data import sample_batch
+from scail2.video import ArrayFrames, VideoReader
+
+MEDIA = Path(__file__).parents[1] / "media"
+TINY = NetworkConfig(widths=(4, 4, 8, 8, 8), short_side=32)
+
+
+def puppets(index: int, count: int, frames: int = 6):
+    """A clip of the test split, which training never sees."""
+    places = sample_placements(Split.TEST, index, NANO, count=count)
+    cast = [
+        Performance(
+            character=sample_character(Split.TEST, 3 * index + number, NANO),
+            motion=sample_motion(Split.TEST, 3 * index + number, NANO),
+            placement=place,
+        )
+        for number, place in enumerate(places)
+    ]
+    return render(cast, sample_scene(Split.TEST, index, NANO), frames=frames, height=128, width=128, fps=8)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> EmbeddedSegmenter:
+    return EmbeddedSegmenter.load()
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a & b).sum() / (a | b).sum())
+
+
+def test_unseen_puppets_are_found_and_told_apart(shipped):
+    single, pair = puppets(0, 1), puppets(1, 2)
+    found = shipped.segment(ArrayFrames(single.frames))
+    assert overlap(found.labels.labels(0, 6) > 0, single.masks[0]) > 0.85
+    found = shipped.segment(ArrayFrames(pair.frames), Prompts(characters=2))
+    labels = found.labels.labels(0, 6)
+    best = [max(overlap(mask, labels == number) for number in (1, 2)) for mask in pair.masks]
+    assert min(best) > 0.7
+
+
+def test_another_size_and_a_folder_on_disk(shipped, tmp_path):
+    clip = puppets(2, 1, frames=10)
+    wide = clip.frames.repeat(2, axis=1).repeat(3, axis=2)
+    found = shipped.segment(ArrayFrames(wide), directory=tmp_path)
+    assert (found.height, found.width) == (256, 384)
+    assert found.labels.labels(9, 10).shape == (1, 256, 384)
+
+
+def test_real_footage_and_noise_are_refused_with_advice(shipped):
+    film = VideoReader(MEDIA / "dance_black.mp4", size=(128, 128)).frames(0, 8)
+    with pytest.raises(InputError, match=r"does not trust.*--driving-mask FILE.*--sam3"):
+        shipped.segment(ArrayFrames(film))
+    noise = np.random.default_rng(0).integers(0, 255, (1, 128, 128, 3), dtype=np.uint8)
+    with pytest.raises(InputError, match=r"reference picture.*--reference-mask FILE"):
+        shipped.segment(ArrayFrames(noise))
+
+
+def test_a_scene_without_anybody_is_refused(shipped):
+    empty = render([], sample_scene(Split.TEST, 4, NANO), frames=2, height=128, width=128).frames
+    with pytest.raises(InputError, match=r"found no character|does not trust"):
+        shipped.segment(ArrayFrames(empty))
+
+
+def test_prompts_it_cannot_use_are_refused(shipped):
+    click = Prompts(points=(PointPrompt(frame=0, character=1, x=5, y=5),))
+    with pytest.raises(InputError, match="SAM3"):
+        shipped.segment(ArrayFrames(np.zeros((1, 32, 32, 3), np.uint8)), click)
+
+
+def test_shipped_weights_are_small_and_say_how_they_were_made():
+    assert embedded_segmenter_path().stat().st_size < 4 * 2**20
+    config, facts = read_facts(embedded_segmenter_path())
+    assert config == NetworkConfig()
+    assert facts["steps"] > 0
+
+
+def test_votes_separate_bodies_that_touch():
+    probability = np.zeros((64, 64), np.float32)
+    probability[10:60, 8:56] = 1
+    centre = np.zeros((2, 64, 64), np.float32)
+    xs = np.arange(64)
+    centre[0] = (np.where(xs < 32, 20, 44) - xs) / 64
+    centre[1] = (35 - np.arange(64)[:, None]) / 64
+    instances = group_instances(probability, centre, 64)
+    assert sorted(np.unique(instances)) == [0, 1, 2]
+    assert len(np.unique(instances[10:60, 8:32])) == 1
+    assert len(np.unique(instances[10:60, 32:56])) == 1
+    assert group_instances(probability * 0, centre, 64).max() == 0
+
+
+def test_expected_overlap_is_one_when_sure_and_low_when_not():
+    sure = torch.zeros(1, 10, 10)
+    sure[:, :5] = 1
+    unsure = torch.full((1, 10, 10), 0.45)
+    unsure[:, :5] = 0.55
+    assert expected_overlap(sure).item() == pytest.approx(1)
+    assert expected_overlap(unsure).item() < 0.5
+
+
+def test_familiarity_falls_with_distance():
+    generator = torch.Generator().manual_seed(0)
+    usual = torch.randn(400, 12, generator=generator)
+    fit = Familiarity.fit(usual, torch.randn(200, 12, generator=generator), components=8)
+    assert fit.probability(torch.randn(100, 12, generator=generator)).mean() > 0.9
+    assert fit.probability(10 * torch.randn(100, 12, generator=generator)).mean() < 0.1
+
+
+def test_batches_are_reproducible_and_splits_differ():
+    one, same, other = (sample_batch(split, 3, clips=1, size=32) for split in (Split.TRAIN, Split.TRAIN, Split.TEST))
+    assert torch.equal(one.pictures, same.pictures)
+    assert not torch.equal(one.pictures, other.pictures)
+    assert one.pictures.shape == (4, 3, 32, 32)
+    assert one.centre.shape == (4, 2, 32, 32)
+
+
+def test_centres_are_inside_the_body_they_point_to():
+    """Following every pixel's offset leads to at most as many places as there are characters, whatever the augmentation."""
+    for index in range(12):
+        batch = sample_batch(Split.VALIDATION, index, clips=1, size=32, strange=False)
+        axis = (torch.arange(32) + 0.5) / 32
+        target = batch.centre + torch.stack([axis.expand(32, 32), axis[:, None].expand(32, 32)])
+        inside = batch.foreground[0] > 0
+        places = torch.unique((target[0][:, inside] * 1000).round(), dim=1)
+        assert places.shape[1] <= 3 * 2  # three characters, each on one side of a rounding step at most
+
+
+def test_training_resumes_bit_for_bit(tmp_path):
+    recipe = SegmenterRecipe(steps=4, clips=1, mixed_precision=False)
+    whole = SegmenterTraining(tmp_path / "whole", recipe, TINY)
+    whole.run()
+    SegmenterTraining(tmp_path / "parts", recipe, TINY).run(stop=2)
+    parts = SegmenterTraining(tmp_path / "parts", recipe, TINY)
+    assert parts.step == 2
+    parts.run()
+    for name, tensor in whole.network.state_dict().items():
+        assert torch.equal(tensor, parts.network.state_dict()[name]), name
+    for name, tensor in whole.average.state_dict().items():
+        assert torch.equal(tensor, parts.average.state_dict()[name]), name
+
+
+def test_weights_survive_the_file(tmp_path):
+    torch.manual_seed(1)
+    network = SegmentationNetwork(TINY).eval()
+    for tensor in network.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.half().float())
+    fit = Familiarity(torch.zeros(32), torch.ones(32, 4), torch.tensor(3.0))
+    path = save_network(tmp_path, network, fit, {"steps": 7})
+    loaded, read = load_network(path)
+    picture = torch.rand(1, 3, 32, 48) * 2 - 1
+    with torch.inference_mode():
+        assert torch.equal(loaded(picture).foreground, network(picture).foreground)
+    assert torch.equal(read.whitening, fit.whitening)
+    assert read_facts(path)[1] == {"steps": 7}
+
+
+def test_foreign_weights_are_refused(tmp_path):
+    with pytest.raises(InputError, match="is missing"):
+        EmbeddedSegmenter.load(tmp_path / "none.safetensors")
+    (tmp_path / "x.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="no segmentation network"):
+        EmbeddedSegmenter.load(tmp_path / "x.safetensors")
