@@ -1,5 +1,6 @@
 """Shards, the latent cache and the loader: whole or absent, repeatable, resumable, honest about damage."""
 
+import dataclasses
 import json
 import tarfile
 
@@ -11,7 +12,7 @@ from tiny import patch_vae
 from scail2 import conditions
 from scail2.data.cache import CacheJob, encode_triplet, to_pixels, write_cache
 from scail2.data.coverage import latent_coverage
-from scail2.data.dataset import BucketLoader, BucketSampler, LatentDataset, collate
+from scail2.data.dataset import BucketLoader, BucketSampler, LatentDataset, LatentSample, collate
 from scail2.data.puppet_source import PuppetSource
 from scail2.data.recipe import SampleKind, recipe
 from scail2.data.sharding import shard_path
@@ -271,9 +272,6 @@ class TestSampler:
 @pytest.mark.parametrize("kind", [SampleKind.ANIMATION_SINGLE, SampleKind.REPLACEMENT_SINGLE])
 def test_a_sample_driven_by_itself_equals_one_built_from_its_target(kind):
     """`self_driven()` on latents against masks painted from the target and encoded."""
-    import dataclasses
-
-    from scail2.data.dataset import LatentSample
     from scail2.masks import BindingSlot, paint_mask
     from scail2.modes import MODE_TRAITS
 
@@ -313,3 +311,59 @@ def test_one_rope_reaches_the_batch(vae_folder, tmp_path):
     modes = {data.records[i].meta["mode"] for i in range(len(data))}
     assert {loader.batch(step).mode for step in range(10)} == {AnimationMode.ANIMATION}
     assert modes == {"animation", "replacement"}
+
+
+def test_two_shapes_never_share_a_batch(cache, vae_folder, tmp_path):
+    write_cache(job(vae_folder, 16, source=PuppetSource(frames=5, height=32, width=32)), tmp_path)
+    data = LatentDataset(cache, tmp_path)
+    sampler = BucketSampler(data, 4)
+    widths = [{data[i].target.shape[-1] for i in sampler.batch(step)} for step in range(40)]
+    assert all(len(found) == 1 for found in widths)
+    assert set.union(*widths) == {4, 6}
+
+
+def test_one_run_at_a_time(vae_folder, tmp_path):
+    def meanwhile(_done: int, _total: int) -> None:
+        with pytest.raises(InputError, match="another run"):
+            write_cache(job(vae_folder, 8), tmp_path, resume=True)
+
+    write_cache(job(vae_folder, 8), tmp_path, progress=meanwhile)
+
+
+def test_excluded_pixels_reach_the_batch():
+    generator = np.random.default_rng(0)
+    kind = SampleKind.ANIMATION_SINGLE
+    plain = draw_triplet(SOURCE.pair(kind, 0, generator), kind, recipe("nano"), generator)
+    text = np.zeros(plain.region.shape, bool)
+    text[:, :8, :16] = True
+    geometry = conditions.ConditionGeometry(driving_downsample=1)
+    facts = {"key": "k", "kind": kind, "mode": kind.mode, "position_mode": kind.mode, "slots": plain.slots, "meta": {}}
+    samples = [
+        LatentSample(**encode_triplet(patch_vae(), geometry, t), **facts)
+        for t in (plain, dataclasses.replace(plain, excluded=text))
+    ]
+    batch = collate(samples)
+    assert batch.excluded[0].sum() == 0
+    assert batch.excluded[1, :, :, 0, :2].min() == 1
+    assert batch.excluded[1].sum() == 4 * 2 * 2
+    assert collate(samples[:1]).excluded is None
+
+
+def test_embeddings_of_the_models_encoders(tmp_path, vae_folder):
+    from tiny import tiny_pipeline
+
+    from scail2.data.embedding import PipelineEmbedder
+
+    folder = tmp_path / "model"
+    tiny_pipeline(vae=patch_vae()).save_pretrained(folder)
+    captions = dataclasses.replace(recipe("nano"), caption=True, both_directions=False)
+    embedder = PipelineEmbedder(folder)
+    write_cache(job(vae_folder, 2, recipe=captions, embedder=embedder), tmp_path / "cache")
+    batch = collate([LatentDataset(tmp_path / "cache")[0]])
+    assert batch.prompt_embeds.shape == (1, 512, 16)
+    assert batch.image_embeds.shape == (1, 5, 16)
+    assert batch.prompt_embeds.abs().sum() > 0
+    with pytest.raises(InputError, match="one worker"):
+        write_cache(job(vae_folder, 8, embedder=embedder), tmp_path / "other", workers=2)
+    with pytest.raises(InputError, match="no pipeline"):
+        PipelineEmbedder(tmp_path)

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,6 +30,10 @@ def cache(
     domain: Annotated[str, typer.Option(help="How varied the puppets are: nano or full.")] = "nano",
     autoencoder: Annotated[
         Path | None, typer.Option(help="Autoencoder folder in diffusers' layout (default: the embedded one).")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Pipeline folder whose autoencoder, geometry and text/image encoders make the inputs."),
     ] = None,
     driving_downsample: Annotated[
         int,
@@ -59,18 +63,23 @@ def cache(
     else:
         pairs = PairShards(tuple(Path(name) for name in source))
     chosen = recipe_named(recipe)
+    made_for = _model_facts(model) if model else {}
+    if driving_downsample:
+        made_for["driving_downsample"] = driving_downsample
     job = CacheJob(
         source=pairs,
         recipe=chosen,
-        autoencoder=autoencoder or _embedded_autoencoder(),
+        autoencoder=autoencoder or made_for.pop("autoencoder", None) or _embedded_autoencoder(),
         samples=samples,
-        driving_downsample=driving_downsample or (1 if chosen.name.startswith("nano") else 2),
         samples_per_shard=samples_per_shard,
         seed=seed,
+        **({"driving_downsample": 1 if recipe.startswith("nano") else 2} | made_for),
     )
+    # Encoders live in this process; everything else runs on all cores.
+    count = 1 if job.embedder is not None else workers or os.cpu_count() or 1
     console = Console()
     with counted_progress(console, "caching") as progress:
-        summary = write_cache(job, out, workers=workers or os.cpu_count() or 1, resume=resume, progress=progress)
+        summary = write_cache(job, out, workers=count, resume=resume, progress=progress)
     console.print(f"{summary.written} samples written, {summary.shards} shards in {summary.directory}")
     for key, reason in summary.skipped.items():
         console.print(f"skipped {key}: {reason}", markup=False)
@@ -80,3 +89,22 @@ def _embedded_autoencoder() -> Path:
     from scail2.models.hub import embedded_model_path
 
     return embedded_model_path() / "vae"
+
+
+def _model_facts(folder: Path) -> dict[str, Any]:
+    """What a pipeline folder says about its inputs: autoencoder, size of driving frames, encoders."""
+    import json
+
+    from scail2.data.embedding import PipelineEmbedder
+    from scail2.errors import InputError
+
+    config = folder / "transformer" / "config.json"
+    if not config.is_file():
+        raise InputError(f"{folder} is no pipeline folder (transformer/config.json is missing): convert it first")
+    facts = json.loads(config.read_text())
+    takes_embeddings = facts.get("text_dim") is not None or facts.get("image_dim") is not None
+    return {
+        "autoencoder": folder / "vae",
+        "driving_downsample": facts.get("driving_downsample", 2),
+        "embedder": PipelineEmbedder(folder) if takes_embeddings else None,
+    }

@@ -158,6 +158,8 @@ def encode_triplet(
         "driving_mask": _as_bytes(inputs.driving_masks[0]),
         "character": torch.from_numpy(latent_coverage(triplet.region.astype(np.uint8), 1)),
     }
+    if triplet.excluded is not None:
+        tensors["excluded"] = torch.from_numpy(latent_coverage(triplet.excluded.astype(np.uint8), 1))
     if triplet.hand_boxes is not None:
         tensors["hand_boxes"] = torch.from_numpy(triplet.hand_boxes).half()
     if num_parts:
@@ -181,6 +183,7 @@ def sample_record(triplet: TrainingTriplet) -> dict[str, Any]:
         "kind": triplet.kind.value,
         "slots": list(triplet.slots),
         "caption": triplet.caption,
+        "shape": list(triplet.target.shape[:3]),
         **triplet.meta,
     }
 

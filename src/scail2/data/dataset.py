@@ -18,8 +18,11 @@ from scail2.errors import InputError
 from scail2.masks import PLANES, WHITE, BindingSlot
 from scail2.modes import AnimationMode
 
-Bucket = tuple[AnimationMode, SampleKind]
-"""Samples that may share a batch have one position mode; within it, kinds are drawn by shares."""
+Shape = tuple[int, int, int]
+"""Frames, height and width in pixels."""
+
+Bucket = tuple[AnimationMode, Shape, SampleKind]
+"""Samples that may share a batch have one position mode and one shape; among those, kinds are drawn by shares."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +43,7 @@ class LatentSample:
     parts_reference: Tensor | None = None  # (4·P, 1, h, w)
     prompt_embeds: Tensor | None = None  # (512, text_dim)
     image_embeds: Tensor | None = None  # (257, image_dim)
+    excluded: Tensor | None = None  # (4, Tl, h, w), share of each cell that the loss must not see (burned-in text)
     hand_boxes: Tensor | None = None  # (S, T, 2, 4) float16, pixels of the target; not batched
     key: str
     kind: SampleKind
@@ -83,6 +87,7 @@ class LatentBatch:
     parts_reference: Tensor | None = None
     prompt_embeds: Tensor | None = None
     image_embeds: Tensor | None = None
+    excluded: Tensor | None = None  # zero where a sample excludes nothing
     mode: AnimationMode  # whose positions the network is to use
     keys: tuple[str, ...]
     kinds: tuple[SampleKind, ...]
@@ -109,6 +114,10 @@ def collate(samples: Sequence[LatentSample]) -> LatentBatch:
     if len(modes) != 1:
         raise InputError("a batch has one position mode: draw its samples from one bucket")
     optional = tuple(name for name in _OPTIONAL if all(getattr(sample, name) is not None for sample in samples))
+    if any(sample.excluded is not None for sample in samples):
+        blank = torch.zeros_like(samples[0].character)
+        samples = [s if s.excluded is not None else replace(s, excluded=blank) for s in samples]
+        optional += ("excluded",)
     stacked = {name: _unit(torch.stack([getattr(sample, name) for sample in samples])) for name in _TENSORS + optional}
     return LatentBatch(
         **stacked,
@@ -141,7 +150,6 @@ class LatentDataset:
         self._walk = lru_cache(maxsize=64)(self._epoch_order)
         self._verified = np.zeros(len(self.records), bool)
         self._kinds = np.array([record.meta["kind"] for record in self.records])
-        self._position_modes = np.array([record.meta["position_mode"] for record in self.records])
 
     def _is_usable(self, record: Record) -> bool:
         if "safetensors" in record.members and {"kind", "mode", "position_mode", "slots"} <= set(record.meta):
@@ -164,21 +172,22 @@ class LatentDataset:
 
     @cached_property
     def buckets(self) -> dict[Bucket, np.ndarray]:
-        """Indices by (position mode, kind); all samples of a cache have one shape."""
-        found = {}
-        for mode in AnimationMode:
-            for kind in self.kinds:
-                chosen = np.flatnonzero((self._position_modes == mode.value) & (self._kinds == kind.value))
-                if len(chosen):
-                    found[mode, kind] = chosen
-        return found
+        """Indices by (position mode, shape, kind)."""
+        found: dict[Bucket, list[int]] = {}
+        for index, record in enumerate(self.records):
+            meta = record.meta
+            shape = tuple(meta.get("shape", (0, 0, 0)))
+            key = (AnimationMode(meta["position_mode"]), shape, SampleKind(meta["kind"]))
+            found.setdefault(key, []).append(index)
+        return {key: np.array(found[key]) for key in sorted(found)}
 
     def walk(self, bucket: Bucket, seed: int, epoch: int) -> np.ndarray:
         """The bucket's indices in the random order of an epoch (remembered)."""
         return self._walk(bucket, seed, epoch)
 
     def _epoch_order(self, bucket: Bucket, seed: int, epoch: int) -> np.ndarray:
-        name = [seed, epoch, list(AnimationMode).index(bucket[0]), list(SampleKind).index(bucket[1])]
+        mode, shape, kind = bucket
+        name = [seed, epoch, list(AnimationMode).index(mode), list(SampleKind).index(kind), *shape]
         return np.random.default_rng(name).permutation(self.buckets[bucket])
 
     def __getitem__(self, index: int) -> LatentSample:
@@ -217,7 +226,7 @@ class LatentDataset:
 def _sample(record: Record, tensors: Mapping[str, Tensor]) -> LatentSample:
     meta = record.meta
     known = {name: tensors[name] for name in _TENSORS}
-    known |= {name: tensors[name] for name in (*_OPTIONAL, "hand_boxes") if name in tensors}
+    known |= {name: tensors[name] for name in (*_OPTIONAL, "excluded", "hand_boxes") if name in tensors}
     return LatentSample(
         **known,
         key=record.key,
@@ -233,7 +242,7 @@ def _sample(record: Record, tensors: Mapping[str, Tensor]) -> LatentSample:
 class BucketSampler:
     """Which samples make up batch number `step`: a pure function of (seed, step), so a resumed run needs no state.
 
-    Each step draws one position mode, then each place in the batch a kind, both by shares. Within a kind, samples are
+    Each step draws one position mode and shape, then each place in the batch a kind, both by shares. Within a kind, samples are
     walked in a new random order each epoch, so a batch repeats none while there are enough.
 
     Args:
@@ -257,16 +266,19 @@ class BucketSampler:
         missing = [kind.value for kind in wanted if kind not in counts]
         if missing or not wanted:
             raise InputError(f"the cache has no {', '.join(missing) or 'samples'}: it holds {dict(counts)}")
-        weights = {key: wanted.get(key[1], 0.0) * len(ids) / counts[key[1]] for key, ids in self._buckets.items()}
+        weights = {key: wanted.get(key[2], 0.0) * len(ids) / counts[key[2]] for key, ids in self._buckets.items()}
         self._weights = {key: weight for key, weight in weights.items() if weight > 0}
+        self._groups: dict[tuple[AnimationMode, Shape], float] = {}
+        for (mode, shape, _), weight in self._weights.items():
+            self._groups[mode, shape] = self._groups.get((mode, shape), 0.0) + weight
 
     def batch(self, step: int, attempt: int = 0) -> list[int]:
         """Dataset indices of batch `step`; a higher `attempt` names other samples in place of damaged ones."""
         generator = np.random.default_rng([self.seed, step, attempt])
-        modes = sorted({mode for mode, _ in self._weights})
-        totals = np.array([sum(w for key, w in self._weights.items() if key[0] == mode) for mode in modes])
-        mode = modes[int(np.random.default_rng([self.seed, step]).choice(len(modes), p=totals / totals.sum()))]
-        keys = [key for key in self._weights if key[0] == mode]
+        groups, totals = list(self._groups), np.array(list(self._groups.values()))
+        # The group depends on the step alone, so replacements of damaged samples fit into the batch.
+        group = groups[int(np.random.default_rng([self.seed, step]).choice(len(groups), p=totals / totals.sum()))]
+        keys = [key for key in self._weights if key[:2] == group]
         weights = np.array([self._weights[key] for key in keys])
         picks = generator.choice(len(keys), size=self.batch_size, p=weights / weights.sum())
         return [self._nth(keys[pick], step * self.batch_size + place, attempt) for place, pick in enumerate(picks)]

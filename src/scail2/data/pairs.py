@@ -38,6 +38,7 @@ class Clip:
     pose: Array | None = None  # uint8 (T, H, W, 3), pose render on black
     pose_tracks: Array | None = None  # bool (S, T, H, W), drawn pixels per character
     hand_boxes: Array | None = None  # float (S, T, 2, 4), x0 y0 x1 y1 in pixels
+    excluded: Array | None = None  # bool (T, H, W), burned-in text and the like, which nobody should learn
     still: Still | None = None
     caption: str = ""
 
@@ -92,6 +93,8 @@ def pair_members(pair: MotionPair) -> tuple[dict[str, Any], dict[str, bytes]]:
         if clip.pose is not None and clip.pose_tracks is not None:
             members[f"{name}.pose.mkv"] = encode_video(clip.pose)
             members[f"{name}.pose_tracks.mkv"] = encode_video(_paint(clip.pose_tracks))
+        if clip.excluded is not None:
+            members[f"{name}.excluded.mkv"] = encode_video(_grey(15 * clip.excluded.astype(np.uint8)))
         if clip.still is not None:
             members[f"{name}.still.png"] = encode_png(clip.still.frame)
             members[f"{name}.still_tracks.png"] = encode_png(_paint(clip.still.tracks[:, None])[0])
@@ -125,7 +128,7 @@ def _read_clip(record: Record, name: str, facts: Mapping[str, Any]) -> Clip:
         painted = video(suffix)
         return None if painted is None else _unpaint(painted, count)
 
-    parts, boxes = video(".parts"), facts.get("hand_boxes")
+    parts, boxes, excluded = video(".parts"), facts.get("hand_boxes"), video(".excluded")
     return Clip(
         frames=decode_video(record.read(f"{name}.mkv")),
         tracks=_unpaint(decode_video(record.read(f"{name}.tracks.mkv")), count),
@@ -133,6 +136,7 @@ def _read_clip(record: Record, name: str, facts: Mapping[str, Any]) -> Clip:
         pose=video(".pose"),
         pose_tracks=tracks(".pose_tracks"),
         hand_boxes=None if boxes is None else np.asarray(boxes, np.float32),
+        excluded=None if excluded is None else excluded[..., 0] > 127,
         still=_read_still(record, name, count),
         caption=facts.get("caption", ""),
     )

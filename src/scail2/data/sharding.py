@@ -1,9 +1,11 @@
 """Filling a folder with shards: on all cores, resumable shard by shard, never mixing two jobs."""
 
+import fcntl
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -71,6 +73,18 @@ def run_shards(
     Raises:
         InputError: the folder holds something else, or another job's shards.
     """
+    with _only_run_in(run.directory):
+        return _fill(run, job, sizes, workers, resume, progress)
+
+
+def _fill(
+    run: ShardRun,
+    job: ShardJob,
+    sizes: Sequence[int],
+    workers: int,
+    resume: bool,
+    progress: Callable[[int, int], None] | None,
+) -> ShardSummary:
     _claim(run, job, resume)
     wanted = [number for number in range(run.shards) if not run.path(number).exists()]
     missing = sum(sizes[number] for number in wanted)
@@ -143,9 +157,20 @@ def _in_processes(run: ShardRun, job: ShardJob, wanted: list[int], workers: int,
     ticker.advance(counter.value - seen)
 
 
+@contextmanager
+def _only_run_in(directory: Path) -> Iterator[None]:
+    """Holds the folder's lock; the operating system releases it with the process, however that ends."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another run is filling {directory}: wait for it or choose another folder") from None
+        yield
+
+
 def _claim(run: ShardRun, job: ShardJob, resume: bool) -> None:
     """Makes the folder this job's: writes its description, or checks that the one there is the same."""
-    run.directory.mkdir(parents=True, exist_ok=True)
     for leftover in run.directory.glob(".*.part"):  # of a killed run
         leftover.unlink(missing_ok=True)
     path = run.directory / f"{run.name}.json"

@@ -37,6 +37,7 @@ class TrainingTriplet:
     driving_parts: Array | None = None
     reference_parts: Array | None = None  # uint8 (H, W)
     hand_boxes: Array | None = None  # of the target, float (S, T, 2, 4)
+    excluded: Array | None = None  # bool (T, H, W): target pixels the loss must not see
     caption: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
 
@@ -86,6 +87,7 @@ def draw_triplet(
         driving_parts=driving.parts,
         reference_parts=still.parts,
         hand_boxes=target.hand_boxes,
+        excluded=target.excluded,
         caption=target.caption if recipe.caption else "",
         meta={**pair.meta, "forward": forward, "swapped": swapped},
     )

@@ -1,0 +1,46 @@
+"""Text and picture embeddings for cached samples, for models that take them."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from scail2 import conditions
+from scail2.data.cache import to_pixels
+from scail2.data.triplets import TrainingTriplet
+from scail2.errors import InputError
+from scail2.modes import MODE_TRAITS
+
+
+class PipelineEmbedder:
+    """Embeds a sample as the pipeline in a diffusers folder would: its caption by umT5, its reference by CLIP.
+
+    The transformer, by far the largest part, is not loaded.
+
+    Raises:
+        InputError: the folder is no SCAIL-2 pipeline with at least one of the two encoders.
+    """
+
+    def __init__(self, folder: str | Path, device: torch.device | str = "cpu") -> None:
+        from scail2.pipeline import SCAIL2Pipeline
+
+        if not (Path(folder) / "model_index.json").is_file():
+            raise InputError(f"{folder} holds no pipeline (model_index.json): convert the checkpoint first")
+        self.pipe = SCAIL2Pipeline.from_pretrained(folder, transformer=None).to(device)
+        if self.pipe.text_encoder is None and self.pipe.image_encoder is None:
+            raise InputError(f"{folder} has neither text nor image encoder: nothing to embed, leave embeddings out")
+
+    @torch.no_grad()
+    def __call__(self, triplet: TrainingTriplet) -> dict[str, Tensor]:
+        """`prompt_embeds` (512, text_dim) and `image_embeds` (257, image_dim), float16, as far as there are encoders."""
+        from scail2.text_image import embed_picture, embed_prompt
+
+        found: dict[str, Tensor] = {}
+        if self.pipe.text_encoder is not None:
+            found["prompt_embeds"] = embed_prompt(self.pipe.tokenizer, self.pipe.text_encoder, [triplet.caption], 512)
+        if self.pipe.image_encoder is not None:
+            picture = to_pixels(triplet.reference[None])[:, :, 0]
+            if MODE_TRAITS[triplet.mode].blacks_out_reference:
+                picture = conditions.blackout(picture, torch.from_numpy(triplet.reference_mask)[None])
+            found["image_embeds"] = embed_picture(self.pipe.image_encoder, self.pipe.image_processor, picture)
+        return {name: tensor[0].half().cpu().contiguous() for name, tensor in found.items()}
