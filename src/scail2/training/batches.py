@@ -21,7 +21,7 @@ class TrainingBatch:
 
 
 # Everything of a batch that runs along the video; references are never cut.
-_ALONG_TIME = ("target", "driving", "driving_mask", "character", "parts_target", "parts_driving")
+_ALONG_TIME = ("target", "driving", "driving_mask", "character", "parts_target", "parts_driving", "excluded")
 
 
 def cut_window(latents: LatentBatch, start: int, length: int) -> TrainingBatch:

@@ -72,6 +72,8 @@ class FlowMatchingObjective:
             return_dict=False,
         )[0]
         weight = (1 + config.loss.character_weight * latents.character.mean(1, keepdim=True)) * (1 - history)
+        if latents.excluded is not None:  # cells touched by burned-in text
+            weight = weight * (latents.excluded.amax(1, keepdim=True) == 0)
         matching = flow_matching_loss(velocity, noise - target, t, weight, config.loss)
         terms = {"matching": matching.detach()}
         total = matching
