@@ -10,7 +10,6 @@ python recipes/nano.py package   out/nano src/scail2/assets/nano
 
 import logging
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from scail2.data.cache import to_pixels
 from scail2.data.puppet_source import PuppetSource
 from scail2.data.puppets import (
     NANO,
@@ -38,7 +38,8 @@ from scail2.models.autoencoder import AutoencoderPatchTransform
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.pipeline import SCAIL2Pipeline
 from scail2.presets import preset
-from scail2.training.autoencoder import fit_basis, reconstruction_psnr, refiner_loss, refiner_parameters
+from scail2.training.autoencoder import fit_basis, reconstruction_psnr
+from scail2.training.decoder import DecoderTraining, decoder_sample, train_decoder, with_refiner
 from scail2.training.parallel import ParallelContext
 from scail2.training.state import latest_state, load_weights
 from scail2.video import VideoWriter
@@ -71,23 +72,22 @@ def main() -> None:
     """Steps of the embedded checkpoint's training."""
 
 
-def training_clip(index: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """One clip of the training split: pixels ``(1, 3, T, H, W)`` in [-1, 1] and character coverage ``(1, 1, T, H, W)``."""
+def training_clip(index: int) -> torch.Tensor:
+    """One clip of the training split outside the latent cache, pixels ``(1, 3, T, H, W)`` in [-1, 1]."""
     index += AUTOENCODER_CLIPS
-    character = sample_character(Split.TRAIN, index, NANO)
-    motion = sample_motion(Split.TRAIN, index, NANO)
+    performance = Performance(
+        character=sample_character(Split.TRAIN, index, NANO),
+        motion=sample_motion(Split.TRAIN, index, NANO),
+        placement=sample_placements(Split.TRAIN, index, NANO)[0],
+    )
     scene = sample_scene(Split.TRAIN, index, NANO)
-    (placement,) = sample_placements(Split.TRAIN, index, NANO)
-    performance = Performance(character=character, motion=motion, placement=placement)
-    clip = render([performance], scene, frames=FRAMES, height=SIZE, width=SIZE)
-    pixels = torch.from_numpy(clip.frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-    return pixels, torch.from_numpy(clip.masks.any(0))[None, None].float()
+    return to_pixels(render([performance], scene, frames=FRAMES, height=SIZE, width=SIZE).frames)
 
 
 @app.command()
 def initial(folder: Path, clips: int = 400) -> None:
     """Fits the autoencoder's basis and writes the untrained pipeline to FOLDER/initial."""
-    vae = fit_basis(AutoencoderPatchTransform(), (training_clip(i)[0] for i in range(clips)))
+    vae = fit_basis(AutoencoderPatchTransform(), (training_clip(i) for i in range(clips)))
     static, quality = vae.config.num_static_channels, held_out_quality(vae)
     typer.echo(f"{static} static of {vae.config.z_dim} channels, {quality:.2f} dB with the linear decoder")
     torch.manual_seed(0)
@@ -110,49 +110,42 @@ def initialise(transformer: SCAIL2Transformer3DModel) -> None:
 
 @app.command()
 def decoder(
-    folder: Path, minutes: float = 30.0, blocks: int = 4, channels: int = 192, batch: int = 8, crop: int = 64
+    folder: Path, run: str = "finish", minutes: float = 15.0, clips: int = 1_200, blocks: int = 4, channels: int = 192
 ) -> None:
-    """Trains the autoencoder's refining decoder and writes FOLDER/vae; run again to go on."""
-    source = folder / "vae" if (folder / "vae").exists() else folder / "initial" / "vae"
-    linear = AutoencoderPatchTransform.from_pretrained(source)
-    vae = linear if linear.refiner is not None else with_refiner(linear, channels, blocks)
-    optimizer = torch.optim.AdamW(refiner_parameters(vae), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0)
-    context = ParallelContext.detect()
-    pool = [training_clip(1_000 + i) for i in range(1_500)]
-    generator = torch.Generator().manual_seed(int(time.time()))
-    started, step = time.monotonic(), 0
-    while (progress := (time.monotonic() - started) / (60 * minutes)) < 1:
-        optimizer.param_groups[0]["lr"] = 1e-3 * min(1.0, 2.0 * (1 - progress) + 0.02) * min(1.0, (step + 1) / 50)
-        pixels, coverage = random_crops(pool, batch, crop, generator)
-        with torch.no_grad():
-            latents = vae.encode(pixels).latent_dist.mode()
-            # Half of the crops get latents a little off, as those that a network generates are.
-            strength = torch.rand(batch, 1, 1, 1, 1, generator=generator) * 0.3 - 0.15
-            noise = torch.randn(latents.shape, generator=generator)
-            latents = latents + strength.clamp(min=0) * vae.config.latents_std[0] * noise
-        with context.autocast("auto"):
-            decoded = vae.decode(latents).sample
-        loss = refiner_loss(decoded.float(), pixels, 1 + 3 * coverage)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(refiner_parameters(vae), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-        if step % 100 == 0:
-            logger.info("decoder step %d, %.0f %% of the time, loss %.5f", step, 100 * progress, loss.item())
+    """Trains the autoencoder's refining decoder on true and generated latents of FOLDER/RUN; writes FOLDER/vae."""
+    linear = AutoencoderPatchTransform.from_pretrained(folder / "initial" / "vae")
+    transformer = trained_transformer(folder, run).eval()
+    source = PuppetSource(split="train", frames=9, height=SIZE, width=SIZE)
+    shares = data_recipe("nano")
+    generator = torch.Generator().manual_seed(0)
+    pool = []
+    for index in range(AUTOENCODER_CLIPS, AUTOENCODER_CLIPS + clips):
+        draws = np.random.default_rng(index)
+        kind = shares.draw_kind(draws)
+        triplet = draw_triplet(source.pair(kind, index, draws), kind, shares, draws)
+        pool.append(decoder_sample(linear, transformer, triplet, generator))
+    logger.info("%d clips generated", clips)
+    vae = with_refiner(linear, channels, blocks)
+    steps = train_decoder(vae, pool, DecoderTraining(minutes=minutes), ParallelContext.detect())
     vae.save_pretrained(folder / "vae")
-    typer.echo(f"{step} steps, {held_out_quality(vae):.2f} dB with the refining decoder")
+    typer.echo(
+        f"{steps} steps; true latents {held_out_quality(linear):.2f} dB linear, {held_out_quality(vae):.2f} dB refined"
+    )
+
+
+def trained_transformer(folder: Path, run: str) -> SCAIL2Transformer3DModel:
+    """The averaged weights of a run's newest checkpoint."""
+    transformer = SCAIL2Transformer3DModel.from_pretrained(folder / "initial" / "transformer")
+    load_weights(latest_state(folder / run / "checkpoints"), transformer)
+    return transformer
 
 
 @app.command()
 def package(folder: Path, output: Path, run: str = "finish", segment_frames: int = 17) -> None:
     """Writes the pipeline with the averaged weights of FOLDER/RUN to OUTPUT, transformer and decoder in half precision."""
-    transformer = SCAIL2Transformer3DModel.from_pretrained(folder / "initial" / "transformer")
-    state = latest_state(folder / run / "checkpoints")
-    load_weights(state, transformer)
     vae_folder = folder / "vae" if (folder / "vae").exists() else folder / "initial" / "vae"
     pipeline = SCAIL2Pipeline(
-        transformer=transformer,
+        transformer=trained_transformer(folder, run),
         vae=AutoencoderPatchTransform.from_pretrained(vae_folder),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=preset("nano").shift),
         default_preset="nano",
@@ -170,7 +163,7 @@ def package(folder: Path, output: Path, run: str = "finish", segment_frames: int
     shutil.rmtree(output, ignore_errors=True)
     partial.rename(output)
     size = sum(f.stat().st_size for f in output.rglob("*") if f.is_file())
-    typer.echo(f"{output}: {size / 2**20:.1f} MiB from {state}")
+    typer.echo(f"{output}: {size / 2**20:.1f} MiB from {folder / run}")
 
 
 # The bundled examples: puppets, motions and scenes of the test split, chosen by eye among the first sixteen.
@@ -201,32 +194,10 @@ def examples(output: Path) -> None:
         typer.echo(f"{folder}: {kind}, test pair {index}")
 
 
-def with_refiner(linear: AutoencoderPatchTransform, channels: int, blocks: int) -> AutoencoderPatchTransform:
-    """The same basis and statistics with a fresh refining decoder."""
-    config = {k: v for k, v in linear.config.items() if not k.startswith("_")}
-    vae = AutoencoderPatchTransform(**{**config, "decoder_channels": channels, "decoder_blocks": blocks})
-    vae.load_state_dict(linear.state_dict(), strict=False)
-    return vae
-
-
-def random_crops(
-    pool: list[tuple[torch.Tensor, torch.Tensor]], count: int, crop: int, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Crops ``(count, 3, 9, crop, crop)`` and their character coverage, cut on the 8-pixel grid of the latents."""
-    pixels, masks = [], []
-    for index in torch.randint(len(pool), (count,), generator=generator).tolist():
-        top, left = (8 * torch.randint((SIZE - crop) // 8 + 1, (2,), generator=generator)).tolist()
-        first = 4 * int(torch.randint((FRAMES - 9) // 4 + 1, (1,), generator=generator))
-        window = (..., slice(first, first + 9), slice(top, top + crop), slice(left, left + crop))
-        pixels.append(pool[index][0][window])
-        masks.append(pool[index][1][window])
-    return torch.cat(pixels), torch.cat(masks)
-
-
 @torch.no_grad()
 def held_out_quality(vae: AutoencoderPatchTransform) -> float:
     """Mean PSNR in dB over 40 clips of the training split that neither basis nor decoder have seen."""
-    return float(np.mean([reconstruction_psnr(vae, training_clip(500_000 + i)[0]) for i in range(40)]))
+    return float(np.mean([reconstruction_psnr(vae, training_clip(500_000 + i)) for i in range(40)]))
 
 
 if __name__ == "__main__":

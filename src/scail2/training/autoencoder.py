@@ -1,9 +1,8 @@
-"""Fits the patch autoencoder: its basis by principal components, its refining decoder by regression."""
+"""Fits the patch autoencoder's basis by principal components."""
 
 from collections.abc import Iterable
 
 import torch
-from torch import nn
 
 from scail2.models.autoencoder import AutoencoderPatchTransform
 
@@ -49,24 +48,6 @@ def reconstruction_psnr(vae: AutoencoderPatchTransform, clip: torch.Tensor) -> f
     """Peak signal-to-noise ratio in dB of a clip ``(1, 3, T, H, W)`` in [-1, 1] through the autoencoder."""
     error = (vae(clip).sample - clip).square().mean()
     return float(10 * torch.log10(4 / error))
-
-
-def refiner_loss(decoded: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Pixel error of the refining decoder: squared and absolute, plus the absolute error of image gradients.
-
-    Args:
-        decoded, truth: ``(B, 3, T, H, W)`` in [-1, 1].
-        weight: ``(B, 1, T, H, W)``, larger on characters.
-    """
-    difference = decoded - truth
-    pixel = (weight * (difference.square() + 0.05 * difference.abs())).mean()
-    edges = sum((weight.narrow(d, 1, weight.shape[d] - 1) * difference.diff(dim=d).abs()).mean() for d in (3, 4))
-    return pixel + 0.05 * edges
-
-
-def refiner_parameters(vae: AutoencoderPatchTransform) -> list[nn.Parameter]:
-    """The decoder's trainable parameters; the basis is fixed."""
-    return list(vae.refiner.parameters())
 
 
 def _spatial_patches(x: torch.Tensor, size: int, frames: int) -> torch.Tensor:

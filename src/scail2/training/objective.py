@@ -71,7 +71,7 @@ class FlowMatchingObjective:
             **self._conditions(batch, generator),
             return_dict=False,
         )[0]
-        weight = (1 + config.loss.character_weight * latents.character.mean(1, keepdim=True)) * (1 - history)
+        weight = self._weight(latents) * (1 - history)
         if latents.excluded is not None:  # cells touched by burned-in text
             weight = weight * (latents.excluded.amax(1, keepdim=True) == 0)
         matching = flow_matching_loss(velocity, noise - target, t, weight, config.loss)
@@ -82,6 +82,11 @@ class FlowMatchingObjective:
             terms["alignment"] = alignment.detach()
             total = total + config.loss.alignment_weight * alignment
         return total, terms
+
+    def _weight(self, latents: LatentBatch) -> torch.Tensor:
+        """``(B, 1, T, h, w)``: more on characters, nothing where the sample excludes a region (burned-in text)."""
+        weight = 1 + self.config.loss.character_weight * latents.character.mean(1, keepdim=True)
+        return weight if latents.excluded is None else weight * (1 - latents.excluded.mean(1, keepdim=True))
 
     def _conditions(self, batch: TrainingBatch, generator: torch.Generator) -> dict:
         latents, data = batch.latents, self.config.data
