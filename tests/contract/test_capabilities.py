@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from diffusers import (
     ClassifierFreeGuidance,
     ContextParallelConfig,
@@ -23,7 +24,7 @@ from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from safetensors.torch import load_file, save_file
-from tiny import bare_pipeline, footage, forward_inputs, tiny_pipeline, tiny_transformer, tiny_vae
+from tiny import bare_pipeline, footage, forward_inputs, patch_vae, tiny_pipeline, tiny_transformer, tiny_vae
 from torch.distributed.device_mesh import init_device_mesh
 
 from scail2.errors import InputError
@@ -142,6 +143,33 @@ def test_a_group_offloaded_pipeline_gives_the_same_frames():
         onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="leaf_level"
     )
     assert torch.equal(frames(pipe), expected)
+
+
+@pytest.mark.parametrize("vae", [tiny_vae(), patch_vae()])
+def test_model_offload_hooks_fire_for_every_component_and_are_freed_at_the_end(vae):
+    """`enable_model_cpu_offload` needs an accelerator; it rests on these hooks, which also run on a CPU."""
+
+    class Recorded(ModelHook):
+        def pre_forward(self, module, *args, **kwargs):
+            used.append(names[module])
+            return args, kwargs
+
+    class Freed(SCAIL2Pipeline):
+        def maybe_free_model_hooks(self):
+            used.append("freed")
+            super().maybe_free_model_hooks()
+
+    pipe = Freed(**tiny_pipeline(vae=vae).components, segment_frame_length=9)
+    pipe.set_progress_bar_config(disable=True)
+    order = ("text_encoder", "image_encoder", "transformer", "vae")
+    assert pipe.model_cpu_offload_seq.split("->") == list(order)
+    names, used = {getattr(pipe, name): name for name in order}, []
+    for module in names:
+        add_hook_to_module(module, Recorded())
+    stream = pipe.stream(**footage(9), mode="animation", prompt="a", num_inference_steps=1, guidance_scale=1.0)
+    next(stream)
+    stream.close()
+    assert used == ["text_encoder", "vae", "image_encoder", "vae", "transformer", "vae", "freed"]
 
 
 def test_regional_compilation_traces_whole_blocks(model):

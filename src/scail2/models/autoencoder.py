@@ -10,6 +10,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 
@@ -79,6 +80,7 @@ class AutoencoderPatchTransform(ModelMixin, ConfigMixin):
         self.video_basis.copy_(torch.stack(rows))
         self.image_basis.copy_(components[: self.config.z_dim])
 
+    @apply_forward_hook
     def encode(self, x: torch.Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple:
         """Pixels ``(B, 3, 1+4k, H, W)`` in [-1, 1] → latent distribution (a point) ``(B, z_dim, 1+k, H/8, W/8)``."""
         if (x.shape[2] - 1) % self.config.scale_factor_temporal:
@@ -90,6 +92,7 @@ class AutoencoderPatchTransform(ModelMixin, ConfigMixin):
         posterior = DiagonalGaussianDistribution(torch.cat([z, torch.full_like(z, -30.0)], dim=1), deterministic=True)
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
+    @apply_forward_hook
     def decode(self, z: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple:
         """Latents ``(B, z_dim, 1+k, h, w)`` (not normalised) → pixels ``(B, 3, 1+4k, 8h, 8w)``, clamped to [-1, 1]."""
         gain = self.config.scale_factor_temporal**0.5
