@@ -116,9 +116,10 @@ def _shift_name(component: SchedulerMixin) -> str | None:
 def set_timesteps(scheduler: SchedulerMixin, steps: int, device: torch.device) -> None:
     """Lay out the steps as the published sampler does.
 
-    Before the shift, noise levels are evenly spaced: UniPC and DPM++ from 1 - 1/1000 (so that log-SNR stays finite),
-    Euler from 1, all down to 0, the last 0 being the end and not a step. diffusers' UniPC would end near 1/1000 instead
-    and its Euler would apply the shift twice to the last level, so both are told their levels; DPM++ agrees already.
+    Before the shift, noise levels are evenly spaced from the top down to 0, which is the end and not a step. UniPC and
+    DPM++ start at 1 - 1/1000, so that log-SNR stays finite, Euler at 1. diffusers' UniPC would end near 1/1000 instead
+    of 0, and its Euler would apply the shift twice to the last level, so both are told their levels; its DPM++ lays
+    them out so by itself.
     """
     top = None
     config = scheduler.config
