@@ -134,6 +134,11 @@ def test_twenty_thousand_squared_headers(tmp_path):
     refused("20000×20000 pixels is more", film)
 
 
+def test_a_fragment_of_millions_of_frames_is_refused_before_they_are_listed(tmp_path):
+    film = write_film(tmp_path / "film.mp4", 4, muxer={"movflags": "frag_keyframe+empty_moov"})
+    refused("announces 83,886,080 pictures", patched(film, b"trun", 8, struct.pack(">I", 0x05000000)))
+
+
 def png_header(width: int, height: int) -> bytes:
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))

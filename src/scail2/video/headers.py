@@ -10,7 +10,7 @@ from pathlib import Path
 
 from scail2.errors import InputError
 from scail2.video.kinds import FileKind
-from scail2.video.source import MAX_PIXELS, check_frame_size
+from scail2.video.source import MAX_FRAMES, MAX_PIXELS, check_frame_size
 
 _MP4_PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"stbl"}
 _SOUND_ENTRIES = (b"mp4a", b"Opus", b"sowt", b"twos", b"lpcm", b"ac-3", b"ec-3", b"fLaC", b".mp3", b"alac")
@@ -27,11 +27,14 @@ def check_headers(path: Path, kind: FileKind) -> None:
             end = file.seek(0, io.SEEK_END)
             sizes = list(_mp4_sizes(file, 0, end) if kind is FileKind.MP4 else _matroska_sizes(file, end))
             cut = kind is FileKind.MP4 and _ends_early(file, end)
+            samples = max(_run_lengths(file, 0, end), default=0) if kind is FileKind.MP4 else 0
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     for width, height in sizes:
         if width * height > MAX_PIXELS:
             check_frame_size(path, width, height)
+    if samples > MAX_FRAMES:
+        raise InputError(f"{path}: announces {samples:,} pictures in one piece; the file is damaged, get it again")
     if cut:
         raise InputError(f"{path}: the file is truncated, its last part is missing; get it again")
 
@@ -57,6 +60,17 @@ def _boxes(file: io.BufferedReader, start: int, end: int) -> Iterator[tuple[byte
 
 def _ends_early(file: io.BufferedReader, end: int) -> bool:
     return any(name in (b"moov", b"moof", b"mdat") and stop > end for name, _, stop in _boxes(file, 0, end))
+
+
+def _run_lengths(file: io.BufferedReader, start: int, end: int) -> Iterator[int]:
+    """How many samples each fragment announces. A sample may take no byte of its own, so the file's size is no limit and
+    FFmpeg would list them all."""
+    for name, body, stop in _boxes(file, start, end):
+        if name in (b"moof", b"traf"):
+            yield from _run_lengths(file, body, min(stop, end))
+        elif name == b"trun":
+            file.seek(body + 4)  # behind version and flags
+            yield int.from_bytes(file.read(4), "big")
 
 
 def _mp4_sizes(file: io.BufferedReader, start: int, end: int) -> Iterator[tuple[int, int]]:
