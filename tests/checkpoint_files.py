@@ -1,12 +1,14 @@
-"""Writes a small transformer in each of the public dialects, from the layouts' description rather than from our code."""
+"""Writes small models in the public layouts, from the layouts' description rather than from our code."""
 
 from pathlib import Path
 
 import gguf
 import numpy as np
 import torch
+from diffusers import AutoencoderKLWan
 from safetensors.torch import save_file
 from tiny import tiny_transformer
+from transformers import CLIPVisionModel, UMT5EncoderModel
 
 from scail2.models.official_names import to_official_name
 
@@ -133,3 +135,84 @@ def save_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+# ---- VAE, umT5, CLIP ------------------------------------------------------------------------------------------------
+
+
+def randomised(model: torch.nn.Module, seed: int) -> torch.nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return model.eval()
+
+
+def published_vae(model: AutoencoderKLWan) -> dict[str, torch.Tensor]:
+    """Published names: encoder.downsamples and decoder.upsamples numbered through, residual.{0,2,3,6} in a block."""
+    leaves = {"norm1": "residual.0", "conv1": "residual.2", "norm2": "residual.3", "conv2": "residual.6"}
+    heads = {"conv_in": "conv1", "norm_out": "head.0", "conv_out": "head.2"}
+    published = {}
+    for name, value in model.state_dict().items():
+        parts = name.split(".")
+        parts = [leaves.get(part, "shortcut" if part == "conv_shortcut" else part) for part in parts]
+        if parts[0] == "quant_conv" or parts[0] == "post_quant_conv":
+            parts[0] = "conv1" if parts[0] == "quant_conv" else "conv2"
+        elif parts[1] in heads:
+            parts[1] = heads[parts[1]]
+        elif parts[1] == "mid_block":
+            index = 1 if parts[2] == "attentions" else 2 * int(parts[3])
+            parts[1:4] = ["middle", str(index)]
+        elif parts[1] == "down_blocks":
+            parts[1] = "downsamples"
+        else:
+            place = 3 if parts[3] == "upsamplers" else int(parts[4])
+            parts[1:5] = ["upsamples", str(4 * int(parts[2]) + place)]
+        published[".".join(parts)] = value
+    return published
+
+
+UMT5_MODULES = {
+    "layer.0.SelfAttention.q": "attn.q",
+    "layer.0.SelfAttention.k": "attn.k",
+    "layer.0.SelfAttention.v": "attn.v",
+    "layer.0.SelfAttention.o": "attn.o",
+    "layer.0.SelfAttention.relative_attention_bias": "pos_embedding.embedding",
+    "layer.0.layer_norm": "norm1",
+    "layer.1.layer_norm": "norm2",
+    "layer.1.DenseReluDense.wi_0": "ffn.gate.0",
+    "layer.1.DenseReluDense.wi_1": "ffn.fc1",
+    "layer.1.DenseReluDense.wo": "ffn.fc2",
+}
+
+
+def published_umt5(model: UMT5EncoderModel) -> dict[str, torch.Tensor]:
+    published = {}
+    for name, value in model.state_dict().items():
+        if name in ("shared.weight", "encoder.final_layer_norm.weight"):
+            published["token_embedding.weight" if name == "shared.weight" else "norm.weight"] = value
+        elif name != "encoder.embed_tokens.weight":
+            _, _, block, rest = name.split(".", 3)
+            published[f"blocks.{block}.{UMT5_MODULES[rest.removesuffix('.weight')]}.weight"] = value
+    return published
+
+
+def published_clip(model: CLIPVisionModel) -> dict[str, torch.Tensor]:
+    state, published = model.state_dict(), {}
+    published["visual.cls_embedding"] = state["embeddings.class_embedding"][None, None]
+    published["visual.pos_embedding"] = state["embeddings.position_embedding.weight"][None]
+    published["visual.patch_embedding.weight"] = state["embeddings.patch_embedding.weight"]
+    for leaf in ("weight", "bias"):
+        published[f"visual.pre_norm.{leaf}"] = state[f"pre_layrnorm.{leaf}"]
+        published[f"visual.post_norm.{leaf}"] = state[f"post_layernorm.{leaf}"]
+        for layer in range(model.config.num_hidden_layers):
+            ours, theirs = f"encoder.layers.{layer}", f"visual.transformer.{layer}"
+            fused = [state[f"{ours}.self_attn.{part}_proj.{leaf}"] for part in "qkv"]
+            published[f"{theirs}.attn.to_qkv.{leaf}"] = torch.cat(fused)
+            published[f"{theirs}.attn.proj.{leaf}"] = state[f"{ours}.self_attn.out_proj.{leaf}"]
+            for number in (1, 2):
+                published[f"{theirs}.norm{number}.{leaf}"] = state[f"{ours}.layer_norm{number}.{leaf}"]
+            published[f"{theirs}.mlp.0.{leaf}"] = state[f"{ours}.mlp.fc1.{leaf}"]
+            published[f"{theirs}.mlp.2.{leaf}"] = state[f"{ours}.mlp.fc2.{leaf}"]
+    # Held by the file, not needed for the penultimate features.
+    return published | {"visual.head": torch.ones(model.config.hidden_size, 8), "log_scale": torch.tensor(2.66)}

@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from checkpoint_files import published_clip, published_umt5, published_vae, randomised
 from diffusers import AutoencoderKLWan
 from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 from safetensors.torch import save_file
@@ -17,49 +18,16 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5Enco
 from scail2.errors import InputError
 from scail2.models.encoders import load_image_encoder, load_text_encoder, load_vae, vae_names
 
-
-def _randomised(model: torch.nn.Module, seed: int) -> torch.nn.Module:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    return model.eval()
-
-
 # ---- VAE ----------------------------------------------------------------------------------------------------------
-
-
-def _published_vae(model: AutoencoderKLWan) -> dict[str, torch.Tensor]:
-    """Published names: encoder.downsamples and decoder.upsamples numbered through, residual.{0,2,3,6} in a block."""
-    leaves = {"norm1": "residual.0", "conv1": "residual.2", "norm2": "residual.3", "conv2": "residual.6"}
-    heads = {"conv_in": "conv1", "norm_out": "head.0", "conv_out": "head.2"}
-    published = {}
-    for name, value in model.state_dict().items():
-        parts = name.split(".")
-        parts = [leaves.get(part, "shortcut" if part == "conv_shortcut" else part) for part in parts]
-        if parts[0] == "quant_conv" or parts[0] == "post_quant_conv":
-            parts[0] = "conv1" if parts[0] == "quant_conv" else "conv2"
-        elif parts[1] in heads:
-            parts[1] = heads[parts[1]]
-        elif parts[1] == "mid_block":
-            index = 1 if parts[2] == "attentions" else 2 * int(parts[3])
-            parts[1:4] = ["middle", str(index)]
-        elif parts[1] == "down_blocks":
-            parts[1] = "downsamples"
-        else:
-            place = 3 if parts[3] == "upsamplers" else int(parts[4])
-            parts[1:5] = ["upsamples", str(4 * int(parts[2]) + place)]
-        published[".".join(parts)] = value
-    return published
 
 
 @pytest.fixture(scope="module")
 def vae() -> AutoencoderKLWan:
-    return _randomised(AutoencoderKLWan(base_dim=4, z_dim=16), 1)
+    return randomised(AutoencoderKLWan(base_dim=4, z_dim=16), 1)
 
 
 def test_the_published_vae_file_becomes_the_diffusers_class(vae, tmp_path):
-    published = _published_vae(vae)
+    published = published_vae(vae)
     # diffusers' own converter is an independent statement of the published names.
     assert {name: id(value) for name, value in convert_wan_vae_to_diffusers(dict(published)).items()} == {
         vae_names(name)[0]: id(value) for name, value in published.items()
@@ -73,14 +41,14 @@ def test_the_published_vae_file_becomes_the_diffusers_class(vae, tmp_path):
 
 
 def test_vae_in_bfloat16_and_from_a_diffusers_folder(vae, tmp_path):
-    save_file(_published_vae(vae), tmp_path / "wan_2.1_vae.safetensors")
+    save_file(published_vae(vae), tmp_path / "wan_2.1_vae.safetensors")
     assert load_vae(tmp_path / "wan_2.1_vae.safetensors", torch.bfloat16).dtype == torch.bfloat16
     vae.save_pretrained(tmp_path / "vae")
     assert torch.equal(load_vae(tmp_path / "vae").quant_conv.weight, vae.quant_conv.weight)
 
 
 def test_other_and_damaged_autoencoders_are_refused(vae, tmp_path):
-    published = _published_vae(vae)
+    published = published_vae(vae)
     lost = published.pop("decoder.upsamples.5.residual.2.weight")
     published["decoder.upsamples.5.residual.6.weight"] = lost[:1]
     save_file(published, tmp_path / "vae.safetensors")
@@ -93,35 +61,11 @@ def test_other_and_damaged_autoencoders_are_refused(vae, tmp_path):
 
 # ---- umT5 ---------------------------------------------------------------------------------------------------------
 
-_UMT5 = {
-    "layer.0.SelfAttention.q": "attn.q",
-    "layer.0.SelfAttention.k": "attn.k",
-    "layer.0.SelfAttention.v": "attn.v",
-    "layer.0.SelfAttention.o": "attn.o",
-    "layer.0.SelfAttention.relative_attention_bias": "pos_embedding.embedding",
-    "layer.0.layer_norm": "norm1",
-    "layer.1.layer_norm": "norm2",
-    "layer.1.DenseReluDense.wi_0": "ffn.gate.0",
-    "layer.1.DenseReluDense.wi_1": "ffn.fc1",
-    "layer.1.DenseReluDense.wo": "ffn.fc2",
-}
-
 
 @pytest.fixture(scope="module")
 def text_encoder() -> UMT5EncoderModel:
     sizes = {"vocab_size": 40, "d_model": 24, "d_kv": 5, "d_ff": 56, "num_layers": 2, "num_heads": 3}
-    return _randomised(UMT5EncoderModel(UMT5Config(**sizes, feed_forward_proj="gated-gelu")), 3)
-
-
-def _published_umt5(model: UMT5EncoderModel) -> dict[str, torch.Tensor]:
-    published = {}
-    for name, value in model.state_dict().items():
-        if name in ("shared.weight", "encoder.final_layer_norm.weight"):
-            published["token_embedding.weight" if name == "shared.weight" else "norm.weight"] = value
-        elif name != "encoder.embed_tokens.weight":
-            _, _, block, rest = name.split(".", 3)
-            published[f"blocks.{block}.{_UMT5[rest.removesuffix('.weight')]}.weight"] = value
-    return published
+    return randomised(UMT5EncoderModel(UMT5Config(**sizes, feed_forward_proj="gated-gelu")), 3)
 
 
 def _umt5_forward(published: dict[str, torch.Tensor], ids: torch.Tensor, heads: int) -> torch.Tensor:
@@ -155,7 +99,7 @@ def _umt5_forward(published: dict[str, torch.Tensor], ids: torch.Tensor, heads: 
 
 
 def test_the_published_umt5_file_becomes_the_transformers_class(text_encoder, tmp_path):
-    published = _published_umt5(text_encoder)
+    published = published_umt5(text_encoder)
     torch.save(published, tmp_path / "models_t5_umt5-xxl-enc-bf16.pth")
     loaded = load_text_encoder(tmp_path / "models_t5_umt5-xxl-enc-bf16.pth")
     ids = torch.tensor([5, 9, 0, 31, 7, 7, 38, 2, 11, 20, 33, 1])
@@ -196,28 +140,7 @@ def image_encoder() -> CLIPVisionModel:
         patch_size=14,
         hidden_act="gelu",
     )
-    return _randomised(CLIPVisionModel(config), 4)
-
-
-def _published_clip(model: CLIPVisionModel) -> dict[str, torch.Tensor]:
-    state, published = model.state_dict(), {}
-    published["visual.cls_embedding"] = state["embeddings.class_embedding"][None, None]
-    published["visual.pos_embedding"] = state["embeddings.position_embedding.weight"][None]
-    published["visual.patch_embedding.weight"] = state["embeddings.patch_embedding.weight"]
-    for leaf in ("weight", "bias"):
-        published[f"visual.pre_norm.{leaf}"] = state[f"pre_layrnorm.{leaf}"]
-        published[f"visual.post_norm.{leaf}"] = state[f"post_layernorm.{leaf}"]
-        for layer in range(3):
-            ours, theirs = f"encoder.layers.{layer}", f"visual.transformer.{layer}"
-            fused = [state[f"{ours}.self_attn.{part}_proj.{leaf}"] for part in "qkv"]
-            published[f"{theirs}.attn.to_qkv.{leaf}"] = torch.cat(fused)
-            published[f"{theirs}.attn.proj.{leaf}"] = state[f"{ours}.self_attn.out_proj.{leaf}"]
-            for number in (1, 2):
-                published[f"{theirs}.norm{number}.{leaf}"] = state[f"{ours}.layer_norm{number}.{leaf}"]
-            published[f"{theirs}.mlp.0.{leaf}"] = state[f"{ours}.mlp.fc1.{leaf}"]
-            published[f"{theirs}.mlp.2.{leaf}"] = state[f"{ours}.mlp.fc2.{leaf}"]
-    # Held by the file, not needed for the penultimate features.
-    return published | {"visual.head": torch.ones(24, 8), "log_scale": torch.tensor(2.66)}
+    return randomised(CLIPVisionModel(config), 4)
 
 
 def _clip_penultimate(published: dict[str, torch.Tensor], pixels: torch.Tensor, heads: int, layers: int):
@@ -243,7 +166,7 @@ def _clip_penultimate(published: dict[str, torch.Tensor], pixels: torch.Tensor, 
 
 
 def test_the_published_clip_file_becomes_the_transformers_class(image_encoder, tmp_path):
-    published = _published_clip(image_encoder)
+    published = published_clip(image_encoder)
     path = tmp_path / "models_clip_open-clip-xlm-roberta-large-vit-huge-14-onlyvisual.pth"
     torch.save(published, path)
     loaded = load_image_encoder(path, num_heads=2)

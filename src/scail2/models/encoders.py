@@ -46,7 +46,7 @@ def load_vae(path: str | Path, torch_dtype: torch.dtype | None = torch.float32) 
     from diffusers import AutoencoderKLWan
 
     if Path(path).is_dir():
-        return AutoencoderKLWan.from_pretrained(path, torch_dtype=torch_dtype)
+        return AutoencoderKLWan.from_pretrained(path, dtype=torch_dtype)
     view = _renamed(path, vae_names, _VAE, "encoder.conv_in.weight", "post_quant_conv.weight")
     decoder_input = view.shapes["post_quant_conv.weight"][0]
     if decoder_input == 48:

@@ -112,4 +112,4 @@ def _load_folder(folder: Path, torch_dtype: torch.dtype | None, device: torch.de
             stored = main_dtype(open_tensor_file(folder / name)) or torch.bfloat16
             # Half precision is how small models are shipped; CPUs compute in it slowly or not at all.
             dtypes[name] = torch.float32 if device.type == "cpu" and stored is torch.float16 else stored
-    return SCAIL2Pipeline.from_pretrained(folder, torch_dtype=dtypes)
+    return SCAIL2Pipeline.from_pretrained(folder, dtype=dtypes)

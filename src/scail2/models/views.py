@@ -126,6 +126,8 @@ def main_dtype(file: TensorFile) -> torch.dtype | None:
     sizes: dict[torch.dtype | None, int] = {}
     for info in file.tensors.values():
         dtype = None if isinstance(file, GgufFile) or info.dtype in FP8 else info.dtype
+        if dtype is not None and not dtype.is_floating_point:
+            continue  # position indices, a packed tokenizer
         sizes[dtype] = sizes.get(dtype, 0) + info.nbytes
     return max(sizes, key=sizes.get) if sizes else None
 

@@ -1,0 +1,261 @@
+"""Loose public files -> one diffusers folder -> a pipeline; and the commands around it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoint_files import (
+    WORDS,
+    official_state,
+    published_clip,
+    published_umt5,
+    published_vae,
+    randomised,
+    save_fp8,
+    save_training,
+)
+from diffusers import AutoencoderKLWan
+from safetensors.torch import load_file, save_file
+from tiny import bare_pipeline, tiny_tokenizer
+from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
+
+from scail2.cli.app import main
+from scail2.errors import InputError
+from scail2.models.components import FileKind, find_components, kind_of
+from scail2.models.conversion import convert
+from scail2.models.hub import load_pipeline, parse_lora
+from scail2.models.inventory import describe
+from scail2.models.official_names import to_diffusers_name
+from scail2.models.tensor_files import open_tensor_file
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, torch.nn.Module]:
+    """Small encoders and VAE of the real classes; CLIP is 80 wide, one head, so that its file shows its heads."""
+    text = UMT5Config(
+        vocab_size=9, d_model=32, d_kv=8, d_ff=16, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu"
+    )
+    image = CLIPVisionConfig(
+        hidden_size=80,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        image_size=28,
+        patch_size=14,
+        hidden_act="gelu",
+    )
+    return {
+        "vae": randomised(AutoencoderKLWan(base_dim=4, z_dim=16), 1),
+        "text_encoder": randomised(UMT5EncoderModel(text), 2),
+        "image_encoder": randomised(CLIPVisionModel(image), 3),
+    }
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, torch.Tensor]:
+    return official_state(text_dim=32, image_dim=80)
+
+
+@pytest.fixture
+def repository(models, state, tmp_path) -> Path:
+    """An official repository: every file under its public name."""
+    folder = tmp_path / "SCAIL-2"
+    (folder / "model" / "1").mkdir(parents=True)
+    save_file(state, folder / "scail2_14b.safetensors")
+    (folder / "config.json").write_text(json.dumps({"dim": 64, "num_layers": 2, "model_type": "i2v", **WORDS}))
+    torch.save(published_vae(models["vae"]), folder / "Wan2.1_VAE.pth")
+    torch.save(published_umt5(models["text_encoder"]), folder / "models_t5_umt5-xxl-enc-bf16.pth")
+    clip = "models_clip_open-clip-xlm-roberta-large-vit-huge-14-onlyvisual.pth"
+    torch.save(published_clip(models["image_encoder"]), folder / clip)
+    tiny_tokenizer().save_pretrained(folder / "google" / "umt5-xxl")
+    return folder
+
+
+def run(*arguments: str) -> None:
+    """The command, ending well."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    assert ended.value.code == 0
+
+
+def assert_components(pipe, models, state) -> None:
+    for name, value in state.items():
+        assert torch.equal(pipe.transformer.get_parameter(to_diffusers_name(name)), value), name
+    for component, model in models.items():
+        loaded = getattr(pipe, component).state_dict()
+        for name, value in model.state_dict().items():
+            assert torch.equal(loaded[name], value), f"{component} {name}"
+    assert pipe.tokenizer("a puppet dances")["input_ids"] == [3, 4, 5, 1]
+
+
+# ---- whole pipelines ----------------------------------------------------------------------------------------------
+
+
+def test_one_command_makes_a_pipeline_folder_of_an_official_repository(repository, models, state, tmp_path, capsys):
+    run("convert", str(repository), "--out", str(tmp_path / "out"))
+    assert "transformer from" in capsys.readouterr().out
+    assert_components(load_pipeline(tmp_path / "out"), models, state)
+    assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
+    found = describe(tmp_path / "out")
+    assert found.kind == "pipeline"
+    assert found.components["transformer"] == "SCAIL2Transformer3DModel"
+
+
+def test_a_repository_is_a_model_without_converting_it(repository, models, state):
+    pipe = load_pipeline(repository)
+    assert_components(pipe, models, state)
+    assert type(pipe.scheduler).__name__ == "UniPCMultistepScheduler"
+    assert_components(load_pipeline(repository / "scail2_14b.safetensors"), models, state)
+
+
+def test_comfy_folders_and_files_given_by_name(models, state, tmp_path):
+    comfy = tmp_path / "models"
+    for name in ("diffusion_models", "vae", "text_encoders", "clip_vision"):
+        (comfy / name).mkdir(parents=True)
+    transformer = comfy / "diffusion_models" / "scail2_fp8_scaled.safetensors"
+    save_fp8(state, transformer, style="scale_weight")
+    save_file(published_vae(models["vae"]), comfy / "vae" / "wan_2.1_vae.safetensors")
+    save_file({"first_stage_model.x": torch.zeros(2)}, comfy / "vae" / "another.safetensors")
+    vision = {f"vision_model.{name}": value for name, value in models["image_encoder"].state_dict().items()}
+    save_file(vision, comfy / "clip_vision" / "clip_vision_h.safetensors")
+    found = find_components(transformer)
+    assert (found.vae.name, found.text_encoder) == ("wan_2.1_vae.safetensors", None)
+    assert find_components(comfy) == found
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(WORDS))
+    arguments = ["convert", str(transformer), "--pipeline", "--config", str(config), "--dtype", "bfloat16"]
+    run(*arguments, "--out", str(tmp_path / "out"))
+    pipe = load_pipeline(tmp_path / "out")
+    assert pipe.transformer.proj_out.weight.dtype == torch.bfloat16
+    assert pipe.vae.dtype == torch.float32
+    assert pipe.text_encoder is None
+    torch.save(published_umt5(models["text_encoder"]), comfy / "text_encoders" / "umt5.pth")
+    with pytest.raises(InputError, match="comes without a tokenizer"):
+        convert(transformer, tmp_path / "again", config=WORDS, pipeline=True)
+    assert not (tmp_path / "again").exists()
+    save_file(published_vae(models["vae"]), comfy / "vae" / "copy.safetensors")
+    with pytest.raises(InputError, match=r"several files for the vae .*copy.safetensors.*wan_2.1_vae"):
+        find_components(transformer)
+    assert find_components(transformer, vae=comfy / "vae" / "copy.safetensors").vae.name == "copy.safetensors"
+
+
+def test_comfys_packed_tokenizer(models, state, tmp_path):
+    import sentencepiece
+
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(["a puppet dances in the rain", "the puppet jumps", "rain falls on the stage"] * 20))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus),
+        model_prefix=str(tmp_path / "spiece"),
+        vocab_size=40,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    packed = (tmp_path / "spiece.model").read_bytes()
+    text = {n: v.clone() for n, v in models["text_encoder"].state_dict().items() if "embed_tokens" not in n}
+    text["spiece_model"] = torch.frombuffer(bytearray(packed), dtype=torch.uint8)
+    save_file(text, tmp_path / "umt5_xxl_fp16.safetensors")
+    save_file(state, tmp_path / "scail2.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"dim": 64, **WORDS}))
+    with pytest.raises(InputError, match=r"no VAE near .*scail2.safetensors"):
+        load_pipeline(tmp_path)
+    torch.save(published_vae(models["vae"]), tmp_path / "Wan2.1_VAE.pth")
+    pipe = load_pipeline(tmp_path / "scail2.safetensors")
+    expected = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model"))
+    assert pipe.tokenizer("the puppet")["input_ids"] == [*expected.encode("the puppet"), 1]
+
+
+# ---- single files, other directions -------------------------------------------------------------------------------
+
+
+def test_each_public_file_alone_becomes_its_class(repository, models, tmp_path):
+    classes = {
+        "Wan2.1_VAE.pth": "AutoencoderKLWan",
+        "models_t5_umt5-xxl-enc-bf16.pth": "umt5",
+        "models_clip_open-clip-xlm-roberta-large-vit-huge-14-onlyvisual.pth": "clip",
+        "scail2_14b.safetensors": "SCAIL2Transformer3DModel",
+    }
+    for index, (name, expected) in enumerate(classes.items()):
+        convert(repository / name, tmp_path / str(index))
+        assert expected in (tmp_path / str(index) / "config.json").read_text()
+    save_file({"x.lora_down.weight": torch.ones(1, 2)}, tmp_path / "lora.safetensors")
+    with pytest.raises(InputError, match="is a LoRA"):
+        convert(tmp_path / "lora.safetensors", tmp_path / "lora")
+    with pytest.raises(InputError, match="exists already"):
+        convert(repository / "Wan2.1_VAE.pth", tmp_path / "0")
+    with pytest.raises(InputError, match="choose one of diffusers, official, comfy"):
+        convert(repository, tmp_path / "x", to="onnx")
+
+
+def test_back_to_published_names_from_a_pipeline_folder(repository, state, tmp_path):
+    convert(repository, tmp_path / "pipe")
+    for to in ("official", "comfy"):
+        convert(tmp_path / "pipe", tmp_path / f"{to}.safetensors", to=to, torch_dtype=torch.float32)
+        written = load_file(tmp_path / f"{to}.safetensors")
+        assert written.keys() == state.keys()
+        assert all(torch.equal(written[name], value) for name, value in state.items())
+
+
+def test_kinds_are_told_by_content(repository):
+    kinds = {path.name: kind_of(open_tensor_file(path)) for path in repository.glob("*.*") if path.suffix != ".json"}
+    assert {name.split("_")[0] + name[-4:]: kind for name, kind in kinds.items()} == {
+        "scail2sors": FileKind.TRANSFORMER,
+        "Wan2.1.pth": FileKind.VAE,
+    } | {"models.pth": kinds["models_t5_umt5-xxl-enc-bf16.pth"]}
+    assert sorted(kinds.values()) == ["image_encoder", "text_encoder", "transformer", "vae"]
+
+
+# ---- names, commands ----------------------------------------------------------------------------------------------
+
+
+def test_model_names(tmp_path):
+    with pytest.raises(InputError, match="write hub:someone/model"):
+        load_pipeline("someone/model")
+    with pytest.raises(InputError, match=r"There is no model nothing\.safetensors"):
+        load_pipeline("nothing.safetensors")
+    bare_pipeline().save_pretrained(tmp_path / "small")
+    with pytest.raises(InputError, match="name a pipeline folder"):
+        load_pipeline(tmp_path / "small" / "transformer")
+    lora = {"blocks.0.self_attn.q.diff_b": torch.ones(24)}
+    save_file(lora, tmp_path / "a.safetensors")
+    before = load_pipeline(tmp_path / "small").transformer.blocks[0].attn1.to_q.bias
+    after = load_pipeline(tmp_path / "small", loras=[f"{tmp_path}/a.safetensors:0.5"]).transformer
+    assert torch.allclose(after.blocks[0].attn1.to_q.bias, before + 0.5)
+    assert parse_lora(tmp_path / "a.safetensors")[1] == 1.0
+    assert parse_lora((tmp_path / "a.safetensors", 2))[1] == 2.0
+    with pytest.raises(InputError, match="no LoRA file"):
+        parse_lora("absent.safetensors:0.5")
+
+
+def test_info_and_models(repository, state, tmp_path, capsys):
+    save_training(state, tmp_path / "train.pt")
+    run("info", str(tmp_path / "train.pt"), "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert (found["kind"], found["dialect"], found["complete"]) == ("transformer", "training", None)
+    assert found["parameters"] == sum(value.numel() for value in state.values())
+    assert "number of heads" in found["problem"]
+    run("info", str(repository / "scail2_14b.safetensors"))
+    output = capsys.readouterr().out
+    assert "transformer (official)" in output
+    assert "exactly those of its configuration" in output
+    run("models")
+    output = capsys.readouterr().out
+    assert "Embedded model" in output
+    assert "quality" in output
+
+
+def test_bad_input_ends_in_one_sentence_and_code_2(tmp_path, capsys):
+    for arguments in (
+        ["info", str(tmp_path / "absent.safetensors")],
+        ["convert", str(tmp_path / "absent"), "--out", str(tmp_path / "o")],
+        ["convert", str(tmp_path), "--out", str(tmp_path / "o"), "--dtype", "int8"],
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 2
+        assert capsys.readouterr().err.startswith("error: ")
