@@ -10,6 +10,7 @@ TOLERANCES = {
     "rotated": 1e-6,
     "masks": 1e-6,
     "ops": 1e-6,
+    "image_projection": 5e-6,
     "oracle": 5e-5,
     "activation": 2e-6,
     "rearranged": 1e-5,

@@ -147,7 +147,7 @@ def test_norms_and_image_projection(model):
         query_norm.weight.data, cross_norm.weight.data, cross_norm.bias.data = keep
     projection = model.condition_embedder.image_embedder
     assert isinstance(projection, ImageProjection)
-    assert_close(projection(ops["img_emb/x"]), ops["img_emb/expected"], "ops")
+    assert_close(projection(ops["img_emb/x"]), ops["img_emb/expected"], "image_projection")
 
 
 def test_names_and_shapes_of_the_14b():
