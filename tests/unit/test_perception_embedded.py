@@ -6,16 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from scail2.data.puppets import (
-    NANO,
-    Performance,
-    Split,
-    render,
-    sample_character,
-    sample_motion,
-    sample_placements,
-    sample_scene,
-)
+from scail2.data.puppets import NANO, Split, render, sample_scene
 from scail2.errors import InputError
 from scail2.perception.embedded import EmbeddedSegmenter, embedded_segmenter_path, expected_overlap, group_instances
 from scail2.perception.network import (
@@ -29,24 +20,11 @@ from scail2.perception.network import (
 from scail2.perception.segmenter import PointPrompt, Prompts
 from scail2.training.segmenter import SegmenterRecipe, SegmenterTraining
 from scail2.training.segmenter_data import sample_batch
+from scail2.training.segmenter_evaluation import character_ious, evaluate, unseen_clip
 from scail2.video import ArrayFrames, VideoReader
 
 MEDIA = Path(__file__).parents[1] / "media"
 TINY = NetworkConfig(widths=(4, 4, 8, 8, 8), short_side=32)
-
-
-def puppets(index: int, count: int, frames: int = 6):
-    """A clip of the test split, which training never sees."""
-    places = sample_placements(Split.TEST, index, NANO, count=count)
-    cast = [
-        Performance(
-            character=sample_character(Split.TEST, 3 * index + number, NANO),
-            motion=sample_motion(Split.TEST, 3 * index + number, NANO),
-            placement=place,
-        )
-        for number, place in enumerate(places)
-    ]
-    return render(cast, sample_scene(Split.TEST, index, NANO), frames=frames, height=128, width=128, fps=8)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +37,7 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_unseen_puppets_are_found_and_told_apart(shipped):
-    single, pair = puppets(0, 1), puppets(1, 2)
+    single, pair = unseen_clip(NANO, 0, 1, frames=6), unseen_clip(NANO, 1, 2, frames=6)
     found = shipped.segment(ArrayFrames(single.frames))
     assert overlap(found.labels.labels(0, 6) > 0, single.masks[0]) > 0.85
     found = shipped.segment(ArrayFrames(pair.frames), Prompts(characters=2))
@@ -69,7 +47,7 @@ def test_unseen_puppets_are_found_and_told_apart(shipped):
 
 
 def test_another_size_and_a_folder_on_disk(shipped, tmp_path):
-    clip = puppets(2, 1, frames=10)
+    clip = unseen_clip(NANO, 2, 1, frames=10)
     wide = clip.frames.repeat(2, axis=1).repeat(3, axis=2)
     found = shipped.segment(ArrayFrames(wide), directory=tmp_path)
     assert (found.height, found.width) == (256, 384)
@@ -190,3 +168,18 @@ def test_foreign_weights_are_refused(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"nonsense")
     with pytest.raises(InputError, match="no segmentation network"):
         EmbeddedSegmenter.load(tmp_path / "x.safetensors")
+
+
+def test_character_overlaps_are_paired_one_to_one():
+    truth = np.zeros((2, 1, 8, 8), bool)
+    truth[0, :, :, :4] = truth[1, :, :, 4:] = True
+    labels = np.where(truth[1], 1, 2).astype(np.uint8)
+    assert character_ious(truth, labels, 2) == [1, 1]
+    assert sorted(character_ious(truth, np.where(truth[0], 1, 0).astype(np.uint8), 1)) == [0, 1]
+
+
+def test_evaluation_tells_puppets_from_other_footage(shipped, tmp_path):
+    (tmp_path / "dance.mp4").write_bytes((MEDIA / "dance_black.mp4").read_bytes())
+    scores = evaluate(shipped, (NANO,), clips=1, media=tmp_path)
+    assert set(scores["puppets"]) == {"nano_1", "nano_2"}
+    assert scores["puppets"]["nano_1"]["confidence"] > 2 * max(scores["elsewhere"].values())

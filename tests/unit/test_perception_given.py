@@ -153,6 +153,16 @@ def test_alpha_matte_picture_file(tmp_path):
     assert found.tracks[0].boxes[0].tolist() == [5, 10, 25, 20]
 
 
+@pytest.mark.parametrize(("name", "codec"), [("cut.mov", "prores4444"), ("cut", "png")])
+def test_alpha_matte_videos_and_folders(tmp_path, name, codec):
+    frames = np.zeros((3, *SIZE, 4), np.uint8)
+    frames[:, 10:20, 5:25] = (200, 100, 50, 255)
+    write(tmp_path / name, frames, codec)
+    found = GivenMasks([tmp_path / name]).segment(plain_clip())
+    assert found.origin == "given matte"
+    assert found.tracks[0].boxes[2].tolist() == [5, 10, 25, 20]
+
+
 def test_a_matte_that_shows_nobody_has_an_empty_track(tmp_path):
     write(tmp_path / "m.mkv", np.zeros((3, *SIZE, 3), np.uint8))
     assert GivenMasks([tmp_path / "m.mkv"]).segment(plain_clip()).tracks[0].first_frame == -1

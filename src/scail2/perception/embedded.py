@@ -90,6 +90,26 @@ class EmbeddedSegmenter:
         self._judge(found, float(np.mean(sure)), still=len(frames) == 1)
         return _cleaned(found, directory)
 
+    def confidences(self, frames: FrameSource) -> np.ndarray:
+        """Confidence of every frame, float (T,), without following anybody or refusing."""
+        parts = []
+        for start in range(0, len(frames), _WINDOW):
+            rgb = frames.frames(start, min(start + _WINDOW, len(frames)))[..., :3]
+            parts.append(self._outputs(rgb)[2])
+        return np.concatenate(parts)
+
+    @torch.inference_mode()
+    def _outputs(self, rgb: np.ndarray) -> tuple[np.ndarray, torch.Tensor, np.ndarray, np.ndarray]:
+        """Pictures uint8 (T, h, w, 3) at the network's size, foreground probability (T, h, w), confidence (T,), and
+        centre offsets (T, 2, h, w), of frames uint8 (T, H, W, 3)."""
+        pictures, inner = self._prepared(rgb)
+        out = self.network(pictures)
+        probability = torch.sigmoid(out.foreground)[:, : inner[0], : inner[1]]
+        familiar = torch.minimum(torch.sigmoid(out.familiarity), self.familiarity.probability(out.signature))
+        small = ((pictures[:, :, : inner[0], : inner[1]] + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+        centre = out.centre[:, :, : inner[0], : inner[1]].numpy()
+        return small, probability, (familiar * expected_overlap(probability)).numpy(), centre
+
     def _judge(self, found: TrackedMasks, confidence: float, *, still: bool) -> None:
         option = "--reference-mask FILE (or a picture with transparency)" if still else "--driving-mask FILE"
         what = "the reference picture" if still else "the driving video"
@@ -105,24 +125,14 @@ class EmbeddedSegmenter:
         if not any(track.first_frame >= 0 for track in found.tracks):
             raise InputError(f"the embedded segmenter found no character in {what}: {advice}.")
 
-    @torch.inference_mode()
     def _window(self, rgb: np.ndarray, follower: Follower) -> tuple[np.ndarray, np.ndarray]:
         """Labels uint8 (T, H, W) and confidence float (T,) of frames uint8 (T, H, W, 3)."""
-        height, width = rgb.shape[1:3]
-        pictures, inner = self._prepared(rgb)
-        out = self.network(pictures)
-        probability = torch.sigmoid(out.foreground)[:, : inner[0], : inner[1]]
-        centre = out.centre[:, :, : inner[0], : inner[1]]
-        familiar = torch.minimum(torch.sigmoid(out.familiarity), self.familiarity.probability(out.signature))
-        small = ((pictures[:, :, : inner[0], : inner[1]] + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+        small, probability, confidence, centre = self._outputs(rgb)
         labels = []
         for frame in range(len(rgb)):
-            instances = group_instances(
-                probability[frame].numpy(), centre[frame].numpy(), self.network.config.short_side
-            )
+            instances = group_instances(probability[frame].numpy(), centre[frame], self.network.config.short_side)
             labels.append(follower.follow(small[frame], instances))
-        full = _enlarged(np.stack(labels), probability, (height, width))
-        return full, (familiar * expected_overlap(probability)).numpy()
+        return _enlarged(np.stack(labels), probability, rgb.shape[1:3]), confidence
 
     def _prepared(self, rgb: np.ndarray) -> tuple[torch.Tensor, tuple[int, int]]:
         """Pictures float (T, 3, H', W') at the network's short side, padded to its stride, and the unpadded size."""

@@ -142,6 +142,19 @@ class PictureFrames:
         return self.picture[None][start:stop]
 
 
+class _StraightAlpha:
+    """A video with transparency as uint8 (T, H, W, 4), where `VideoReader.frames` would lay it over black."""
+
+    def __init__(self, reader: VideoReader):
+        self.reader, self.height, self.width = reader, reader.height, reader.width
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def frames(self, start: int, stop: int) -> np.ndarray:
+        return self.reader.frames_rgba(start, stop)
+
+
 def open_mask(path: Path) -> tuple[FrameSource, bool]:
     """Frames of a mask file (picture, video, or folder of pictures) at its own size, and whether it is lossy."""
     path = Path(path)
@@ -149,11 +162,15 @@ def open_mask(path: Path) -> tuple[FrameSource, bool]:
         raise InputError(f"the mask {path} does not exist.")
     if path.is_dir():
         suffixes = {each.suffix.lower() for each in path.iterdir()} & IMAGE_SUFFIXES
-        return VideoReader(path), not suffixes <= LOSSLESS_SUFFIXES
+        return _with_alpha(VideoReader(path)), not suffixes <= LOSSLESS_SUFFIXES
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return PictureFrames(read_image(path)), path.suffix.lower() not in LOSSLESS_SUFFIXES
     reader = VideoReader(path)
-    return reader, getattr(reader.source_info, "codec", "") not in {"ffv1", "png", "qtrle", "huffyuv", "utvideo"}
+    return _with_alpha(reader), reader.source_info.codec not in {"ffv1", "png", "qtrle", "huffyuv", "utvideo"}
+
+
+def _with_alpha(reader: VideoReader) -> FrameSource:
+    return _StraightAlpha(reader) if reader.has_alpha else reader
 
 
 def _matte_level(frames: np.ndarray) -> np.ndarray | None:

@@ -153,6 +153,8 @@ class MaskStore:
         directory.mkdir(parents=True, exist_ok=True)
         if (directory / "tracks.json").exists() and cls(directory).frozen:
             raise InputError(f"the masks in {directory} are frozen: write to another folder, or unfreeze them first.")
+        # Without this file the folder is no store: half-written masks are never taken for whole ones.
+        (directory / "tracks.json").unlink(missing_ok=True)
         traits = MODE_TRAITS[job.mode]
         shown, moved = job.binding.reference_slots(), job.binding.driving_slots()
         still = paint(job.reference.labels.labels(0, 1), shown, traits.reference_background)[0]
@@ -325,6 +327,10 @@ class MaskStore:
         return video
 
 
+def _seen(masks: TrackedMasks) -> list[CharacterTrack]:
+    return [track for track in masks.tracks if track.first_frame >= 0]
+
+
 def _describe(job: MaskJob, size: tuple[int, int]) -> dict[str, Any]:
     """The contents of tracks.json."""
     shown, moved = job.binding.reference_slots(), job.binding.driving_slots()
@@ -354,6 +360,6 @@ def _describe(job: MaskJob, size: tuple[int, int]) -> dict[str, Any]:
             "notes": list(job.binding.notes),
         },
         "warnings": [*job.reference.warnings, *job.driving.warnings],
-        "reference": [_track_json(track, shown.get(track.number)) for track in job.reference.tracks],
-        "driving": [_track_json(track, moved.get(track.number)) for track in job.driving.tracks],
+        "reference": [_track_json(track, shown.get(track.number)) for track in _seen(job.reference)],
+        "driving": [_track_json(track, moved.get(track.number)) for track in _seen(job.driving)],
     }

@@ -2,8 +2,9 @@
 
 ::
 
-    python -m scail2.training.segmenter train --folder runs/segmenter --steps 1500     # resumes where it stopped
+    python -m scail2.training.segmenter train --folder runs/segmenter --steps 1200     # resumes where it stopped
     python -m scail2.training.segmenter export --folder runs/segmenter --assets src/scail2/assets
+    python -m scail2.training.segmenter evaluate --clips 40 --media FOLDER-OF-OTHER-VIDEOS
 
 Every batch is a function of its step number, so an interrupted training continues as if it had not been interrupted (up to
 the optimiser's arithmetic, which is saved). What is to be learnt: foreground, body centres, and whether a picture belongs to
@@ -11,6 +12,7 @@ the puppet world at all, against textured, shuffled and noisy pictures that do n
 """
 
 import argparse
+import json
 import logging
 import math
 import os
@@ -22,7 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scail2.data.puppets import Split
+from scail2.data.puppets import FULL, NANO, Split
+from scail2.perception.embedded import EmbeddedSegmenter
 from scail2.perception.network import Familiarity, NetworkConfig, SegmentationNetwork, save_network
 from scail2.training.segmenter_data import CLIP_FRAMES, Batch, sample_batch
 
@@ -41,7 +44,7 @@ class SegmenterRecipe:
         mixed_precision: bfloat16 autocast, about 2.5 times as fast on a CPU that has it.
     """
 
-    steps: int = 1500
+    steps: int = 1200
     clips: int = 4
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
@@ -195,14 +198,24 @@ class SegmenterTraining:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of ``python -m scail2.training.segmenter``."""
     parser = argparse.ArgumentParser(prog="python -m scail2.training.segmenter", description="Train the mask network.")
-    parser.add_argument("verb", choices=["train", "export"])
-    parser.add_argument("--folder", type=Path, required=True, help="checkpoints; an existing one is continued")
+    parser.add_argument("verb", choices=["train", "export", "evaluate"])
+    parser.add_argument("--folder", type=Path, help="checkpoints; an existing one is continued")
     parser.add_argument("--steps", type=int, default=SegmenterRecipe().steps)
     parser.add_argument("--assets", type=Path, default=Path("src/scail2/assets"), help="where export writes")
+    parser.add_argument("--clips", type=int, default=40, help="evaluate: clips per domain and number of characters")
+    parser.add_argument("--media", type=Path, help="evaluate: a folder of videos without puppets")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(options.threads)
+    if options.verb == "evaluate":
+        from scail2.training.segmenter_evaluation import evaluate
+
+        scores = evaluate(EmbeddedSegmenter.load(), (NANO, FULL), clips=options.clips, media=options.media)
+        logger.info("%s", json.dumps(scores, indent=1))
+        return
+    if options.folder is None:
+        parser.error("--folder is needed to train or export")
     training = SegmenterTraining(options.folder, SegmenterRecipe(steps=options.steps))
     if options.verb == "train":
         training.run()

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scail2.data.puppets import (
+    FULL,
     JOINT_NAMES,
     NANO,
     Performance,
@@ -25,7 +26,8 @@ from scail2.data.puppets import (
 
 CLIP_FRAMES = 4
 _CENTRE_JOINT = JOINT_NAMES.index("chest")
-# NANO as it is, and a wider world around it: other proportions, sizes and places, moving cameras, busier scenery.
+# NANO as it is, a wider world around it (other proportions, sizes and places, moving cameras, busier scenery), and
+# everything the renderer can show (animals, robots, props, night).
 WIDE = replace(
     NANO,
     name="segmenter-wide",
@@ -37,7 +39,7 @@ WIDE = replace(
     solo_height=(0.45, 0.95),
     group_height=(0.4, 0.8),
 )
-_WIDE_SHARE = 0.4
+_DOMAINS, _DOMAIN_SHARES = (NANO, WIDE, FULL), (0.55, 0.15, 0.3)
 # Shares of clips: bare scenery (familiar, nobody there), and pictures that are unlike puppets.
 _EMPTY_SHARE = 0.06
 _STRANGE_SHARE = 0.2
@@ -100,7 +102,7 @@ def _sample(split: Split, index: int, size: int, strange: bool) -> Batch:
 
 
 def _render(split: Split, index: int, size: int, rng: np.random.Generator, *, count: int) -> _Clip:
-    domain: PuppetDomain = WIDE if rng.random() < _WIDE_SHARE else NANO
+    domain: PuppetDomain = _DOMAINS[rng.choice(len(_DOMAINS), p=_DOMAIN_SHARES)]
     placements = sample_placements(split, index, domain, count=count) if count else ()
     cast = [
         Performance(
