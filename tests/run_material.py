@@ -7,12 +7,12 @@ from typing import Any
 import av
 import numpy as np
 from PIL import Image
+from tiny import SIZE, bare_pipeline, footage
 
 from scail2.masks import BINDING_SLOTS, paint_mask
 from scail2.modes import MODE_TRAITS, AnimationMode
 from scail2.request import AnimationRequest
 from scail2.video import VideoWriter
-from tiny import SIZE, bare_pipeline, footage
 
 FPS = Fraction(8)
 SAMPLE_RATE = 8000

@@ -105,7 +105,7 @@ def test_bad_values_are_refused_with_one_sentence(changes, sentence):
 
 
 def test_unknown_names_and_damaged_json_are_refused():
-    with pytest.raises(InputError, match="Unknown setting 'refrence' in the request; did you mean 'reference'?"):
+    with pytest.raises(InputError, match=r"Unknown setting 'refrence' in the request; did you mean 'reference'?"):
         AnimationRequest.from_json({"refrence": "a.png"})
     with pytest.raises(InputError, match="not valid JSON"):
         AnimationRequest.from_json("{")
@@ -132,7 +132,11 @@ def test_toml_paths_are_relative_to_the_file_and_changes_win(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("reference = ", "is not valid TOML"), ('reference = "a"\nstep = 3', "did you mean 'steps'"), ("height = nan", "whole number|missing")],
+    [
+        ("reference = ", "is not valid TOML"),
+        ('reference = "a"\nstep = 3', "did you mean 'steps'"),
+        ("height = nan", "whole number|missing"),
+    ],
 )
 def test_bad_toml_is_refused(tmp_path, text, sentence):
     file = tmp_path / "run.toml"

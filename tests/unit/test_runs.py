@@ -40,9 +40,7 @@ def rendered(events):
 def contents(run):
     """Everything of a run that must not depend on how it came about: frames, float history, generator states."""
     store = SegmentStore(run.path)
-    return {
-        index: (store.record(index).frames_sha256, store.state(index).identity()) for index in store.finished()
-    }
+    return {index: (store.record(index).frames_sha256, store.state(index).identity()) for index in store.finished()}
 
 
 def frames_of(path):
@@ -170,10 +168,10 @@ def test_rerender_alone_replaces_one_segment_and_cascade_the_later_ones(tmp_path
 
 def test_rerender_refuses_what_is_not_rendered(tmp_path, pipe):
     run = RunDirectory.create(tmp_path / "film.run", make_request(tmp_path))
-    with pytest.raises(InputError, match="Segment 0 of .* is not rendered; finished are none yet"):
+    with pytest.raises(InputError, match=r"Segment 0 of .* is not rendered; finished are none yet"):
         run.rerender(0, pipe=pipe)
     run.execute(pipe)
-    with pytest.raises(InputError, match="Segment 4 of .* is not rendered; finished are 0 to 3"):
+    with pytest.raises(InputError, match=r"Segment 4 of .* is not rendered; finished are 0 to 3"):
         run.rerender(4, pipe=pipe)
 
 
@@ -216,7 +214,7 @@ def test_resume_refuses_changed_files_and_lost_ones(tmp_path, pipe):
     with pytest.raises(InputError, match="given as driving has changed since this run began"):
         run.resume(pipe)
     (tmp_path / "reference.png").unlink()
-    with pytest.raises(InputError, match="there is no file .*reference.png"):
+    with pytest.raises(InputError, match=r"there is no file .*reference.png"):
         run.resume(pipe)
     assert run.status().failure.startswith("'reference'")
 
@@ -284,7 +282,7 @@ def test_folders_that_are_not_runs_are_refused(tmp_path):
     (tmp_path / "home" / "letter.txt").touch()
     with pytest.raises(InputError, match="exists and is not a run directory"):
         RunDirectory.create(tmp_path / "home", request)
-    with pytest.raises(InputError, match="is not a run directory: it has no request.json"):
+    with pytest.raises(InputError, match=r"is not a run directory: it has no request.json"):
         RunDirectory.open(tmp_path / "home")
     with pytest.raises(InputError, match="a part of the path is a file"):
         RunDirectory.create(tmp_path / "in" / "reference.png" / "run", request)

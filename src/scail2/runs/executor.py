@@ -108,7 +108,7 @@ class Executor:
 
     def _keep(self, index: int) -> None:
         self.journal.emit("segment_skipped", segment=index, segments=len(self.segments))
-        self.drift.ensure_measured(index)
+        self.drift.measure(index)
 
     def _retire_surplus(self) -> None:
         """Segments of an earlier, longer plan move aside."""

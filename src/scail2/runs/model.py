@@ -89,9 +89,7 @@ class ModelHandle:
 
             dtype = getattr(torch, self._request.dtype) if self._request.dtype else None
             device = self._request.device or ("cuda" if torch.cuda.is_available() else None)
-            self._pipe = load_pipeline(
-                self._request.model, torch_dtype=dtype, device=device, loras=self._request.lora
-            )
+            self._pipe = load_pipeline(self._request.model, torch_dtype=dtype, device=device, loras=self._request.lora)
             # The run shows its own progress.
             self._pipe.set_progress_bar_config(disable=True)
         return self._pipe

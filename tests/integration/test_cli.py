@@ -1,0 +1,343 @@
+"""The commands as a user types them, in this process: what they write, what they say, and what they refuse."""
+
+import json
+import os
+import resource
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from run_material import make_material, save_model, write_video
+from tiny import SIZE
+
+from scail2.cli.app import main
+from scail2.cli.progress import TimeLeft, duration
+from scail2.runs import RunDirectory
+from scail2.runs.journal import Journal
+from scail2.runs.lock import locked
+from scail2.video import VideoReader, probe
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def job(tmp_path, model, monkeypatch):
+    """A folder with everything a command needs, as the working folder."""
+    make_material(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def given(model, *arguments):
+    files = ["--reference", "reference.png", "--driving", "driving.mkv"]
+    masks = ["--reference-mask", "reference_mask.png", "--driving-mask", "driving_mask.mkv"]
+    return [*files, *masks, "--model", str(model), "--steps", "1", *arguments]
+
+
+def call(*arguments):
+    """Exit code of the command."""
+    with pytest.raises(SystemExit) as end:
+        main([str(each) for each in arguments])
+    return end.value.code or 0
+
+
+def refusal(capsys, *arguments):
+    """The one sentence a command refuses with; exit code 2, no traceback."""
+    capsys.readouterr()
+    assert call(*arguments) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_animate_then_status_rerender_resume_clean(job, model, capsys):
+    assert call("animate", *given(model, "--output", "film.mp4", "--compare")) == 0
+    assert probe("film.mp4").frames == 19
+    assert probe("film-compare.mp4").width == 3 * SIZE
+    capsys.readouterr()
+    assert call("status", "film.run", "--json") == 0
+    status = json.loads(capsys.readouterr().out)
+    assert (status["state"], status["segments"], status["finished"]) == ("finished", 4, [0, 1, 2, 3])
+    before = VideoReader("film.mp4").frames(0, 19)
+    assert call("rerender", "film.run", "--segment", "1", "--seed", "4", "--cascade") == 0
+    after = VideoReader("film.mp4").frames(0, 19)
+    assert not np.array_equal(before[9:], after[9:])
+    assert call("resume", "film.run") == 0
+    assert "unchanged, kept" in capsys.readouterr().err
+    assert call("clean", "film.run") == 0
+    assert not Path("film.run/superseded").exists()
+    assert call("status", "film.run") == 0
+    assert "4 of 4 finished" in capsys.readouterr().out
+
+
+def test_replace_with_json_events_reports_steps_segments_and_drift(tmp_path, model, monkeypatch, capsys):
+    make_material(tmp_path, mode="replacement")
+    monkeypatch.chdir(tmp_path)
+    assert call("replace", *given(model, "--output", "film.mkv", "--json", "--run-dir", "kept")) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    events = [line["event"] for line in lines]
+    assert events[0] == "run_started"
+    assert events[-1] == "run_finished"
+    assert events.count("segment_finished") == events.count("drift") == 4
+    assert {"step", "steps", "segment", "segments"} <= lines[events.index("step")].keys()
+    assert RunDirectory.open("kept").request.mode == "replacement"
+
+
+def test_plan_and_dry_run_render_and_keep_nothing(job, model, capsys):
+    before = sorted(os.listdir())
+    assert call("plan", *given(model, "--json")) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["frames"], plan["width"], plan["height"], len(plan["segments"])) == (19, SIZE, SIZE, 4)
+    assert plan["preflight"]["ok"]
+    assert call("animate", *given(model, "--output", "film.mp4", "--dry-run")) == 0
+    assert "19 frames" in capsys.readouterr().out
+    assert sorted(os.listdir()) == before
+    assert call("plan", *given(model, "--contact-sheet", "sheet.png", "--run-dir", "planned")) == 0
+    assert Image.open("sheet.png").width > SIZE
+    assert RunDirectory.open("planned").status().state == "planned"
+
+
+def test_settings_file(job, model, capsys):
+    Path("run.toml").write_text(
+        'reference = "reference.png"\ndriving = "driving.mkv"\noutput = "film.mp4"\nsteps = 1\nframes = 9\n'
+        f'reference-mask = "reference_mask.png"\ndriving-mask = "driving_mask.mkv"\nmodel = "{model}"\n'
+    )
+    assert call("animate", "run.toml", "--frames", "5") == 0
+    assert probe("film.mp4").frames == 5
+    assert "must be of the form 4n+1" in refusal(capsys, "animate", "run.toml", "--segment-frames", "80")
+
+
+def test_drift_limit_stops_and_a_higher_one_goes_on(job, model, capsys):
+    sentence = refusal(capsys, "animate", *given(model, "--output", "film.mp4", "--drift-limit", "0.0001"))
+    assert "segment 1 has drifted" in sentence
+    assert RunDirectory.open("film.run").status().finished == (0, 1)
+    assert Path("film.run/drift.json").exists()
+    assert "segment 1 has drifted" in refusal(capsys, "resume", "film.run")
+    assert call("resume", "film.run", "--drift-limit", "1000") == 0
+    assert RunDirectory.open("film.run").status().worst_drift > 0.0001
+
+
+@pytest.mark.parametrize("correction", ["reinhard-first", "reinhard-previous"])
+def test_drift_correction_resumes_with_the_same_bits(job, model, correction):
+    arguments = given(model, "--output", "film.mp4", "--drift-correction", correction)
+    assert call("animate", *arguments) == 0
+    whole = [path.read_bytes() for path in sorted(Path("film.run/segments").glob("*/state.safetensors"))]
+    (job / "film.run" / "segments" / "002" / "segment.json").unlink()
+    (job / "film.run" / "segments" / "003" / "segment.json").unlink()
+    assert call("resume", "film.run") == 0
+    assert [path.read_bytes() for path in sorted(Path("film.run/segments").glob("*/state.safetensors"))] == whole
+    plain = given(model, "--output", "plain.mp4")
+    assert call("animate", *plain) == 0
+    others = [path.read_bytes() for path in sorted(Path("plain.run/segments").glob("*/state.safetensors"))]
+    assert others[0] == whole[0]
+    assert others[1] != whole[1]
+
+
+def test_ctrl_c_keeps_everything_and_exits_with_130(job, model, monkeypatch, capsys):
+    def interrupt(self, facts):
+        if facts["segment"] == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("scail2.cli.progress.RunDisplay._step", interrupt)
+    assert call("animate", *given(model, "--output", "film.mp4")) == 130
+    assert "scail2 resume" in capsys.readouterr().err
+    assert RunDirectory.open("film.run").status().finished == (0,)
+
+
+def test_a_prompt_for_a_model_without_text_is_said_and_not_used(job, model, capsys):
+    assert call("animate", *given(model, "--output", "film.mp4", "--frames", "5", "--prompt", "a puppet dances")) == 0
+    assert "takes no text" in capsys.readouterr().err
+
+
+def png_header(width, height):
+    """A PNG whose header promises a size and whose content is missing."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+
+
+def write_song(path):
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("aac", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+
+
+def bad_driving(kind, folder):
+    """A driving file that cannot be used."""
+    good = (folder / "driving.mkv").read_bytes()
+    path = folder / f"bad_{kind}.mkv"
+    if kind == "truncated":
+        path.write_bytes(good[: len(good) // 2])
+    elif kind == "empty":
+        path.touch()
+    elif kind == "text":
+        path.write_text("no film\n" * 100)
+    elif kind == "wrong_extension":
+        path = folder / "bad.gif"
+        path.write_bytes(good)
+    elif kind == "audio_only":
+        path = folder / "bad_song.mp4"
+        write_song(path)
+    elif kind == "one_pixel":
+        path = folder / "bad_pixel.png"
+        Image.new("RGB", (1, 1)).save(path, save_all=True, append_images=[Image.new("RGB", (1, 1), "red")])
+    elif kind == "still":
+        path = folder / "reference.png"
+    elif kind == "zero_frames":
+        path = folder / "bad_folder"
+        path.mkdir()
+    elif kind == "missing":
+        path = folder / "nothing.mp4"
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["truncated", "empty", "text", "wrong_extension", "audio_only", "one_pixel", "still", "zero_frames", "missing"],
+)
+def test_bad_driving_files(job, model, capsys, kind):
+    path = bad_driving(kind, job)
+    arguments = given(model, "--output", "film.mp4")
+    arguments[3] = str(path)
+    assert path.name in refusal(capsys, "animate", *arguments)
+    assert not Path("film.mp4").exists()
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "huge_header", "one_pixel", "video", "folder"])
+def test_bad_references(job, model, capsys, kind):
+    path = job / "bad.png"
+    if kind == "truncated":
+        path.write_bytes((job / "reference.png").read_bytes()[:700])
+    elif kind == "empty":
+        path.touch()
+    elif kind == "huge_header":
+        path.write_bytes(png_header(20_000, 20_000))
+    elif kind == "one_pixel":
+        Image.new("RGB", (1, 1)).save(path)
+    else:
+        path = job / "driving.mkv" if kind == "video" else job
+    arguments = given(model, "--output", "film.mp4")
+    arguments[1] = str(path)
+    assert path.name in refusal(capsys, "animate", *arguments)
+
+
+def test_bad_masks(job, model, capsys):
+    mask = VideoReader("driving_mask.mkv").frames(0, 19)
+    write_video(job / "short.mkv", mask[:12])
+    write_video(job / "small.mkv", mask[:, ::2, ::2])
+    strange = mask.copy()
+    strange[:, 4:12, 4:12] = (120, 80, 30)
+    write_video(job / "strange.mkv", strange)
+    swapped = np.where((mask == 0).all(axis=-1, keepdims=True), np.uint8(255), mask)
+    write_video(job / "swapped.mkv", swapped)
+    for name, words in {
+        "short.mkv": "has 12 frames but the clip has 19",
+        "small.mkv": "16x16 pixels but",
+        "strange.mkv": "colours outside the mask palette",
+        "swapped.mkv": "white background but animation mode needs black",
+        "nothing.mkv": "there is no file",
+    }.items():
+        arguments = given(model, "--output", "film.mp4")
+        arguments[7] = name
+        assert words in refusal(capsys, "animate", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--fps", "nan"], "'fps' (--fps) must be a number above 0"),
+        (["--height", "50", "--width", "50"], "the nearest that does is 48x48"),
+        (["--steps", "-1"], "'steps' (--steps) must be"),
+        (["--guidance-scale", "inf"], "must be a number from 0 to 100"),
+        (["--preset", "beautiful"], "unknown preset 'beautiful'"),
+        (["--solver", "magic"], "unknown solver 'magic'"),
+        (["--bind", "driving:3=reference:1"], "driving:3"),
+        (["--bind", "sideways"], "unknown binding 'sideways'"),
+        (["--codec", "divx"], "codec must be one of"),
+        (["--output", "film.avi"], "cannot write .avi files"),
+        (["--output", "reference.png"], "would overwrite it"),
+        (["--output", "/proc/film.mp4", "--run-dir", "film.run"], "/proc/film.mp4"),
+        (["--run-dir", "/proc/run"], "Cannot make the run directory"),
+        (["--run-dir", "."], "is not a run directory"),
+        (["--model", "nowhere"], "There is no model nowhere"),
+        (["--lora", "nothing.safetensors"], "There is no LoRA file nothing.safetensors"),
+        (["--masks", "nowhere"], "leave out --reference-mask"),
+    ],
+)
+def test_bad_settings(job, model, capsys, arguments, words):
+    assert words in refusal(capsys, "animate", *given(model, "--output", "film.mp4"), *arguments)
+
+
+def test_usage_errors_exit_with_2(job, model, capsys):
+    assert call("animate", *given(model, "--output", "film.mp4"), "--height", "nan") == 2
+    assert call("animate", "--no-such-option") == 2
+    assert call("rerender", "film.run") == 2
+    for command in ("resume", "status", "clean"):
+        assert "is not a run directory" in refusal(capsys, command, "nowhere")
+
+
+def test_a_second_process_is_refused(job, model, capsys):
+    assert call("animate", *given(model, "--output", "film.mp4", "--frames", "5")) == 0
+    with locked(job / "film.run"):
+        assert f"in use by process {os.getpid()}" in refusal(capsys, "resume", "film.run")
+        assert call("status", "film.run", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["running"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_a_folder_without_permission(job, model, capsys):
+    (job / "locked").mkdir(mode=0o500)
+    assert "permission" in refusal(capsys, "animate", *given(model, "--output", "locked/film.mp4"))
+    assert "permission" in refusal(capsys, "animate", *given(model, "--output", "film.mp4", "--run-dir", "locked/run"))
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(job, model, monkeypatch, capsys):
+    """In the middle of a run the kernel refuses to let files grow, as on a full disk; later there is space again."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    emit = Journal.emit
+
+    def fill_the_disk(self, event, /, **facts):
+        emit(self, event, **facts)
+        if event == "segment_finished" and facts["segment"] == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "emit", fill_the_disk)
+        try:
+            sentence = refusal(capsys, "animate", *given(model, "--output", "film.mp4"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "full" in sentence or "limit is reached" in sentence
+    assert RunDirectory.open("film.run").status().finished == (0, 1)
+    assert call("resume", "film.run") == 0
+    assert call("animate", *given(model, "--output", "whole.mp4")) == 0
+    assert Path("film.mp4").read_bytes() == Path("whole.mp4").read_bytes()
+
+
+def test_help_is_quick_and_complete(capsys):
+    assert call("animate", "--help") == 0
+    told = capsys.readouterr().out
+    for option in ("--reference", "--driving", "--segment-frames", "--masks", "--run-dir", "--drift-correction"):
+        assert option in told
+    code = "import sys; from scail2.cli.app import build_app; build_app(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_time_left():
+    now = [0.0]
+    left = TimeLeft(lambda: now[0])
+    assert left.after(0, 2, 1, 4) == ""
+    now[0] = 10.0
+    assert left.after(0, 2, 2, 4) == "1 min 00 s"
+    assert [duration(seconds) for seconds in (3.4, 200, 7500)] == ["3 s", "3 min 20 s", "2 h 05 min"]
