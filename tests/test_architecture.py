@@ -48,8 +48,8 @@ CHAIN = [
     {"cli"},
 ]
 STEP = {part: step for step, parts in enumerate(CHAIN) for part in parts}
-# These two assemble a whole pipeline from files, so they stand above it although they lie beside the loaders.
-HUB = {"models/hub.py", "models/components.py"}
+# These make whole pipelines from files, so they stand above the pipeline although they lie beside the loaders.
+HUB = {f"models/{name}.py" for name in ("hub", "components", "conversion", "inventory")}
 
 
 def part_of(path: Path) -> str:
