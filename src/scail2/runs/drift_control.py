@@ -11,14 +11,15 @@ import numpy as np
 import torch
 
 from scail2.conditions import character_region
-from scail2.evaluation import drift
+from scail2.errors import InputError
+from scail2.evaluation import drift, drift_plot
 from scail2.evaluation.colour import ColourStatistics, colour_statistics
 from scail2.evaluation.drift import DriftLimitExceeded, DriftReport, SegmentDrift, SegmentStatistics
 from scail2.request import AnimationRequest, DriftCorrection
 from scail2.runs.journal import Journal
 from scail2.runs.preparation import Prepared
 from scail2.runs.segment_store import SegmentStore
-from scail2.runs.storage import digest
+from scail2.runs.storage import digest, read_json
 
 if TYPE_CHECKING:
     from scail2.pipeline import SegmentOutput
@@ -78,13 +79,21 @@ class DriftControl:
             raise
 
     def finish(self) -> None:
-        """Writes ``drift.json`` and ``drift.png`` from the measures of all segments."""
+        """Writes ``drift.json`` and, where matplotlib is installed, ``drift.png`` from the measures of all segments."""
         report = DriftReport()
         for index in self.store.finished():
             known = self.store.metrics(index)
             if known is not None:
                 report.add(SegmentDrift.from_json(known["drift"]))
-        report.save(self.store.folder.parent / "drift.json")
+        path = self.store.folder.parent / "drift.json"
+        picture = path.with_suffix(".png")
+        if path.exists() and picture.exists() and read_json(path) == report.to_json():
+            return
+        report.save(path)
+        try:
+            drift_plot.plot(report, picture, limit=self.request.drift_limit)
+        except InputError as problem:
+            self.journal.emit("plot_left_out", reason=str(problem))
 
     def _measured(self, index: int) -> SegmentDrift:
         segment = self.prepared.plan.segments[index]
