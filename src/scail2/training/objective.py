@@ -72,8 +72,6 @@ class FlowMatchingObjective:
             return_dict=False,
         )[0]
         weight = self._weight(latents) * (1 - history)
-        if latents.excluded is not None:  # cells touched by burned-in text
-            weight = weight * (latents.excluded.amax(1, keepdim=True) == 0)
         matching = flow_matching_loss(velocity, noise - target, t, weight, config.loss)
         terms = {"matching": matching.detach()}
         total = matching
@@ -84,9 +82,9 @@ class FlowMatchingObjective:
         return total, terms
 
     def _weight(self, latents: LatentBatch) -> torch.Tensor:
-        """``(B, 1, T, h, w)``: more on characters, nothing where the sample excludes a region (burned-in text)."""
+        """``(B, 1, T, h, w)``: more on characters, nothing in cells touched by an excluded region (burned-in text)."""
         weight = 1 + self.config.loss.character_weight * latents.character.mean(1, keepdim=True)
-        return weight if latents.excluded is None else weight * (1 - latents.excluded.mean(1, keepdim=True))
+        return weight if latents.excluded is None else weight * (latents.excluded.amax(1, keepdim=True) == 0)
 
     def _conditions(self, batch: TrainingBatch, generator: torch.Generator) -> dict:
         latents, data = batch.latents, self.config.data
