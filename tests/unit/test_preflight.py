@@ -90,6 +90,17 @@ def test_reframing_scales_the_character_about_its_feet(scale):
     assert (done.invented_share > 0) == (scale < 1)
 
 
+def test_what_is_continued_outwards_is_background_not_the_character():
+    labels = np.zeros(SIZE, np.uint8)
+    labels[0:56, 40:56] = 1
+    picture = np.full((*SIZE, 3), 60, np.uint8)
+    picture[labels > 0] = 220
+    done = framing.reframe(picture, labels, 0.5, (48.0, 56.0))
+    top = np.flatnonzero(done.labels.any(axis=1))[0]
+    assert top > 20
+    assert done.picture[: top - 1].max() < 80
+
+
 # ---- scene cuts -----------------------------------------------------------------------------------------------------
 
 

@@ -200,6 +200,26 @@ class Reframed:
     invented_share: float
 
 
+def _empty_border(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The picture with the characters taken out of its outermost rows and columns, so that they can be continued."""
+    emptied = picture.copy()
+    for line, here in (
+        (emptied[0], labels[0]),
+        (emptied[-1], labels[-1]),
+        (emptied[:, 0], labels[:, 0]),
+        (emptied[:, -1], labels[:, -1]),
+    ):
+        # Two pixels more on both sides: soft outlines belong to the character as well.
+        free = np.flatnonzero(np.convolve(here > 0, np.ones(5), mode="same") == 0)
+        if 0 < len(free) < len(here):
+            places = np.arange(len(here))
+            after = np.searchsorted(free, places).clip(0, len(free) - 1)
+            before = (after - 1).clip(0)
+            nearest = np.where(np.abs(free[after] - places) <= np.abs(free[before] - places), free[after], free[before])
+            line[:] = line[nearest]
+    return emptied
+
+
 def reframe(picture: np.ndarray, labels: np.ndarray, scale: float, anchor: tuple[float, float]) -> Reframed:
     """Enlarges or shrinks a reference about an anchor that stays where it is (the characters' feet), size unchanged.
 
@@ -217,7 +237,8 @@ def reframe(picture: np.ndarray, labels: np.ndarray, scale: float, anchor: tuple
         # Keep the window inside the picture: an enlarged character must not drag in border that is not needed.
         left, top = np.clip(left, 0, width - width / scale), np.clip(top, 0, height - height / scale)
     pad = math.ceil(max(0.0, -left, -top, left + width / scale - width, top + height / scale - height))
-    padded = np.pad(picture, ((pad, pad), (pad, pad), (0, 0)), mode="edge")
+    padded = np.pad(_empty_border(picture, labels), ((pad, pad), (pad, pad), (0, 0)), mode="edge")
+    padded[pad : pad + height, pad : pad + width] = picture
     box = (left + pad, top + pad, left + pad + width / scale, top + pad + height / scale)
     planes = [
         np.asarray(Image.fromarray(padded[..., c]).resize((width, height), Image.Resampling.BICUBIC, box=box))
