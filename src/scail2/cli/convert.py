@@ -12,7 +12,9 @@ def register(app: typer.Typer) -> None:
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="Transformer, VAE, umT5 or CLIP file, or a folder of them.")],
+    source: Annotated[
+        str, typer.Argument(help="Transformer, VAE, umT5 or CLIP file, a folder of them, or hub:owner/name.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder to make; a .safetensors file for official and comfy.")],
     to: Annotated[str, typer.Option(help="diffusers, official (published names) or comfy.")] = "diffusers",
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 [default: as stored].")] = None,

@@ -13,7 +13,8 @@ def models() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from scail2.models.hub import HUB_PREFIX, embedded_model_path
+    from scail2.models.downloads import HUB_PREFIX
+    from scail2.models.hub import embedded_model_path
     from scail2.models.inventory import EMBEDDED_CAN, EMBEDDED_CANNOT, PUBLIC_FILES
     from scail2.presets import PRESETS
 

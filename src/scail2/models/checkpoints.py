@@ -15,6 +15,7 @@ import torch
 from ..errors import InputError
 from . import official_names as names
 from .dialects import Dialect, TransformerView, view_transformer
+from .downloads import local_path
 from .tensor_files import atomic_file, open_tensor_file, write_safetensors
 from .transformer import SCAIL2Transformer3DModel
 from .views import compare, stream
@@ -31,7 +32,7 @@ def load_transformer(
 
     Args:
         path: official safetensors (one file, an index, or a folder with one of them), the training branch's ``.pt``,
-            ComfyUI bf16 or fp8-scaled safetensors, GGUF, or a diffusers folder.
+            ComfyUI bf16 or fp8-scaled safetensors, GGUF, a diffusers folder, or ``hub:owner/name`` with one of them.
         config: configuration in published words (``dim``, ``ffn_dim``, ``num_heads``, ...). What is not given comes
             from the file's header, a ``config.json`` beside it, and the shapes of the tensors, in this order.
         torch_dtype: type of the weights; None keeps the file's (bfloat16 for 8-bit and GGUF files). Under float16 and
@@ -57,7 +58,7 @@ def open_transformer(
     path: str | Path, config: Mapping[str, Any] | None = None
 ) -> tuple[TransformerView, SCAIL2Transformer3DModel]:
     """A transformer file and its model without memory (on the meta device), names and shapes already compared."""
-    path = Path(path)
+    path = local_path(path)
     folder = diffusers_folder(path)
     view = view_transformer(open_tensor_file(folder or path))
     if folder is None:

@@ -14,6 +14,7 @@ import torch
 from ..errors import InputError
 from .checkpoints import convert_transformer, diffusers_folder, open_transformer
 from .components import COMPANIONS, ComponentFiles, FileKind, find_components, kind_of, load_component
+from .downloads import local_path
 from .encoders import load_image_encoder, load_text_encoder, load_vae
 from .tensor_files import open_tensor_file
 
@@ -33,7 +34,8 @@ def convert(
     """Converts a public file, or a folder of public files, into another layout.
 
     Args:
-        source: a transformer, VAE, umT5 or CLIP file; a diffusers folder; a folder of public files.
+        source: a transformer, VAE, umT5 or CLIP file; a diffusers folder; a folder of public files, or one on the Hub
+            (``hub:owner/name``).
         out: the folder (``to="diffusers"``) or ``.safetensors`` file to make; an existing folder must be empty.
         to: ``"diffusers"``, ``"official"`` or ``"comfy"``; the latter two write the transformer in published names.
         torch_dtype: type of the weights; None keeps what is stored (bfloat16 for 8-bit and GGUF files).
@@ -45,7 +47,7 @@ def convert(
     Returns:
         One line for each component written.
     """
-    source, out, components = Path(source), Path(out), dict(components or {})
+    source, out, components = local_path(source), Path(out), dict(components or {})
     if to not in TARGETS:
         raise InputError(f"Cannot convert to '{to}': choose one of {', '.join(TARGETS)}.")
     whole = pipeline or any(components.values()) or (source.is_dir() and diffusers_folder(source) is None)

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import InputError
+from .downloads import HUB_PREFIX, local_path
 from .lora import apply_loras
 from .tensor_files import open_tensor_file
 from .views import main_dtype
 
 if TYPE_CHECKING:
     from ..pipeline import SCAIL2Pipeline
-
-HUB_PREFIX = "hub:"
 
 
 def embedded_model_path() -> Path:
@@ -80,25 +79,11 @@ def _folder_of(model: str | Path | None) -> Path:
         if not (path / "model_index.json").is_file():
             raise InputError("This installation has no embedded model: name a model folder or file.")
         return path
-    if str(model).startswith(HUB_PREFIX):
-        return download(str(model))
-    path = Path(model).expanduser()
+    path = local_path(model)
     if not path.exists():
         hint = f"; to download it from the Hub, write {HUB_PREFIX}{model}" if str(model).count("/") == 1 else ""
         raise InputError(f"There is no model {model}{hint}.")
     return path
-
-
-def download(name: str) -> Path:
-    """Downloads ``hub:owner/name`` or ``hub:owner/name@revision`` and returns its folder."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    repository, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
-    try:
-        return Path(snapshot_download(repository, revision=revision or None))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(f"{name} cannot be downloaded: {str(error).splitlines()[0]}") from error
 
 
 def _load_folder(folder: Path, torch_dtype: torch.dtype | None, device: torch.device) -> SCAIL2Pipeline:
