@@ -17,9 +17,10 @@ def timestep_sinusoid(timestep: torch.Tensor, dim: int) -> torch.Tensor:
     Angles are formed in float64: at t near 1000 a float32 angle is off by up to 6e-5.
     """
     half = dim // 2
-    exponents = torch.arange(half, dtype=torch.float64, device=timestep.device) / half
-    angles = timestep.to(torch.float64)[:, None] * torch.pow(10000.0, -exponents)
-    return torch.cat([angles.cos(), angles.sin()], dim=-1).float()
+    device = torch.device("cpu") if timestep.device.type == "mps" else timestep.device  # Metal has no float64
+    exponents = torch.arange(half, dtype=torch.float64, device=device) / half
+    angles = timestep.to(device, torch.float64)[:, None] * torch.pow(10000.0, -exponents)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1).float().to(timestep.device)
 
 
 def _match_weight(x: torch.Tensor, module: nn.Module) -> torch.Tensor:

@@ -78,8 +78,9 @@ def _grid_angles(starts: tuple[int, int, int], sizes: tuple[int, int, int], head
     parts = []
     for axis, (start, size, dim) in enumerate(zip(starts, sizes, axis_dims(head_dim), strict=True)):
         # Frequencies theta^(-2i/dim), i = 0 ... dim/2 - 1 (RoPE, arXiv 2104.09864), separately on each axis.
-        exponents = torch.arange(0, dim, 2, dtype=torch.float64) / max(dim, 1)
-        angles = torch.outer(torch.arange(start, start + size, dtype=torch.float64), theta**-exponents)
+        exponents = torch.arange(0, dim, 2, dtype=torch.float64, device="cpu") / max(dim, 1)
+        positions = torch.arange(start, start + size, dtype=torch.float64, device="cpu")
+        angles = torch.outer(positions, theta**-exponents)
         shape = [1, 1, 1, dim // 2]
         shape[axis] = size
         parts.append(angles.reshape(shape).expand(*sizes, dim // 2))
