@@ -19,11 +19,11 @@ from scail2.stages import StreamOptions, callback_tensors
 _UNCONDITIONAL, _SKIPPED = "pred_uncond", "pred_cond_skip"
 
 
-def fresh_guider(component: BaseGuidance | None, guidance_scale: float, *, explicit: bool) -> BaseGuidance | None:
-    """A guider for one run, or ``None`` when nothing is to be guided.
+def choose_guider(component: BaseGuidance | None, guidance_scale: float, *, explicit: bool) -> BaseGuidance | None:
+    """The guider of a run, or ``None`` when nothing is to be guided. It is copied for every segment, never used itself.
 
     Args:
-        component: the pipeline's guider; copied, so that its step counters and momentum never leak between jobs.
+        component: the pipeline's guider.
         guidance_scale: classifier-free guidance scale when there is no component; 1 means none.
         explicit: the caller named ``guidance_scale``; it then replaces the component's own.
     """
@@ -31,7 +31,7 @@ def fresh_guider(component: BaseGuidance | None, guidance_scale: float, *, expli
         return None if guidance_scale == 1.0 else ClassifierFreeGuidance(guidance_scale=guidance_scale)
     if explicit and "guidance_scale" in component.config:
         return component.new(guidance_scale=guidance_scale)
-    return copy.deepcopy(component)
+    return component
 
 
 def needs_negative(guider: BaseGuidance | None) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scail2.conditions import SegmentConditions, assemble, encode_video
 from scail2.errors import InputError
-from scail2.guidance import fresh_guider, needs_negative
+from scail2.guidance import choose_guider, needs_negative
 from scail2.inputs import Footage, driving_footage, driving_mask_footage, mask_problems, mask_tensor, picture_tensor
 from scail2.models.lora import fused_loras
 from scail2.modes import AnimationMode
@@ -83,7 +83,7 @@ def prepare_job(
     extra_pictures, extra_masks = _additional(options, size, mode)
     _check_masks([picture_mask, *([] if extra_masks is None else extra_masks[0].unsqueeze(1))], masks, mode, options)
     settings = _settings(pipe, options, size)
-    guider = fresh_guider(pipe.guider, settings.guidance_scale, explicit=options.guidance_scale is not None)
+    guider = choose_guider(pipe.guider, settings.guidance_scale, explicit=options.guidance_scale is not None)
     check_caches(pipe.transformer, guided=guider is not None)
     _check_callback(options)
     segments = _segments(plan, options)

@@ -6,6 +6,7 @@ its conditions, the history before it and the generator's state, so a run can be
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -239,7 +240,7 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
         Args:
             latents: noise (B, C, Tl, h, w) float32. History frames in ``conditions`` replace its first frames before
                 every step and after the last one.
-            guider: from ``guidance.fresh_guider``; ``None`` runs one forward pass per step.
+            guider: from ``guidance.choose_guider``; ``None`` runs one forward pass per step.
             options: for its callback and ``attention_kwargs``.
             generator: noise of stochastic schedulers.
         """
@@ -251,7 +252,7 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
         predict = VelocityPredictor(
             transformer=self.transformer,
             conditions=conditions.to(device, dtype),
-            guider=guider,
+            guider=copy.deepcopy(guider),  # its step counters and momentum live for one segment
             negative_prompt_embeds=None if negative_prompt_embeds is None else negative_prompt_embeds.to(device, dtype),
             num_steps=self._num_timesteps,
             attention_kwargs=options.attention_kwargs if options else None,

@@ -59,6 +59,8 @@ def test_runs_in_both_modes_with_one_and_three_segments(pipe, mode, frames, segm
     assert video.std() > 0
     for output in outputs:
         assert output.history.shape == (5, 3, SIZE, SIZE)
+        shared = min(5, len(output.frames))
+        assert torch.equal(output.history[-shared:], output.frames[-shared:]), "history is the end, unrounded"
         assert set(output.timings) == {"conditions", "denoise", "decode"}
 
 
@@ -124,6 +126,21 @@ def test_entering_again_at_a_segment_gives_the_same_bits(pipe):
         for ours, theirs in zip(again, whole[k:], strict=True):
             assert torch.equal(ours.frames, theirs.frames)
             assert torch.equal(ours.history, theirs.history)
+
+
+def test_a_guider_with_momentum_starts_anew_with_each_segment(pipe):
+    pipe.register_modules(
+        guider=AdaptiveProjectedGuidance(guidance_scale=4.0, adaptive_projected_guidance_momentum=-0.5, start=0.4)
+    )
+    try:
+        arguments = footage(13) | {"mode": "animation", "prompt": "the rain", "num_inference_steps": 3}
+        whole = list(pipe.stream(**arguments, generator=seeded()))
+        generator = torch.Generator()
+        generator.set_state(whole[1].generator_state)
+        again = next(pipe.stream(**arguments, generator=generator, start_segment=1, history=whole[0].history))
+    finally:
+        pipe.register_modules(guider=None)
+    assert torch.equal(again.frames, whole[1].frames)
 
 
 def test_stop_segment_ends_early_and_history_transform_reaches_the_next_segment(bare):
