@@ -48,6 +48,7 @@ def evaluate(
     networks = GivenNetworks.load(lpips, video_features)
     shape = parse_size(size)
     pipe = load_pipeline(checkpoint, device=device)
+    pipe.set_progress_bar_config(disable=True)  # one bar for all clips, not one a clip
     shown: list[MeasuredClip] = []
     with counted_progress(console, "evaluating") as progress:
 

@@ -13,8 +13,8 @@ import numpy as np
 
 Array = np.ndarray
 
-# Squared RGB distance under which two colours cannot be told apart after generation (24 grey levels a channel).
-_SAME_COLOUR = 3 * 24.0**2
+# Squared RGB distance under which two colours cannot be told apart after generation (16 grey levels a channel).
+_SAME_COLOUR = 3 * 16.0**2
 _COLOURS_PER_PART = 8
 _COMMON = 0.02  # a colour belongs to a part when it covers at least this share of it
 
@@ -57,9 +57,9 @@ def limb_iou(
     """Intersection over union of limb pixels of output and truth, summed over the clip.
 
     A pixel of the output is a limb pixel when its colour is nearer to a limb colour than to every other part's colour and
-    to the background's colour at that place. Left out on both sides are pixels where colour cannot decide: whose true
-    answer is "not a limb" but whose true colour, or whose background, equals a limb colour within 24 levels a channel
-    (a sleeve before the shirt, grass behind green trousers), and limb pixels over such a background.
+    to the background's colour at that place. Left out on both sides are pixels where colour cannot decide, within 16
+    levels a channel: limb pixels before a background of their own colour, and all other pixels of a limb's colour (the shirt
+    behind its own sleeve, a face with bare arms, grass as green as somebody's trousers).
 
     Args:
         output, truth: uint8 `(T, H, W, 3)`.
@@ -76,9 +76,8 @@ def limb_iou(
         return float("nan")
     plate = np.broadcast_to(plate, truth.shape)
     is_limb = np.isin(parts, list(limb_parts))
-    to_limb_of_plate = _nearest(plate, colours.limbs)
-    to_limb_of_truth = _nearest(truth, colours.limbs)
-    undecidable = (to_limb_of_plate < _SAME_COLOUR) | (~is_limb & (to_limb_of_truth < _SAME_COLOUR))
+    to_background = ((truth.astype(np.float32) - plate) ** 2).sum(axis=-1)
+    undecidable = np.where(is_limb, to_background, _nearest(truth, colours.limbs)) < _SAME_COLOUR
     counted = ~undecidable if region is None else region & ~undecidable
     to_background = ((output.astype(np.float32) - plate) ** 2).sum(axis=-1)
     to_other = np.minimum(_nearest(output, colours.others), to_background)

@@ -13,12 +13,12 @@ from rich.table import Table
 
 # Columns of the printed table; the JSON has every measure.
 _COLUMNS = {
-    "character_psnr": "char. PSNR",
-    "character_ssim": "char. SSIM",
-    "background_psnr": "backgr. PSNR",
-    "frame_difference_correlation": "motion corr.",
-    "limb_iou": "limb IoU",
-    "identity": "identity",
+    "character_psnr": "charac-\nter\nPSNR",
+    "character_ssim": "charac-\nter\nSSIM",
+    "background_psnr": "back-\nground\nPSNR",
+    "frame_difference_correlation": "motion\ncorre-\nlation",
+    "limb_iou": "limb\nIoU",
+    "identity": "iden-\ntity",
 }
 
 
@@ -74,7 +74,7 @@ class EvaluationReport:
         table.add_column("task", no_wrap=True)
         for title in _COLUMNS.values():
             table.add_column(title, justify="right")
-        table.add_column("s/clip", justify="right")
+        table.add_column("seconds\na clip", justify="right")
         for name, task in self.tasks.items():
             means = task.to_json()
             table.add_row(name, *_cells(means), f"{means['seconds_per_clip']:.2f}")
