@@ -252,11 +252,31 @@ def test_files_with_full_differences_are_no_adapters():
         adapter_state_dict(model, lora)
 
 
+def test_comfy_files_with_alpha_are_adapters_only():
+    model = tiny_transformer()
+    down, up = torch.randn(4, 24), torch.randn(24, 4)
+    lora = {
+        f"diffusion_model.{Q}.lora_A.weight": down,
+        f"diffusion_model.{Q}.lora_B.weight": up,
+        f"diffusion_model.{Q}.alpha": torch.tensor(2.0),
+    }
+    state = adapter_state_dict(model, lora)
+    assert state.keys() == {"blocks.0.attn1.to_q.lora_A.weight", "blocks.0.attn1.to_q.lora_B.weight"}
+    product = state["blocks.0.attn1.to_q.lora_B.weight"] @ state["blocks.0.attn1.to_q.lora_A.weight"]
+    assert torch.allclose(product, 0.5 * up @ down)
+    with pytest.raises(InputError, match="is for adapters"):
+        apply_loras(model, [(lora, 1.0)])
+    with pytest.raises(InputError, match=r"1 tensors have no meaning here: blocks\.0\.ffn\.0\.alpha"):
+        adapter_state_dict(model, {**lora, "blocks.0.ffn.0.alpha": torch.tensor(1.0)})
+
+
 def test_an_adapter_trained_here_is_fused_with_its_alpha(tmp_path):
     from peft import LoraConfig
 
     trained = tiny_transformer()
-    trained.add_adapter(LoraConfig(r=4, lora_alpha=8, target_modules=["to_q", "ffn.net.2"]), "mine")
+    trained.add_adapter(
+        LoraConfig(r=4, lora_alpha=8, target_modules=["to_q", "ffn.net.2"], alpha_pattern={"attn2.to_q": 2}), "mine"
+    )
     with torch.no_grad():
         for name, parameter in trained.named_parameters():
             if "lora_" in name:

@@ -6,7 +6,6 @@ lose no more than one. Adapters hold low-rank pairs on linear layers only and ca
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 
 from ..errors import InputError
 from . import official_names as names
-from .lora_files import LoraDelta, LoraFile, LoraReport, LoraSource, open_lora
+from .lora_files import LoraDelta, LoraFile, LoraReport, LoraSource, open_lora, own_alpha
 from .tensor_files import write_safetensors
 
 _STATE = "_scail2_fused_loras"
@@ -129,13 +128,15 @@ def _label(source: LoraSource) -> str:
 def adapter_state_dict(transformer: torch.nn.Module, source: LoraSource) -> dict[str, torch.Tensor]:
     """A file of low-rank pairs as a peft state dictionary (``blocks.0.attn1.to_q.lora_A.weight`` ...).
 
+    Takes lightx2v, ComfyUI (``lora_A``, ``alpha``) and diffusers names; scales are multiplied into ``lora_B``.
+
     Raises:
         InputError: the file also holds full differences, which adapters cannot: `apply_loras` takes it.
     """
     shapes = {
         name: tuple(parameter.shape) for name, parameter in _parameters(transformer).items() if "lora_" not in name
     }
-    lora = open_lora(source, shapes)
+    lora = open_lora(source, shapes, as_adapter=True)
     if not lora.only_pairs:
         others = len(lora.deltas) - lora.report.lora_pairs
         raise InputError(
@@ -182,7 +183,7 @@ def save_lora(transformer: torch.nn.Module, path: str | Path, adapter: str = "de
         official = names.to_official_name(f"{module}.weight").removesuffix(".weight")
         if leaf == "lora_B":
             rank = state[f"{module}.lora_A.weight"].shape[0]
-            alpha = _own_alpha(config, module)
+            alpha = own_alpha(config.alpha_pattern, config.lora_alpha, module)
             scale = alpha / (math.sqrt(rank) if config.use_rslora else rank)
             published[f"diffusion_model.{official}.lora_up.weight"] = value if scale == 1 else value * scale
         elif leaf == "lora_A":
@@ -191,11 +192,3 @@ def save_lora(transformer: torch.nn.Module, path: str | Path, adapter: str = "de
             raise InputError(f"The adapter has '{name}', which published LoRA files cannot hold.")
     plan = {name: (tuple(value.shape), value.dtype) for name, value in sorted(published.items())}
     write_safetensors(Path(path), plan, lambda name, _: published[name])
-
-
-def _own_alpha(config, module: str) -> float:
-    """A module's alpha: peft lets a pattern over module names overrule the adapter's."""
-    for pattern, alpha in config.alpha_pattern.items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", module):
-            return alpha
-    return config.lora_alpha

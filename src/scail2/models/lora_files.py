@@ -11,9 +11,13 @@ Published vocabulary (lightx2v step distillation, Bias-Aware DPO, relight), `dif
 
 There is no division by the rank and no alpha in this vocabulary. Adapters saved by diffusers (`<our
 module>.lora_A.weight`, `lora_B`) are read, too, with the alpha and rank noted in their header.
+
+Community files in which published modules have `lora_A`, `lora_B` or an `.alpha` are read only for use as adapters:
+the published fusing refuses them, and so does ours.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +32,7 @@ LoraSource = str | Path | Mapping[str, torch.Tensor]
 
 _PREFIXES = ("diffusion_model.", "transformer.")
 _DOWN, _UP = ".lora_down.weight", ".lora_up.weight"
+_A, _B = ".lora_A.weight", ".lora_B.weight"
 _DIFFERENCES = {".diff": "weight", ".diff_b": "bias", ".diff_m": "modulation"}
 _ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers notes rank and alpha
 _LISTED = 20
@@ -74,23 +79,24 @@ class LoraFile:
         return value if delta.scale == 1 else value * delta.scale
 
 
-def open_lora(source: LoraSource, shapes: Mapping[str, tuple[int, ...]]) -> LoraFile:
+def open_lora(source: LoraSource, shapes: Mapping[str, tuple[int, ...]], *, as_adapter: bool = False) -> LoraFile:
     """Matches every tensor of a LoRA with the parameters of a model.
 
     Args:
         source: a safetensors or ``.pt`` file, a folder with one, or a state dictionary.
         shapes: our parameter name -> shape.
+        as_adapter: also take ``lora_A``, ``lora_B`` and ``.alpha`` (scale alpha / rank) of published modules.
 
     Raises:
         InputError: the file is empty; a pair is incomplete, of unequal ranks or of another shape than its weight; a
-            tensor is not floating point or not finite, names no parameter, means nothing here (``.alpha``, published
-            modules with ``lora_A``), or two tensors mean the same addition.
+            tensor is not floating point or not finite, names no parameter, means nothing here, or two tensors mean the
+            same addition.
     """
     file = StateDict(source, "LoRA") if isinstance(source, Mapping) else open_tensor_file(source)
     if not file.tensors:
         raise InputError(f"{file.path}: the LoRA is empty.")
     _check_values(file)
-    parser = _Parser(file, shapes)
+    parser = _Parser(file, shapes, as_adapter)
     deltas = tuple(parser.deltas())
     kinds = [stored.rpartition(".")[2] for delta in deltas for stored in delta.stored[:1]]
     report = LoraReport(
@@ -106,8 +112,16 @@ def open_lora(source: LoraSource, shapes: Mapping[str, tuple[int, ...]]) -> Lora
 
 def is_lora(file: TensorFile) -> bool:
     """Whether a file's names are those of a LoRA."""
-    marks = (*_DIFFERENCES, _DOWN, _UP, ".lora_A.weight", ".lora_B.weight")
+    marks = (*_DIFFERENCES, _DOWN, _UP, _A, _B)
     return bool(file.tensors) and any(name.endswith(marks) for name in file.tensors)
+
+
+def own_alpha(patterns: Mapping[str, float], default: float, module: str) -> float:
+    """A module's alpha in peft: a pattern over module names overrules the adapter's own."""
+    for pattern, alpha in patterns.items():
+        if re.fullmatch(rf"(.*\.)?({pattern})", module):
+            return alpha
+    return default
 
 
 def _check_values(file: TensorFile) -> None:
@@ -122,8 +136,8 @@ def _check_values(file: TensorFile) -> None:
 class _Parser:
     """One pass over the names of a file; whatever is left over at the end is an error."""
 
-    def __init__(self, file: TensorFile, shapes: Mapping[str, tuple[int, ...]]):
-        self._file, self._shapes = file, shapes
+    def __init__(self, file: TensorFile, shapes: Mapping[str, tuple[int, ...]], as_adapter: bool):
+        self._file, self._shapes, self._as_adapter = file, shapes, as_adapter
         self._left = dict.fromkeys(file.tensors)
         self._taken: dict[tuple[str, str], str] = {}
 
@@ -131,12 +145,14 @@ class _Parser:
         found = []
         for name in list(self._left):
             if name.endswith(_DOWN):
-                module = name.removesuffix(_DOWN)
-                target = self._target(name, _bare(module) + ".weight")
-                found.append(self._pair(target, f"{module}{_UP}", name, 1.0))
-            elif name.endswith(".lora_A.weight") and (target := self._adapted(name)) is not None:
-                module = name.removesuffix(".lora_A.weight")
-                found.append(self._pair(target, f"{module}.lora_B.weight", name, self._adapter_scale(name)))
+                found.append(self._published_pair(name, _DOWN, _UP))
+            elif name.endswith(_A):
+                target = _bare(name).replace(_A, ".weight")
+                if target in self._shapes:
+                    up = name.replace(_A, _B)
+                    found.append(self._pair(target, up, name, self._adapter_scale(name)))
+                elif self._as_adapter:
+                    found.append(self._published_pair(name, _A, _B))
         for name in list(self._left):
             for suffix, leaf in _DIFFERENCES.items():
                 if name.endswith(suffix):
@@ -145,9 +161,15 @@ class _Parser:
             self._refuse_rest()
         return found
 
-    def _adapted(self, name: str) -> str | None:
-        target = _bare(name).replace(".lora_A.weight", ".weight")
-        return target if target in self._shapes else None
+    def _published_pair(self, down: str, down_suffix: str, up_suffix: str) -> LoraDelta:
+        module = down.removesuffix(down_suffix)
+        target = self._target(down, _bare(module) + ".weight")
+        alpha = f"{module}.alpha"
+        scale = 1.0
+        if self._as_adapter and alpha in self._left:
+            scale = float(self._file.read(alpha)) / self._file.tensors[down].shape[0]
+            del self._left[alpha]
+        return self._pair(target, module + up_suffix, down, scale)
 
     def _target(self, stored: str, published: str) -> str:
         try:
@@ -192,19 +214,18 @@ class _Parser:
         except json.JSONDecodeError as error:
             raise InputError(f"{self._file.path}: its adapter metadata is damaged: {error}.") from error
         config = {key.removeprefix("transformer."): value for key, value in config.items()}
-        if config.get("alpha_pattern") or config.get("rank_pattern") or config.get("use_dora"):
-            raise InputError(
-                f"{self._file.path} has ranks or alphas of its own per module, or is a DoRA: load it as an adapter."
-            )
-        alpha = config.get("lora_alpha", rank)
+        if config.get("use_dora"):
+            raise InputError(f"{self._file.path} is a DoRA, which is more than a low-rank pair.")
+        module = _bare(name.removesuffix(_A))
+        alpha = own_alpha(config.get("alpha_pattern") or {}, config.get("lora_alpha", rank), module)
         return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
     def _refuse_rest(self) -> None:
         left = sorted(self._left)
         listed = ", ".join(left[:_LISTED]) + (" ..." if len(left) > _LISTED else "")
         hint = ""
-        if any(name.endswith(".alpha") or ".lora_A." in name for name in left):
-            hint = " Files with alpha or published modules with lora_A are for adapters: pipe.load_lora_weights()."
+        if not self._as_adapter and any(name.endswith((".alpha", _A)) for name in left):
+            hint = " A file with alpha or lora_A on published modules is for adapters: pipe.load_lora_weights()."
         raise InputError(f"{self._file.path}: {len(left)} tensors have no meaning here: {listed}.{hint}")
 
 
