@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 HELP = """Masks: find or read the characters of both inputs, bind them, check them, and keep them in a folder.
 
-The folder serves any number of runs (`scail2 animate … --masks DIR`). Without mask files the reference's transparency is
-used, then SAM3 if its weights are named, else the embedded segmenter, which knows drawn puppets.
+The folder serves any number of runs (`scail2 animate … --masks DIR`). Without mask files the reference's own transparency
+counts, then SAM3 if its weights are named, else the embedded segmenter, which knows drawn puppets.
 """
 
 
@@ -55,11 +55,15 @@ def _make(
     box: Annotated[
         list[str] | None, typer.Option(metavar="FRAME:CHARACTER:X0,Y0,X1,Y1", help="A box in the driving video.")
     ] = None,
-    reference_point: Annotated[list[str] | None, typer.Option(metavar="CHARACTER:X,Y[:out]")] = None,
-    reference_box: Annotated[list[str] | None, typer.Option(metavar="CHARACTER:X0,Y0,X1,Y1")] = None,
+    reference_point: Annotated[
+        list[str] | None, typer.Option(metavar="CHARACTER:X,Y[:out]", help="A click in the reference.")
+    ] = None,
+    reference_box: Annotated[
+        list[str] | None, typer.Option(metavar="CHARACTER:X0,Y0,X1,Y1", help="A box in the reference.")
+    ] = None,
     characters: Annotated[int | None, typer.Option(min=1, help="How many characters to expect.")] = None,
-    width: Annotated[int | None, typer.Option(help="Width of the masks [default: the video's].")] = None,
-    height: Annotated[int | None, typer.Option(help="Height of the masks [default: the video's].")] = None,
+    width: Annotated[int | None, typer.Option(help="Width of the masks; without it the video's.")] = None,
+    height: Annotated[int | None, typer.Option(help="Height of the masks; without it the video's.")] = None,
     fps: Annotated[float | None, typer.Option(help="Resample the video to this rate, as the run will.")] = None,
     fit: Annotated[str, typer.Option(help="cover or letterbox.")] = "cover",
     reframe: Annotated[str, typer.Option(help="off or auto: rescale the reference.")] = "off",
@@ -217,7 +221,7 @@ def parse_box(text: str, *, still: bool = False) -> Any:
 
 def _check(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Masks to check.")],
-    mode: Annotated[str | None, typer.Option(help="Check against this mode [default: the masks' own].")] = None,
+    mode: Annotated[str | None, typer.Option(help="Check against this mode; without it the masks' own.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON on stdout.")] = False,
 ) -> None:
     import tempfile
@@ -253,8 +257,12 @@ def _preview(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Masks to look at.")],
     reference: Annotated[Path | None, typer.Option(metavar="PICTURE", help="If it has moved since.")] = None,
     driving: Annotated[Path | None, typer.Option(metavar="VIDEO", help="If it has moved since.")] = None,
-    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Overlay video [DIR/preview.mp4].")] = None,
-    sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Contact sheet [DIR/preview.png].")] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Overlay video; without it DIR/preview.mp4.")
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Contact sheet; without it DIR/preview.png.")
+    ] = None,
 ) -> None:
     from scail2.perception.preview import write_preview
     from scail2.perception.tracks import MaskStore
