@@ -168,6 +168,12 @@ def test_text_finds_names_and_numbers(found):
     assert all(0 < track.mean_confidence <= 1 for track in found.tracks if track.first_frame >= 0)
 
 
+def test_only_as_many_as_expected_are_kept(segmenter, short_clip, found):
+    kept = segmenter.segment(ArrayFrames(short_clip.array[:1]), Prompts(text=("person",), characters=1))
+    (track,) = kept.tracks
+    assert track.areas[0] == max(int(each.areas[0]) for each in found.tracks if each.mean_confidence > 0)
+
+
 def test_text_can_be_corrected(segmenter, short_clip, found):
     corrected = segmenter.segment(short_clip, Prompts(text=("person",), points=(click(2, 1),)))
     assert np.array_equal(found.labels.labels(0, 2), corrected.labels.labels(0, 2))

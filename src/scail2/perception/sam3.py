@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from scail2.errors import InputError
-from scail2.perception.labels import TrackedMasks, TrackRecorder
+from scail2.perception.labels import TrackedMasks, TrackRecorder, relabel
 from scail2.perception.places import Places, by_frame, check_prompts
 from scail2.perception.segmenter import Prompts
 from scail2.video import FrameSource
@@ -145,7 +145,7 @@ class Sam3Segmenter:
         check_prompts(prompts, frames)
         if not prompts.text:
             return self._by_places(frames, prompts, directory, progress)
-        found = self._by_text(frames, prompts, directory, progress)
+        found = _largest(self._by_text(frames, prompts, directory, progress), prompts.characters, directory)
         return self._corrected(found, frames, prompts, directory) if prompts.placed else found
 
     def _session(self, kind: str, frames: FrameSource) -> Any:
@@ -334,6 +334,15 @@ class Sam3Segmenter:
             session.add_mask_inputs(session.obj_id_to_idx(character), before, mask.to(model.device))
         session.obj_with_new_inputs = list(shown)
         model(inference_session=session, frame_idx=before)
+
+
+def _largest(found: TrackedMasks, count: int | None, directory: Path | None) -> TrackedMasks:
+    """At most `count` characters, those with the most confident pixels, numbered as before among themselves."""
+    if count is None or len(found.tracks) <= count:
+        return found
+    weight = {track.number: track.mean_confidence * float(track.areas.sum()) for track in found.tracks}
+    kept = sorted(sorted(weight, key=weight.get, reverse=True)[:count])
+    return relabel(found, kept, directory / "largest" if directory is not None else None)
 
 
 def _full_size(logits: torch.Tensor, frames: FrameSource) -> np.ndarray:
