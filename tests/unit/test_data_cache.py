@@ -168,7 +168,7 @@ def test_samples_that_cannot_be_made_are_named(vae_folder, tmp_path):
 
 
 class TestDamage:
-    def test_a_flipped_byte_is_found_named_and_replaced(self, cache, tmp_path):
+    def test_a_flipped_byte_is_found_named_and_replaced(self, cache, tmp_path, caplog):
         folder = copied(cache, tmp_path)
         record = read_index(shard_path(folder, 1), DamageReport())[3]
         path = shard_path(folder, 1)
@@ -182,6 +182,7 @@ class TestDamage:
         loader = BucketLoader(data, BucketSampler(data, 8, seed=1))
         seen = {sample.key for step in range(30) for sample in loader.samples(step)}
         assert record.key not in seen
+        assert [r.message.split(": ")[0] for r in caplog.records] == [f"damaged sample shard-00001.tar/{record.key}"]
         assert data.damage.lines() == [f"sample shard-00001.tar/{record.key}: .safetensors does not match its checksum"]
 
     def test_a_cut_shard_is_named_and_its_whole_samples_are_used(self, cache, tmp_path):

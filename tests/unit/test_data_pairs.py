@@ -146,6 +146,15 @@ def test_synthesis_resumes_and_its_members_open(tmp_path):
         assert decode_png(tar.extractfile(names["synthetic.still.png"]).read()).shape == (32, 32, 3)
 
 
+def test_stored_pairs_all_come_before_one_comes_twice(tmp_path):
+    small = PuppetSource(frames=5, height=32, width=32)
+    only = TripletRecipe(name="x", shares={SampleKind.ANIMATION_SINGLE: 1.0})
+    write_pairs(SynthesisJob(source=small, recipe=only, pairs=5), tmp_path)
+    stored, generator = PairShards((tmp_path,)), np.random.default_rng(0)
+    drawn = [stored.pair(SampleKind.ANIMATION_SINGLE, index, generator).meta["index"] for index in range(10)]
+    assert sorted(drawn[:5]) == sorted(drawn[5:]) == [0, 1, 2, 3, 4]
+
+
 def test_kinds_without_pairs_are_refused_and_damage_is_named(tmp_path):
     small = PuppetSource(frames=5, height=32, width=32)
     only = TripletRecipe(name="x", shares={SampleKind.ANIMATION_SINGLE: 1.0})

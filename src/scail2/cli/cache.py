@@ -81,6 +81,8 @@ def cache(
     with counted_progress(console, "caching") as progress:
         summary = write_cache(job, out, workers=count, resume=resume, progress=progress)
     console.print(f"{summary.written} samples written, {summary.shards} shards in {summary.directory}")
+    for line in pairs.damage.lines() if isinstance(pairs, PairShards) else ():
+        console.print(f"damaged {line}", markup=False)
     for key, reason in summary.skipped.items():
         console.print(f"skipped {key}: {reason}", markup=False)
 

@@ -154,7 +154,7 @@ class LatentDataset:
     def _is_usable(self, record: Record) -> bool:
         if "safetensors" in record.members and {"kind", "mode", "position_mode", "slots"} <= set(record.meta):
             return True
-        self.damage.samples[f"{record.shard.name}/{record.key}"] = "not a cached sample"
+        self.damage.add_sample(record.shard, record.key, "not a cached sample")
         return False
 
     def __len__(self) -> int:

@@ -5,6 +5,7 @@ Every member's checksum is stored in the sample's JSON, so damage is found where
 
 import io
 import json
+import logging
 import os
 import tarfile
 import zlib
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from scail2.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 _JSON = "json"
 _CHECKSUMS = "crc32"
@@ -69,14 +72,28 @@ class DamagedSample(Exception):  # noqa: N818 - a state of the data, caught and 
 
 @dataclass(slots=True)
 class DamageReport:
-    """Everything that was skipped, by name and reason."""
+    """Everything that was skipped, by name and reason; each is logged as a warning when it is found."""
 
     shards: dict[str, str] = field(default_factory=dict)
     samples: dict[str, str] = field(default_factory=dict)
 
+    def add_shard(self, name: str, reason: str) -> None:
+        """Notes a damaged shard or index (once)."""
+        self._note(self.shards, "shard", name, reason)
+
+    def add_sample(self, shard: Path, key: str, reason: str) -> None:
+        """Notes a damaged sample (once)."""
+        self._note(self.samples, "sample", f"{shard.name}/{key}", reason)
+
     def add(self, damage: DamagedSample) -> None:
-        """Notes one damaged sample (once)."""
-        self.samples[f"{damage.shard.name}/{damage.key}"] = damage.reason
+        """Notes the sample an exception names."""
+        self.add_sample(damage.shard, damage.key, damage.reason)
+
+    @staticmethod
+    def _note(known: dict[str, str], what: str, name: str, reason: str) -> None:
+        if name not in known:
+            known[name] = reason
+            logger.warning("damaged %s %s: %s; left out", what, name, reason)
 
     def __bool__(self) -> bool:
         return bool(self.shards or self.samples)
@@ -168,11 +185,11 @@ def read_index(shard: Path, report: DamageReport) -> list[Record]:
         index = json.loads(index_path(shard).read_text())
         if index["bytes"] == shard.stat().st_size:
             return [_record(shard, entry) for entry in index["samples"]]
-        report.shards[shard.name] = f"has {shard.stat().st_size} bytes, was written with {index['bytes']}"
+        report.add_shard(shard.name, f"has {shard.stat().st_size} bytes, was written with {index['bytes']}")
     except FileNotFoundError:
         pass  # shards written elsewhere have no index
     except (ValueError, KeyError, TypeError) as error:
-        report.shards[index_path(shard).name] = f"unreadable index ({error}); shard scanned instead"
+        report.add_shard(index_path(shard).name, f"unreadable index ({error}), shard scanned instead")
     return list(_scan(shard, report))
 
 
@@ -191,17 +208,17 @@ def _scan(shard: Path, report: DamageReport) -> Iterator[Record]:
                 if info.isfile() and info.offset_data + info.size <= size:
                     found.setdefault(key, {})[suffix] = Member(info.offset_data, info.size)
     except (tarfile.TarError, OSError, EOFError) as error:
-        report.shards.setdefault(shard.name, f"damaged tar ({error})")
+        report.add_shard(shard.name, f"damaged tar ({error})")
     with shard.open("rb") as file:
         for key, members in found.items():
             place = members.pop(_JSON, None)
             if place is None or not members:
-                report.samples[f"{shard.name}/{key}"] = "incomplete"
+                report.add_sample(shard, key, "incomplete")
                 continue
             file.seek(place.offset)
             try:
                 meta = json.loads(file.read(place.size))
             except ValueError:
-                report.samples[f"{shard.name}/{key}"] = "unreadable JSON"
+                report.add_sample(shard, key, "unreadable JSON")
                 continue
             yield Record(shard, key, meta, members)

@@ -55,17 +55,18 @@ class PairShards:
         return found
 
     def pair(self, kind: SampleKind, index: int, generator: np.random.Generator) -> MotionPair:
-        """A stored pair of the kind's construction.
+        """A stored pair of the kind's construction; no pair comes twice before all have come (for ascending indices).
 
         Raises:
             InputError: there is none.
             DamagedSample: the pair drawn cannot be read.
         """
-        del index
         candidates = [r for name in CONSTRUCTIONS[kind] for r in self._by_construction.get(name.value, [])]
         if not candidates:
             raise InputError(f"no stored pair can become {kind.value}: leave it out of the recipe's shares")
-        return read_pair(candidates[int(generator.integers(len(candidates)))])
+        epoch, place = divmod(index, len(candidates))
+        order = np.random.default_rng(epoch).permutation(len(candidates))
+        return read_pair(candidates[int(order[place])])
 
     def describe(self) -> dict[str, Any]:
         """Names and number of the pairs."""

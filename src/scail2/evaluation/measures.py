@@ -15,6 +15,12 @@ Array = np.ndarray
 LIMB_PARTS = frozenset(number for number, name in enumerate(PART_NAMES, start=1) if name not in ("head", "torso"))
 """Part ids of arms, hands, legs and feet."""
 
+DETAILS = {
+    name: frozenset(number for number, part in enumerate(PART_NAMES, start=1) if part.startswith(name))
+    for name in ("head", "hand")
+}
+"""Part ids of what people look at first."""
+
 
 def measure_clip(output: Array, clip: EvaluationClip, seams: Collection[int] = ()) -> dict[str, float]:
     """Every measure that needs no network.
@@ -34,6 +40,7 @@ def measure_clip(output: Array, clip: EvaluationClip, seams: Collection[int] = (
         "ssim": float(similarity.mean()),
         "character_psnr": metrics.psnr(output, truth, region),
         "character_ssim": float(similarity[region].mean()) if region.any() else float("nan"),
+        **{f"{name}_psnr": _part_psnr(output, truth, parts, ids) for name, ids in DETAILS.items()},
         "background_psnr": metrics.psnr(output, truth, ~region),
         "frame_difference_correlation": metrics.frame_difference_correlation(output, truth),
         "limb_iou": float("nan") if parts is None else limb_iou(output, truth, parts, clip.plate, LIMB_PARTS),
@@ -41,6 +48,10 @@ def measure_clip(output: Array, clip: EvaluationClip, seams: Collection[int] = (
         "temporal_smoothness": metrics.temporal_smoothness(output, truth),
         "seam_energy": metrics.seam_energy(output, seams),
     }
+
+
+def _part_psnr(output: Array, truth: Array, parts: Array | None, ids: frozenset[int]) -> float:
+    return float("nan") if parts is None else metrics.psnr(output, truth, np.isin(parts, list(ids)))
 
 
 def copy_reference(clip: EvaluationClip) -> Array:
