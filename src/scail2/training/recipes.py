@@ -70,17 +70,17 @@ def nano_continue() -> TrainConfig:
 
 
 def nano_finish() -> TrainConfig:
-    """The end of the embedded checkpoint's training: learning rate to 2 %, a third of the clips whole, clean history."""
+    """The end of the embedded checkpoint's training: learning rate to 2 %, a fifth of the clips whole, clean history."""
     start = nano()
     data = dataclasses.replace(
         start.data,
-        whole_share=0.35,
+        whole_share=0.2,
         mixture=(MixtureKnot(samples=0, shares=tuple(_NANO_SHARES.items())),),
         history_probability=0.3,
     )
     optimizer = dataclasses.replace(start.optimizer, warmup=0, decay="linear", decay_from=0.0, final_fraction=0.02)
     return dataclasses.replace(
-        start, name="nano_finish", steps=500, data=data, optimizer=optimizer, checkpoint_every=100
+        start, name="nano_finish", steps=1_200, data=data, optimizer=optimizer, checkpoint_every=100
     )
 
 
