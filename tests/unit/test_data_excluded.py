@@ -22,9 +22,20 @@ def test_excluded_cells_are_out_of_the_loss():
     triplet = draw_triplet(
         PuppetSource(frames=9, height=32, width=32).pair(kind, 0, generator), kind, recipe("nano"), generator
     )
-    facts = {"key": "k", "kind": kind, "mode": kind.mode, "position_mode": kind.mode, "slots": triplet.slots, "meta": {}}
+    facts = {
+        "key": "k",
+        "kind": kind,
+        "mode": kind.mode,
+        "position_mode": kind.mode,
+        "slots": triplet.slots,
+        "meta": {},
+    }
     config = TrainConfig(
-        name="x", model="", steps=1, data=DataConfig(shards="", history_probability=0.0), loss=LossConfig(space="sample")
+        name="x",
+        model="",
+        steps=1,
+        data=DataConfig(shards="", history_probability=0.0),
+        loss=LossConfig(space="sample"),
     )
     objective = FlowMatchingObjective(bare_transformer(), config)
 
