@@ -109,6 +109,18 @@ def test_a_repository_is_a_model_without_converting_it(repository, models, state
     assert_components(load_pipeline(repository / "scail2_14b.safetensors"), models, state)
 
 
+def test_the_training_branchs_repository_keeps_files_in_folders(repository, models, state):
+    (repository / "scail2_14b.safetensors").unlink()
+    save_training(state, repository / "model" / "1" / "fsdp2_rank_0000_checkpoint.pt")
+    (repository / "umt5-xxl").mkdir()
+    (repository / "models_t5_umt5-xxl-enc-bf16.pth").rename(repository / "umt5-xxl" / "models_t5_umt5-xxl-enc-bf16.pth")
+    found = find_components(repository)
+    assert found.transformer.name == "fsdp2_rank_0000_checkpoint.pt"
+    assert found.text_encoder.parent.name == "umt5-xxl"
+    with pytest.raises(InputError, match="number of heads"):
+        load_pipeline(repository)  # the published configuration lies beside another file
+
+
 def test_comfy_folders_and_files_given_by_name(models, state, tmp_path):
     comfy = tmp_path / "models"
     for name in ("diffusion_models", "vae", "text_encoders", "clip_vision"):

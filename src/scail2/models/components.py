@@ -113,20 +113,26 @@ def find_components(path: str | Path, **given: str | Path | None) -> ComponentFi
 
 
 def _candidates(path: Path) -> Iterator[Path]:
-    folder = path if path.is_dir() else path.parent
-    folders = [folder]
-    root = folder.parent if folder.name in _COMFY_TRANSFORMERS else folder
-    folders += [
-        root / name for name in (*_COMFY_TRANSFORMERS, *_COMFY_OTHERS) if path.is_dir() or name in _COMFY_OTHERS
-    ]
-    # The official repository keeps the transformer in a folder of its own.
-    folders += sorted(each for each in folder.glob("model*") if each.is_dir()) if path.is_dir() else []
-    for each in dict.fromkeys(folders):
-        files = sorted(file for file in each.glob("*") if file.suffix in _SUFFIXES) if each.is_dir() else []
-        indices = sorted(each.glob("*.safetensors.index.json")) if each.is_dir() else []
-        # Shards are read through their index.
+    """Weight files that may belong to a pipeline: shards through their index only."""
+    for folder in dict.fromkeys(_folders(path)):
+        indices = sorted(folder.glob("*.safetensors.index.json"))
         yield from indices
-        yield from (file for file in files if not (indices and "-of-" in file.name))
+        for file in sorted(folder.iterdir()):
+            if file.suffix in _SUFFIXES and not (indices and "-of-" in file.name):
+                yield file
+
+
+def _folders(path: Path) -> Iterator[Path]:
+    folder = path if path.is_dir() else path.parent
+    comfy = folder.parent if folder.name in _COMFY_TRANSFORMERS else folder
+    if any((comfy / name).is_dir() for name in _COMFY_TRANSFORMERS):
+        names = (*_COMFY_TRANSFORMERS, *_COMFY_OTHERS) if path.is_dir() else _COMFY_OTHERS
+        yield from (each for each in (folder, *(comfy / name for name in names)) if each.is_dir())
+        return
+    # Official repositories keep files at their top and in folders of their own (model/1, umt5-xxl).
+    yield folder
+    if path.is_dir():
+        yield from sorted(each for depth in ("*", "*/*") for each in folder.glob(depth) if each.is_dir())
 
 
 def _kind_or_unknown(path: Path) -> FileKind:
