@@ -1,12 +1,12 @@
 """Peak memory of loading a checkpoint, as a multiple of its weights.
 
-    python benchmarks/loading.py [--gigabytes 2.1] [--out FILE.json]
+    python benchmarks/loading.py [--gigabytes 2.1] [--quick] [--out FILE.json]
 
 Generates a SCAIL-2 checkpoint of random weights (the 14B's width, as many layers as the size asks for) in every dialect
 in turn, loads each in a fresh process and reports the peak resident set (VmHWM of Linux, reset before the load).
 Subtracted is what that process holds before it opens the file, after importing everything a load needs. After loading
 every parameter is read once, so that mapped files are counted in full. `ratio` is the rest over the bytes of the
-loaded parameters; the last line repeats the worst.
+loaded parameters; the last line repeats the worst. `--quick` stops after the official files.
 """
 
 import argparse
@@ -160,6 +160,7 @@ def main() -> None:
     """Prints one line a dialect and the worst ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=2.1, help="least size of the checkpoint in bfloat16")
+    parser.add_argument("--quick", action="store_true", help="only the official safetensors")
     parser.add_argument("--out", type=Path, help="write the numbers as JSON")
     parser.add_argument("--load", help=argparse.SUPPRESS)
     parser.add_argument("--dtype", default="", help=argparse.SUPPRESS)
@@ -171,7 +172,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}, {len(shapes)} tensors")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for title, filename, dtype, write in cases(folder, shapes):
+        for title, filename, dtype, write in cases(folder, shapes)[: 3 if arguments.quick else None]:
             path = folder / filename
             write(path)
             result = results[title] = measure(path, dtype)
