@@ -74,3 +74,12 @@ def test_mistakes_are_one_sentence(folder, arguments, complaint, capsys):
         main(["evaluate", str(folder), "--clips", "1", "--frames", "5", *arguments.split()])
     assert stopped.value.code == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_named():
+    from scail2.cli.extras import need
+    from scail2.errors import InputError
+
+    need("json", "data", "anything")
+    with pytest.raises(InputError, match=r"scail2\[plot\]"):
+        need("no_such_package", "plot", "the plot")

@@ -51,14 +51,17 @@ def cache(
     from rich.console import Console
 
     from scail2.cli.counting import counted_progress
+    from scail2.cli.extras import need
     from scail2.cli.sizes import parse_size
     from scail2.data.cache import CacheJob, write_cache
-    from scail2.data.puppet_source import PuppetSource
     from scail2.data.recipe import recipe as recipe_named
     from scail2.data.sources import PairShards
 
     height, width = parse_size(size)
     if source == ["puppets"]:
+        need("skia", "data", "drawing puppets")
+        from scail2.data.puppet_source import PuppetSource
+
         pairs = PuppetSource(domain=domain, split=split, salt=salt, frames=frames, height=height, width=width, fps=fps)
     else:
         pairs = PairShards(tuple(Path(name) for name in source))

@@ -36,7 +36,12 @@ def evaluate(
     from rich.console import Console
 
     from scail2.cli.counting import counted_progress
+    from scail2.cli.extras import need
     from scail2.cli.sizes import parse_size
+
+    need("skia", "data", "drawing the test clips")
+    if out is not None:
+        need("matplotlib", "plot", "the plot in --out")
     from scail2.evaluation.clips import EvaluationTask
     from scail2.evaluation.networks import GivenNetworks
     from scail2.evaluation.protocols import MeasuredClip, evaluate_pipeline

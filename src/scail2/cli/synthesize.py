@@ -32,7 +32,10 @@ def synthesize(
     from rich.console import Console
 
     from scail2.cli.counting import counted_progress
+    from scail2.cli.extras import need
     from scail2.cli.sizes import parse_size
+
+    need("skia", "data", "drawing puppets")
     from scail2.data.puppet_source import PuppetSource
     from scail2.data.recipe import recipe as recipe_named
     from scail2.data.synthesis import SynthesisJob, write_pairs
