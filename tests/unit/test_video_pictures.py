@@ -47,12 +47,15 @@ def test_exif_orientation_is_applied(tmp_path):
     np.testing.assert_array_equal(read, np.rot90(numbered_frame(5), -1))
 
 
-def test_wide_gamut_profile_is_converted(tmp_path):
-    """LAB → sRGB is the only other profile Pillow can make itself; an unusual white point must change the numbers."""
+def test_an_embedded_profile_is_converted_to_srgb(tmp_path):
+    """A profile whose red and green primaries are exchanged: the stored red is in truth a green."""
     picture = Image.new("RGB", (16, 16), (200, 30, 30))
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-    plain = read_image(save(tmp_path / "srgb.png", picture, icc_profile=profile.tobytes()))
-    assert (plain == (200, 30, 30)).all()
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert (read_image(save(tmp_path / "srgb.png", picture, icc_profile=profile)) == (200, 30, 30)).all()
+    named = profile.replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be"))
+    exchanged = named.replace(b"rXYZ", b"temp").replace(b"gXYZ", b"rXYZ").replace(b"temp", b"gXYZ")
+    read = read_image(save(tmp_path / "exchanged.png", picture, icc_profile=exchanged)).astype(int)
+    assert np.abs(read - (30, 200, 30)).max() <= 2
     broken = read_image(save(tmp_path / "broken.png", picture, icc_profile=b"not a profile"))
     assert (broken == (200, 30, 30)).all()
 

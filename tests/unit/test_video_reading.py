@@ -142,9 +142,9 @@ def test_wide_pixels_become_square(tmp_path):
     assert (info.height, info.width) == (48, 85)
 
 
-def test_ten_bits_and_untagged_colours(tmp_path):
-    grey = np.full((48, 64, 3), 100, np.uint8)
-    for name, pixels in (("a.mp4", "yuv420p10le"), ("b.mp4", "yuv420p")):
+def test_ten_bits_untagged_and_full_range_colours(tmp_path):
+    grey = np.full((48, 64, 3), 200, np.uint8)
+    for name, pixels in (("a.mp4", "yuv420p10le"), ("b.mp4", "yuv420p"), ("c.mp4", "yuvj420p")):
         with av.open(str(tmp_path / name), "w") as film:
             stream = film.add_stream("libx265", rate=16, options={"x265-params": "lossless=1:log-level=none"})
             stream.height, stream.width, stream.pix_fmt = 48, 64, pixels
@@ -154,7 +154,7 @@ def test_ten_bits_and_untagged_colours(tmp_path):
             film.mux(stream.encode())
         reader = VideoReader(tmp_path / name)
         assert reader.source_info.bit_depth == (10 if "10" in pixels else 8)
-        assert np.abs(reader.frames(0, 1).astype(int) - 100).max() <= 1
+        assert np.abs(reader.frames(0, 1).astype(int) - 200).max() <= 2
 
 
 def test_size_cover_and_letterbox(tmp_path):
@@ -201,6 +201,13 @@ def test_animated_pictures(tmp_path, name):
         assert read_numbers(reader.frames(0, 1)) == [0]  # backwards: starts the animation over
         assert reader.source_info.variable_rate
         assert reader.source_info.duration == Fraction(sum(delays), 1000)
+
+
+def test_animated_png_without_its_still(tmp_path):
+    still, *pictures = (Image.fromarray(numbered_frame(i)) for i in range(5))
+    still.save(tmp_path / "a.png", save_all=True, default_image=True, append_images=pictures, duration=50)
+    with VideoReader(tmp_path / "a.png") as reader:
+        assert (reader.fps, read_numbers(reader.frames(0, len(reader)))) == (20, [1, 2, 3, 4])
 
 
 def test_folder_in_natural_order(tmp_path):

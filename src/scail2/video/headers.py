@@ -68,7 +68,7 @@ def _run_lengths(file: io.BufferedReader, start: int, end: int) -> Iterator[int]
     for name, body, stop in _boxes(file, start, end):
         if name in (b"moof", b"traf"):
             yield from _run_lengths(file, body, min(stop, end))
-        elif name == b"trun":
+        elif name == b"trun":  # codespell:ignore
             file.seek(body + 4)  # behind version and flags
             yield int.from_bytes(file.read(4), "big")
 

@@ -172,6 +172,8 @@ class AnimatedPicture:
         try:
             with _picture_errors(path):
                 check_frame_size(path, *self._picture.size)
+                # An animated png may begin with a still for old viewers that is no part of the animation.
+                self._skipped = 1 if self._picture.info.get("default_image") else 0
                 self._check_animated()
                 delays = self._delays()
                 self._alpha = self._to_array_at(0).shape[-1] == 4
@@ -187,7 +189,7 @@ class AnimatedPicture:
         self.info = _picture_info(path, codec, self, fps=timing.fps, variable=timing.variable)
 
     def _check_animated(self) -> None:
-        count = getattr(self._picture, "n_frames", 1)
+        count = getattr(self._picture, "n_frames", 1) - self._skipped
         if count > MAX_FRAMES:
             raise InputError(f"{self.path}: more than {MAX_FRAMES:,} pictures; cut the animation into parts")
         if count < 2 and self._picture.format != "GIF":
@@ -196,7 +198,7 @@ class AnimatedPicture:
     def _delays(self) -> list[int]:
         """Milliseconds per frame. Loading each frame also proves that the file is whole."""
         delays = []
-        for index in range(getattr(self._picture, "n_frames", 1)):
+        for index in range(self._skipped, getattr(self._picture, "n_frames", 1)):
             self._picture.seek(index)
             self._picture.load()
             delay = round(float(self._picture.info.get("duration") or 0))
@@ -204,7 +206,7 @@ class AnimatedPicture:
         return delays
 
     def _to_array_at(self, index: int) -> np.ndarray:
-        self._picture.seek(index)
+        self._picture.seek(index + self._skipped)
         return _to_array(self._picture)
 
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
