@@ -407,6 +407,8 @@ def test_a_segment_of_a_model_without_encoders_equals_the_stages_called_by_hand(
     driving = bare.encode_driving(video, torch.from_numpy(drive)[None])
     conditions = cond.assemble(mode="animation", reference=reference.conditions, driving=driving)
     noise = bare.prepare_latents(conditions, seeded())
+    assert torch.equal(noise.latents, torch.randn(conditions.latent_shape, generator=seeded()))
+    assert torch.equal(noise.generator_state, seeded().get_state())
     settings = SamplingSettings(steps=2, guidance_scale=1.0, solver=None, shift=None)
     frames = bare.decode(bare.denoise(noise.latents, conditions, settings).latents).frames
     torch.testing.assert_close(frames[0].transpose(0, 1), expected.frames, atol=1e-6, rtol=0)
