@@ -163,7 +163,11 @@ def _segmenter(given: dict[str, Any]) -> "tuple[VideoSegmenter | None, Prompts |
             raise InputError("--text, --point and --box are for SAM3: name its weights with --sam3 FOLDER-OR-HUB-NAME.")
         count = Prompts(characters=given["characters"]) if given["characters"] else None
         return None, count, None
+    from transformers.utils import logging
+
     from scail2.perception.sam3 import Sam3Segmenter
+
+    logging.disable_progress_bar()
 
     def prompts(points: Any, boxes: Any, still: bool) -> Prompts:
         read = Prompts(
