@@ -19,6 +19,7 @@ _STRIDE = 16
 _SCENES = 4
 # References are taken from this span of seconds of a motion of their own.
 _STILL_TIMES = 8.0
+_STILL_ATTEMPTS = 8
 
 
 POSE_ERRORS = {"none": None, "mild": MILD, "strong": STRONG}
@@ -152,13 +153,16 @@ class PuppetSource:
             own = index * _STRIDE + _STRIDE // 2 + side * (_STRIDE // 4) + number
             motion = puppets.sample_motion(self.split, own, world, self.salt)
             unrelated.append(dataclasses.replace(performance, motion=motion))
-        for _ in range(8):
+        best, most = None, -1
+        for _ in range(_STILL_ATTEMPTS):
             time = float(generator.uniform(0.0, _STILL_TIMES))
             shot = puppets.render_still(unrelated, scene, height=self.height, width=self.width, time=time)
             areas = shot.masks.sum(axis=(1, 2, 3))
-            if areas.min() >= 0.5 * areas.max():
+            if areas.min() > most:
+                best, most = shot, int(areas.min())
+            if 2 * areas.min() >= areas.max():
                 break
-        return Still(frame=shot.frames[0], tracks=shot.masks[:, 0], parts=shot.parts[0])
+        return Still(frame=best.frames[0], tracks=best.masks[:, 0], parts=best.parts[0])
 
     def _clip(
         self, cast: list[Performance], scene: Scene, index: int, start: float, still: Still, with_pose: bool
@@ -204,6 +208,7 @@ def replaced_one_by_one(cast: list[Performance], others: list[Performance], orde
 
 
 def _caption(cast: list[Performance], scene: Scene) -> str:
-    who = " and ".join(f"a {performance.character.kind}" for performance in cast)
+    kinds = [performance.character.kind for performance in cast]
+    who = " and ".join(f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}" for kind in kinds)
     what = ", ".join(sorted({performance.motion.program for performance in cast}))
     return f"A flat-shaded drawing of {who} ({what}) before {scene.style} scenery."
