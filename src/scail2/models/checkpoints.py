@@ -5,7 +5,6 @@ and what the file had mapped is dropped along the way, so the peak is the weight
 """
 
 import json
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ from .downloads import local_path
 from .tensor_files import atomic_file, open_tensor_file, write_safetensors
 from .transformer import SCAIL2Transformer3DModel
 from .views import compare, stream
-
-logger = logging.getLogger(__name__)
 
 CONFIG_KEY = "scail2_config"  # safetensors header entry in the files we write: the configuration in published words
 

@@ -64,7 +64,10 @@ def apply_loras(
     state = fused_loras(transformer)
     if state.loras and state.reversible != reversible:
         raise InputError("LoRAs are fused already with another choice of reversible: unfuse them first.")
+    # Noted first: if memory runs out half-way, `unfuse_loras` still restores what was changed.
     state.reversible = reversible
+    state.loras += [(_label(source), strength) for source, strength in loras]
+    setattr(transformer, _STATE, state)
     for name, contributions in additions.items():
         original = parameters[name].data
         fused = _fused(original, contributions)
@@ -73,8 +76,6 @@ def apply_loras(
         parameters[name].data = fused
     for lora, _ in opened:
         lora.file.release()
-    state.loras += [(_label(source), strength) for source, strength in loras]
-    setattr(transformer, _STATE, state)
     return [lora.report for lora, _ in opened]
 
 
