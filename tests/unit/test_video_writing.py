@@ -113,11 +113,11 @@ def test_odd_sizes_are_padded_for_h264_and_kept_for_lossless(tmp_path):
 # Sound
 
 
-def shift_in_seconds(path, begin: float) -> float:
-    """How much later than it should a film's sound comes, if the film begins at ``begin`` of the sound's source."""
+def shift_in_seconds(path, begin: float, place: float = 0.5) -> float:
+    """How much later than it should a film's sound comes around ``place``, if the film begins at ``begin`` of its source."""
     sound, rate, _ = decode_sound(path)
     reference = stepped_tone(6, rate)[0]
-    window = slice(int(0.5 * rate), int(0.8 * rate))
+    window = slice(int(place * rate), int((place + 0.3) * rate))
     reach = int(0.1 * rate)
     first = window.start + int(begin * rate) - reach
     match = correlate(reference[first : first + 2 * reach + window.stop - window.start], sound[window], mode="valid")
@@ -162,6 +162,27 @@ def test_sound_that_begins_late_stays_late(tmp_path):
         sound, rate, _ = decode_sound(tmp_path / name)
         assert np.abs(sound[: int(0.35 * rate)]).max() < 0.01
         assert abs(shift_in_seconds(tmp_path / name, -0.4)) <= 0.002
+
+
+def test_a_hole_in_the_sound_becomes_silence(tmp_path):
+    """Two pieces of sound with a second between them; encoded anew, what follows the hole is still in step."""
+    silent = write_film(tmp_path / "silent.mkv", 48)
+    whole = add_sound(silent, tmp_path / "whole.mkv", seconds=3, rate=48_000, codec="pcm_s16le")
+    with av.open(str(whole)) as film, av.open(str(tmp_path / "holed.mkv"), "w") as out:
+        streams = {s.index: out.add_stream_from_template(s) for s in film.streams}
+        for packet in film.demux():
+            is_sound = packet.stream.type == "audio"
+            if packet.size and not (is_sound and 0.5 < float(packet.pts * packet.time_base) < 1.5):
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
+    with VideoWriter(tmp_path / "o.webm", 16, (48, 64), "vp9-alpha", tmp_path / "holed.mkv") as writer:
+        for frame in numbered(40):
+            writer.write(frame[None])
+    sound, rate, end = decode_sound(tmp_path / "o.webm")
+    assert abs(end - 2.5) < 0.03
+    assert np.abs(sound[int(0.6 * rate) : int(1.4 * rate)]).max() < 0.01
+    for place in (0.15, 1.7, 2.1):
+        assert abs(shift_in_seconds(tmp_path / "o.webm", 0, place)) <= 0.002
 
 
 def test_sound_shorter_than_the_film_ends_early(tmp_path):

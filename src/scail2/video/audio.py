@@ -24,7 +24,6 @@ _COPIED = {
 }
 _ENCODER = {"mp4": "aac", "mov": "aac", "matroska": "aac", "webm": "libopus"}
 _RATE = 48_000
-_MAX_GAP = 3600  # seconds of silence in a track; more is a broken clock
 
 
 class AudioCarrier:
@@ -85,6 +84,7 @@ class AudioCarrier:
         self._rate, self._layout = rate, layout
         self._decoded = self._decode()
         self._waiting = np.zeros((1 if layout == "mono" else 2, 0), dtype=np.float32)
+        self._next: av.AudioFrame | None = None
         self._encoded = 0  # samples handed to the encoder so far; `_waiting` follows them directly
 
     def packets_until(self, time: Fraction, *, last: bool = False) -> Iterator[av.Packet]:
@@ -162,27 +162,29 @@ class AudioCarrier:
             yield from self._target.encode()
 
     def _fill(self, wanted: int) -> None:
-        """Decodes until sample ``wanted`` of the film is waiting or the source ends."""
-        while not self._ended and self._encoded + self._waiting.shape[1] < wanted:
-            with decoding_errors(self.path, "decoding the sound"):
-                frame = next(self._decoded, None)
-            self._ended = frame is None
-            if frame is not None:
-                self._append(frame)
+        """Makes sound wait up to sample ``wanted`` of the film: gaps become silence, overlaps and a prelude are dropped."""
+        while (end := self._encoded + self._waiting.shape[1]) < wanted:
+            if self._next is None and not self._ended:
+                with decoding_errors(self.path, "decoding the sound"):
+                    self._next = next(self._decoded, None)
+                self._ended = self._next is None
+            if self._next is None:
+                return
+            start = self._place(self._next, end)
+            if start >= wanted:
+                self._extend(np.zeros((self._waiting.shape[0], wanted - end), dtype=np.float32))
+                return
+            samples = self._next.to_ndarray().astype(np.float32, copy=False)
+            self._next = None
+            self._extend(np.pad(samples[:, max(0, end - start) :], ((0, 0), (max(0, start - end), 0))))
 
-    def _append(self, frame: av.AudioFrame) -> None:
-        """Places decoded sound by its time: gaps become silence, what overlaps or lies before the film is dropped."""
-        samples = frame.to_ndarray().astype(np.float32, copy=False)
-        end = self._encoded + self._waiting.shape[1]
-        start = end
-        if frame.pts is not None:
-            start = round((frame.pts * Fraction(frame.time_base) - self._begin) * self._rate)
-        if start > end + _MAX_GAP * self._rate:
-            raise InputError(f"{self.path}: its sound has a gap of more than {_MAX_GAP} s; encode the sound again")
-        # Clocks in milliseconds make neighbouring frames seem to overlap or gape by less than this.
-        if abs(start - end) <= self._rate // 200 and end > 0:
-            start = end
-        if start < end:
-            samples, start = samples[:, end - start :], end
-        silence = np.zeros((samples.shape[0], start - end), dtype=np.float32)
-        self._waiting = np.concatenate([self._waiting, silence, samples], axis=1)
+    def _place(self, frame: av.AudioFrame, end: int) -> int:
+        """The film's sample at which decoded sound belongs; ``end`` if it simply follows."""
+        if frame.pts is None:
+            return end
+        start = round((frame.pts * Fraction(frame.time_base) - self._begin) * self._rate)
+        # Clocks in milliseconds make neighbouring frames seem to overlap or gape by up to this (5 ms).
+        return end if end > 0 and abs(start - end) <= self._rate // 200 else start
+
+    def _extend(self, samples: np.ndarray) -> None:
+        self._waiting = np.concatenate([self._waiting, samples], axis=1)
