@@ -20,6 +20,8 @@ from scail2.data.shards import DamagedSample, DamageReport, ShardWriter, index_p
 from scail2.data.triplets import draw_triplet
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
+from scail2.training.config import DataConfig, MixtureKnot
+from scail2.training.latent_batches import LatentBatches
 
 SOURCE = PuppetSource(frames=5, height=32, width=48)
 
@@ -364,6 +366,15 @@ def test_embeddings_of_the_models_encoders(tmp_path, vae_folder):
     assert batch.prompt_embeds.shape == (1, 512, 16)
     assert batch.image_embeds.shape == (1, 5, 16)
     assert batch.prompt_embeds.abs().sum() > 0
+    cached = LatentDataset(tmp_path / "cache")
+    shares = tuple((kind.value, 1.0) for kind in cached.kinds)
+    data = DataConfig(shards=str(tmp_path / "cache"), batch_size=1, mixture=(MixtureKnot(samples=0, shares=shares),))
+    empty = LatentBatches(cached, data, seed=0).empty_prompt
+    assert torch.equal(empty, embedder.empty_prompt())
+    assert empty.abs().sum() > 0  # an empty prompt is not a prompt of zeros
+    (tmp_path / "cache" / "empty_prompt.safetensors").unlink()
+    with pytest.raises(InputError, match="caption_dropout=0"):
+        _ = LatentBatches(cached, data, seed=0).empty_prompt
     with pytest.raises(InputError, match="one worker"):
         write_cache(job(vae_folder, 8, embedder=embedder), tmp_path / "other", workers=2)
     with pytest.raises(InputError, match="no pipeline"):

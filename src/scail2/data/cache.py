@@ -6,6 +6,7 @@ every pixel, and a shard is whole or absent: an interrupted run continues with t
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors.torch import save
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from scail2 import conditions
@@ -27,6 +28,8 @@ from scail2.data.triplets import TrainingTriplet, draw_triplet
 from scail2.errors import InputError
 
 FORMAT = 1
+# Beside the shards of a cache with prompts: the embedding that stands for a dropped caption.
+EMPTY_PROMPT = "empty_prompt.safetensors"
 
 
 class PairSource(Protocol):
@@ -47,6 +50,9 @@ class Embedder(Protocol):
     """Adds what text and image encoders say about a sample (`prompt_embeds`, `image_embeds`, without batch)."""
 
     def __call__(self, triplet: TrainingTriplet) -> dict[str, Tensor]: ...
+
+    def empty_prompt(self) -> Tensor | None:
+        """The empty prompt's embedding, without batch; None without a text encoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +216,13 @@ def write_cache(
         raise InputError("an embedder holds models and works in one process: use one worker")
     run = ShardRun(directory=Path(directory), name="cache", shards=job.num_shards)
     sizes = [len(job.pairs_of(number)) * job.recipe.samples_per_pair for number in range(run.shards)]
-    return run_shards(run, job, sizes, workers=workers, resume=resume, progress=progress)
+    summary = run_shards(run, job, sizes, workers=workers, resume=resume, progress=progress)
+    empty = job.embedder.empty_prompt() if job.embedder is not None else None
+    if empty is not None:
+        partial = run.directory / f".{EMPTY_PROMPT}.partial"
+        save_file({"prompt_embeds": empty}, partial)
+        os.replace(partial, run.directory / EMPTY_PROMPT)
+    return summary
 
 
 @lru_cache(maxsize=2)

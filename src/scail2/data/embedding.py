@@ -31,6 +31,15 @@ class PipelineEmbedder:
             raise InputError(f"{folder} has neither text nor image encoder: nothing to embed, leave embeddings out")
 
     @torch.no_grad()
+    def empty_prompt(self) -> Tensor | None:
+        """What training puts in place of dropped captions: the empty prompt, (512, text_dim) float16."""
+        from scail2.text_image import embed_prompt
+
+        if self.pipe.text_encoder is None:
+            return None
+        return embed_prompt(self.pipe.tokenizer, self.pipe.text_encoder, [""], 512)[0].half().cpu().contiguous()
+
+    @torch.no_grad()
     def __call__(self, triplet: TrainingTriplet) -> dict[str, Tensor]:
         """`prompt_embeds` (512, text_dim) and `image_embeds` (257, image_dim), float16, as far as there are encoders."""
         from scail2.text_image import embed_picture, embed_prompt

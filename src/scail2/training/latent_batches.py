@@ -2,11 +2,15 @@
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
+from scail2.data.cache import EMPTY_PROMPT
 from scail2.data.dataset import BucketLoader, BucketSampler, LatentDataset, LatentSample, collate
 from scail2.data.recipe import SampleKind
+from scail2.errors import InputError
 from scail2.training.batches import TrainingBatch, cut_window, mixture_at, step_generator
 from scail2.training.config import DataConfig
 
@@ -39,6 +43,19 @@ class LatentBatches:
         """Channels of the samples' part coverage, 0 when they carry none."""
         parts = self.read(0).latents.parts_target
         return 0 if parts is None else parts.shape[1]
+
+    @property
+    def empty_prompt(self) -> torch.Tensor | None:
+        """The embedding that stands for a dropped caption, where samples carry prompts and captions are dropped."""
+        if self.config.caption_dropout == 0 or self.read(0).latents.prompt_embeds is None:
+            return None
+        path = Path(self.config.shards) / EMPTY_PROMPT
+        if not path.exists():
+            raise InputError(
+                f"{path} is missing: captions cannot be dropped without the empty prompt's embedding; "
+                "run scail2 cache again with --resume to write it, or train with caption_dropout=0."
+            )
+        return load_file(path)["prompt_embeds"]
 
     def read(self, micro_step: int) -> TrainingBatch:
         """The micro-batch of a step: a pure function of the step, the seed and the shards."""

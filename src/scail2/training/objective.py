@@ -33,11 +33,19 @@ class FlowMatchingObjective:
         transformer: the network (called as in inference).
         config: the run's configuration.
         part_channels: channels of the cached part coverage; 0 when the samples carry none.
+        empty_prompt: ``(512, text_dim)``, stands in for dropped captions; needed where samples carry prompts.
     """
 
-    def __init__(self, transformer: nn.Module, config: TrainConfig, part_channels: int = 0) -> None:
+    def __init__(
+        self,
+        transformer: nn.Module,
+        config: TrainConfig,
+        part_channels: int = 0,
+        empty_prompt: torch.Tensor | None = None,
+    ) -> None:
         self.transformer = transformer
         self.config = config
+        self.empty_prompt = empty_prompt
         self.auxiliary = nn.ModuleDict()
         self._tap: HiddenStateTap | None = None
         if config.loss.alignment_weight > 0:
@@ -91,7 +99,7 @@ class FlowMatchingObjective:
         prompt = latents.prompt_embeds
         if prompt is not None and data.caption_dropout > 0:
             kept = torch.rand(prompt.shape[0], generator=generator) >= data.caption_dropout
-            prompt = prompt * kept.to(prompt).view(-1, 1, 1)
+            prompt = torch.where(kept.to(prompt.device).view(-1, 1, 1), prompt, self.empty_prompt.to(prompt))
         return {
             "encoder_hidden_states": prompt,
             "encoder_hidden_states_image": latents.image_embeds,

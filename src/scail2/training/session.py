@@ -54,7 +54,7 @@ def build_trainer(config: TrainConfig, directory: Path, *, start_from: Path | No
     transformer = load_trainable(config)
     batches = LatentBatches(LatentDataset(config.data.shards), config.data, config.seed)
     torch.manual_seed(config.seed)
-    objective = FlowMatchingObjective(transformer, config, batches.part_channels)
+    objective = FlowMatchingObjective(transformer, config, batches.part_channels, batches.empty_prompt)
     trainer = Trainer(config, objective, transformer, batches, directory, context=context)
     if start_from is not None and latest_state(directory / "checkpoints") is None:
         trainer.start_from(_checkpoint_of(start_from))
