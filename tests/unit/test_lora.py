@@ -189,6 +189,23 @@ def test_modulation_norm_and_patch_embedding_differences():
     )
 
 
+def test_entries_for_other_input_channels_are_left_out_only_when_asked():
+    model = tiny_transformer()
+    lora = {
+        "diffusion_model.patch_embedding.diff": torch.ones(24, 36, 1, 2, 2),
+        "diffusion_model.patch_embedding.diff_b": torch.ones(24),
+        "diffusion_model.patch_embedding_pose.diff_b": torch.ones(24),
+    }
+    with pytest.raises(InputError, match=r"is \(24, 36, 1, 2, 2\), but 'patch_embedding.weight'"):
+        apply_loras(model, [(lora, 1.0)])
+    before = snapshot(model)
+    apply_loras(model, [(lora, 1.0)], skip=["patch_embedding"])
+    assert torch.equal(model.patch_embedding.bias, before["patch_embedding.bias"])
+    assert torch.equal(model.patch_embedding_pose.bias, before["patch_embedding_pose.bias"] + 1)
+    with pytest.raises(InputError, match=r"nothing for 'blocks\.9'"):
+        apply_loras(model, [(lora, 1.0)], skip=["blocks.9"])
+
+
 def test_several_loras_under_bfloat16_are_rounded_once(tmp_path):
     model = tiny_transformer().to(torch.bfloat16)
     before = snapshot(model)

@@ -30,7 +30,11 @@ class FusedLoras:
 
 
 def apply_loras(
-    transformer: torch.nn.Module, loras: Sequence[tuple[LoraSource, float]], *, reversible: bool = True
+    transformer: torch.nn.Module,
+    loras: Sequence[tuple[LoraSource, float]],
+    *,
+    reversible: bool = True,
+    skip: Sequence[str] = (),
 ) -> list[LoraReport]:
     """Fuses LoRAs into a transformer in place: ``W += sum(strength * delta)``, in the order given.
 
@@ -43,6 +47,8 @@ def apply_loras(
         reversible: keep the original tensors so that `unfuse_loras` restores them bit for bit. This costs as much
             memory as the weights that the LoRAs touch (for a model loaded as views of its file: no memory, since they
             stay on disk). False drops each as soon as it is replaced.
+        skip: published modules whose entries are left out, in every file (``patch_embedding``: a LoRA made for a Wan
+            model of other input channels). Without it such a file is refused.
 
     Returns:
         What each file held, in order.
@@ -55,7 +61,7 @@ def apply_loras(
     for source, strength in loras:
         if not math.isfinite(strength):
             raise InputError(f"The strength of LoRA {_label(source)} is {strength}; it must be a finite number.")
-    opened = [(open_lora(source, shapes), strength) for source, strength in loras]
+    opened = [(open_lora(source, shapes, skip=skip), strength) for source, strength in loras]
     additions: dict[str, list[tuple[LoraFile, LoraDelta, float]]] = {}
     for lora, strength in opened:
         for delta in lora.deltas:

@@ -18,7 +18,7 @@ the published fusing refuses them, and so does ours.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,13 +79,20 @@ class LoraFile:
         return value if delta.scale == 1 else value * delta.scale
 
 
-def open_lora(source: LoraSource, shapes: Mapping[str, tuple[int, ...]], *, as_adapter: bool = False) -> LoraFile:
+def open_lora(
+    source: LoraSource,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    as_adapter: bool = False,
+    skip: Sequence[str] = (),
+) -> LoraFile:
     """Matches every tensor of a LoRA with the parameters of a model.
 
     Args:
         source: a safetensors or ``.pt`` file, a folder with one, or a state dictionary.
         shapes: our parameter name -> shape.
         as_adapter: also take ``lora_A``, ``lora_B`` and ``.alpha`` (scale alpha / rank) of published modules.
+        skip: published modules to leave out, such as ``patch_embedding`` of a LoRA made for other input channels.
 
     Raises:
         InputError: the file is empty; a pair is incomplete, of unequal ranks or of another shape than its weight; a
@@ -95,6 +102,12 @@ def open_lora(source: LoraSource, shapes: Mapping[str, tuple[int, ...]], *, as_a
     file = StateDict(source, "LoRA") if isinstance(source, Mapping) else open_tensor_file(source)
     if not file.tensors:
         raise InputError(f"{file.path}: the LoRA is empty.")
+    for module in skip:
+        dropped = [name for name in file.tensors if f"{_bare(name)}.".startswith(f"{module}.")]
+        if not dropped:
+            raise InputError(f"{file.path} has nothing for '{module}', which was to be skipped.")
+        for name in dropped:
+            del file.tensors[name]
     _check_values(file)
     parser = _Parser(file, shapes, as_adapter)
     deltas = tuple(parser.deltas())
