@@ -71,6 +71,17 @@ def test_the_two_modes_and_every_seed_give_different_videos_and_one_seed_the_sam
     assert not torch.equal(first, run(pipe, mode="replacement"))
 
 
+def test_replacement_never_sees_the_references_background_unless_asked_to(pipe):
+    clip = footage(5)
+    other = clip | {"image": np.where(clip["reference_mask"][0][..., None], clip["image"], 255 - clip["image"])}
+    for changes, same in (
+        ({"mode": "replacement"}, True),
+        ({"mode": "replacement", "black_out_reference": False}, False),
+        ({"mode": "animation"}, False),
+    ):
+        assert torch.equal(run(pipe, clip=clip, **changes), run(pipe, clip=other, **changes)) == same
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_two_characters_and_two_additional_references(pipe, mode):
     clip, other = footage(9, characters=2), footage(9, characters=2, seed=1)
