@@ -99,7 +99,8 @@ def test_one_command_makes_a_pipeline_folder_of_an_official_repository(repositor
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
     found = describe(tmp_path / "out")
     assert found.kind == "pipeline"
-    assert found.components["transformer"] == "SCAIL2Transformer3DModel"
+    assert found.components["transformer"].startswith("SCAIL2Transformer3DModel, 0.2 million parameters")
+    assert found.components["scheduler"] == "UniPCMultistepScheduler"
 
 
 def test_a_repository_is_a_model_without_converting_it(repository, models, state):

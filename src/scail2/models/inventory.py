@@ -31,7 +31,7 @@ class FileDescription:
         config: a transformer's configuration in published words, as far as the file shows it.
         complete: whether names and shapes are exactly those of the configuration; None if that is not known.
         problem: why not, in a sentence.
-        components: of a pipeline folder, name -> class.
+        components: of a pipeline folder, name -> class and size of its weights.
     """
 
     path: str
@@ -56,7 +56,8 @@ def describe(path: str | Path) -> FileDescription:
     index = path / "model_index.json"
     if index.is_file():
         entries = json.loads(index.read_text())
-        components = {name: entry[1] for name, entry in entries.items() if isinstance(entry, list) and entry[1]}
+        classes = {name: entry[1] for name, entry in entries.items() if isinstance(entry, list) and entry[1]}
+        components = {name: kind + _weights_in_words(path / name) for name, kind in classes.items()}
         return FileDescription(path=str(path), kind="pipeline", components=components)
     file = open_tensor_file(diffusers_folder(path) or path)
     kind = FileKind.TRANSFORMER if diffusers_folder(path) else kind_of(file)
@@ -73,6 +74,15 @@ def describe(path: str | Path) -> FileDescription:
         if kind is FileKind.TRANSFORMER
         else FileDescription(**facts)
     )
+
+
+def _weights_in_words(folder: Path) -> str:
+    if not any(folder.glob("*.safetensors")):
+        return ""
+    infos = open_tensor_file(folder).tensors.values()
+    parameters = sum(torch.Size(info.shape).numel() for info in infos)
+    formats = ", ".join(sorted({info.format for info in infos}))
+    return f", {parameters / 1e6:,.1f} million parameters, {total_bytes(infos) / 2**30:.2f} GiB, {formats}"
 
 
 def _transformer_facts(path: Path, file: TensorFile) -> dict[str, Any]:
@@ -157,12 +167,11 @@ PUBLIC_FILES = (
 )
 
 EMBEDDED_CAN = (
-    "single and multi-character animation and replacement of puppets like those it was trained on",
+    "animate one or two drawn puppets with thick limbs, slow motion, a still camera; stand them in for others",
     "128x128 pixels, 16 frames a second, any length",
-    "CPU only, no download, seconds to minutes",
+    "run on a CPU, without any download",
 )
 EMBEDDED_CANNOT = (
-    "photographs, people, animals, faces: use the 14B",
+    "photographs, people, animals, faces and fingers: that takes the 14B",
     "prompts: it has no text encoder",
-    "other sizes than it was trained at, in good quality",
 )
