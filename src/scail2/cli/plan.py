@@ -63,7 +63,8 @@ def _plan_in(folder: Path, request: AnimationRequest, *, as_json: bool, contact_
         with plain_errors("write the contact sheet", contact_sheet):
             contact_sheet.parent.mkdir(parents=True, exist_ok=True)
             contact_sheet.write_bytes((folder / "masks" / "contact_sheet.png").read_bytes())
-    _show(read_json(folder / "plan.json"), as_json)
+    values = read_json(folder / "plan.json")
+    _show(values | {"contact_sheet": str(contact_sheet.absolute()) if contact_sheet else None}, as_json)
 
 
 def _show(values: dict[str, Any], as_json: bool) -> None:

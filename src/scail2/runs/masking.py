@@ -19,7 +19,7 @@ from PIL import Image
 
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
-from scail2.perception import preflight, prepare
+from scail2.perception import findings, preflight, prepare
 from scail2.perception.binding import BindingRequest, bind
 from scail2.perception.findings import Finding, Severity
 from scail2.perception.given import GivenMasks, PictureFrames, nearest_cover
@@ -155,7 +155,8 @@ def _reused(task: MaskTask, partial: Path) -> _Prepared:
         )
     size = (task.plan.height, task.plan.width)
     reference, driving = _measured(store, partial / "measured")
-    reference, driving = _at_size(reference, size, None), _at_size(driving, size, partial / LABELS)
+    bars = request.fit is Fit.LETTERBOX
+    reference, driving = _at_size(reference, size, bars, None), _at_size(driving, size, bars, partial / LABELS)
     binding = bind(reference, driving, BindingRequest.parse(request.bind))
     additional = [read_picture(path, request.mode) for path in request.additional_references]
     stored = store.additional_for(request.mode)
@@ -175,7 +176,7 @@ def _reused(task: MaskTask, partial: Path) -> _Prepared:
     for number, picture in enumerate(stored, start=1):
         _write_picture(partial / f"additional_mask_{number}.png", resize_cover(picture, *size, interpolation="nearest"))
     pictures = tuple(_to_size(request, each, size) for each in (_matching_reference(task, store), *additional))
-    return _Prepared(pictures[0], pictures[1:], reference, driving, binding)
+    return _Prepared(pictures[0], pictures[1:], reference, driving, binding, findings=_made_for_others(task, store))
 
 
 def _matching_reference(task: MaskTask, store: MaskStore) -> np.ndarray:
@@ -186,6 +187,20 @@ def _matching_reference(task: MaskTask, store: MaskStore) -> np.ndarray:
     return read_picture(task.request.reference, task.request.mode)
 
 
+def _made_for_others(task: MaskTask, store: MaskStore) -> tuple[Finding, ...]:
+    """Warnings where the masks were made from other files than this run's."""
+    made_from = store.info["sources"]
+    return tuple(
+        findings.warning(
+            "other_source",
+            f"the masks in {store.directory} were made for another {name} file than {getattr(task.request, name).name}",
+            "look at the contact sheet; make new masks if they do not fit",
+        )
+        for name in ("reference", "driving")
+        if made_from.get(name) not in (None, task.sources[name])
+    )
+
+
 def _measured(store: MaskStore, directory: Path) -> tuple[TrackedMasks, TrackedMasks]:
     """The characters of a store as its files show them now; label maps go to ``directory``, not to memory."""
     picture = PictureFrames(read_image(store.directory / "reference_mask.png"))
@@ -194,13 +209,13 @@ def _measured(store: MaskStore, directory: Path) -> tuple[TrackedMasks, TrackedM
     return reference, GivenMasks([store.driving_path]).segment(moving, directory=directory)
 
 
-def _at_size(masks: TrackedMasks, size: tuple[int, int], directory: Path | None) -> TrackedMasks:
+def _at_size(masks: TrackedMasks, size: tuple[int, int], bars: bool, directory: Path | None) -> TrackedMasks:
     """The same tracks at another size (nearest pixel), unchanged when they have it."""
     if (masks.height, masks.width) == size:
         return masks
     recorder = TrackRecorder(directory, height=size[0], width=size[1])
     for _, labels in masks.windows():
-        recorder.add(nearest_cover(labels, *size))
+        recorder.add(nearest_cover(labels, *size, letterbox=bars))
     return recorder.finish(
         masks.origin,
         slots=[track.slot for track in masks.tracks],

@@ -105,6 +105,12 @@ class ModelHandle:
             write_json(folder / _FACTS, facts.to_json())
         return facts
 
+    def unchanged_since(self, folder: Path) -> bool:
+        """Whether the model has the content that ``folder``/model.json remembers (or nothing is remembered yet)."""
+        if self._remembered(folder) is not None or not (folder / _FACTS).exists():
+            return True
+        return fingerprint(self.pipe) == read_json(folder / _FACTS)["fingerprint"]
+
     def _remembered(self, folder: Path) -> ModelFacts | None:
         if self._given or not (folder / _FACTS).exists():
             return None

@@ -49,12 +49,17 @@ class RunTask:
         return output
 
     def check_unchanged(self) -> None:
-        """Refuses to continue with other files than the run began with."""
+        """Refuses to continue with other files or another model than the run began with."""
         changed = changed_inputs(self.folder, self.request)
         if changed:
             raise InputError(
                 f"The file given as {changed[0]} has changed since this run began; put the old one back, or run the "
                 "original command again to render what depends on it anew."
+            )
+        if not self.model.unchanged_since(self.folder):
+            raise InputError(
+                f"The model {self.request.model or 'embedded in scail2'} has changed since this run began; put the old one "
+                "back, or run the original command again to render everything anew."
             )
 
     def check_rerender(self, segment: int) -> None:
