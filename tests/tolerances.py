@@ -12,7 +12,6 @@ TOLERANCES = {
     "ops": 1e-6,
     "image_projection": 5e-6,
     "oracle": 5e-5,
-    "activation": 2e-6,
     "rearranged": 1e-5,
     "bfloat16": 5e-2,
 }
