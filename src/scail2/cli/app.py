@@ -29,10 +29,13 @@ VERBS: tuple[str, ...] = (
 )
 
 
+HELP = "Character animation with SCAIL-2: a reference picture and a driving video go in, a finished video comes out."
+
+
 def build_app() -> typer.Typer:
     """Assembles the command from its verbs."""
-    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-    app.callback(help=__doc__)(lambda: None)  # without a callback a lone verb would not be named
+    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    app.callback(help=HELP)(lambda: None)  # without a callback a lone verb would not be named
     for verb in VERBS:
         import_module(f"scail2.cli.{verb}").register(app)
     return app
