@@ -17,6 +17,7 @@ from scail2.perception.network import (
     read_facts,
     save_network,
 )
+from scail2.perception.regions import colour_regions, vote
 from scail2.perception.segmenter import PointPrompt, Prompts
 from scail2.training.segmenter import SegmenterRecipe, SegmenterTraining
 from scail2.training.segmenter_data import sample_batch
@@ -64,7 +65,7 @@ def test_real_footage_and_noise_are_refused_with_advice(shipped):
 
 
 def test_a_scene_without_anybody_is_refused(shipped):
-    empty = render([], sample_scene(Split.TEST, 4, NANO), frames=2, height=128, width=128).frames
+    empty = render([], sample_scene(Split.TEST, 5, NANO), frames=2, height=128, width=128).frames
     with pytest.raises(InputError, match=r"found no character|does not trust"):
         shipped.segment(ArrayFrames(empty))
 
@@ -94,6 +95,22 @@ def test_votes_separate_bodies_that_touch():
     assert len(np.unique(instances[10:60, 8:32])) == 1
     assert len(np.unique(instances[10:60, 32:56])) == 1
     assert group_instances(probability * 0, centre, 64).max() == 0
+
+
+def test_regions_of_one_colour_decide_together():
+    picture = np.full((20, 20, 3), 200, np.uint8)
+    picture[5:15, 5:15] = (30, 60, 200)
+    picture[5:15, 10:15, 0] += 3  # compression noise
+    regions = colour_regions(picture)
+    assert len(np.unique(regions)) == 2
+    assert len(np.unique(regions[5:15, 5:15])) == 1
+    probability = np.where(picture[..., 0] < 100, 0.8, 0.1).astype(np.float32)
+    probability[6:9, 6:14] = 0.3
+    probability[0, :5] = 0.9
+    agreed = vote(probability, regions)
+    assert np.array_equal(agreed > 0.5, picture[..., 0] < 100)
+    undecided = np.full((20, 20), 0.52, np.float32)
+    assert np.array_equal(vote(undecided, regions), undecided)
 
 
 def test_expected_overlap_is_one_when_sure_and_low_when_not():

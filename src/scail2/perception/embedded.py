@@ -18,6 +18,7 @@ from scail2.errors import InputError
 from scail2.perception.following import Follower
 from scail2.perception.labels import TrackedMasks, TrackRecorder, relabel
 from scail2.perception.network import STRIDE, Familiarity, SegmentationNetwork, load_network
+from scail2.perception.regions import colour_regions, vote
 from scail2.perception.segmenter import Prompts
 from scail2.video import FrameSource
 
@@ -108,7 +109,9 @@ class EmbeddedSegmenter:
         familiar = torch.minimum(torch.sigmoid(out.familiarity), self.familiarity.probability(out.signature))
         small = ((pictures[:, :, : inner[0], : inner[1]] + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
         centre = out.centre[:, :, : inner[0], : inner[1]].numpy()
-        return small, probability, (familiar * expected_overlap(probability)).numpy(), centre
+        confidence = (familiar * expected_overlap(probability)).numpy()
+        agreed = [vote(own.numpy(), colour_regions(rgb)) for own, rgb in zip(probability, small, strict=True)]
+        return small, torch.from_numpy(np.stack(agreed)), confidence, centre
 
     def _judge(self, found: TrackedMasks, confidence: float, *, still: bool) -> None:
         option = "--reference-mask FILE (or a picture with transparency)" if still else "--driving-mask FILE"
