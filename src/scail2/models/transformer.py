@@ -330,14 +330,20 @@ def _check_inputs(
     wanted = {
         "hidden_states": (noisy, (batch, config.out_channels, frames, height, width)),
         "timestep": (timestep, (batch,)),
-        "reference_latents": (references, (batch, config.out_channels, references.shape[2], height, width)),
-        "reference_masks": (reference_masks, (batch, config.mask_channels, references.shape[2], height, width)),
+        "reference_latents, additional ones included,": (
+            references,
+            (batch, config.out_channels, references.shape[2], height, width),
+        ),
+        "reference_masks, additional ones included,": (
+            reference_masks,
+            (batch, config.mask_channels, references.shape[2], height, width),
+        ),
         "driving_latents": (driving, (batch, config.out_channels, *half)),
         "driving_masks": (driving_masks, (batch, config.mask_channels, *half)),
     }
     for name, (tensor, shape) in wanted.items():
         if tuple(tensor.shape) != shape:
-            raise InputError(f"{name} (with additional ones) has shape {tuple(tensor.shape)}; it must be {shape}.")
+            raise InputError(f"{name} has shape {tuple(tensor.shape)}; it must be {shape}.")
 
 
 def _check_context(
