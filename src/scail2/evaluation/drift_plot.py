@@ -66,7 +66,7 @@ def plot(report: DriftReport, path: str | os.PathLike, *, limit: float | None = 
         axis.set_title(title, loc="left")
         axis.set_ylabel(unit, fontsize=8)
         if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=8, loc="upper left")
+            axis.legend(fontsize=8, loc="best")
     if limit is not None:
         axes[0].axhline(limit, color="tab:red", linestyle="--", linewidth=1)
     for segment in report.segments:
