@@ -42,7 +42,7 @@ from scail2.training.autoencoder import fit_basis, reconstruction_psnr
 from scail2.training.decoder import DecoderTraining, decoder_sample, train_decoder, with_refiner
 from scail2.training.parallel import ParallelContext
 from scail2.training.state import latest_state, load_weights
-from scail2.video import VideoWriter
+from scail2.video import VideoReader, VideoWriter
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 logger = logging.getLogger("nano")
@@ -192,6 +192,18 @@ def examples(output: Path) -> None:
             with VideoWriter(folder / file, 16, (SIZE, SIZE), codec=codec) as writer:
                 writer.write(frames)
         typer.echo(f"{folder}: {kind}, test pair {index}")
+
+
+@app.command()
+def picture(films: list[Path], output: Path = Path("docs/img/demo.png"), moments: int = 4) -> None:
+    """Puts frames of the demo's comparison films (reference | driving | output) into one picture, a row a film."""
+    rows = []
+    for film in films:
+        reader = VideoReader(film)
+        frames = [reader.frames(at, at + 1)[0] for at in np.linspace(4, len(reader) - 1, moments).astype(int)]
+        width = frames[0].shape[1] // 3
+        rows.append(np.concatenate([frames[0][:, :width], *(frame[:, width:] for frame in frames)], axis=1))
+    Image.fromarray(np.concatenate(rows)).save(output, optimize=True)
 
 
 @torch.no_grad()
