@@ -45,6 +45,7 @@ def test_unseen_puppets_are_found_and_told_apart(shipped):
     labels = found.labels.labels(0, 6)
     best = [max(overlap(mask, labels == number) for number in (1, 2)) for mask in pair.masks]
     assert min(best) > 0.7
+    assert found.tracks[0].centre_x(0) < found.tracks[1].centre_x(0)
 
 
 def test_another_size_and_a_folder_on_disk(shipped, tmp_path):

@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from scail2.errors import InputError
+from scail2.perception.binding import BindingRule, order
 from scail2.perception.following import Follower
 from scail2.perception.labels import TrackedMasks, TrackRecorder, relabel
 from scail2.perception.network import STRIDE, Familiarity, SegmentationNetwork, load_network
@@ -213,7 +214,7 @@ def _enlarged(labels: np.ndarray, probability: torch.Tensor, size: tuple[int, in
 
 
 def _cleaned(found: TrackedMasks, directory: Path | None) -> TrackedMasks:
-    """Without tracks of a few frames or a few pixels; the others keep their order of appearance."""
+    """Without tracks of a few frames or a few pixels; the others numbered from left to right."""
     frames = len(found)
     smallest = SMALLEST_SHARE * found.height * found.width
     kept = [
@@ -225,7 +226,8 @@ def _cleaned(found: TrackedMasks, directory: Path | None) -> TrackedMasks:
     ]
     if not kept:
         kept = [max(found.tracks, key=lambda track: int(track.areas.sum())).number]
-    if len(kept) == len(found.tracks):
+    kept = [number for number in order(found, BindingRule.LEFT_TO_RIGHT) if number in kept]
+    if kept == [track.number for track in found.tracks]:
         return found
     renewed = relabel(found, kept, directory / "kept" if directory is not None else None)
     return replace(renewed, origin=found.origin)
