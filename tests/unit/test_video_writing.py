@@ -12,7 +12,6 @@ import av
 import numpy as np
 import pytest
 from film_samples import add_sound, decode_sound, numbered_frame, read_numbers, stepped_tone, write_film
-from scipy.signal import correlate
 
 from scail2.errors import InputError
 from scail2.video import Codec, VideoReader, VideoWriter, codec_for, probe
@@ -120,7 +119,7 @@ def shift_in_seconds(path, begin: float, place: float = 0.5) -> float:
     window = slice(int(place * rate), int((place + 0.3) * rate))
     reach = int(0.1 * rate)
     first = window.start + int(begin * rate) - reach
-    match = correlate(reference[first : first + 2 * reach + window.stop - window.start], sound[window], mode="valid")
+    match = np.correlate(reference[first : first + 2 * reach + window.stop - window.start], sound[window], mode="valid")
     return (reach - int(match.argmax())) / rate
 
 
