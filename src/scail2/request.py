@@ -148,8 +148,7 @@ class AnimationRequest:
     @property
     def compare_output(self) -> Path:
         """Where ``compare`` writes: ``NAME-compare.SUFFIX`` beside the output."""
-        suffix = self.output.suffix or ".mp4"
-        return self.output.with_name(f"{self.output.stem}-compare{suffix}")
+        return self.output.with_name(f"{self.output.stem}-compare{self.output.suffix}")
 
     def with_changes(self, **changes: Any) -> Self:
         """The same request with some fields changed (and validated again)."""

@@ -190,6 +190,26 @@ def test_two_characters_equal_segments_sound_and_comparison(tmp_path, pipe, mode
     assert len({each["padded_frames"] for each in plan["segments"]}) == 1
 
 
+def test_the_output_can_be_a_folder_of_pictures(tmp_path, pipe):
+    request = make_request(tmp_path, frames=9, output=tmp_path / "pictures", compare=True)
+    run = RunDirectory.create(tmp_path / "film.run", request)
+    run.execute(pipe)
+    assert np.array_equal(frames_of(request.output), frames_of_run(run))
+    assert frames_of(tmp_path / "pictures-compare").shape == (9, SIZE, 3 * SIZE, 3)
+    assert ("stage_skipped", "compare") in execute(run, pipe)
+
+
+def test_resume_refuses_another_model(tmp_path, pipe):
+    run = RunDirectory.create(tmp_path / "film.run", make_request(tmp_path, frames=9))
+    run.execute(pipe)
+    other = bare_pipeline(native_height=SIZE, native_width=SIZE)
+    with torch.no_grad():
+        other.transformer.proj_out.bias[0] += 1e-3
+    with pytest.raises(InputError, match="has changed since this run began; put the old one back"):
+        run.resume(other)
+    assert rendered(execute(run, other)) == [0]
+
+
 def test_masks_of_another_run_are_reused(tmp_path, pipe):
     first = RunDirectory.create(tmp_path / "first.run", make_request(tmp_path))
     first.execute(pipe)
@@ -258,6 +278,44 @@ def test_a_damaged_or_missing_segment_is_rendered_again(tmp_path, pipe):
     (run.path / "segments" / "001" / "state.safetensors").unlink()
     assert rendered(execute(run, pipe)) == [1]
     assert contents(run) == before
+
+
+def test_damaged_frames_are_noticed_set_aside_and_redone(tmp_path, pipe):
+    run = RunDirectory.create(tmp_path / "film.run", make_request(tmp_path))
+    run.execute(pipe)
+    before, film = contents(run), run.request.output.read_bytes()
+    path = run.path / "segments" / "001" / "frames.mkv"
+    wrong = frames_of(path)
+    wrong[0, 0, 0] ^= 1
+    write_video(path, wrong)
+    run.request.output.unlink()
+    with pytest.raises(InputError, match=r"frames of segment 1 are damaged and were set aside \(.*001-1\)"):
+        run.resume(pipe)
+    assert not run.request.output.exists()
+    run.resume(pipe)
+    assert contents(run) == before
+    assert run.request.output.read_bytes() == film
+
+
+@pytest.mark.parametrize("moment", ["rerender_started", "segment_started", "segment_saving", "segment_finished"])
+def test_an_interrupted_rerender_is_finished_by_resume(tmp_path, pipe, moment):
+    run = RunDirectory.create(tmp_path / "film.run", make_request(tmp_path, frames=17))
+    run.execute(pipe)
+    before = contents(run)
+
+    def stop(event):
+        if event.name == moment:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.rerender(1, seed=9, pipe=pipe, events=stop)
+    if moment == "segment_saving":
+        # The instant between moving the old version away and the new one in.
+        SegmentStore(run.path).supersede(1)
+    run.resume(pipe)
+    after = contents(run)
+    changed = [index for index in before if before[index] != after[index]]
+    assert changed == ([] if moment == "rerender_started" else [1])
 
 
 def test_clean_gives_back_what_was_replaced_and_nothing_else(tmp_path, pipe):

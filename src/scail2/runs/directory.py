@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from scail2.runs.preparation import Prepared
     from scail2.runs.task import RunTask
 
-REQUEST, PENDING, JOURNAL, PLAN = "request.json", "pending.json", "journal.jsonl", "plan.json"
+REQUEST, JOURNAL = "request.json", "journal.jsonl"
 
 
 class RunDirectory:
@@ -106,11 +106,9 @@ class RunDirectory:
                 stay, and a jump may show where the next one begins.
             seed: new noise for this segment; without it the stored noise, which repeats the segment bit for bit.
         """
-        request = {"segment": segment, "cascade": cascade, "seed": seed}
 
         def again(task: "RunTask") -> Path:
-            task.check_rerender(segment)
-            write_json(self.path / PENDING, request)
+            task.order_rerender(segment, cascade=cascade, seed=seed)
             return task.run()
 
         return self._work(again, pipe, events, "rerender_started")

@@ -5,9 +5,8 @@ same key and an accepted predecessor state is skipped; everything else is render
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,7 +54,7 @@ class Executor:
         self.drift = DriftControl(store, request, prepared, journal)
         self._keys: dict[int, str] = {}
         self._rendering = 0
-        self._alone: SegmentRecord | None = None
+        self._continues: tuple[str, ...] = ()
 
     @property
     def segments(self) -> tuple:
@@ -94,17 +93,18 @@ class Executor:
         self._retire_surplus()
         return rendered
 
-    def rerender(self, index: int, *, seed: int | None, cascade: bool) -> None:
-        """Renders one segment again; without ``cascade`` the following segment stays as it is.
+    def rerender(self, index: int, *, seed: int | None, continues: Sequence[str]) -> None:
+        """Renders one segment again.
 
         Without ``seed`` the segment starts from the stored generator state: same settings give the same frames, bit
-        for bit. With ``cascade`` the following segments become stale (unless nothing changed) and `render` redoes them.
+        for bit. ``continues`` are the states of its older versions from which the next segment may still be continued;
+        without them the following segments become stale (unless nothing changed) and `render` redoes them.
         """
-        self._alone = None if cascade else self.store.record(index)
+        self._continues = tuple(continues)
         try:
             self._render_from(index, seed=seed, only=True)
         finally:
-            self._alone = None
+            self._continues = ()
 
     def _keep(self, index: int) -> None:
         self.journal.emit("segment_skipped", segment=index, segments=len(self.segments))
@@ -209,10 +209,9 @@ class Executor:
             frames_sha256=hash_frames(frames),
             num_frames=len(frames),
             seed=seed,
+            also_continues=self._continues,
             timings={**output.timings, "total": seconds},
         )
-        if self._alone is not None:
-            record = replace(record, also_continues=self._alone.accepted_states())
         self.journal.emit("segment_saving", segment=output.index)
         self.store.save(record, frames, state, self.prepared.plan.fps)
         self.journal.emit(

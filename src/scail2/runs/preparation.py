@@ -205,7 +205,7 @@ class Preparation:
         need = plan.height * plan.width * 3 * (min(plan.total, plan.segment_frames) // 2 + 4 * plan.overlap)
         if free < need:
             raise InputError(
-                f"The disk of {self.folder} has {free / 1e6:.0f} MB free, but one segment needs about {need / 1e6:.0f} MB; "
+                f"The disk of {self.folder} has {free / 1e6:.1f} MB free, but one segment needs about {need / 1e6:.1f} MB; "
                 "free some space or choose another --run-dir."
             )
 

@@ -183,13 +183,35 @@ class JoinedFrames:
     def chunks(self, size: int = 16) -> Iterator[np.ndarray]:
         """All frames in order, at most ``size`` at a time."""
         for index in self._indices:
+            yield from self._checked(index, size)
+
+    def _checked(self, index: int, size: int) -> Iterator[np.ndarray]:
+        """One segment's frames; damage on the disk since they were written sets the segment aside."""
+        record = self._store.record(index)
+        try:
             source = self._store.frames(index)
+            sha = _frames_hash((len(source), source.height, source.width, 3))
             for start in range(0, len(source), size):
-                yield source.frames(start, min(start + size, len(source)))
+                chunk = source.frames(start, min(start + size, len(source)))
+                sha.update(np.ascontiguousarray(chunk))
+                yield chunk
+            damaged = sha.hexdigest() != record.frames_sha256
+        except InputError:
+            damaged = True
+        if damaged:
+            place = self._store.supersede(index)
+            raise InputError(
+                f"The frames of segment {index} are damaged and were set aside ({place}); resume to redo them."
+            )
 
 
 def hash_frames(frames: np.ndarray) -> str:
     """SHA-256 of uint8 frames (T, H, W, 3), shape included."""
-    sha = hashlib.sha256(str(frames.shape).encode())
+    sha = _frames_hash(frames.shape)
     sha.update(np.ascontiguousarray(frames))
     return sha.hexdigest()
+
+
+def _frames_hash(shape: tuple[int, ...]) -> "hashlib._Hash":
+    """A hash that frames of this shape are to be added to, chunk by chunk."""
+    return hashlib.sha256(str(tuple(shape)).encode())

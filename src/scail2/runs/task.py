@@ -11,7 +11,7 @@ from scail2.runs.model import ModelHandle
 from scail2.runs.output import OutputStage, check_output
 from scail2.runs.preparation import Preparation, Prepared, changed_inputs
 from scail2.runs.segment_store import SegmentStore
-from scail2.runs.storage import read_json, remove
+from scail2.runs.storage import read_json, remove, write_json
 
 if TYPE_CHECKING:
     from scail2.pipeline import SCAIL2Pipeline
@@ -62,13 +62,18 @@ class RunTask:
                 "back, or run the original command again to render everything anew."
             )
 
-    def check_rerender(self, segment: int) -> None:
-        """Refuses to re-render a segment that was never rendered."""
+    def order_rerender(self, segment: int, *, cascade: bool, seed: int | None) -> None:
+        """Notes that a segment is to be rendered again, so that it happens even if this process is killed.
+
+        Refuses a segment that was never rendered.
+        """
         self.check_unchanged()
         finished = self.store.finished()
         if segment not in finished:
             told = f"0 to {finished[-1]}" if finished else "none yet"
             raise InputError(f"Segment {segment} of {self.folder} is not rendered; finished are {told}.")
+        continues = [] if cascade else list(self.store.record(segment).accepted_states())
+        write_json(self.folder / PENDING, {"segment": segment, "seed": seed, "continues": continues})
 
     def _rerender_pending(self, executor: Executor) -> None:
         path = self.folder / PENDING
@@ -76,6 +81,6 @@ class RunTask:
             return
         pending = read_json(path)
         index = pending["segment"]
-        if index < len(executor.segments) and self.store.record(index) is not None:
-            executor.rerender(index, seed=pending["seed"], cascade=pending["cascade"])
+        if index < len(executor.segments) and (index == 0 or self.store.record(index - 1) is not None):
+            executor.rerender(index, seed=pending["seed"], continues=pending["continues"])
         remove(path)
