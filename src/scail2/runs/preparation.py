@@ -99,7 +99,7 @@ def changed_inputs(folder: Path, request: AnimationRequest) -> list[str]:
 
 
 class Preparation:
-    """Makes or re-uses everything that rendering needs, in the run's folder."""
+    """Makes or reuses everything that rendering needs, in the run's folder."""
 
     def __init__(self, folder: Path, request: AnimationRequest, model: ModelHandle, journal: Journal):
         self.folder = folder
