@@ -9,7 +9,15 @@ from scail2.data.recipe import SampleKind, recipe
 from scail2.data.triplets import draw_triplet
 from scail2.models.autoencoder import AutoencoderPatchTransform
 from scail2.models.transformer import SCAIL2Transformer3DModel
-from scail2.training.decoder import DecoderTraining, decoder_sample, random_crops, refiner_loss, with_refiner
+from scail2.training.decoder import (
+    DecoderTraining,
+    decoder_sample,
+    random_crops,
+    refiner_loss,
+    train_decoder,
+    with_refiner,
+)
+from scail2.training.parallel import ParallelContext
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +57,17 @@ def test_fresh_refiner_changes_nothing_and_learns(sample):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_training_moves_the_refiner_only(sample):
+    vae, clip = sample
+    refined = with_refiner(vae, 8, 1)
+    before = {name: value.clone() for name, value in refined.state_dict().items()}
+    config = DecoderTraining(minutes=0.005, crop=16, frames=5, batch_size=2)
+    assert train_decoder(refined, [clip], config, ParallelContext.detect()) > 0
+    changed = {name for name, value in refined.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.startswith("refiner.") for name in changed)
 
 
 def test_crops_cut_pixels_and_latents_alike(sample):

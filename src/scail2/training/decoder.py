@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from scail2.conditions import ConditionGeometry, build, decode_latents, encode_video
+from scail2.conditions import ConditionGeometry, build, encode_video
 from scail2.data.cache import to_pixels
 from scail2.data.triplets import TrainingTriplet
 from scail2.models.autoencoder import AutoencoderPatchTransform
@@ -82,6 +82,8 @@ def train_decoder(
     vae: AutoencoderPatchTransform, pool: Sequence[DecoderSample], config: DecoderTraining, context: ParallelContext
 ) -> int:
     """Trains ``vae.refiner`` in place on random crops of ``pool``; returns the number of steps taken."""
+    shape = (1, -1, 1, 1, 1)
+    mean, std = (torch.tensor(v).view(shape) for v in (vae.config.latents_mean, vae.config.latents_std))
     generator = torch.Generator().manual_seed(config.seed)
     parameters = list(vae.refiner.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
@@ -91,7 +93,7 @@ def train_decoder(
         optimizer.param_groups[0]["lr"] = config.learning_rate * factor
         pixels, weight, latents = random_crops(pool, config, vae.config.scale_factor_spatial, generator)
         with context.autocast("auto"):
-            decoded = decode_latents(vae, latents)
+            decoded = vae.decode(latents * std + mean).sample
         loss = refiner_loss(decoded.float(), pixels, weight)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
