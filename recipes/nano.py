@@ -168,9 +168,9 @@ def package(folder: Path, output: Path, run: str = "finish", segment_frames: int
 
 # The bundled examples: puppets, motions and scenes of the test split, chosen by eye among the first sixteen.
 EXAMPLES = {
-    "animation": ("animation_single", 5),
-    "replacement": ("replacement_single", 5),
-    "duet": ("animation_multi", 5),
+    "animation": ("animation_single", 4),
+    "replacement": ("replacement_single", 4),
+    "duet": ("animation_multi", 4),
 }
 EXAMPLE_FRAMES = 65
 
