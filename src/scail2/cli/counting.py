@@ -9,7 +9,14 @@ from rich.console import Console
 @contextmanager
 def counted_progress(console: Console, label: str) -> Iterator[Callable[[int, int], None]]:
     """Yields a function to call with (done, total); shows a bar with rate and remaining time meanwhile."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:

@@ -2,7 +2,7 @@
 
 ::
 
-    python -m scail2.training.segmenter train --folder runs/segmenter --steps 1600     # resumes where it stopped
+    python -m scail2.training.segmenter train --folder runs/segmenter --steps 2200     # resumes where it stopped
     python -m scail2.training.segmenter export --folder runs/segmenter --assets src/scail2/assets
     python -m scail2.training.segmenter evaluate --clips 40 --media FOLDER-OF-OTHER-VIDEOS
 
@@ -44,7 +44,7 @@ class SegmenterRecipe:
         mixed_precision: bfloat16 autocast, about 2.5 times as fast on a CPU that has it.
     """
 
-    steps: int = 1600
+    steps: int = 2200
     clips: int = 4
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
