@@ -25,7 +25,7 @@ from scail2.video import FrameSource
 
 WEIGHTS = Path(__file__).parent.parent / "assets" / "segmenter.safetensors"
 # A clip whose mean confidence is lower is refused; measured in docs/masks.md.
-REFUSE_BELOW = 0.5
+REFUSE_BELOW = 0.62
 # Characters smaller than this share of the picture are not reported.
 SMALLEST_SHARE = 0.004
 # A track seen in fewer frames than this (and less than a tenth of the clip) is a mistake of single frames.
