@@ -1,14 +1,14 @@
 """Micro-batches of cached latents for the trainer."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
 from scail2.data.cache import EMPTY_PROMPT
-from scail2.data.dataset import BucketLoader, BucketSampler, LatentDataset, LatentSample, collate
+from scail2.data.dataset import BucketLoader, BucketSampler, LatentBatch, LatentDataset, LatentSample, collate
 from scail2.data.recipe import SampleKind
 from scail2.errors import InputError
 from scail2.training.batches import TrainingBatch, cut_window, mixture_at, step_generator
@@ -38,16 +38,21 @@ class LatentBatches:
         self._ahead = {micro_step + 1: self._reader.submit(self.read, micro_step + 1)}
         return batch
 
+    @cached_property
+    def _first(self) -> LatentBatch:
+        """The first batch, read once to learn what the samples carry."""
+        return self.read(0).latents
+
     @property
     def part_channels(self) -> int:
         """Channels of the samples' part coverage, 0 when they carry none."""
-        parts = self.read(0).latents.parts_target
+        parts = self._first.parts_target
         return 0 if parts is None else parts.shape[1]
 
     @property
     def empty_prompt(self) -> torch.Tensor | None:
         """The embedding that stands for a dropped caption, where samples carry prompts and captions are dropped."""
-        if self.config.caption_dropout == 0 or self.read(0).latents.prompt_embeds is None:
+        if self.config.caption_dropout == 0 or self._first.prompt_embeds is None:
             return None
         path = Path(self.config.shards) / EMPTY_PROMPT
         if not path.exists():

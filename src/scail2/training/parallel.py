@@ -1,7 +1,7 @@
 """Where a training run lives: the device, the processes, the precision. The seam for sharded training.
 
-Today one process trains on one device. Everything that would differ with several (which samples a rank draws, how a model is
-wrapped, whose log counts) asks this module, so that sharding changes this file and no other.
+Today one process trains on one device. The device, the precision and how a model is placed are asked of this module; what else
+differs with several processes (which samples a rank draws, whose log counts) belongs here, too.
 """
 
 import contextlib
@@ -28,11 +28,6 @@ class ParallelContext:
         if dist.is_available() and dist.is_initialized():
             return cls(device, dist.get_rank(), dist.get_world_size())
         return cls(device)
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes logs and checkpoints."""
-        return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Places a model on the device."""
