@@ -4,8 +4,10 @@ python recipes/nano.py initial   out/nano           # autoencoder basis, untrain
 scail2 cache ... --out out/nano/latents             # see docs/nano.md for the full list of commands
 scail2 train nano --output out/nano/run
 scail2 train nano_finish --output out/nano/finish --start-from out/nano/run
-python recipes/nano.py decoder   out/nano           # refining decoder of the autoencoder
+python recipes/nano.py grow      out/nano           # a wider transformer that begins as the trained one
+scail2 train nano_continue --data out/nano/latents --model out/nano/grown --output out/nano/more
 python recipes/nano.py package   out/nano src/scail2/assets/nano
+python recipes/nano.py decoder   out/nano           # optional, before packaging: a refining decoder of the autoencoder
 """
 
 import logging
@@ -40,8 +42,8 @@ from scail2.pipeline import SCAIL2Pipeline
 from scail2.presets import preset
 from scail2.training.autoencoder import fit_basis, reconstruction_psnr
 from scail2.training.decoder import DecoderTraining, decoder_sample, train_decoder, with_refiner
+from scail2.training.growth import grow
 from scail2.training.parallel import ParallelContext
-from scail2.training.state import latest_state, load_weights
 from scail2.video import VideoReader, VideoWriter
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -110,7 +112,7 @@ def initialise(transformer: SCAIL2Transformer3DModel) -> None:
 
 @app.command()
 def decoder(
-    folder: Path, run: str = "finish", minutes: float = 15.0, clips: int = 1_200, blocks: int = 4, channels: int = 192
+    folder: Path, run: str = "more", minutes: float = 15.0, clips: int = 1_200, blocks: int = 4, channels: int = 192
 ) -> None:
     """Trains the autoencoder's refining decoder on true and generated latents of FOLDER/RUN; writes FOLDER/vae."""
     linear = AutoencoderPatchTransform.from_pretrained(folder / "initial" / "vae")
@@ -134,14 +136,24 @@ def decoder(
 
 
 def trained_transformer(folder: Path, run: str) -> SCAIL2Transformer3DModel:
-    """The averaged weights of a run's newest checkpoint."""
-    transformer = SCAIL2Transformer3DModel.from_pretrained(folder / "initial" / "transformer")
-    load_weights(latest_state(folder / run / "checkpoints"), transformer)
-    return transformer
+    """The averaged weights that `scail2 train` wrote when the run ended or was interrupted."""
+    return SCAIL2Transformer3DModel.from_pretrained(folder / run / "transformer")
+
+
+@app.command(name="grow")
+def grow_pipeline(
+    folder: Path, run: str = "finish", heads: int = 6, layers: int = 6, ffn_dim: int = 1152, seed: int = 0
+) -> None:
+    """Writes FOLDER/grown: the transformer of FOLDER/RUN made wider (64 channels a head) and deeper, to be trained on."""
+    small = trained_transformer(folder, run)
+    large = grow(small, heads=heads, layers=layers, ffn_dim=ffn_dim, generator=torch.Generator().manual_seed(seed))
+    large.save_pretrained(folder / "grown" / "transformer")
+    shutil.copytree(folder / "initial" / "vae", folder / "grown" / "vae", dirs_exist_ok=True)
+    typer.echo(f"{small.num_parameters():,} parameters became {large.num_parameters():,}")
 
 
 @app.command()
-def package(folder: Path, output: Path, run: str = "finish", segment_frames: int = 17) -> None:
+def package(folder: Path, output: Path, run: str = "more", segment_frames: int = 17) -> None:
     """Writes the pipeline with the averaged weights of FOLDER/RUN to OUTPUT, transformer and decoder in half precision."""
     vae_folder = folder / "vae" if (folder / "vae").exists() else folder / "initial" / "vae"
     pipeline = SCAIL2Pipeline(

@@ -1,10 +1,10 @@
-"""The whole loop as a user types it, at toy size: cache → train (a few steps) → assemble → evaluate."""
+"""The whole loop as a user types it, at toy size: synthesize → cache → train (a few steps) → assemble → evaluate."""
 
 import json
 
 import pytest
-import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from tiny import bare_transformer
 
 from scail2.cli.app import main
 from scail2.models.autoencoder import AutoencoderPatchTransform
@@ -19,21 +19,8 @@ FIGURES = ("character_psnr", "character_ssim", "background_psnr", "frame_differe
 def toy_model(tmp_path_factory):
     """A pipeline folder of the embedded checkpoint's classes and strides, tiny and untrained."""
     folder = tmp_path_factory.mktemp("toy") / "model"
-    torch.manual_seed(0)
-    transformer = SCAIL2Transformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        ffn_dim=32,
-        num_layers=3,
-        in_channels=68,
-        out_channels=64,
-        text_dim=None,
-        image_dim=None,
-        rope_theta=100.0,
-        rope_reference_height_shift=4,
-        rope_driving_width_shift=4,
-        driving_downsample=1,
-        prediction_type="sample",
+    transformer = bare_transformer(
+        in_channels=68, out_channels=64, num_layers=3, rope_reference_height_shift=4, rope_driving_width_shift=4
     )
     SCAIL2Pipeline(
         transformer=transformer,
@@ -54,15 +41,18 @@ def run(*arguments: object) -> None:
     assert not stopped.value.code, arguments
 
 
-def test_cache_train_evaluate(toy_model, tmp_path):
-    latents, trained, report = tmp_path / "latents", tmp_path / "run", tmp_path / "report.json"
-    run("cache", "--source", "puppets", "--recipe", "nano", "--samples", 64, "--frames", 9, "--size", 64,
+def test_synthesize_cache_train_evaluate(toy_model, tmp_path):
+    pairs, latents, trained, report = (tmp_path / name for name in ("pairs", "latents", "run", "report.json"))
+    run("synthesize", "--recipe", "nano", "--pairs", 40, "--frames", 9, "--size", 64, "--no-poses",
+        "--workers", 1, "--out", pairs)  # fmt: skip
+    run("cache", "--source", pairs, "--recipe", "nano", "--samples", 64,
         "--autoencoder", toy_model / "vae", "--workers", 1, "--out", latents)  # fmt: skip
     train = ("train", "nano_continue", "--data", latents, "--model", toy_model, "--output", trained, "--no-compile")
     run(*train, "--steps", 2, "--batch-size", 2)
-    run(*train, "--steps", 4, "--batch-size", 2)
+    run(*train, "--steps", 4, "--batch-size", 2, "--sheets", 2, "--sheet-data", latents)
     steps = [json.loads(line)["step"] for line in (trained / "log.jsonl").read_text().splitlines()]
     assert steps[-1] == 4
+    assert [path.name for path in (trained / "samples").iterdir()] == ["step-0000004.png"]
 
     pipeline = SCAIL2Pipeline.from_pretrained(toy_model)
     pipeline.transformer = SCAIL2Transformer3DModel.from_pretrained(trained / "transformer")

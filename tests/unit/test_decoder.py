@@ -3,12 +3,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from tiny import bare_transformer
 
 from scail2.data.puppet_source import PuppetSource
 from scail2.data.recipe import SampleKind, recipe
 from scail2.data.triplets import draw_triplet
 from scail2.models.autoencoder import AutoencoderPatchTransform
-from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.training.decoder import (
     DecoderTraining,
     decoder_sample,
@@ -23,18 +23,7 @@ from scail2.training.parallel import ParallelContext
 @pytest.fixture(scope="module")
 def sample():
     vae = AutoencoderPatchTransform(z_dim=12, num_static_channels=9)
-    transformer = SCAIL2Transformer3DModel(
-        num_attention_heads=1,
-        attention_head_dim=12,
-        ffn_dim=16,
-        num_layers=1,
-        in_channels=16,
-        out_channels=12,
-        text_dim=None,
-        image_dim=None,
-        driving_downsample=1,
-        prediction_type="sample",
-    )
+    transformer = bare_transformer(in_channels=16, out_channels=12)
     generator = np.random.default_rng(0)
     pair = PuppetSource(frames=5, height=32, width=32).pair(SampleKind.ANIMATION_SINGLE, 0, generator)
     triplet = draw_triplet(pair, SampleKind.ANIMATION_SINGLE, recipe("nano"), generator)

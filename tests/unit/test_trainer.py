@@ -6,16 +6,19 @@ import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+from tiny import bare_transformer
 
-from scail2.data.cache import CacheJob, write_cache
+from scail2.data.cache import CacheJob, load_autoencoder, write_cache
 from scail2.data.dataset import LatentDataset
 from scail2.data.puppet_source import PuppetSource
 from scail2.data.recipe import recipe as data_recipe
+from scail2.errors import InputError
 from scail2.models.autoencoder import AutoencoderPatchTransform
-from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.modes import AnimationMode
 from scail2.training.autoencoder import fit_basis, reconstruction_psnr
 from scail2.training.batches import step_generator
@@ -25,14 +28,17 @@ from scail2.training.config import (
     LossConfig,
     MixtureKnot,
     OptimizerConfig,
+    SheetConfig,
     TrainConfig,
 )
 from scail2.training.latent_batches import LatentBatches
 from scail2.training.objective import FlowMatchingObjective
 from scail2.training.session import build_trainer, export_transformer
+from scail2.training.sheets import ContactSheets
 from scail2.training.state import latest_state
 
 CHANNELS = 8
+GRID_SHIFTS = {"rope_reference_height_shift": 2, "rope_driving_width_shift": 2}
 SHARES = (("animation_single", 0.5), ("replacement_single", 0.5))
 
 
@@ -41,22 +47,7 @@ def world(tmp_path_factory) -> Path:
     """A folder with an untrained model in `model/` and a small cache in `latents/`."""
     folder = tmp_path_factory.mktemp("learning")
     AutoencoderPatchTransform(z_dim=CHANNELS, num_static_channels=6).save_pretrained(folder / "model" / "vae")
-    torch.manual_seed(0)
-    transformer = SCAIL2Transformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        ffn_dim=32,
-        num_layers=2,
-        in_channels=CHANNELS + 4,
-        out_channels=CHANNELS,
-        text_dim=None,
-        image_dim=None,
-        rope_theta=100.0,
-        rope_reference_height_shift=2,
-        rope_driving_width_shift=2,
-        driving_downsample=1,
-        prediction_type="sample",
-    )
+    transformer = bare_transformer(in_channels=CHANNELS + 4, out_channels=CHANNELS, **GRID_SHIFTS)
     transformer.save_pretrained(folder / "model" / "transformer")
     job = CacheJob(
         source=PuppetSource(frames=9, height=32, width=32),
@@ -135,6 +126,43 @@ def test_training_lowers_the_loss(world, tmp_path):
     before = loss()
     trainer.run()
     assert loss() < 0.7 * before
+
+
+def test_contact_sheets_are_drawn_by_the_averaged_weights_and_change_nothing(world, tmp_path):
+    build_trainer(configuration(world), tmp_path / "plain").run()
+    sheets = SheetConfig(every=3, rows=2)
+    build_trainer(configuration(world, sheets=sheets), tmp_path / "shown").run()
+    first, last = (Image.open(tmp_path / "shown" / "samples" / f"step-000000{step}.png") for step in (3, 6))
+    # A row of 32 pixels for each sample below the heading: reference, and three times driving, output, truth.
+    assert first.size == last.size == (32 * 10 + 4 * 3, 14 + 2 * (32 + 4))
+    first, last = (np.asarray(image).astype(int) for image in (first, last))
+    outputs = [slice(32 + 4 + 32 + place * (3 * 32 + 4), 32 + 4 + 64 + place * (3 * 32 + 4)) for place in range(3)]
+    changed = np.abs(first - last)[14:]
+    assert all(changed[:, columns].any() for columns in outputs)
+    for columns in outputs:
+        changed[:, columns] = 0
+    assert not changed.any()
+    plain, shown = weights(tmp_path / "plain"), weights(tmp_path / "shown")
+    assert all(torch.equal(value, shown[name]) for name, value in plain.items())
+
+
+def test_contact_sheets_show_the_truth_where_the_network_predicts_it(world):
+    """The pixels come out in the right place and order: a network that knows the answer reproduces the truth columns."""
+    config = configuration(world)
+    dataset = LatentDataset(config.data.shards)
+    sheets = ContactSheets(load_autoencoder(world / "model" / "vae"), dataset, SheetConfig(rows=2))
+    truth = iter(sheet.latents.target for sheet in sheets.samples)
+    picture = sheets(lambda noisy, *_, **__: (noisy - next(truth),), torch.device("cpu"))[14:]
+    for place in range(3):
+        start = 32 + 4 + place * (3 * 32 + 4)
+        assert np.abs(picture[:, start + 32 : start + 64].astype(int) - picture[:, start + 64 : start + 96]).max() <= 1
+
+
+def test_contact_sheets_without_an_autoencoder_are_refused_before_training(world, tmp_path):
+    shutil.copytree(world / "model" / "transformer", tmp_path / "model" / "transformer")
+    config = configuration(world, model=str(tmp_path / "model"), sheets=SheetConfig(every=1))
+    with pytest.raises(InputError, match="autoencoder"):
+        build_trainer(config, tmp_path / "run")
 
 
 def test_batches_are_a_function_of_the_step(world):

@@ -95,9 +95,12 @@ def _task(name: str):
 
 
 def _write_pictures(report, shown, out: Path) -> None:
-    from scail2.evaluation.pictures import contact_sheet, plot
+    from PIL import Image
+
+    from scail2.evaluation.pictures import SheetRow, contact_sheet, plot
 
     report.save(out / "report.json")
     plot(report.to_json(), out / "plot.png")
     for name in report.tasks:
-        contact_sheet([row for row in shown if row.task == name][:12], out / f"{name}.png")
+        rows = [SheetRow.of(clip) for clip in shown if clip.task == name][:12]
+        Image.fromarray(contact_sheet(rows)).save(out / f"{name}.png")

@@ -12,7 +12,7 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Recipe: nano, nano_continue, nano_finish, finetune or finetune_lora.")],
+    recipe: Annotated[str, typer.Argument(help="Recipe: nano, nano_finish, nano_continue, finetune or finetune_lora.")],
     output: Annotated[Path, typer.Option(help="Folder for checkpoints, log and the exported transformer.")],
     data: Annotated[str | None, typer.Option(help="Folder of cached latent shards (default: the recipe's).")] = None,
     model: Annotated[str | None, typer.Option(help="Diffusers folder to start from (default: the recipe's).")] = None,
@@ -23,6 +23,12 @@ def train(
         Path | None, typer.Option(help="Begin with the weights and optimiser of another run's folder or checkpoint.")
     ] = None,
     checkpoint_every: Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints.")] = None,
+    sheets: Annotated[
+        int | None, typer.Option(min=0, help="Steps between contact sheets in OUTPUT/samples; 0: none.")
+    ] = None,
+    sheet_data: Annotated[
+        str | None, typer.Option(help="Folder of cached latents the sheets show (default: the training data).")
+    ] = None,
     compile_blocks: Annotated[bool | None, typer.Option("--compile/--no-compile", help="Compile the blocks.")] = None,
 ) -> None:
     """Train; run the same command again to resume. Ctrl-C ends after the step, with a checkpoint."""
@@ -41,6 +47,8 @@ def train(
         seed=seed,
         checkpoint_every=checkpoint_every,
         compile_blocks=compile_blocks,
+        sheets_every=sheets,
+        sheets_shards=sheet_data,
     )
     trainer = build_trainer(config, output, start_from=start_from)
     trained, total = count_parameters(trainer.transformer)

@@ -95,6 +95,19 @@ class LoRAConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SheetConfig:
+    """Contact sheets of a running training: ``rows`` cached samples, drawn every ``every`` steps (0: never) by ``preset``.
+
+    ``shards`` holds the cached samples, best of a split that is not trained on (None: the training data).
+    """
+
+    every: int = 0
+    rows: int = 6
+    preset: str = "nano"
+    shards: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """One training run.
 
@@ -119,7 +132,7 @@ class TrainConfig:
     log_every: int = 20
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
-    sample_every: int = 0
+    sheets: SheetConfig = field(default_factory=SheetConfig)
 
     def save(self, path: Path) -> None:
         """Writes the configuration as JSON."""

@@ -3,7 +3,7 @@
 The trainer knows only the protocol; preference optimisation is another objective of the same form.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -24,6 +24,21 @@ class Objective(Protocol):
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The scalar to minimise, and detached numbers for the log."""
+
+
+def network_conditions(batch: TrainingBatch, *, one_rope: bool) -> dict[str, Any]:
+    """What the transformer is called with beside noisy latents, noise level and history."""
+    latents = batch.latents
+    return {
+        "encoder_hidden_states": latents.prompt_embeds,
+        "encoder_hidden_states_image": latents.image_embeds,
+        "reference_latents": latents.reference,
+        "reference_masks": latents.reference_mask,
+        "driving_latents": latents.driving,
+        "driving_masks": latents.driving_mask,
+        "mode": AnimationMode.ANIMATION if one_rope else latents.mode,
+        "frame_offset": batch.frame_offset,
+    }
 
 
 class FlowMatchingObjective:
@@ -94,22 +109,12 @@ class FlowMatchingObjective:
         weight = 1 + self.config.loss.character_weight * latents.character.mean(1, keepdim=True)
         return weight if latents.excluded is None else weight * (latents.excluded.amax(1, keepdim=True) == 0)
 
-    def _conditions(self, batch: TrainingBatch, generator: torch.Generator) -> dict:
-        latents, data = batch.latents, self.config.data
-        prompt = latents.prompt_embeds
+    def _conditions(self, batch: TrainingBatch, generator: torch.Generator) -> dict[str, Any]:
+        data, prompt = self.config.data, batch.latents.prompt_embeds
         if prompt is not None and data.caption_dropout > 0:
             kept = torch.rand(prompt.shape[0], generator=generator) >= data.caption_dropout
             prompt = torch.where(kept.to(prompt.device).view(-1, 1, 1), prompt, self.empty_prompt.to(prompt))
-        return {
-            "encoder_hidden_states": prompt,
-            "encoder_hidden_states_image": latents.image_embeds,
-            "reference_latents": latents.reference,
-            "reference_masks": latents.reference_mask,
-            "driving_latents": latents.driving,
-            "driving_masks": latents.driving_mask,
-            "mode": AnimationMode.ANIMATION if data.one_rope else latents.mode,
-            "frame_offset": batch.frame_offset,
-        }
+        return network_conditions(batch, one_rope=data.one_rope) | {"encoder_hidden_states": prompt}
 
     def _history_mask(self, batch: TrainingBatch, generator: torch.Generator) -> torch.Tensor:
         """``(B, 1, T, h, w)``, one on latent frames that stay clean; never the whole window."""

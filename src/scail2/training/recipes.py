@@ -62,15 +62,8 @@ def nano() -> TrainConfig:
     )
 
 
-def nano_continue() -> TrainConfig:
-    """`nano` from weights that already transfer motion (the embedded checkpoint itself): no self-driven start."""
-    start = nano()
-    data = dataclasses.replace(start.data, mixture=(MixtureKnot(samples=0, shares=tuple(_NANO_SHARES.items())),))
-    return dataclasses.replace(start, name="nano_continue", model="src/scail2/assets/nano", data=data)
-
-
 def nano_finish() -> TrainConfig:
-    """The end of the embedded checkpoint's training: learning rate to 2 %, a fifth of the clips whole, clean history."""
+    """The end of a run of `nano`: learning rate to 2 %, a fifth of the clips whole, clean history."""
     start = nano()
     data = dataclasses.replace(
         start.data,
@@ -81,6 +74,27 @@ def nano_finish() -> TrainConfig:
     optimizer = dataclasses.replace(start.optimizer, warmup=0, decay="linear", decay_from=0.0, final_fraction=0.02)
     return dataclasses.replace(
         start, name="nano_finish", steps=1_200, data=data, optimizer=optimizer, checkpoint_every=100
+    )
+
+
+def nano_continue() -> TrainConfig:
+    """From weights that already transfer motion (the embedded checkpoint, or it grown): lower rates that fall all along.
+
+    85 % at t = 1, because one step is how it is used.
+    """
+    finish = nano_finish()
+    data = dataclasses.replace(finish.data, whole_share=0.1)
+    optimizer = dataclasses.replace(
+        finish.optimizer, learning_rate=1.4e-3, muon_learning_rate=0.021, warmup=30, final_fraction=0.02
+    )
+    return dataclasses.replace(
+        finish,
+        name="nano_continue",
+        model="src/scail2/assets/nano",
+        steps=3_400,
+        data=data,
+        timesteps=dataclasses.replace(finish.timesteps, pure_noise=0.85),
+        optimizer=optimizer,
     )
 
 
@@ -117,7 +131,7 @@ def _published_mixture() -> tuple[MixtureKnot, ...]:
     return (MixtureKnot(samples=0, shares=shares),)
 
 
-_ALL = (nano, nano_continue, nano_finish, finetune, finetune_lora)
+_ALL = (nano, nano_finish, nano_continue, finetune, finetune_lora)
 RECIPES: dict[str, Callable[[], TrainConfig]] = {function.__name__: function for function in _ALL}
 
 

@@ -1,7 +1,10 @@
-"""The log of a training run: one JSON object a line, and TensorBoard where it is installed."""
+"""The log of a training run: one JSON object a line, contact sheets, and TensorBoard where it is installed."""
 
 import json
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 
 class TrainingRecord:
@@ -24,6 +27,14 @@ class TrainingRecord:
         if self._board is not None:
             for name, value in numbers.items():
                 self._board.add_scalar(name, value, step)
+
+    def picture(self, step: int, pixels: np.ndarray) -> None:
+        """Writes ``samples/step-N.png`` from uint8 ``(H, W, 3)``."""
+        folder = self._path.parent / "samples"
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"step-{step:07d}.png")
+        if self._board is not None:
+            self._board.add_image("samples", pixels, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flushes and closes both."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from scail2.data.cache import load_autoencoder
 from scail2.data.dataset import LatentDataset
 from scail2.errors import InputError
 from scail2.models.transformer import SCAIL2Transformer3DModel
@@ -14,6 +15,7 @@ from scail2.training.config import TrainConfig
 from scail2.training.latent_batches import LatentBatches
 from scail2.training.objective import FlowMatchingObjective
 from scail2.training.parallel import ParallelContext
+from scail2.training.sheets import ContactSheets
 from scail2.training.state import latest_state, load_weights
 from scail2.training.trainer import Trainer
 
@@ -55,12 +57,26 @@ def build_trainer(config: TrainConfig, directory: Path, *, start_from: Path | No
     batches = LatentBatches(LatentDataset(config.data.shards), config.data, config.seed)
     torch.manual_seed(config.seed)
     objective = FlowMatchingObjective(transformer, config, batches.part_channels, batches.empty_prompt)
-    trainer = Trainer(config, objective, transformer, batches, directory, context=context)
+    sheets = contact_sheets(config, batches.dataset)
+    trainer = Trainer(config, objective, transformer, batches, directory, context=context, sheets=sheets)
     if start_from is not None and latest_state(directory / "checkpoints") is None:
         trainer.start_from(_checkpoint_of(start_from))
     if config.compile_blocks:
         transformer.compile_repeated_blocks()
     return trainer
+
+
+def contact_sheets(config: TrainConfig, training: LatentDataset) -> ContactSheets | None:
+    """What draws the run's contact sheets; None where the recipe wants none."""
+    if config.sheets.every <= 0:
+        return None
+    folder = Path(config.model) / "vae"
+    if not folder.is_dir():
+        raise InputError(
+            f"No autoencoder in {folder}, which contact sheets need; complete the model, or pass --sheets 0."
+        )
+    dataset = training if config.sheets.shards is None else LatentDataset(config.sheets.shards)
+    return ContactSheets(load_autoencoder(folder), dataset, config.sheets, one_rope=config.data.one_rope)
 
 
 def export_transformer(config: TrainConfig, directory: Path, output: Path) -> Path:
@@ -91,7 +107,16 @@ def count_parameters(module: nn.Module) -> tuple[int, int]:
 
 
 def with_overrides(config: TrainConfig, **changes: object) -> TrainConfig:
-    """A copy with the given (not None) top-level fields, and ``shards``/``batch_size`` of its data, replaced."""
-    data = {k: changes.pop(k) for k in ("shards", "batch_size") if changes.get(k) is not None}
-    kept = {k: v for k, v in changes.items() if v is not None and k not in ("shards", "batch_size")}
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **data), **kept)
+    """A copy with what is given (not None) replaced.
+
+    ``shards`` and ``batch_size`` are its data's, ``sheets_every`` and ``sheets_shards`` its contact sheets'.
+    """
+    given = {name: value for name, value in changes.items() if value is not None}
+    data = {name: given.pop(name) for name in ("shards", "batch_size") if name in given}
+    sheets = {name: given.pop(f"sheets_{name}") for name in ("every", "shards") if f"sheets_{name}" in given}
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, **data),
+        sheets=dataclasses.replace(config.sheets, **sheets),
+        **given,
+    )

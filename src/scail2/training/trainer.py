@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -33,7 +34,8 @@ class Trainer:
         transformer: the network being trained (its trainable parameters may be adapters only).
         batches: ``batches(micro_step) -> TrainingBatch``, a pure function of its argument.
         directory: checkpoints, log and samples go here.
-        sampler: called as ``sampler(step, transformer)`` every ``config.sample_every`` steps with averaged weights.
+        sheets: called as ``sheets(transformer, device)`` every ``config.sheets.every`` steps, with averaged weights;
+            its picture, uint8 ``(H, W, 3)``, goes to ``samples/`` and to TensorBoard.
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class Trainer:
         directory: Path,
         *,
         context: ParallelContext | None = None,
-        sampler: Callable[[int, nn.Module], None] | None = None,
+        sheets: Callable[[nn.Module, torch.device], np.ndarray] | None = None,
     ) -> None:
         self.config = config
         self.objective = objective
@@ -53,7 +55,7 @@ class Trainer:
         self.batches = batches
         self.directory = directory
         self.context = context or ParallelContext.detect()
-        self.sampler = sampler
+        self.sheets = sheets
         self.trained = nn.ModuleDict({"transformer": transformer, "auxiliary": objective.auxiliary})
         self.context.wrap(self.trained)
         self.optimizers = OptimizerSet(self.trained.named_parameters(), config.optimizer)
@@ -76,8 +78,8 @@ class Trainer:
                     logger.info("%s", " ".join([f"step {self.step}", *(f"{k} {v:.4g}" for k, v in numbers.items())]))
                 if self.step % self.config.checkpoint_every == 0:
                     self.save()
-                if self.sampler is not None and self.config.sample_every and self.step % self.config.sample_every == 0:
-                    self._sample()
+                if self.sheets is not None and self.step % self.config.sheets.every == 0:
+                    record.picture(self.step, self._sheet())
         finally:
             record.close()
             for number, handler in previous.items():
@@ -140,14 +142,14 @@ class Trainer:
         return {name: float(value) for name, value in sums.items()}, seen
 
     @torch.no_grad()
-    def _sample(self) -> None:
-        """Runs the sampler on the averaged weights, then puts the trained ones back."""
+    def _sheet(self) -> np.ndarray:
+        """A contact sheet by the averaged weights; puts the trained ones back."""
         kept = {n: p.detach().clone() for n, p in self.transformer.named_parameters() if p.requires_grad}
         if self.average is not None:
             self.average.copy_to(self.transformer)
         self.transformer.eval()
         try:
-            self.sampler(self.step, self.transformer)
+            return self.sheets(self.transformer, self.context.device)
         finally:
             parameters = dict(self.transformer.named_parameters())
             for name, value in kept.items():

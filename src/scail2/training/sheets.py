@@ -1,0 +1,85 @@
+"""Pictures of what a network in training makes of a few cached samples: reference | driving | output | truth."""
+
+import contextlib
+
+import numpy as np
+import torch
+from torch import nn
+
+from scail2.conditions import decode_latents
+from scail2.data.dataset import LatentDataset, LatentSample, collate
+from scail2.data.shards import DamagedSample
+from scail2.errors import InputError
+from scail2.evaluation.pictures import SheetRow, contact_sheet
+from scail2.presets import preset
+from scail2.sampling import make_scheduler, set_timesteps, take_step
+from scail2.training.batches import TrainingBatch
+from scail2.training.config import SheetConfig
+from scail2.training.objective import network_conditions
+from scail2.video import to_uint8
+
+
+class ContactSheets:
+    """Draws the same cached samples with the same noise whenever it is called, so that pictures tell of training only.
+
+    It works in latents and needs neither pixels nor encoders: whatever can be trained on can be looked at. There is no
+    guidance, even where the preset has it.
+
+    Args:
+        vae: decodes; the autoencoder the samples were cached with.
+        dataset: its first ``config.rows`` readable samples of different pairs are shown, whole.
+        config: which preset samples them.
+        one_rope: positions of animation for both modes, as in training.
+    """
+
+    def __init__(self, vae: nn.Module, dataset: LatentDataset, config: SheetConfig, *, one_rope: bool = False) -> None:
+        self.vae = vae
+        self.one_rope = one_rope
+        self.preset = preset(config.preset)
+        self.samples = [TrainingBatch(collate([sample])) for sample in _spread(dataset, config.rows)]
+
+    @torch.no_grad()
+    def __call__(self, transformer: nn.Module, device: torch.device) -> np.ndarray:
+        """The sheet, uint8 ``(H, W, 3)``, a row for each sample."""
+        rows = []
+        for number, sample in enumerate(self.samples):
+            latents = sample.latents
+            output = self._generate(transformer, sample.to(device), number)
+            shown = (latents.reference, latents.driving, output, latents.target)
+            reference, driving, output, truth = (self._pixels(video) for video in shown)
+            rows.append(SheetRow(reference[0], _as_large(driving, truth), output, truth))
+        return contact_sheet(rows)
+
+    def _generate(self, transformer: nn.Module, sample: TrainingBatch, number: int) -> torch.Tensor:
+        """Normalised latents ``(1, C, T, h, w)`` from the noise of row ``number``."""
+        generator = torch.Generator().manual_seed(number)
+        target = sample.latents.target
+        latents = torch.randn(target.shape, generator=generator).to(target.device)
+        scheduler = make_scheduler(self.preset.solver, self.preset.shift)
+        set_timesteps(scheduler, self.preset.steps, target.device)
+        conditions = network_conditions(sample, one_rope=self.one_rope)
+        for timestep in scheduler.timesteps:
+            velocity = transformer(latents, timestep.expand(1), **conditions, return_dict=False)[0]
+            latents = take_step(scheduler, velocity, timestep, latents, generator)
+        return latents
+
+    def _pixels(self, latents: torch.Tensor) -> np.ndarray:
+        """uint8 ``(T, H, W, 3)``."""
+        return to_uint8(decode_latents(self.vae, latents.float().cpu())[0].transpose(0, 1))
+
+
+def _spread(dataset: LatentDataset, rows: int) -> list[LatentSample]:
+    """Readable samples from places spread evenly over the dataset, which stores the directions of a pair side by side."""
+    found = []
+    for place in np.linspace(0, len(dataset) - 1, min(rows, len(dataset))).round().astype(int):
+        with contextlib.suppress(DamagedSample):  # counted and named by the dataset
+            found.append(dataset[int(place)])
+    if not found:
+        raise InputError(f"No sample for contact sheets can be read: {'; '.join(dataset.damage.lines()[:3])}.")
+    return found
+
+
+def _as_large(video: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """A driving video at half size, doubled for showing."""
+    factor = like.shape[1] // video.shape[1]
+    return video.repeat(factor, axis=1).repeat(factor, axis=2)
