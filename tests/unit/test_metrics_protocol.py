@@ -7,6 +7,7 @@ from tiny import bare_pipeline
 
 from scail2.cli.app import main
 from scail2.evaluation.protocols import evaluate_pipeline
+from scail2.modes import AnimationMode
 
 TASKS = ("animation_single", "replacement_single", "animation_multi", "replacement_multi")
 NAMES = {
@@ -83,3 +84,22 @@ def test_a_missing_extra_is_named():
     need("json", "data", "anything")
     with pytest.raises(InputError, match=r"scail2\[plot\]"):
         need("no_such_package", "plot", "the plot")
+
+
+def test_one_rope_gives_the_network_the_positions_of_animation_in_both_modes():
+    pipe = bare_pipeline()
+    settings = {"clips": 1, "tasks": ["replacement_single"], "frames": 5, "size": (32, 32), "num_inference_steps": 1}
+    seen = {}
+    for variant in ("nano", "nano+one_rope", "nano"):
+        modes = []
+        watch = pipe.transformer.register_forward_hook(
+            lambda _m, _a, kwargs, _o, modes=modes: modes.append(kwargs["mode"]), with_kwargs=True
+        )
+        report = evaluate_pipeline(pipe, variant=variant, **settings).to_json()
+        watch.remove()
+        seen.setdefault(variant, []).append((modes, report["replacement_single"]["character_psnr"]))
+    (plain, again), (ablated,) = seen["nano"], seen["nano+one_rope"]
+    assert plain == again
+    assert plain[0] == [AnimationMode.REPLACEMENT]
+    assert ablated[0] == [AnimationMode.ANIMATION]
+    assert ablated[1] != plain[1]

@@ -19,7 +19,6 @@ from scail2.data.puppet_source import PuppetSource
 from scail2.data.recipe import recipe as data_recipe
 from scail2.errors import InputError
 from scail2.models.autoencoder import AutoencoderPatchTransform
-from scail2.modes import AnimationMode
 from scail2.training.autoencoder import fit_basis, reconstruction_psnr
 from scail2.training.batches import step_generator
 from scail2.training.config import (
@@ -190,23 +189,6 @@ def test_self_driven_share_drives_clips_with_themselves(world):
     later = LatentBatches(LatentDataset(data.shards), dataclasses.replace(data, mixture=data.mixture[1:]), seed=0)
     drives = [b.latents for b in map(later.read, range(20))]
     assert any(not torch.equal(b.driving, b.target) for b in drives)
-
-
-def test_one_rope_ablation_gives_both_modes_the_same_positions(world, tmp_path):
-    seen = {}
-    for name, one_rope in (("own", False), ("one", True)):
-        base = configuration(world)
-        data = dataclasses.replace(
-            base.data, one_rope=one_rope, mixture=(MixtureKnot(samples=0, shares=(("replacement_single", 1.0),)),)
-        )
-        trainer = build_trainer(dataclasses.replace(base, data=data), tmp_path / name)
-        modes = []
-        trainer.transformer.register_forward_pre_hook(
-            lambda _m, _a, kwargs, modes=modes: modes.append(kwargs["mode"]), with_kwargs=True
-        )
-        trainer.objective.loss(trainer.batches(0), step_generator(0, 0, 2))
-        seen[name] = modes
-    assert seen == {"own": [AnimationMode.REPLACEMENT], "one": [AnimationMode.ANIMATION]}
 
 
 def test_clean_history_is_kept_and_out_of_the_loss(world, tmp_path):

@@ -1,7 +1,8 @@
 """Runs a pipeline on held-out clips of the four tasks and measures what comes out, baselines beside it."""
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,23 +44,40 @@ def generate(pipe: Any, clip: EvaluationClip, *, seed: int, **options: Any) -> G
     height, width = clip.truth.shape[1:3]
     started = time.perf_counter()
     frames, seams = [], []
-    for output in pipe.stream(
-        clip.triplet.reference,
-        clip.triplet.driving,
-        clip.triplet.reference_mask,
-        clip.triplet.driving_mask,
-        mode=clip.mode,
-        height=height,
-        width=width,
-        generator=torch.Generator().manual_seed(seed),
-        # An ablation's masks contradict the mode on purpose.
-        allow_mask_mismatch=True,
-        **options,
-    ):
-        if frames:
-            seams.append(sum(map(len, frames)))
-        frames.append(to_uint8(output.frames))
+    with _positions_of(pipe.transformer, clip):
+        for output in pipe.stream(
+            clip.triplet.reference,
+            clip.triplet.driving,
+            clip.triplet.reference_mask,
+            clip.triplet.driving_mask,
+            mode=clip.mode,
+            height=height,
+            width=width,
+            generator=torch.Generator().manual_seed(seed),
+            # An ablation's masks contradict the mode on purpose.
+            allow_mask_mismatch=True,
+            **options,
+        ):
+            if frames:
+                seams.append(sum(map(len, frames)))
+            frames.append(to_uint8(output.frames))
     return Generated(np.concatenate(frames), tuple(seams), time.perf_counter() - started)
+
+
+@contextlib.contextmanager
+def _positions_of(transformer: torch.nn.Module, clip: EvaluationClip) -> Iterator[None]:
+    """An ablation may ask for the other mode's positions; only the network's call differs, so only that is changed."""
+    positions = clip.triplet.position_mode
+    if positions is clip.mode:
+        yield
+        return
+    hook = transformer.register_forward_pre_hook(
+        lambda _module, args, kwargs: (args, kwargs | {"mode": positions}), with_kwargs=True
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def evaluate_pipeline(

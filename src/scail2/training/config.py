@@ -51,8 +51,8 @@ class DataConfig:
 
     ``window`` latent frames at a random place of each clip (None: the whole clip), but whole clips in ``whole_share`` of the
     micro-batches; ``history_probability`` of keeping the
-    first ``history_frames`` latent frames clean; ``caption_dropout`` of replacing the prompt by the empty one. ``one_rope``
-    is an ablation: both modes with animation's positions. (The other ablations are those of the cached samples.)
+    first ``history_frames`` latent frames clean; ``caption_dropout`` of replacing the prompt by the empty one.
+    (Ablations are those of the cached samples.)
     """
 
     shards: str
@@ -63,7 +63,6 @@ class DataConfig:
     history_probability: float = 0.15
     history_frames: int = 2
     caption_dropout: float = 0.1
-    one_rope: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,6 @@ from torch import nn
 
 from scail2.data.dataset import LatentBatch
 from scail2.errors import InputError
-from scail2.modes import AnimationMode
 from scail2.training.alignment import HiddenStateTap, PartAlignment, coverage_tokens
 from scail2.training.batches import TrainingBatch
 from scail2.training.config import TrainConfig
@@ -26,7 +25,7 @@ class Objective(Protocol):
         """The scalar to minimise, and detached numbers for the log."""
 
 
-def network_conditions(batch: TrainingBatch, *, one_rope: bool) -> dict[str, Any]:
+def network_conditions(batch: TrainingBatch) -> dict[str, Any]:
     """What the transformer is called with beside noisy latents, noise level and history."""
     latents = batch.latents
     return {
@@ -36,7 +35,7 @@ def network_conditions(batch: TrainingBatch, *, one_rope: bool) -> dict[str, Any
         "reference_masks": latents.reference_mask,
         "driving_latents": latents.driving,
         "driving_masks": latents.driving_mask,
-        "mode": AnimationMode.ANIMATION if one_rope else latents.mode,
+        "mode": latents.mode,
         "frame_offset": batch.frame_offset,
     }
 
@@ -114,7 +113,7 @@ class FlowMatchingObjective:
         if prompt is not None and data.caption_dropout > 0:
             kept = torch.rand(prompt.shape[0], generator=generator) >= data.caption_dropout
             prompt = torch.where(kept.to(prompt.device).view(-1, 1, 1), prompt, self.empty_prompt.to(prompt))
-        return network_conditions(batch, one_rope=data.one_rope) | {"encoder_hidden_states": prompt}
+        return network_conditions(batch) | {"encoder_hidden_states": prompt}
 
     def _history_mask(self, batch: TrainingBatch, generator: torch.Generator) -> torch.Tensor:
         """``(B, 1, T, h, w)``, one on latent frames that stay clean; never the whole window."""

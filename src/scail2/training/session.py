@@ -76,7 +76,7 @@ def contact_sheets(config: TrainConfig, training: LatentDataset) -> ContactSheet
             f"No autoencoder in {folder}, which contact sheets need; complete the model, or pass --sheets 0."
         )
     dataset = training if config.sheets.shards is None else LatentDataset(config.sheets.shards)
-    return ContactSheets(load_autoencoder(folder), dataset, config.sheets, one_rope=config.data.one_rope)
+    return ContactSheets(load_autoencoder(folder), dataset, config.sheets)
 
 
 def export_transformer(config: TrainConfig, directory: Path, output: Path) -> Path:

@@ -29,12 +29,10 @@ class ContactSheets:
         vae: decodes; the autoencoder the samples were cached with.
         dataset: its first ``config.rows`` readable samples of different pairs are shown, whole.
         config: which preset samples them.
-        one_rope: positions of animation for both modes, as in training.
     """
 
-    def __init__(self, vae: nn.Module, dataset: LatentDataset, config: SheetConfig, *, one_rope: bool = False) -> None:
+    def __init__(self, vae: nn.Module, dataset: LatentDataset, config: SheetConfig) -> None:
         self.vae = vae
-        self.one_rope = one_rope
         self.preset = preset(config.preset)
         self.samples = [TrainingBatch(collate([sample])) for sample in _spread(dataset, config.rows)]
 
@@ -57,7 +55,7 @@ class ContactSheets:
         latents = torch.randn(target.shape, generator=generator).to(target.device)
         scheduler = make_scheduler(self.preset.solver, self.preset.shift)
         set_timesteps(scheduler, self.preset.steps, target.device)
-        conditions = network_conditions(sample, one_rope=self.one_rope)
+        conditions = network_conditions(sample)
         for timestep in scheduler.timesteps:
             velocity = transformer(latents, timestep.expand(1), **conditions, return_dict=False)[0]
             latents = take_step(scheduler, velocity, timestep, latents, generator)
