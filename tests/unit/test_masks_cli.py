@@ -121,6 +121,72 @@ def test_mistakes_get_one_sentence_and_code_2(job, capsys, arguments, said):
     assert len(error.strip().splitlines()) == 1
 
 
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_folder_of_other_files_is_not_written_to(job, capsys):
+    (job / "mine" / "labels").mkdir(parents=True)
+    for name in ("reference_mask.png", "driving_mask.mkv"):
+        (job / "mine" / name).write_bytes((job / name).read_bytes())
+    (job / "mine" / "labels" / "shelf.txt").write_text("a list")
+    before = contents(job / "mine")
+    assert run(*GIVEN, "--output", "mine") == 2
+    assert "mine holds other files and no masks" in capsys.readouterr().err
+    assert run(*GIVEN, "--output", "reference.png") == 2
+    assert "reference.png is a file" in capsys.readouterr().err
+    assert run(*GIVEN, "--output", ".") == 2
+    assert contents(job / "mine") == before
+    assert run(*GIVEN, "--output", "store") == 0
+    (job / "mine" / "labels").rename(job / "store" / "labels")
+    assert run(*GIVEN, "--output", "store") == 2
+    assert "label maps are kept there" in capsys.readouterr().err
+    assert (job / "store" / "labels" / "shelf.txt").read_text() == "a list"
+
+
+def test_an_input_inside_the_store_is_not_replaced(job, capsys):
+    assert run(*GIVEN, "--output", "store") == 0
+    assert run("edit", "store") == 0
+    (job / "link.png").symlink_to(job / "store" / "reference.png")
+    before = contents(job / "store")
+    for number, path in ((1, "store/reference.png"), (1, "link.png"), (5, "store/reference_mask.png")):
+        assert run(*GIVEN[:number], path, *GIVEN[number + 1 :], "--output", "store") == 2
+        assert f"{path} would be replaced by the masks written to store" in capsys.readouterr().err
+    assert run(*GIVEN[:7], "store/driving_mask", "--output", "store") == 2
+    assert contents(job / "store") == before
+
+
+def test_painted_masks_are_set_aside_and_stay_a_store(job):
+    assert run(*GIVEN, "--output", "store") == 0
+    assert run("edit", "store") == 0
+    frame = job / "store" / "driving_mask" / "000003.png"
+    painted = np.asarray(Image.open(frame)).copy()
+    painted[:4, :4] = BindingSlot.BLUE.rgb
+    Image.fromarray(painted).save(frame)
+    assert run(*GIVEN, "--output", "store") == 0
+    assert MaskStore("store").driving_path.name == "driving_mask.mkv"
+    older = MaskStore("store/superseded/1")
+    assert np.array_equal(older.driving.frames(3, 4)[0], painted)
+    assert (older.directory / "reference.png").exists()
+    assert run(*GIVEN, "--output", "store") == 0
+    assert np.array_equal(older.driving.frames(3, 4)[0], painted)
+    assert MaskStore("store/superseded/2").total == 12
+    assert not list((job / "store").glob("*.part"))
+
+
+def test_a_refusal_or_a_crash_leaves_a_folder_that_can_be_used(job, monkeypatch):
+    assert run(*GIVEN, "--output", "store", "--mode", "replacement") == 2
+    assert list((job / "store").iterdir()) == []
+    with monkeypatch.context() as patch:
+        patch.setattr("scail2.perception.tracks.VideoWriter", None)
+        with pytest.raises(TypeError):
+            run(*GIVEN, "--output", "store")
+    assert (job / "store" / "reference_mask.png").exists()
+    assert run("check", "store") == 2
+    assert run(*GIVEN, "--output", "store") == 0
+    assert MaskStore("store").total == 12
+
+
 def test_points_and_boxes_are_read():
     point = parse_point("12:2:30.5,40:out")
     assert (point.frame, point.character, point.x, point.y, point.inside) == (12, 2, 30.5, 40, False)

@@ -87,10 +87,9 @@ def _make(
 
 def make(given: dict[str, Any]) -> "PreflightReport":
     """Makes, checks and stores masks from the options of `_make`; leaves contact sheet and report beside them."""
-    import shutil
-
     from scail2.modes import AnimationMode
     from scail2.perception.binding import BindingRequest
+    from scail2.perception.mask_folder import claimed
     from scail2.perception.prepare import MaskInputs, prepare
     from scail2.perception.tracks import sha256_of
     from scail2.video import VideoReader, probe, read_image
@@ -119,11 +118,10 @@ def make(given: dict[str, Any]) -> "PreflightReport":
         files={name: str(Path(path).resolve()) for name, path in named.items()} | {"fit": given["fit"]},
     )
     folder = Path(given["output"])
-    with _progress("masks") as progress:
-        prepared = prepare(inputs, folder, progress=progress)
-    report = _inspect(prepared, inputs.mode, driving, folder)
-    shutil.rmtree(folder / "labels", ignore_errors=True)
-    return report
+    with claimed(folder, [*named.values(), *inputs.reference_mask, *inputs.driving_mask]):
+        with _progress("masks") as progress:
+            prepared = prepare(inputs, folder, progress=progress)
+        return _inspect(prepared, inputs.mode, driving, folder)
 
 
 def _inspect(prepared: "PreparedMasks", mode: Any, driving: Any, folder: Path) -> "PreflightReport":

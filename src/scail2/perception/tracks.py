@@ -7,6 +7,7 @@
     DIR/driving_mask.mkv       palette video, FFV1 in RGB: every value survives
     DIR/driving_mask/          the same as PNG frames, when present it wins: what a painting program edits
     DIR/tracks.json            who is who: boxes, colours, confidence, binding, hashes of the sources
+    DIR/superseded/N/          masks that newer ones replaced, each a store of its own
 """
 
 import hashlib
@@ -28,6 +29,7 @@ from scail2.modes import MODE_TRAITS, AnimationMode
 from scail2.perception.binding import Binding, BoundPair
 from scail2.perception.given import PALETTE, GivenMasks, PictureFrames, snap_to_palette
 from scail2.perception.labels import CharacterTrack, TrackedMasks, TrackRecorder
+from scail2.perception.mask_folder import set_aside
 from scail2.video import FrameSource, VideoReader, VideoWriter, read_image
 
 STORE_VERSION = 1
@@ -148,13 +150,13 @@ class MaskStore:
 
     @classmethod
     def write(cls, directory: str | Path, job: MaskJob) -> "MaskStore":
-        """Paints and stores the masks of `job`; refuses to overwrite frozen ones."""
+        """Paints and stores the masks of `job`; older ones move to `superseded/`, frozen ones are refused."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         if (directory / "tracks.json").exists() and cls(directory).frozen:
             raise InputError(f"the masks in {directory} are frozen: write to another folder, or unfreeze them first.")
-        # Without this file the folder is no store: half-written masks are never taken for whole ones.
-        (directory / "tracks.json").unlink(missing_ok=True)
+        # Without tracks.json the folder is no store: half-written masks are never taken for whole ones.
+        set_aside(directory)
         traits = MODE_TRAITS[job.mode]
         shown, moved = job.binding.reference_slots(), job.binding.driving_slots()
         still = paint(job.reference.labels.labels(0, 1), shown, traits.reference_background)[0]
@@ -163,7 +165,6 @@ class MaskStore:
             view = paint(masks.labels.labels(0, 1), slots, traits.reference_background)[0]
             _write_picture(directory / f"additional_mask_{index}.png", view)
         size = (job.driving.height, job.driving.width)
-        shutil.rmtree(directory / "driving_mask", ignore_errors=True)
         with VideoWriter(directory / "driving_mask.mkv", job.fps, size, codec="ffv1") as writer:
             for _, labels in job.driving.windows(_WINDOW):
                 writer.write(paint(labels, moved, traits.driving_background))
