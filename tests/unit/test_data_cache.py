@@ -164,9 +164,44 @@ def test_samples_that_cannot_be_made_are_named(vae_folder, tmp_path):
 
     source = Broken(frames=5, height=32, width=48)
     summary = write_cache(job(vae_folder, 8, source=source), tmp_path)
-    assert list(summary.skipped) == ["0000002a"]
-    assert "fell over" in summary.skipped["0000002a"]
-    assert len(LatentDataset(tmp_path)) == 6
+    assert list(summary.skipped) == ["0000002a", "0000002b"]
+    assert all("fell over" in reason for reason in summary.skipped.values())
+    assert summary.written == len(LatentDataset(tmp_path)) == 6
+
+
+def test_a_pair_that_does_not_fit_is_named_and_the_cache_goes_on(vae_folder, tmp_path):
+    class Odd(PuppetSource):
+        def pair(self, kind, index, generator):
+            pair = super().pair(kind, index, generator)
+            if index != 1:
+                return pair
+            clip = dataclasses.replace(pair.real, frames=pair.real.frames[:4], tracks=pair.real.tracks[:, :4])
+            return dataclasses.replace(pair, real=clip)
+
+    summary = write_cache(job(vae_folder, 8, source=Odd(frames=5, height=32, width=48)), tmp_path)
+    assert list(summary.skipped) == ["0000001a", "0000001b"]
+    assert summary.written == 6
+
+
+@pytest.mark.parametrize("first", [1, 3, 5])
+def test_a_cache_grows_to_the_bytes_of_one_made_at_once(cache, vae_folder, tmp_path, first):
+    write_cache(job(vae_folder, 2 * first), tmp_path)
+    summary = write_cache(job(vae_folder, 24), tmp_path, resume=True)
+    assert len(LatentDataset(tmp_path)) == 24
+    assert summary.written == 24 - 8 * (first // 4)
+    for number in range(3):
+        assert shard_path(tmp_path, number).read_bytes() == shard_path(cache, number).read_bytes()
+    with pytest.raises(InputError, match="more than is asked for"):
+        write_cache(job(vae_folder, 8), tmp_path, resume=True)
+
+
+def test_a_shard_cut_short_is_made_again(cache, vae_folder, tmp_path):
+    folder = copied(cache, tmp_path)
+    path = shard_path(folder, 2)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert write_cache(job(vae_folder, 48), folder, resume=True).written == 8
+    assert path.read_bytes() == whole
 
 
 class TestDamage:
@@ -257,6 +292,14 @@ class TestSampler:
             modes += found
         assert modes.count("animation") / 200 == pytest.approx(0.75, abs=0.1)
         assert {data.records[i].meta["kind"] for s in range(50) for i in sampler.batch(s)} == set(shares)
+
+    def test_single_samples_come_in_the_shares_asked_for(self, cache):
+        """With one sample a batch, the draw of the step's group must tell nothing of the draw inside it."""
+        shares = {"animation_single": 0.3, "animation_multi": 0.3, "replacement_single": 0.2, "replacement_multi": 0.2}
+        data = LatentDataset(cache)
+        sampler = BucketSampler(data, 1, shares=shares)
+        found = [data.records[sampler.batch(step)[0]].meta["kind"] for step in range(600)]
+        assert {kind: found.count(kind) / 600 for kind in shares} == pytest.approx(shares, abs=0.06)
 
     def test_an_epoch_visits_each_sample_once(self, cache):
         data = LatentDataset(cache)

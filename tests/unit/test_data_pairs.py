@@ -155,6 +155,32 @@ def test_stored_pairs_all_come_before_one_comes_twice(tmp_path):
     assert sorted(drawn[:5]) == sorted(drawn[5:]) == [0, 1, 2, 3, 4]
 
 
+def test_a_cache_of_all_kinds_uses_every_stored_pair(tmp_path):
+    """Pairs of several kinds lie in one folder; each kind must walk through its own without gaps."""
+    patch_vae().save_pretrained(tmp_path / "vae")
+    source = PuppetSource(frames=5, height=32, width=32)
+    write_pairs(SynthesisJob(source=source, recipe=recipe("nano"), pairs=24), tmp_path / "pairs")
+    made = CacheJob(
+        source=PairShards((tmp_path / "pairs",)),
+        recipe=recipe("nano"),
+        autoencoder=tmp_path / "vae",
+        samples=48,
+        driving_downsample=1,
+    )
+    write_cache(made, tmp_path / "latents")
+    used = {record.meta["index"] for record in LatentDataset(tmp_path / "latents").records}
+    assert used == set(range(24))
+
+
+def test_a_folder_of_cached_latents_is_no_source_of_pairs(tmp_path):
+    patch_vae().save_pretrained(tmp_path / "vae")
+    source = PuppetSource(frames=5, height=32, width=32)
+    cached = CacheJob(source=source, recipe=recipe("nano"), autoencoder=tmp_path / "vae", samples=2)
+    write_cache(cached, tmp_path / "latents")
+    with pytest.raises(InputError, match="no motion pairs"):
+        PairShards((tmp_path / "latents",)).pair(SampleKind.ANIMATION_SINGLE, 0, np.random.default_rng(0))
+
+
 def test_kinds_without_pairs_are_refused_and_damage_is_named(tmp_path):
     small = PuppetSource(frames=5, height=32, width=32)
     only = TripletRecipe(name="x", shares={SampleKind.ANIMATION_SINGLE: 1.0})

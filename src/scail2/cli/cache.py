@@ -54,25 +54,36 @@ def cache(
     from scail2.cli.extras import need
     from scail2.cli.sizes import parse_size
     from scail2.data.cache import CacheJob, write_cache
+    from scail2.data.recipe import DrivingInput
     from scail2.data.recipe import recipe as recipe_named
     from scail2.data.sources import PairShards
 
     height, width = parse_size(size)
+    chosen = recipe_named(recipe)
     if source == ["puppets"]:
         need("skia", "data", "drawing puppets")
         from scail2.data.puppet_source import PuppetSource
 
-        pairs = PuppetSource(domain=domain, split=split, salt=salt, frames=frames, height=height, width=width, fps=fps)
+        pairs = PuppetSource(
+            domain=domain,
+            split=split,
+            salt=salt,
+            frames=frames,
+            height=height,
+            width=width,
+            fps=fps,
+            with_poses=chosen.driving is DrivingInput.POSE,
+        )
     else:
         pairs = PairShards(tuple(Path(name) for name in source))
-    chosen = recipe_named(recipe)
     made_for = _model_facts(model) if model else {}
+    models_own = made_for.pop("autoencoder", None)
     if driving_downsample:
         made_for["driving_downsample"] = driving_downsample
     job = CacheJob(
         source=pairs,
         recipe=chosen,
-        autoencoder=autoencoder or made_for.pop("autoencoder", None) or _embedded_autoencoder(),
+        autoencoder=autoencoder or models_own or _embedded_autoencoder(),
         samples=samples,
         samples_per_shard=samples_per_shard,
         seed=seed,

@@ -7,9 +7,10 @@ every pixel, and a shard is whole or absent: an interrupted run continues with t
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,6 +40,10 @@ class PairSource(Protocol):
     def num_parts(self) -> int:
         """Part classes of the clips' part maps (0: it has none)."""
 
+    @property
+    def counts_by_kind(self) -> bool:
+        """Whether `index` counts the pairs of a kind (stored pairs: none is left out) or all pairs (drawn ones)."""
+
     def pair(self, kind: SampleKind, index: int, generator: np.random.Generator) -> MotionPair:
         """A pair that can become a sample of that kind; raises DamagedSample for one that cannot be read."""
 
@@ -50,6 +55,9 @@ class Embedder(Protocol):
     """Adds what text and image encoders say about a sample (`prompt_embeds`, `image_embeds`, without batch)."""
 
     def __call__(self, triplet: TrainingTriplet) -> dict[str, Tensor]: ...
+
+    def describe(self) -> str:
+        """Which encoders they are; part of the cache's identity."""
 
     def empty_prompt(self) -> Tensor | None:
         """The empty prompt's embedding, without batch; None without a text encoder."""
@@ -105,7 +113,18 @@ class CacheJob:
             "driving_downsample": self.driving_downsample,
             "samples_per_shard": self.samples_per_shard,
             "seed": self.seed,
+            "embedder": None if self.embedder is None else self.embedder.describe(),
         }
+
+    @cached_property
+    def _ordinals(self) -> list[int]:
+        """For every pair, how many of its kind come before it; kinds as `_write_pair` draws them."""
+        seen, ordinals = Counter(), []
+        for number in range(self.num_pairs):
+            kind = self.recipe.draw_kind(np.random.default_rng([self.seed, number]))
+            ordinals.append(seen[kind])
+            seen[kind] += 1
+        return ordinals
 
     def write_shard(self, writer: ShardWriter, number: int, tick: Callable[[int], None]) -> None:
         """Makes the samples of one shard."""
@@ -118,18 +137,21 @@ class CacheJob:
         geometry = conditions.ConditionGeometry(driving_downsample=self.driving_downsample)
         generator = np.random.default_rng([self.seed, number])
         kind = self.recipe.draw_kind(generator)
-        for side in range(self.recipe.samples_per_pair):
-            key = f"{number:07d}{'ab'[side]}"
-            try:
-                if side == 0:
-                    pair = self.source.pair(kind, number, generator)
-                triplet = draw_triplet(pair, kind, self.recipe, generator, swapped=side == 1)
-            except (DamagedSample, InputError) as error:
+        index = self._ordinals[number] if self.source.counts_by_kind else number
+        keys = [f"{number:07d}{side}" for side in "ab"[: self.recipe.samples_per_pair]]
+        try:
+            pair = self.source.pair(kind, index, generator)
+        except (DamagedSample, InputError) as error:
+            for key in keys:
                 writer.skip(key, f"{kind}: {error}")
-                if side == 0:
-                    return
+            return
+        for side, key in enumerate(keys):
+            try:
+                triplet = draw_triplet(pair, kind, self.recipe, generator, swapped=side == 1)
+                tensors = encode_triplet(vae, geometry, triplet, self.source.num_parts)
+            except InputError as error:
+                writer.skip(key, f"{kind}: {error}")
                 continue
-            tensors = encode_triplet(vae, geometry, triplet, self.source.num_parts)
             if self.embedder is not None:
                 tensors |= self.embedder(triplet)
             writer.write(key, sample_record(triplet), {"safetensors": save(tensors)})
@@ -137,7 +159,13 @@ class CacheJob:
 
 def to_pixels(frames: np.ndarray) -> Tensor:
     """uint8 `(T, H, W, 3)` → float `(1, 3, T, H, W)` in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2).float().div_(127.5).sub_(1.0)[None]
+    return (
+        torch.from_numpy(np.require(frames, requirements=["C", "W"]))
+        .permute(3, 0, 1, 2)
+        .float()
+        .div_(127.5)
+        .sub_(1.0)[None]
+    )
 
 
 def encode_triplet(
@@ -206,7 +234,7 @@ def write_cache(
 
     Args:
         workers: processes; 1 works in this one (needed for a job with an `embedder`, which holds models).
-        resume: continue a cache begun with the same job; its number of samples may have grown by whole shards.
+        resume: continue a cache begun with the same job; its number of samples may have grown.
         progress: called with (samples done, samples in total).
 
     Raises:

@@ -239,6 +239,11 @@ def _sample(record: Record, tensors: Mapping[str, Tensor]) -> LatentSample:
     )
 
 
+# NumPy pads a seed with zeros: without a last word that is not zero, the draw of a step's group would repeat the numbers
+# of the draws inside it, and some kinds would never come.
+_GROUP_DRAW = 1
+
+
 class BucketSampler:
     """Which samples make up batch number `step`: a pure function of (seed, step), so a resumed run needs no state.
 
@@ -277,7 +282,8 @@ class BucketSampler:
         generator = np.random.default_rng([self.seed, step, attempt])
         groups, totals = list(self._groups), np.array(list(self._groups.values()))
         # The group depends on the step alone, so replacements of damaged samples fit into the batch.
-        group = groups[int(np.random.default_rng([self.seed, step]).choice(len(groups), p=totals / totals.sum()))]
+        drawn = np.random.default_rng([self.seed, step, 0, _GROUP_DRAW]).choice(len(groups), p=totals / totals.sum())
+        group = groups[int(drawn)]
         keys = [key for key in self._weights if key[:2] == group]
         weights = np.array([self._weights[key] for key in keys])
         picks = generator.choice(len(keys), size=self.batch_size, p=weights / weights.sum())

@@ -26,9 +26,15 @@ class PipelineEmbedder:
 
         if not (Path(folder) / "model_index.json").is_file():
             raise InputError(f"{folder} holds no pipeline (model_index.json): convert the checkpoint first")
+        self.name = Path(folder).resolve().name
         self.pipe = SCAIL2Pipeline.from_pretrained(folder, transformer=None).to(device)
         if self.pipe.text_encoder is None and self.pipe.image_encoder is None:
             raise InputError(f"{folder} has neither text nor image encoder: nothing to embed, leave embeddings out")
+
+    def describe(self) -> str:
+        """The folder's name and the encoders it has."""
+        encoders = {"text": self.pipe.text_encoder, "image": self.pipe.image_encoder}
+        return f"{self.name}: {', '.join(name for name, encoder in encoders.items() if encoder is not None)}"
 
     @torch.no_grad()
     def empty_prompt(self) -> Tensor | None:

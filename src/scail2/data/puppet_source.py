@@ -70,6 +70,11 @@ class PuppetSource:
         """Part classes of the part maps."""
         return len(puppets.PART_NAMES)
 
+    @property
+    def counts_by_kind(self) -> bool:
+        """Every number is another pair, of whatever kind."""
+        return False
+
     def describe(self) -> dict[str, Any]:
         """All settings, and the renderer's version of the world."""
         settings = dataclasses.asdict(self)

@@ -86,7 +86,12 @@ def _fill(
     progress: Callable[[int, int], None] | None,
 ) -> ShardSummary:
     _claim(run, job, resume)
-    wanted = [number for number in range(run.shards) if not run.path(number).exists()]
+    surplus = sorted(path.name for path in run.directory.glob("shard-*.tar"))[run.shards :]
+    if surplus:
+        raise InputError(
+            f"{run.directory} already holds more than is asked for ({surplus[-1]}): ask for as many or choose another folder"
+        )
+    wanted = [number for number in range(run.shards) if _held(run.path(number)) < sizes[number]]
     missing = sum(sizes[number] for number in wanted)
     ticker = _Ticker(progress, sum(sizes) - missing, sum(sizes))
     if workers <= 1 or not wanted:
@@ -95,9 +100,29 @@ def _fill(
     else:
         _in_processes(run, job, wanted, workers, ticker)
     skipped: dict[str, str] = {}
+    written = 0
     for number in range(run.shards):
-        skipped |= json.loads(index_path(run.path(number)).read_text()).get("skipped", {})
-    return ShardSummary(run.directory, run.shards, missing, skipped)
+        index = _index(run.path(number))
+        skipped |= index["skipped"]
+        written += len(index["samples"]) if number in wanted else 0
+    return ShardSummary(run.directory, run.shards, written, skipped)
+
+
+def _index(shard: Path) -> dict[str, Any]:
+    """What a shard says it holds; nothing where it is missing, unreadable or not the size it was written with."""
+    try:
+        index = json.loads(index_path(shard).read_text())
+        if index["bytes"] == shard.stat().st_size:
+            return {"samples": index["samples"], "skipped": index.get("skipped", {})}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return {"samples": [], "skipped": {}}
+
+
+def _held(shard: Path) -> int:
+    """Samples in a shard and samples that it names as impossible; a shard from a smaller job holds fewer than it should."""
+    index = _index(shard)
+    return len(index["samples"]) + len(index["skipped"])
 
 
 def _write(run: ShardRun, job: ShardJob, number: int, tick: Callable[[int], None]) -> None:

@@ -35,6 +35,11 @@ class PairShards:
         """Part classes stored with the pairs (0 when there are none)."""
         return int(self._records[0].meta.get("num_parts", 0))
 
+    @property
+    def counts_by_kind(self) -> bool:
+        """There are only so many: each kind walks through its own."""
+        return True
+
     @cached_property
     def _records(self) -> list[Record]:
         records = [record for shard in find_shards(*self.paths) for record in read_index(shard, self.damage)]
@@ -51,11 +56,16 @@ class PairShards:
     def _by_construction(self) -> dict[str, list[Record]]:
         found: dict[str, list[Record]] = {}
         for record in self._records:
+            if "construction" not in record.meta:
+                raise InputError(
+                    f"{record.shard} holds no motion pairs ({record.key} names no construction): give shards of "
+                    "scail2 synthesize, or pairs in their layout"
+                )
             found.setdefault(record.meta["construction"], []).append(record)
         return found
 
     def pair(self, kind: SampleKind, index: int, generator: np.random.Generator) -> MotionPair:
-        """A stored pair of the kind's construction; no pair comes twice before all have come (for ascending indices).
+        """Stored pair `index` for a kind; none comes twice for it before all of its construction have come.
 
         Raises:
             InputError: there is none.
