@@ -10,8 +10,10 @@ python recipes/nano.py package   out/nano src/scail2/assets/nano
 python recipes/nano.py decoder   out/nano           # optional, before packaging: a refining decoder of the autoencoder
 """
 
+import json
 import logging
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,7 @@ from scail2.data.puppets import (
 from scail2.data.recipe import SampleKind
 from scail2.data.recipe import recipe as data_recipe
 from scail2.data.triplets import draw_triplet
+from scail2.errors import InputError
 from scail2.models.autoencoder import AutoencoderPatchTransform
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.pipeline import SCAIL2Pipeline
@@ -44,6 +47,7 @@ from scail2.training.autoencoder import fit_basis, reconstruction_psnr
 from scail2.training.decoder import DecoderTraining, decoder_sample, train_decoder, with_refiner
 from scail2.training.growth import grow
 from scail2.training.parallel import ParallelContext
+from scail2.training.state import latest_state, load_weights
 from scail2.video import VideoReader, VideoWriter
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -136,8 +140,14 @@ def decoder(
 
 
 def trained_transformer(folder: Path, run: str) -> SCAIL2Transformer3DModel:
-    """The averaged weights that `scail2 train` wrote when the run ended or was interrupted."""
-    return SCAIL2Transformer3DModel.from_pretrained(folder / run / "transformer")
+    """The averaged weights of a run's newest checkpoint, in the architecture it began with."""
+    checkpoint = latest_state(folder / run / "checkpoints")
+    if checkpoint is None:
+        raise InputError(f"{folder / run} holds no checkpoint; train it first (scail2 train) or name another --run.")
+    model = json.loads((folder / run / "config.json").read_text())["model"]
+    transformer = SCAIL2Transformer3DModel.from_pretrained(Path(model) / "transformer", torch_dtype=torch.float32)
+    load_weights(checkpoint, transformer)
+    return transformer
 
 
 @app.command(name="grow")
@@ -226,4 +236,8 @@ def held_out_quality(vae: AutoencoderPatchTransform) -> float:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    app()
+    try:
+        app()
+    except InputError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)

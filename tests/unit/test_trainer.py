@@ -11,79 +11,28 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny import bare_transformer
+from training_material import configuration, make_world, weights
 
-from scail2.data.cache import CacheJob, load_autoencoder, write_cache
+from scail2.data.cache import load_autoencoder
 from scail2.data.dataset import LatentDataset
-from scail2.data.puppet_source import PuppetSource
-from scail2.data.recipe import recipe as data_recipe
 from scail2.errors import InputError
 from scail2.models.autoencoder import AutoencoderPatchTransform
 from scail2.training.autoencoder import fit_basis, reconstruction_psnr
 from scail2.training.batches import step_generator
 from scail2.training.config import (
-    DataConfig,
     LoRAConfig,
     LossConfig,
-    MixtureKnot,
-    OptimizerConfig,
     SheetConfig,
-    TrainConfig,
 )
 from scail2.training.latent_batches import LatentBatches
 from scail2.training.objective import FlowMatchingObjective
 from scail2.training.session import build_trainer, export_transformer
 from scail2.training.sheets import ContactSheets
-from scail2.training.state import latest_state
-
-CHANNELS = 8
-GRID_SHIFTS = {"rope_reference_height_shift": 2, "rope_driving_width_shift": 2}
-SHARES = (("animation_single", 0.5), ("replacement_single", 0.5))
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """A folder with an untrained model in `model/` and a small cache in `latents/`."""
-    folder = tmp_path_factory.mktemp("learning")
-    AutoencoderPatchTransform(z_dim=CHANNELS, num_static_channels=6).save_pretrained(folder / "model" / "vae")
-    transformer = bare_transformer(in_channels=CHANNELS + 4, out_channels=CHANNELS, **GRID_SHIFTS)
-    transformer.save_pretrained(folder / "model" / "transformer")
-    job = CacheJob(
-        source=PuppetSource(frames=9, height=32, width=32),
-        recipe=dataclasses.replace(data_recipe("nano"), name="toy", shares=dict(SHARES)),
-        autoencoder=folder / "model" / "vae",
-        samples=12,
-        driving_downsample=1,
-        samples_per_shard=4,
-    )
-    write_cache(job, folder / "latents", workers=1)
-    return folder
-
-
-def configuration(world: Path, **changes) -> TrainConfig:
-    mixture = (
-        MixtureKnot(samples=0, shares=(("self_driven", 1.0),)),
-        MixtureKnot(samples=8, shares=(("self_driven", 0.2), *SHARES)),
-    )
-    base = TrainConfig(
-        name="toy",
-        model=str(world / "model"),
-        steps=6,
-        data=DataConfig(shards=str(world / "latents"), batch_size=2, window=2, mixture=mixture),
-        loss=LossConfig(space="sample", character_weight=2.0, alignment_weight=0.1, alignment_block=0),
-        optimizer=OptimizerConfig(learning_rate=1e-3, muon_learning_rate=0.02, clip_norm=1.0),
-        ema_decay=0.9,
-        precision="fp32",
-        log_every=1,
-        checkpoint_every=2,
-        accumulation=2,
-    )
-    return dataclasses.replace(base, **changes)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    state = latest_state(folder / "checkpoints")
-    return {**load_file(state / "weights.safetensors"), **load_file(state / "average.safetensors")}
+    return make_world(tmp_path_factory.mktemp("learning"))
 
 
 def test_resumed_training_is_bit_identical(world, tmp_path):

@@ -18,7 +18,7 @@ def train(
     model: Annotated[str | None, typer.Option(help="Diffusers folder to start from (default: the recipe's).")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Stop after this many steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples in a micro-batch.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of every random draw.")] = None,
     start_from: Annotated[
         Path | None, typer.Option(help="Begin with the weights and optimiser of another run's folder or checkpoint.")
     ] = None,

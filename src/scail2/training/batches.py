@@ -40,7 +40,12 @@ def step_generator(seed: int, step: int, purpose: int) -> torch.Generator:
 
 
 def mixture_at(samples: int, knots: tuple[MixtureKnot, ...]) -> dict[str, float]:
-    """Shares of the kinds after ``samples`` samples, linear between knots and constant outside; they sum to 1."""
+    """Shares of the kinds after ``samples`` samples, linear between knots and constant outside; they sum to 1.
+
+    Without knots there are no shares: every cached sample counts alike.
+    """
+    if not knots:
+        return {}
     before = max((k for k in knots if k.samples <= samples), key=lambda k: k.samples, default=knots[0])
     after = min((k for k in knots if k.samples > samples), key=lambda k: k.samples, default=before)
     span = after.samples - before.samples

@@ -1,5 +1,7 @@
 """Micro-batches of cached latents for the trainer."""
 
+import dataclasses
+import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -12,7 +14,9 @@ from scail2.data.dataset import BucketLoader, BucketSampler, LatentBatch, Latent
 from scail2.data.recipe import SampleKind
 from scail2.errors import InputError
 from scail2.training.batches import TrainingBatch, cut_window, mixture_at, step_generator
-from scail2.training.config import DataConfig
+from scail2.training.config import DataConfig, MixtureKnot
+
+logger = logging.getLogger(__name__)
 
 # What a step's random draws are for; part of every seed.
 _SAMPLE_DRAWS = 1
@@ -26,8 +30,9 @@ class LatentBatches:
 
     def __init__(self, dataset: LatentDataset, config: DataConfig, seed: int) -> None:
         self.dataset = dataset
-        self.config = config
+        self.config = dataclasses.replace(config, mixture=_without_absent_kinds(config.mixture, dataset))
         self.seed = seed
+        self._samples_before = 0
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
         self._ahead: dict[int, Future[TrainingBatch]] = {}
         self._loader = lru_cache(maxsize=2)(self._make_loader)
@@ -37,6 +42,11 @@ class LatentBatches:
         batch = future.result() if future is not None else self.read(micro_step)
         self._ahead = {micro_step + 1: self._reader.submit(self.read, micro_step + 1)}
         return batch
+
+    def resume_at(self, micro_step: int, samples: int) -> None:
+        """Says that ``samples`` samples had been seen before ``micro_step``: the mixture follows samples, not steps."""
+        self._samples_before = samples - micro_step * self.config.batch_size
+        self._ahead.clear()
 
     @cached_property
     def _first(self) -> LatentBatch:
@@ -65,7 +75,7 @@ class LatentBatches:
     def read(self, micro_step: int) -> TrainingBatch:
         """The micro-batch of a step: a pure function of the step, the seed and the shards."""
         generator = step_generator(self.seed, micro_step, _SAMPLE_DRAWS)
-        shares = mixture_at(micro_step * self.config.batch_size, self.config.mixture)
+        shares = mixture_at(self._samples_before + micro_step * self.config.batch_size, self.config.mixture)
         self_share = shares.pop(SampleKind.SELF_DRIVEN, 0.0)
         single = shares.get(SampleKind.ANIMATION_SINGLE, 0.0)
         if self_share:
@@ -76,13 +86,32 @@ class LatentBatches:
         chosen = [_driven(s, own) for s, own in zip(samples, drive_themselves.tolist(), strict=True)]
         frames = chosen[0].target.shape[1]
         whole = bool(torch.rand((), generator=generator) < self.config.whole_share)
-        window = frames if whole or self.config.window is None else self.config.window
+        window = frames if whole or self.config.window is None else min(self.config.window, frames)
         start = int(torch.randint(frames - window + 1, (1,), generator=generator))
         return cut_window(collate(chosen), start, window)
 
     def _make_loader(self, shares: tuple[tuple[str, float], ...]) -> BucketLoader:
         sampler = BucketSampler(self.dataset, self.config.batch_size, seed=self.seed, shares=dict(shares))
         return BucketLoader(self.dataset, sampler)
+
+
+def _without_absent_kinds(mixture: tuple[MixtureKnot, ...], dataset: LatentDataset) -> tuple[MixtureKnot, ...]:
+    """The mixture over the kinds that were cached (an ablation may leave some out), with a warning that names the others."""
+    cached = set(dataset.kinds) | ({SampleKind.SELF_DRIVEN} if SampleKind.ANIMATION_SINGLE in dataset.kinds else set())
+    absent = sorted({kind for knot in mixture for kind, share in knot.shares if share > 0 and kind not in cached})
+    if not absent:
+        return mixture
+    kept = tuple(
+        dataclasses.replace(knot, shares=tuple((k, share) for k, share in knot.shares if k in cached))
+        for knot in mixture
+    )
+    if any(sum(share for _, share in knot.shares) <= 0 for knot in kept):
+        held = ", ".join(sorted(dataset.kinds))
+        raise InputError(
+            f"The recipe trains on {', '.join(absent)}, but the cache holds only {held}; cache those kinds."
+        )
+    logger.warning("the cache has no %s: training goes on without", ", ".join(absent))
+    return kept
 
 
 def _driven(sample: LatentSample, by_itself: bool) -> LatentSample:

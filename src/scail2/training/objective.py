@@ -68,6 +68,11 @@ class FlowMatchingObjective:
                     f"alignment_block is {config.loss.alignment_block}, but the transformer has only "
                     f"{len(transformer.blocks)} blocks, counted from 0."
                 )
+            if not part_channels:
+                raise InputError(
+                    "The recipe supervises body parts (alignment_weight), but the cached samples carry none; cache them "
+                    "from a source with part maps, or set alignment_weight to 0."
+                )
             patch = tuple(transformer.config.patch_size)
             width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
             self.auxiliary["parts"] = PartAlignment(width, part_channels, patch)
@@ -128,9 +133,9 @@ class FlowMatchingObjective:
         return mask.to(batch.latents.target.device)
 
     def _alignment(self, latents: LatentBatch) -> torch.Tensor:
-        parts = (latents.parts_reference, latents.parts_target, latents.parts_driving)
-        if any(part is None for part in parts):
-            raise ValueError("alignment_weight needs samples with part coverage (cache them with parts).")
+        # In the order of the tokens. A pose render has no parts: then its tokens, the last ones, are not supervised.
+        parts = [latents.parts_reference, latents.parts_target, latents.parts_driving]
+        known = parts if parts[2] is not None else parts[:2]
         patch = tuple(self.transformer.config.patch_size)
-        coverage = torch.cat([coverage_tokens(part, patch) for part in parts], dim=1)
-        return self.auxiliary["parts"](self._tap.take(), coverage)
+        coverage = torch.cat([coverage_tokens(part, patch) for part in known], dim=1)
+        return self.auxiliary["parts"](self._tap.take()[:, : coverage.shape[1]], coverage)

@@ -58,9 +58,18 @@ class OptimizerSet:
         return [optimizer.state_dict() for optimizer in self.optimizers]
 
     def load_state_dict(self, states: list[dict]) -> None:
-        """Restores :meth:`state_dict`."""
+        """Restores moments from :meth:`state_dict`; rates and other settings stay those of this run's recipe.
+
+        Raises:
+            ValueError: the states are of other optimisers or other parameters.
+        """
+        if len(states) != len(self.optimizers):
+            raise ValueError(f"{len(states)} optimisers were saved, this recipe has {len(self.optimizers)}")
         for optimizer, state in zip(self.optimizers, states, strict=True):
+            settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
             optimizer.load_state_dict(state)
+            for group, own in zip(optimizer.param_groups, settings, strict=True):
+                group.update(own)
 
 
 def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:

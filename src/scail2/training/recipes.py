@@ -10,6 +10,7 @@ from scail2.training.config import (
     LossConfig,
     MixtureKnot,
     OptimizerConfig,
+    SheetConfig,
     TimestepConfig,
     TrainConfig,
 )
@@ -91,7 +92,7 @@ def nano_continue() -> TrainConfig:
         finish,
         name="nano_continue",
         model="src/scail2/assets/nano",
-        steps=3_400,
+        steps=3_150,
         data=data,
         timesteps=dataclasses.replace(finish.timesteps, pure_noise=0.85),
         optimizer=optimizer,
@@ -109,6 +110,7 @@ def finetune() -> TrainConfig:
         precision="bf16",
         gradient_checkpointing=True,
         checkpoint_every=250,
+        sheets=SheetConfig(preset="quality"),
     )
 
 

@@ -1,6 +1,7 @@
 """The log of a training run: one JSON object a line, contact sheets, and TensorBoard where it is installed."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,9 @@ class TrainingRecord:
         """Writes ``samples/step-N.png`` from uint8 ``(H, W, 3)``."""
         folder = self._path.parent / "samples"
         folder.mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(folder / f"step-{step:07d}.png")
+        partial = folder / f".step-{step:07d}.png"
+        Image.fromarray(pixels).save(partial)
+        os.replace(partial, folder / f"step-{step:07d}.png")
         if self._board is not None:
             self._board.add_image("samples", pixels, step, dataformats="HWC")
 
@@ -48,4 +51,6 @@ class TrainingRecord:
             return
         lines = self._path.read_text().splitlines()
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        self._path.write_text("".join(line + "\n" for line in kept))
+        partial = self._path.with_name(f".{self._path.name}.partial")
+        partial.write_text("".join(line + "\n" for line in kept))
+        os.replace(partial, self._path)

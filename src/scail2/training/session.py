@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shutil
 from pathlib import Path
 
 import torch
@@ -50,14 +51,14 @@ def build_trainer(config: TrainConfig, directory: Path, *, start_from: Path | No
     Args:
         config: the run.
         directory: its folder; a newer checkpoint there wins over ``start_from``.
-        start_from: another run's folder or checkpoint whose averaged weights and optimiser state begin this run.
+        start_from: another run's folder or checkpoint whose weights, averages and optimiser moments begin this run.
     """
     context = ParallelContext.detect()
     transformer = load_trainable(config)
     batches = LatentBatches(LatentDataset(config.data.shards), config.data, config.seed)
     torch.manual_seed(config.seed)
     objective = FlowMatchingObjective(transformer, config, batches.part_channels, batches.empty_prompt)
-    sheets = contact_sheets(config, batches.dataset)
+    sheets = contact_sheets(config, batches.dataset, transformer)
     trainer = Trainer(config, objective, transformer, batches, directory, context=context, sheets=sheets)
     if start_from is not None and latest_state(directory / "checkpoints") is None:
         trainer.start_from(_checkpoint_of(start_from))
@@ -66,8 +67,14 @@ def build_trainer(config: TrainConfig, directory: Path, *, start_from: Path | No
     return trainer
 
 
-def contact_sheets(config: TrainConfig, training: LatentDataset) -> ContactSheets | None:
-    """What draws the run's contact sheets; None where the recipe wants none."""
+def contact_sheets(
+    config: TrainConfig, training: LatentDataset, transformer: SCAIL2Transformer3DModel
+) -> ContactSheets | None:
+    """What draws the run's contact sheets; None where the recipe wants none.
+
+    Raises:
+        InputError: the model has no autoencoder, or the samples to show were not cached for this model.
+    """
     if config.sheets.every <= 0:
         return None
     folder = Path(config.model) / "vae"
@@ -76,7 +83,17 @@ def contact_sheets(config: TrainConfig, training: LatentDataset) -> ContactSheet
             f"No autoencoder in {folder}, which contact sheets need; complete the model, or pass --sheets 0."
         )
     dataset = training if config.sheets.shards is None else LatentDataset(config.sheets.shards)
-    return ContactSheets(load_autoencoder(folder), dataset, config.sheets)
+    sheets = ContactSheets(load_autoencoder(folder), dataset, config.sheets)
+    channels, halved = transformer.config.out_channels, transformer.config.driving_downsample
+    for latents in (sample.latents for sample in sheets.samples):
+        _, found, _, height, width = latents.target.shape
+        if found != channels or latents.driving.shape[-2:] != (height // halved, width // halved):
+            raise InputError(
+                f"The samples for contact sheets do not fit the model: it takes {channels} latent channels and driving "
+                f"videos at 1/{halved} size, {latents.keys[0]} has {found} channels and {tuple(latents.driving.shape[-2:])} "
+                f"driving for {(height, width)} video latents; cache them for this model (--sheet-data), or pass --sheets 0."
+            )
+    return sheets
 
 
 def export_transformer(config: TrainConfig, directory: Path, output: Path) -> Path:
@@ -86,10 +103,14 @@ def export_transformer(config: TrainConfig, directory: Path, output: Path) -> Pa
     if checkpoint is None:
         raise InputError(f"{directory} holds no checkpoint yet; train first.")
     load_weights(checkpoint, transformer)
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
     if config.lora is not None:
-        transformer.save_lora_adapter(output)
+        transformer.save_lora_adapter(partial)
     else:
-        transformer.save_pretrained(output)
+        transformer.save_pretrained(partial)
+    shutil.rmtree(output, ignore_errors=True)
+    partial.rename(output)
     return output
 
 

@@ -27,7 +27,7 @@ class ContactSheets:
 
     Args:
         vae: decodes; the autoencoder the samples were cached with.
-        dataset: its first ``config.rows`` readable samples of different pairs are shown, whole.
+        dataset: ``config.rows`` samples spread evenly over it are shown, whole; damaged ones are left out.
         config: which preset samples them.
     """
 

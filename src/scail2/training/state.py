@@ -12,6 +12,8 @@ from scail2.errors import InputError
 from scail2.training.ema import WeightAverage
 from scail2.training.optimizers import OptimizerSet
 
+_ADVICE = "; resume with the recipe and model that wrote it, or choose another output folder."
+
 
 def save_state(
     directory: Path, step: int, samples: int, model: nn.Module, optimizers: OptimizerSet, average: WeightAverage | None
@@ -30,19 +32,32 @@ def save_state(
     torch.save({"optimizers": optimizers.state_dict(), **counters}, partial / "optimizer.pt")
     if average is not None:
         save_file({n: v.contiguous().cpu() for n, v in average.average.items()}, partial / "average.safetensors")
-    shutil.rmtree(final, ignore_errors=True)
+    if final.exists():  # deleted only once its successor stands: a kill in between leaves one of the two whole
+        replaced = directory / f".{final.name}.replaced"
+        shutil.rmtree(replaced, ignore_errors=True)
+        os.replace(final, replaced)
     os.replace(partial, final)
+    shutil.rmtree(directory / f".{final.name}.replaced", ignore_errors=True)
     return final
 
 
 def load_state(
     path: Path, model: nn.Module, optimizers: OptimizerSet | None, average: WeightAverage | None
 ) -> tuple[int, int]:
-    """Restores a checkpoint into the given objects; returns (step, samples seen)."""
+    """Restores a checkpoint into the given objects; returns (step, samples seen).
+
+    Raises:
+        InputError: it was written by a recipe with other parameters, another optimiser, or without an average.
+    """
+    if average is not None and not (path / "average.safetensors").exists():
+        raise InputError(f"The checkpoint {path} has no averaged weights, but this recipe keeps an average{_ADVICE}")
     saved = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
     _copy_parameters(load_file(path / "weights.safetensors"), model, path)
     if optimizers is not None:
-        optimizers.load_state_dict(saved["optimizers"])
+        try:
+            optimizers.load_state_dict(saved["optimizers"])
+        except ValueError as error:
+            raise InputError(f"The optimiser in {path} does not fit this recipe: {error}{_ADVICE}") from None
     if average is not None:
         device = next(model.parameters()).device
         average.average = {n: v.to(device) for n, v in load_file(path / "average.safetensors").items()}
@@ -68,6 +83,11 @@ def latest_state(directory: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def state_step(checkpoint: Path) -> int:
+    """The step a checkpoint was written after."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def prune_states(directory: Path, keep: int) -> None:
     """Removes all but the newest ``keep`` checkpoints."""
     for old in sorted(directory.glob("step-*"))[:-keep]:
@@ -80,8 +100,12 @@ def _copy_parameters(values: dict[str, torch.Tensor], model: nn.Module, path: Pa
     if values.keys() != parameters.keys():
         differing = sorted(values.keys() ^ parameters.keys())
         raise InputError(
-            f"The checkpoint {path} does not fit this recipe: {len(differing)} parameters differ, first {differing[0]}; "
-            "resume with the recipe that wrote it or choose another output folder."
+            f"The checkpoint {path} does not fit this recipe: {len(differing)} parameters differ, "
+            f"first {differing[0]}{_ADVICE}"
         )
+    for name, value in values.items():
+        if value.shape != parameters[name].shape:
+            sizes = f"{tuple(value.shape)} there and {tuple(parameters[name].shape)} here"
+            raise InputError(f"The checkpoint {path} does not fit this model: {name} is {sizes}{_ADVICE}")
     for name, value in values.items():
         parameters[name].copy_(value)

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,12 +18,22 @@ from scail2.training.objective import Objective
 from scail2.training.optimizers import OptimizerSet, learning_rate_factor
 from scail2.training.parallel import ParallelContext
 from scail2.training.records import TrainingRecord
-from scail2.training.state import latest_state, load_state, prune_states, save_state
+from scail2.training.state import latest_state, load_state, prune_states, save_state, state_step
 
 logger = logging.getLogger(__name__)
 
 # What a step's random draws are for; part of every seed.
 _LOSS_DRAWS = 2
+
+
+class Batches(Protocol):
+    """Micro-batches as a pure function of their number and of what :meth:`resume_at` said."""
+
+    def __call__(self, micro_step: int) -> TrainingBatch:
+        """The micro-batch of a step."""
+
+    def resume_at(self, micro_step: int, samples: int) -> None:
+        """Told that training goes on at ``micro_step`` with ``samples`` samples seen."""
 
 
 class Trainer:
@@ -32,7 +43,7 @@ class Trainer:
         config: the run.
         objective: owns the loss; its transformer and auxiliary heads are optimised together.
         transformer: the network being trained (its trainable parameters may be adapters only).
-        batches: ``batches(micro_step) -> TrainingBatch``, a pure function of its argument.
+        batches: where micro-batches come from.
         directory: checkpoints, log and samples go here.
         sheets: called as ``sheets(transformer, device)`` every ``config.sheets.every`` steps, with averaged weights;
             its picture, uint8 ``(H, W, 3)``, goes to ``samples/`` and to TensorBoard.
@@ -43,7 +54,7 @@ class Trainer:
         config: TrainConfig,
         objective: Objective,
         transformer: nn.Module,
-        batches: Callable[[int], TrainingBatch],
+        batches: Batches,
         directory: Path,
         *,
         context: ParallelContext | None = None,
@@ -67,8 +78,8 @@ class Trainer:
     def run(self) -> Path:
         """Trains; returns the last checkpoint. SIGTERM and SIGINT end the run after the step, with a checkpoint."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.config.save(self.directory / "config.json")
         self._resume()
+        self.config.save(self.directory / "config.json")
         record = TrainingRecord(self.directory, from_step=self.step)
         previous = {s: signal.signal(s, self._request_stop) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -84,7 +95,8 @@ class Trainer:
             record.close()
             for number, handler in previous.items():
                 signal.signal(number, handler)
-        return self.save()
+        newest = latest_state(self.directory / "checkpoints")
+        return newest if newest is not None and state_step(newest) == self.step else self.save()
 
     def save(self) -> Path:
         """Writes a checkpoint and drops old ones."""
@@ -96,12 +108,18 @@ class Trainer:
 
     def start_from(self, checkpoint: Path) -> None:
         """Takes weights, averages and optimiser state of another run; counts steps from 0 and goes on counting samples."""
-        _, self.samples = load_state(checkpoint, self.trained, self.optimizers, self.average)
+        self._load(checkpoint)
+        self.step = 0
+        self.batches.resume_at(0, self.samples)
+
+    def _load(self, checkpoint: Path) -> None:
+        self.step, self.samples = load_state(checkpoint, self.trained, self.optimizers, self.average)
 
     def _resume(self) -> None:
         state = latest_state(self.directory / "checkpoints")
         if state is not None:
-            self.step, self.samples = load_state(state, self.trained, self.optimizers, self.average)
+            self._load(state)
+            self.batches.resume_at(self.step * self.config.accumulation, self.samples)
             logger.info("resuming at step %d", self.step)
 
     def _steps(self) -> Iterator[dict[str, float]]:

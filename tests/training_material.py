@@ -1,0 +1,62 @@
+"""A toy world to train in: an untrained model, a small cache of puppets, and a configuration over both."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from tiny import bare_transformer
+
+from scail2.data.cache import CacheJob, write_cache
+from scail2.data.puppet_source import PuppetSource
+from scail2.data.recipe import recipe as data_recipe
+from scail2.models.autoencoder import AutoencoderPatchTransform
+from scail2.training.config import DataConfig, LossConfig, MixtureKnot, OptimizerConfig, TrainConfig
+from scail2.training.state import latest_state
+
+CHANNELS = 8
+GRID_SHIFTS = {"rope_reference_height_shift": 2, "rope_driving_width_shift": 2}
+SHARES = (("animation_single", 0.5), ("replacement_single", 0.5))
+
+
+def make_world(folder: Path) -> Path:
+    """A folder with an untrained model in `model/` and a small cache in `latents/`."""
+    AutoencoderPatchTransform(z_dim=CHANNELS, num_static_channels=6).save_pretrained(folder / "model" / "vae")
+    transformer = bare_transformer(in_channels=CHANNELS + 4, out_channels=CHANNELS, **GRID_SHIFTS)
+    transformer.save_pretrained(folder / "model" / "transformer")
+    job = CacheJob(
+        source=PuppetSource(frames=9, height=32, width=32),
+        recipe=dataclasses.replace(data_recipe("nano"), name="toy", shares=dict(SHARES)),
+        autoencoder=folder / "model" / "vae",
+        samples=12,
+        driving_downsample=1,
+        samples_per_shard=4,
+    )
+    write_cache(job, folder / "latents", workers=1)
+    return folder
+
+
+def configuration(world: Path, **changes) -> TrainConfig:
+    mixture = (
+        MixtureKnot(samples=0, shares=(("self_driven", 1.0),)),
+        MixtureKnot(samples=8, shares=(("self_driven", 0.2), *SHARES)),
+    )
+    base = TrainConfig(
+        name="toy",
+        model=str(world / "model"),
+        steps=6,
+        data=DataConfig(shards=str(world / "latents"), batch_size=2, window=2, mixture=mixture),
+        loss=LossConfig(space="sample", character_weight=2.0, alignment_weight=0.1, alignment_block=0),
+        optimizer=OptimizerConfig(learning_rate=1e-3, muon_learning_rate=0.02, clip_norm=1.0),
+        ema_decay=0.9,
+        precision="fp32",
+        log_every=1,
+        checkpoint_every=2,
+        accumulation=2,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state = latest_state(folder / "checkpoints")
+    return {**load_file(state / "weights.safetensors"), **load_file(state / "average.safetensors")}
