@@ -2,10 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
-from tiny import bare_pipeline
+from tiny import bare_pipeline, tiny_pipeline
 
 from scail2.cli.app import main
+from scail2.data.puppet_source import PuppetSource
+from scail2.data.recipe import recipe
+from scail2.evaluation.clips import evaluation_clips
 from scail2.evaluation.protocols import evaluate_pipeline
 from scail2.modes import AnimationMode
 
@@ -84,6 +88,36 @@ def test_a_missing_extra_is_named():
     need("json", "data", "anything")
     with pytest.raises(InputError, match=r"scail2\[plot\]"):
         need("no_such_package", "plot", "the plot")
+
+
+def test_a_model_with_text_is_given_the_captions():
+    settings = {"clips": 1, "tasks": ["animation_single"], "frames": 5, "size": (32, 32), "num_inference_steps": 1}
+    pipe = tiny_pipeline()
+    prompts = []
+    stream = pipe.stream
+    pipe.stream = lambda *args, **kwargs: prompts.append(kwargs["prompt"]) or stream(*args, **kwargs)
+    report = evaluate_pipeline(pipe, variant="paper", guidance_scale=1.0, **settings).to_json()
+    assert report["animation_single"]["character_psnr"] > 0
+    assert prompts[0].startswith("A flat-shaded drawing")
+
+
+def test_a_variants_chances_in_training_do_not_reach_the_test():
+    """The paper's recipe crops driving videos and takes references from the target: neither may leak into a measurement."""
+    source = PuppetSource(split="test", frames=5, height=32, width=32)
+    for task in ("animation_single", "replacement_multi"):
+        plain, paper = (evaluation_clips(task, source, 4, variant=recipe(name)) for name in ("nano", "paper"))
+        for one, other in zip(plain, paper, strict=True):
+            assert np.array_equal(one.triplet.reference, other.triplet.reference)
+            assert np.array_equal(one.triplet.driving, other.triplet.driving)
+            assert np.array_equal(one.truth, other.truth)
+
+
+def test_pose_driven_checkpoints_are_given_pose_renders():
+    settings = {"clips": 1, "tasks": ["animation_single"], "frames": 5, "size": (32, 32), "num_inference_steps": 1}
+    seen = []
+    evaluate_pipeline(bare_pipeline(), variant="nano+pose_driving", observe=seen.append, **settings)
+    driving = seen[0].clip.triplet.driving
+    assert (driving == 0).all(axis=-1).mean() > 0.5  # skeletons on black
 
 
 def test_one_rope_gives_the_network_the_positions_of_animation_in_both_modes():

@@ -1,9 +1,13 @@
 """`scail2 evaluate`: how good a checkpoint is on puppets it has never seen."""
 
+import itertools
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+# A sheet with more rows is not looked at; clips beyond these are measured and forgotten.
+_SHEET_ROWS = 12
 
 
 def register(app: typer.Typer) -> None:
@@ -46,20 +50,23 @@ def evaluate(
     from scail2.evaluation.networks import GivenNetworks
     from scail2.evaluation.protocols import MeasuredClip, evaluate_pipeline
     from scail2.models.hub import load_pipeline
+    from scail2.training.parallel import ParallelContext
 
     console = Console()
     tasks = tuple(EvaluationTask) if not task else tuple(_task(name) for name in task)
     options = {name: value for name, value in (("preset", preset), ("num_inference_steps", steps)) if value is not None}
     networks = GivenNetworks.load(lpips, video_features)
     shape = parse_size(size)
-    pipe = load_pipeline(checkpoint, device=device)
+    pipe = load_pipeline(checkpoint, device=device or ParallelContext.detect().device)
     pipe.set_progress_bar_config(disable=True)  # one bar for all clips, not one a clip
-    shown: list[MeasuredClip] = []
+    shown: dict[EvaluationTask, list[MeasuredClip]] = {task: [] for task in tasks}
+    done = itertools.count(1)
     with counted_progress(console, "evaluating") as progress:
 
         def observe(measured: MeasuredClip) -> None:
-            shown.append(measured)
-            progress(len(shown), clips * len(tasks))
+            if len(shown[measured.task]) < _SHEET_ROWS:
+                shown[measured.task].append(measured)
+            progress(next(done), clips * len(tasks))
 
         report = evaluate_pipeline(
             pipe,
@@ -101,6 +108,5 @@ def _write_pictures(report, shown, out: Path) -> None:
 
     report.save(out / "report.json")
     plot(report.to_json(), out / "plot.png")
-    for name in report.tasks:
-        rows = [SheetRow.of(clip) for clip in shown if clip.task == name][:12]
-        Image.fromarray(contact_sheet(rows)).save(out / f"{name}.png")
+    for task, clips in shown.items():
+        Image.fromarray(contact_sheet([SheetRow.of(clip) for clip in clips])).save(out / f"{task.value}.png")

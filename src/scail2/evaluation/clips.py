@@ -1,5 +1,6 @@
 """What is evaluated: clips of puppets that no training has seen, with everything that can be known about them."""
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -53,20 +54,32 @@ class EvaluationClip:
         return on.any(axis=-1) & ~on.all(axis=-1)
 
 
+def _as_tested(variant: TripletRecipe) -> TripletRecipe:
+    """Keeps a recipe's switches, drops the chances it takes in training; forward driving is a switch when it is certain."""
+    return dataclasses.replace(
+        variant,
+        reference_from_target=False,
+        augment_driving=0.0,
+        augment_pose=0.0,
+        pose_scale=0.0,
+        forward_share=float(variant.forward_share == 1.0),
+    )
+
+
 def evaluation_clips(
     task: EvaluationTask | str, source: PuppetSource, count: int, *, variant: TripletRecipe | None = None
 ) -> Iterator[EvaluationClip]:
     """Clips 0 … `count` − 1 of a task; clip n is the same whatever `count` is.
 
     The reference shows the target's characters in an unrelated pose (in replacement in another scene), the driving video
-    other characters; nothing is augmented.
+    other characters; nothing is augmented, whatever the variant does in training.
 
     Args:
         source: split, salt, domain, size and length.
         variant: a recipe whose switches (ablations) the inputs should follow.
     """
     kind = EvaluationTask(task).kind
-    chosen = variant or recipe("nano")
+    chosen = _as_tested(variant or recipe("nano"))
     for number in range(count):
         generator = np.random.default_rng([list(EvaluationTask).index(EvaluationTask(task)), number])
         pair = source.pair(kind, number, generator)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from scail2.data.puppet_source import PuppetSource
-from scail2.data.recipe import recipe
+from scail2.data.recipe import DrivingInput, recipe
 from scail2.evaluation.clips import EvaluationClip, EvaluationTask, evaluation_clips
 from scail2.evaluation.measures import BASELINES, measure_clip
 from scail2.evaluation.networks import GivenNetworks
@@ -40,7 +40,10 @@ class MeasuredClip:
 
 
 def generate(pipe: Any, clip: EvaluationClip, *, seed: int, **options: Any) -> Generated:
-    """The pipeline's answer to a clip, noise from `seed`; `options` go to `SCAIL2Pipeline.stream`."""
+    """The pipeline's answer to a clip, noise from `seed`; `options` go to `SCAIL2Pipeline.stream`.
+
+    A model with text is given the clip's caption (empty where the variant leaves captions out).
+    """
     height, width = clip.truth.shape[1:3]
     started = time.perf_counter()
     frames, seams = [], []
@@ -54,6 +57,7 @@ def generate(pipe: Any, clip: EvaluationClip, *, seed: int, **options: Any) -> G
             height=height,
             width=width,
             generator=torch.Generator().manual_seed(seed),
+            prompt=None if pipe.transformer.config.text_dim is None else clip.triplet.caption,
             # An ablation's masks contradict the mode on purpose.
             allow_mask_mismatch=True,
             **options,
@@ -110,11 +114,20 @@ def evaluate_pipeline(
         options: passed to `SCAIL2Pipeline.stream` (`preset`, `num_inference_steps`, …).
     """
     height, width = size
-    source = PuppetSource(domain=domain, split=split, salt=salt, frames=frames, height=height, width=width)
+    chosen = recipe(variant)
+    source = PuppetSource(
+        domain=domain,
+        split=split,
+        salt=salt,
+        frames=frames,
+        height=height,
+        width=width,
+        with_poses=chosen.driving is DrivingInput.POSE,
+    )
     reports = {}
     for task in map(EvaluationTask, tasks):
         reports[task.value] = _evaluate_task(
-            pipe, evaluation_clips(task, source, clips, variant=recipe(variant)), task, seed, networks, observe, options
+            pipe, evaluation_clips(task, source, clips, variant=chosen), task, seed, networks, observe, options
         )
     settings = {
         "split": split,
