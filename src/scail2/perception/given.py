@@ -6,12 +6,14 @@ are snapped to the palette and counted in a warning. A colour that no softened e
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
 from scail2.errors import InputError
 from scail2.masks import BINDING_SLOTS
+from scail2.perception.alignment import AlignedMask, MaskFile
 from scail2.perception.following import Follower, follow_regions
 from scail2.perception.labels import TrackedMasks, TrackRecorder
 from scail2.perception.segmenter import Prompts
@@ -28,6 +30,7 @@ LOSSY_NOISE, LOSSY_REACH = 72, 4
 LOSSY_SLACK = 0.002
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 LOSSLESS_SUFFIXES = {".png", ".bmp", ".tif", ".tiff"}
+LOSSLESS_CODECS = {"ffv1", "png", "qtrle", "huffyuv", "utvideo"}
 _WINDOW = 16
 _GREY_SPREAD = 24
 _MATTE_LEVEL = 127
@@ -155,18 +158,26 @@ class _StraightAlpha:
         return self.reader.frames_rgba(start, stop)
 
 
-def open_mask(path: Path) -> tuple[FrameSource, bool]:
-    """Frames of a mask file (picture, video, or folder of pictures) at its own size, and whether it is lossy."""
+def open_mask(path: Path, fps: Fraction | None = None) -> MaskFile:
+    """Opens a mask file (picture, video, or folder of pictures) at its own size; a variable rate is held onto `fps`."""
     path = Path(path)
     if not path.exists():
         raise InputError(f"the mask {path} does not exist.")
     if path.is_dir():
         suffixes = {each.suffix.lower() for each in path.iterdir()} & IMAGE_SUFFIXES
-        return _with_alpha(VideoReader(path)), not suffixes <= LOSSLESS_SUFFIXES
+        return MaskFile(path=path, frames=_with_alpha(VideoReader(path)), lossy=not suffixes <= LOSSLESS_SUFFIXES)
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        return PictureFrames(read_image(path)), path.suffix.lower() not in LOSSLESS_SUFFIXES
-    reader = VideoReader(path)
-    return _with_alpha(reader), reader.source_info.codec not in {"ffv1", "png", "qtrle", "huffyuv", "utvideo"}
+        lossy = path.suffix.lower() not in LOSSLESS_SUFFIXES
+        return MaskFile(path=path, frames=PictureFrames(read_image(path)), lossy=lossy)
+    reader, rate = VideoReader(path), None
+    if reader.source_info.variable_rate:
+        if fps is not None:
+            reader.close()
+            reader = VideoReader(path, fps=fps)
+        rate = reader.fps
+    return MaskFile(
+        path=path, frames=_with_alpha(reader), lossy=reader.source_info.codec not in LOSSLESS_CODECS, rate=rate
+    )
 
 
 def _with_alpha(reader: VideoReader) -> FrameSource:
@@ -182,37 +193,6 @@ def _matte_level(frames: np.ndarray) -> np.ndarray | None:
     return rgb[..., 1] if (spread <= _GREY_SPREAD).mean() > 0.999 else None
 
 
-class _Alignment:
-    """Fits mask frames to the clip: every frame, or one still for a one-frame clip; other lengths are refused."""
-
-    def __init__(self, source: FrameSource, path: Path, clip: FrameSource, original: tuple[int, int] | None):
-        self.source, self.path, self.clip = source, path, clip
-        times = getattr(clip, "source_indices", None)
-        self.indices = None
-        if len(source) != len(clip):
-            total = getattr(getattr(clip, "source_info", None), "frames", None)
-            if times is None or total != len(source):
-                raise InputError(
-                    f"the mask {path} has {len(source)} frames but the clip has {len(clip)}: "
-                    "a mask needs exactly one frame for each frame of what it masks."
-                )
-            self.indices = np.asarray(times)
-        sizes = {(clip.height, clip.width), original or (clip.height, clip.width)}
-        if (source.height, source.width) not in sizes:
-            told = " or ".join(f"{w}x{h}" for h, w in sorted(sizes))
-            raise InputError(
-                f"the mask {path} is {source.width}x{source.height} pixels but the picture it masks is {told}: "
-                "export the mask at the same size."
-            )
-
-    def frames(self, start: int, stop: int) -> np.ndarray:
-        if self.indices is None:
-            return self.source.frames(start, stop)
-        wanted = self.indices[start:stop]
-        read = self.source.frames(int(wanted.min()), int(wanted.max()) + 1)
-        return read[wanted - wanted.min()]
-
-
 class GivenMasks:
     """`VideoSegmenter` over mask files: one palette file, or one matte for everybody, or one matte per character.
 
@@ -221,15 +201,23 @@ class GivenMasks:
         original: (height, width) of the file that was masked, where the clip was resized from it; masks may have this
             size or the clip's own.
         letterbox: whether the clip was fitted with bars instead of being cropped.
+        fps: the clip's rate; None where the clip itself says it (as `VideoReader.fps`) or has none.
     """
 
     name = "given"
 
-    def __init__(self, paths: Sequence[Path], *, original: tuple[int, int] | None = None, letterbox: bool = False):
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        original: tuple[int, int] | None = None,
+        letterbox: bool = False,
+        fps: Fraction | None = None,
+    ):
         if not paths:
             raise InputError("no mask file was given.")
         self.paths = [Path(path) for path in paths]
-        self.original, self.letterbox = original, letterbox
+        self.original, self.letterbox, self.fps = original, letterbox, fps
 
     def segment(
         self,
@@ -244,29 +232,28 @@ class GivenMasks:
             raise InputError(
                 "mask files were given, so text, points and boxes have no use: leave one or the other out."
             )
-        opened = [open_mask(path) for path in self.paths]
-        aligned = [
-            _Alignment(source, path, frames, self.original)
-            for (source, _), path in zip(opened, self.paths, strict=True)
-        ]
+        fps = self.fps if self.fps is not None else getattr(frames, "fps", None)
+        aligned = [AlignedMask(open_mask(path, fps), frames, fps, self.original) for path in self.paths]
         recorder = TrackRecorder(directory, height=frames.height, width=frames.width)
-        if len(opened) == 1 and _matte_level(_probe(aligned[0], len(frames))) is None:
-            return self._palette(aligned[0], opened[0][1], recorder, progress)
+        if len(aligned) == 1 and _matte_level(_probe(aligned[0], len(frames))) is None:
+            return self._palette(aligned[0], recorder, progress)
         count = prompts.characters if prompts is not None else None
-        if count is not None and len(opened) == 1 and count > 1:
+        if count is not None and len(aligned) == 1 and count > 1:
             return self._divided(aligned[0], count, recorder, progress)
         return self._mattes(aligned, recorder, progress)
 
     def _resized(self, labels: np.ndarray, recorder: TrackRecorder) -> np.ndarray:
         return nearest_cover(labels, recorder.height, recorder.width, letterbox=self.letterbox)
 
-    def _palette(self, mask: _Alignment, lossy: bool, recorder: TrackRecorder, progress) -> TrackedMasks:
-        total, inexact, pixels = len(mask.clip), 0, 0
+    def _palette(self, mask: AlignedMask, recorder: TrackRecorder, progress) -> TrackedMasks:
+        total, inexact, pixels = len(mask), 0, 0
         present: set[int] = set()
         white = black = 0
         for start in range(0, total, _WINDOW):
             stop = min(start + _WINDOW, total)
-            snapped = snap_to_palette(mask.frames(start, stop)[..., :3], lossy=lossy, where=f"the mask {mask.path}")
+            snapped = snap_to_palette(
+                mask.frames(start, stop)[..., :3], lossy=mask.lossy, where=f"the mask {mask.path}"
+            )
             inexact, pixels = inexact + snapped.inexact, pixels + snapped.total
             counts = np.bincount(snapped.indices.ravel(), minlength=len(PALETTE))
             black, white = black + int(counts[0]), white + int(counts[1])
@@ -279,7 +266,7 @@ class GivenMasks:
             raise InputError(
                 f"the mask {mask.path} shows no character: nothing is painted in {', '.join(PALETTE_NAMES[2:])}."
             )
-        warnings = []
+        warnings = list(mask.warnings)
         if inexact:
             warnings.append(
                 f"{inexact} of {pixels} pixels ({inexact / pixels:.2%}) of the mask {mask.path.name} were not exactly a "
@@ -293,9 +280,9 @@ class GivenMasks:
             warnings=warnings,
         )
 
-    def _divided(self, mask: _Alignment, count: int, recorder: TrackRecorder, progress) -> TrackedMasks:
+    def _divided(self, mask: AlignedMask, count: int, recorder: TrackRecorder, progress) -> TrackedMasks:
         """One matte for everybody, divided into `count` characters by connected regions followed through the clip."""
-        follower, total = Follower(count), len(mask.clip)
+        follower, total = Follower(count), len(mask)
         for start in range(0, total, _WINDOW):
             stop = min(start + _WINDOW, total)
             level = _matte_level(mask.frames(start, stop))
@@ -308,11 +295,13 @@ class GivenMasks:
             if progress:
                 progress(stop, total)
         return recorder.finish(
-            "given matte", names=[f"{mask.path.stem} {number + 1}" for number in range(follower.count)]
+            "given matte",
+            names=[f"{mask.path.stem} {number + 1}" for number in range(follower.count)],
+            warnings=mask.warnings,
         )
 
-    def _mattes(self, masks: Sequence[_Alignment], recorder: TrackRecorder, progress) -> TrackedMasks:
-        total = len(masks[0].clip)
+    def _mattes(self, masks: Sequence[AlignedMask], recorder: TrackRecorder, progress) -> TrackedMasks:
+        total = len(masks[0])
         for start in range(0, total, _WINDOW):
             stop = min(start + _WINDOW, total)
             labels, best = None, None
@@ -331,10 +320,11 @@ class GivenMasks:
             recorder.add(labels)
             if progress:
                 progress(stop, total)
-        return recorder.finish("given matte", names=[mask.path.stem for mask in masks])
+        warnings = [sentence for mask in masks for sentence in mask.warnings]
+        return recorder.finish("given matte", names=[mask.path.stem for mask in masks], warnings=warnings)
 
 
-def _probe(mask: _Alignment, total: int) -> np.ndarray:
+def _probe(mask: AlignedMask, total: int) -> np.ndarray:
     """A few frames spread over the mask, to tell what kind of file it is."""
     wanted = sorted({0, total // 3, 2 * total // 3, total - 1})
     return np.concatenate([mask.frames(index, index + 1) for index in wanted])

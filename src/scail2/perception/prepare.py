@@ -177,7 +177,7 @@ def _driving(inputs: MaskInputs, directory: Path, progress: Callable[[int, int],
     if inputs.driving_mask:
         info = getattr(inputs.driving, "source_info", None)
         original = (info.height, info.width) if info is not None else None
-        given = GivenMasks(inputs.driving_mask, original=original, letterbox=inputs.letterbox)
+        given = GivenMasks(inputs.driving_mask, original=original, letterbox=inputs.letterbox, fps=inputs.fps)
         return given.segment(inputs.driving, _count(inputs.prompts), directory=directory, progress=progress)
     return _segmenter(inputs).segment(inputs.driving, inputs.prompts, directory=directory, progress=progress)
 
