@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
+from scail2.request_files import refuse_overwriting
 
 REQUEST_VERSION = 1
 
@@ -149,6 +150,20 @@ class AnimationRequest:
     def compare_output(self) -> Path:
         """Where ``compare`` writes: ``NAME-compare.SUFFIX`` beside the output."""
         return self.output.with_name(f"{self.output.stem}-compare{self.output.suffix}")
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """Everything that will be written: the output, and the comparison if asked for."""
+        return (self.output, self.compare_output) if self.compare else (self.output,)
+
+    @property
+    def input_files(self) -> list[tuple[str, Path]]:
+        """(field name, path) of every given picture, video and mask."""
+        named = [("reference", self.reference), ("driving", self.driving)]
+        named += [("masks", self.masks)] if self.masks else []
+        for name in ("additional_references", "additional_masks", "reference_mask", "driving_mask"):
+            named += [(name, path) for path in getattr(self, name)]
+        return named
 
     def with_changes(self, **changes: Any) -> Self:
         """The same request with some fields changed (and validated again)."""
@@ -331,10 +346,7 @@ _PATH_FIELDS = {
 
 def _check_paths(request: AnimationRequest) -> None:
     """Refuses combinations of files that would destroy an input or contradict each other."""
-    inputs = {"reference": request.reference, "driving": request.driving}
-    for name, path in inputs.items():
-        if path == request.output:
-            raise InputError(f"The output {request.output} is also the {name} file and would overwrite it.")
+    refuse_overwriting(request.outputs, request.input_files)
     if request.masks and (request.reference_mask or request.driving_mask):
         raise InputError("'masks' (--masks) already names all masks; leave out --reference-mask and --driving-mask.")
     if request.additional_masks and len(request.additional_masks) != len(request.additional_references):
@@ -350,12 +362,7 @@ def _check_paths(request: AnimationRequest) -> None:
 
 def check_files(request: AnimationRequest) -> None:
     """Raises `InputError` naming the first input file that does not exist or cannot be read."""
-    named = [("reference", request.reference), ("driving", request.driving), ("masks", request.masks)]
-    for name in ("additional_references", "additional_masks", "reference_mask", "driving_mask"):
-        named += [(name, path) for path in getattr(request, name)]
-    for name, path in named:
-        if path is None:
-            continue
+    for name, path in request.input_files:
         if not path.exists():
             raise InputError(f"{_label(name)}: there is no file {path}.")
         if not os.access(path, os.R_OK):

@@ -104,6 +104,34 @@ def test_bad_values_are_refused_with_one_sentence(changes, sentence):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"driving_mask": ("film.mp4",)}, "film.mp4 is also the driving_mask file"),
+        ({"reference_mask": ("mask.png", "film.mp4")}, "is also the reference_mask file"),
+        ({"additional_references": ("film.mp4",)}, "is also the additional_references file"),
+        ({"additional_references": ("d.png",), "additional_masks": ("film.mp4",)}, "is also the additional_masks file"),
+        ({"driving": "film-compare.mp4", "compare": True}, "film-compare.mp4 is also the driving file"),
+        ({"driving": "link.mp4"}, "is also the driving file"),
+        ({"reference": "sub/../film.mp4"}, "is also the reference file"),
+        ({"driving": "linked/film.mp4"}, "is also the driving file"),
+        ({"masks": "store", "output": "store/driving_mask.mkv"}, "lies inside the masks folder"),
+        ({"reference": "frames/frame_000001.png", "output": "frames"}, "lies inside the output"),
+    ],
+)
+def test_no_output_replaces_an_input(tmp_path, monkeypatch, changes, sentence):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("store", "frames", "sub"):
+        Path(folder).mkdir()
+    Path("film.mp4").write_text("precious")
+    Path("link.mp4").symlink_to("film.mp4")
+    Path("linked").symlink_to(tmp_path)
+    with pytest.raises(InputError) as error:
+        AnimationRequest(**FILES | {"output": "film.mp4"} | changes)
+    assert sentence in str(error.value)
+    AnimationRequest(**FILES | {"output": "film.mp4", "driving": "film-compare.mp4"})
+
+
 def test_unknown_names_and_damaged_json_are_refused():
     with pytest.raises(InputError, match=r"Unknown setting 'refrence' in the request; did you mean 'reference'?"):
         AnimationRequest.from_json({"refrence": "a.png"})

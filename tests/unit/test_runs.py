@@ -334,6 +334,27 @@ def test_clean_gives_back_what_was_replaced_and_nothing_else(tmp_path, pipe):
     assert run.request.output.exists()
 
 
+def test_neither_output_nor_inputs_are_deleted_with_the_run(tmp_path):
+    request = make_request(tmp_path / "in")
+    work = tmp_path / "work"
+    (tmp_path / "link").symlink_to(work)
+    for output in (work / "film.mp4", tmp_path / "link" / "film.mp4"):
+        with pytest.raises(InputError, match="would lie inside the run directory"):
+            RunDirectory.create(work, request.with_changes(output=output))
+    with pytest.raises(InputError, match=r"run directory .* would lie inside the output"):
+        RunDirectory.create(tmp_path / "frames" / "run", request.with_changes(output=tmp_path / "frames"))
+    run = RunDirectory.create(work, request)
+    (work / "hero.png").write_bytes(request.reference.read_bytes())
+    run = RunDirectory.create(work, request.with_changes(reference=work / "hero.png"))
+    with pytest.raises(InputError, match=r"hero.png lies inside .*work and would be deleted with it"):
+        run.clean(everything=True)
+    assert (work / "hero.png").exists()
+    run.clean()
+    (work / "hero.png").unlink()
+    run.clean(everything=True)
+    assert not work.exists()
+
+
 def test_folders_that_are_not_runs_are_refused(tmp_path):
     request = make_request(tmp_path / "in")
     (tmp_path / "home").mkdir()

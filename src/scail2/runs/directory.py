@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from scail2.errors import InputError
 from scail2.request import AnimationRequest, check_files
+from scail2.request_files import lies_inside
 from scail2.runs.journal import Journal, Listener
 from scail2.runs.lock import locked
 from scail2.runs.status import RunStatus, status_of
@@ -51,6 +52,7 @@ class RunDirectory:
         with plain_errors("make the run directory", path):
             if path.exists() and not (path / REQUEST).exists() and (not path.is_dir() or any(path.iterdir())):
                 raise InputError(f"{path} exists and is not a run directory; choose another --run-dir.")
+            _keep_apart(path, request)
             path.mkdir(parents=True, exist_ok=True)
             with locked(path):
                 write_json(path / REQUEST, request.to_json())
@@ -124,8 +126,11 @@ class RunDirectory:
     def clean(self, *, everything: bool = False) -> int:
         """Deletes replaced segments and leftovers of interrupted writes, and returns the bytes freed.
 
-        ``everything`` deletes the whole run directory (never the output, the inputs or masks given by path).
+        ``everything`` deletes the whole run directory (never the output, the inputs or masks given by path: it refuses
+        where one of them lies in there).
         """
+        if everything:
+            self._refuse_deleting_others()
         with plain_errors("clean", self.path), locked(self.path):
             before = folder_bytes(self.path)
             remove(self.path / "superseded")
@@ -136,6 +141,13 @@ class RunDirectory:
                 remove(self.path)
                 freed = before
         return freed
+
+    def _refuse_deleting_others(self) -> None:
+        for path in (*self.request.outputs, *(path for _, path in self.request.input_files)):
+            if path.exists() and lies_inside(path, self.path):
+                raise InputError(
+                    f"{path} lies inside {self.path} and would be deleted with it; move it elsewhere first."
+                )
 
     def journal(self, listener: Listener | None = None) -> Journal:
         """The run's journal."""
@@ -156,6 +168,20 @@ class RunDirectory:
             with _journalled(journal):
                 journal.emit(event, run=str(self.path), output=str(self.request.output))
                 return action(RunTask(self.path, self.request, journal, pipe))
+
+
+def _keep_apart(path: Path, request: AnimationRequest) -> None:
+    """Refuses a run directory around the output, or inside it: deleting or replacing one would destroy the other."""
+    for output in request.outputs:
+        if lies_inside(output, path):
+            raise InputError(
+                f"The output {output} would lie inside the run directory {path}, which may be deleted; choose another "
+                "--output or --run-dir."
+            )
+        if lies_inside(path, output):
+            raise InputError(
+                f"The run directory {path} would lie inside the output {output}; choose another --run-dir."
+            )
 
 
 @contextmanager

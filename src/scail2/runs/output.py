@@ -23,7 +23,7 @@ def output_codec(request: AnimationRequest) -> Codec:
 
 def check_output(request: AnimationRequest, prepared: Prepared) -> None:
     """Refuses an output that cannot be written, before anything is rendered; leaves nothing behind."""
-    for path in _paths(request):
+    for path in request.outputs:
         size = (prepared.plan.height, prepared.plan.width)
         VideoWriter(path, prepared.plan.fps, size, codec=output_codec(request)).abort()
 
@@ -96,7 +96,3 @@ class OutputStage:
             still = np.broadcast_to(reference, driving.shape)
             yield np.concatenate([still, driving, chunk], axis=2)
             start += len(chunk)
-
-
-def _paths(request: AnimationRequest) -> list[Path]:
-    return [request.output, request.compare_output] if request.compare else [request.output]
