@@ -135,6 +135,53 @@ def test_colour_among_mattes_is_refused(tmp_path):
         GivenMasks([tmp_path / "a.mkv", tmp_path / "b.mkv"]).segment(plain_clip())
 
 
+@pytest.mark.parametrize(("background", "codec"), [(0, "ffv1"), (255, "ffv1"), (0, "h264")])
+def test_a_character_that_shows_only_for_a_while_is_found(tmp_path, background, codec):
+    frames = np.full((60, *SIZE, 3), background, np.uint8)
+    frames[22:38, 10:40, 20:40] = BLUE
+    path = write(tmp_path / ("m.mkv" if codec == "ffv1" else "m.mp4"), frames, codec)
+    found = GivenMasks([path]).segment(plain_clip(60))
+    assert found.origin == "given palette"
+    assert found.background == ("white" if background else "black")
+    (seen,) = [track for track in found.tracks if track.first_frame >= 0]
+    assert (seen.slot, seen.first_frame, seen.last_frame) == (BindingSlot.BLUE, 22, 37)
+
+
+def test_a_very_small_character_is_not_a_white_matte(tmp_path):
+    frames = np.full((3, 128, 160, 3), 255, np.uint8)
+    frames[:, 60:64, 80:84] = RED
+    with VideoWriter(tmp_path / "m.mkv", Fraction(16), (128, 160), codec="ffv1") as writer:
+        writer.write(frames)
+    clip = ArrayFrames(np.zeros_like(frames))
+    (seen,) = [t for t in GivenMasks([tmp_path / "m.mkv"]).segment(clip).tracks if t.first_frame >= 0]
+    assert (seen.slot, seen.areas.tolist()) == (BindingSlot.RED, [16] * 3)
+    with pytest.raises(InputError, match="not a grey or alpha matte"):
+        GivenMasks([tmp_path / "m.mkv", tmp_path / "m.mkv"]).segment(clip)
+
+
+def test_stray_coloured_pixels_leave_a_grey_matte_one(tmp_path):
+    frames = np.zeros((20, *SIZE, 3), np.uint8)
+    frames[:, 10:40, 5:30] = 255
+    frames[:, 0, 0] = BLUE
+    frames[7, 47, 61:63] = (200, 180, 140)
+    found = GivenMasks([write(tmp_path / "m.mkv", frames)]).segment(plain_clip(20))
+    assert found.origin == "given matte"
+    assert found.tracks[0].areas.tolist() == [30 * 25 + 2 * (k == 7) for k in range(20)]
+
+
+def test_alpha_counts_in_frames_without_transparency(tmp_path):
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 255, (40, *SIZE, 4), dtype=np.uint8)
+    frames[..., 3] = 255
+    frames[20:24, 10:20, 5:25, 3] = 0
+    for order in (frames, frames[::-1]):
+        path = write(tmp_path / f"cut{order[20, 12, 12, 3]}.mkv", np.ascontiguousarray(order))
+        found = GivenMasks([path]).segment(plain_clip(40))
+        assert found.origin == "given matte"
+        whole = SIZE[0] * SIZE[1]
+        assert found.tracks[0].areas.tolist() == [whole - 200 * int(f[12, 12, 3] == 0) for f in order]
+
+
 def test_alpha_of_a_picture():
     picture = np.full((*SIZE, 4), 255, np.uint8)
     assert from_alpha(picture) is None

@@ -6,6 +6,7 @@ are snapped to the palette and counted in a warning. A colour that no softened e
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from fractions import Fraction
 from pathlib import Path
 
@@ -32,7 +33,10 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 LOSSLESS_SUFFIXES = {".png", ".bmp", ".tif", ".tiff"}
 LOSSLESS_CODECS = {"ffv1", "png", "qtrle", "huffyuv", "utvideo"}
 _WINDOW = 16
-_GREY_SPREAD = 24
+# Channels of a grey pixel lie within this; a lossy matte may hold a small share of others.
+_GREY_SPREAD, _GREY_SLACK = 24, 0.001
+# No noise of a codec takes them this far apart; so many pixels of one frame make a colour file, stray ones do not.
+_COLOUR_SPREAD, _COLOUR_PIXELS = 96, 4
 _MATTE_LEVEL = 127
 
 
@@ -184,13 +188,53 @@ def _with_alpha(reader: VideoReader) -> FrameSource:
     return _StraightAlpha(reader) if reader.has_alpha else reader
 
 
-def _matte_level(frames: np.ndarray) -> np.ndarray | None:
-    """A matte's coverage uint8 (T, H, W): the alpha channel where it says something, else grey; None for a colour file."""
-    if frames.shape[-1] == 4 and frames[..., 3].min() < 255:
+class MaskKind(Enum):
+    """What the frames of a mask file say who is where with."""
+
+    PALETTE = auto()
+    GREY = auto()
+    ALPHA = auto()
+
+
+def _coloured(rgb: np.ndarray) -> bool:
+    """Whether frames uint8 (T, H, W, 3) hold colours: a few strong ones in a frame, or more weak ones than noise."""
+    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    strong = (spread > _COLOUR_SPREAD).sum(axis=(1, 2)).max()
+    return bool(strong >= _COLOUR_PIXELS or (spread > _GREY_SPREAD).mean() > _GREY_SLACK)
+
+
+def _in_palette(rgb: np.ndarray) -> bool:
+    """Whether nearly all pixels are near a palette colour."""
+    return bool((_nearest(rgb)[1] <= LOSSY_NOISE).mean() > 0.98)
+
+
+def _kind(mask: AlignedMask) -> MaskKind:
+    """What a file is, by its first frames that tell: a character may show late, and may be very small."""
+    kind = MaskKind.GREY
+    for start in range(0, len(mask), _WINDOW):
+        frames = mask.frames(start, min(start + _WINDOW, len(mask)))
+        if frames.shape[-1] == 4 and frames[..., 3].min() < 255:
+            return MaskKind.ALPHA
+        if _coloured(frames):
+            kind = MaskKind.PALETTE
+        # Pictures of a cut-out may fill whole frames before their transparency begins.
+        if kind is MaskKind.PALETTE and (frames.shape[-1] == 3 or _in_palette(frames[..., :3])):
+            break
+    return kind
+
+
+def _matte_level(mask: AlignedMask, kind: MaskKind, start: int, stop: int) -> np.ndarray:
+    """A matte's coverage uint8 (T, H, W): its alpha channel, or its grey. Raises `InputError` for colours."""
+    frames = mask.frames(start, stop)
+    if kind is MaskKind.ALPHA:
         return frames[..., 3]
-    rgb = frames[..., :3]
-    spread = rgb.max(axis=-1).astype(np.int16) - rgb.min(axis=-1)
-    return rgb[..., 1] if (spread <= _GREY_SPREAD).mean() > 0.999 else None
+    if kind is MaskKind.PALETTE or _coloured(frames):
+        raise InputError(
+            f"{mask.path} is not a grey or alpha matte (frames {start} to {stop - 1}): give one palette file for all "
+            "characters, or one matte for each."
+        )
+    return frames[..., 1]
 
 
 class GivenMasks:
@@ -235,12 +279,14 @@ class GivenMasks:
         fps = self.fps if self.fps is not None else getattr(frames, "fps", None)
         aligned = [AlignedMask(open_mask(path, fps), frames, fps, self.original) for path in self.paths]
         recorder = TrackRecorder(directory, height=frames.height, width=frames.width)
-        if len(aligned) == 1 and _matte_level(_probe(aligned[0], len(frames))) is None:
+        kinds = [_kind(mask) for mask in aligned]
+        if kinds == [MaskKind.PALETTE]:
             return self._palette(aligned[0], recorder, progress)
         count = prompts.characters if prompts is not None else None
-        if count is not None and len(aligned) == 1 and count > 1:
-            return self._divided(aligned[0], count, recorder, progress)
-        return self._mattes(aligned, recorder, progress)
+        mattes = list(zip(aligned, kinds, strict=True))
+        if count is not None and len(mattes) == 1 and count > 1:
+            return self._divided(*mattes[0], count, recorder, progress)
+        return self._mattes(mattes, recorder, progress)
 
     def _resized(self, labels: np.ndarray, recorder: TrackRecorder) -> np.ndarray:
         return nearest_cover(labels, recorder.height, recorder.width, letterbox=self.letterbox)
@@ -280,15 +326,14 @@ class GivenMasks:
             warnings=warnings,
         )
 
-    def _divided(self, mask: AlignedMask, count: int, recorder: TrackRecorder, progress) -> TrackedMasks:
+    def _divided(
+        self, mask: AlignedMask, kind: MaskKind, count: int, recorder: TrackRecorder, progress
+    ) -> TrackedMasks:
         """One matte for everybody, divided into `count` characters by connected regions followed through the clip."""
         follower, total = Follower(count), len(mask)
         for start in range(0, total, _WINDOW):
             stop = min(start + _WINDOW, total)
-            level = _matte_level(mask.frames(start, stop))
-            if level is None:
-                raise InputError(f"{mask.path} is not a grey or alpha matte in frames {start} to {stop - 1}.")
-            inside = self._resized(level, recorder) > _MATTE_LEVEL
+            inside = self._resized(_matte_level(mask, kind, start, stop), recorder) > _MATTE_LEVEL
             pictures = mask.clip.frames(start, stop)[..., :3]
             labels = [follow_regions(follower, rgb, here) for rgb, here in zip(pictures, inside, strict=True)]
             recorder.add(np.stack(labels))
@@ -300,21 +345,17 @@ class GivenMasks:
             warnings=mask.warnings,
         )
 
-    def _mattes(self, masks: Sequence[AlignedMask], recorder: TrackRecorder, progress) -> TrackedMasks:
+    def _mattes(
+        self, mattes: Sequence[tuple[AlignedMask, MaskKind]], recorder: TrackRecorder, progress
+    ) -> TrackedMasks:
+        masks = [mask for mask, _ in mattes]
         total = len(masks[0])
         for start in range(0, total, _WINDOW):
             stop = min(start + _WINDOW, total)
-            labels, best = None, None
-            for number, mask in enumerate(masks, start=1):
-                level = _matte_level(mask.frames(start, stop))
-                if level is None:
-                    raise InputError(
-                        f"{mask.path} is not a grey or alpha matte: give one palette file for all characters, or one "
-                        "matte for each."
-                    )
-                level = self._resized(level, recorder)
-                best = np.full(level.shape, _MATTE_LEVEL, np.uint8) if best is None else best
-                labels = np.zeros(level.shape, np.uint8) if labels is None else labels
+            shape = (stop - start, recorder.height, recorder.width)
+            labels, best = np.zeros(shape, np.uint8), np.full(shape, _MATTE_LEVEL, np.uint8)
+            for number, (mask, kind) in enumerate(mattes, start=1):
+                level = self._resized(_matte_level(mask, kind, start, stop), recorder)
                 labels[level > best] = number
                 best = np.maximum(best, level)
             recorder.add(labels)
@@ -322,12 +363,6 @@ class GivenMasks:
                 progress(stop, total)
         warnings = [sentence for mask in masks for sentence in mask.warnings]
         return recorder.finish("given matte", names=[mask.path.stem for mask in masks], warnings=warnings)
-
-
-def _probe(mask: AlignedMask, total: int) -> np.ndarray:
-    """A few frames spread over the mask, to tell what kind of file it is."""
-    wanted = sorted({0, total // 3, 2 * total // 3, total - 1})
-    return np.concatenate([mask.frames(index, index + 1) for index in wanted])
 
 
 def from_alpha(picture: np.ndarray, *, name: str = "the reference") -> TrackedMasks | None:
