@@ -166,6 +166,34 @@ def test_rerender_alone_replaces_one_segment_and_cascade_the_later_ones(tmp_path
     assert contents(whole) == cascaded
 
 
+def test_a_segment_keeps_the_seed_it_was_given(tmp_path, pipe):
+    run = RunDirectory.create(tmp_path / "film.run", make_request(tmp_path))
+    run.execute(pipe)
+    before = contents(run)
+    run.rerender(2, seed=7, pipe=pipe)
+    chosen = contents(run)
+    assert chosen[2] != before[2]
+    run.rerender(2, pipe=pipe)
+    assert contents(run) == chosen, "the stored noise is the chosen one"
+
+    wrong = frames_of(SegmentStore(run.path).path(2) / "frames.mkv") ^ 1
+    write_video(SegmentStore(run.path).path(2) / "frames.mkv", wrong)
+    run.request.output.unlink()
+    with pytest.raises(InputError, match="were set aside"):
+        run.resume(pipe)
+    run.resume(pipe)
+    assert contents(run) == chosen, "a damaged take is redone as it was, and nothing else"
+
+    run.rerender(2, cascade=True, pipe=pipe)
+    cascaded = contents(run)
+    assert [index for index in chosen if chosen[index] != cascaded[index]] == [3]
+    run.rerender(1, seed=5, cascade=True, pipe=pipe)
+    store = SegmentStore(run.path)
+    assert [store.record(index).seed for index in range(4)] == [None, 5, 7, None]
+    execute(RunDirectory.create(run.path, run.request.with_changes(seed=1)), pipe)
+    assert [store.record(index).seed for index in range(4)] == [None] * 4
+
+
 def test_rerender_refuses_what_is_not_rendered(tmp_path, pipe):
     run = RunDirectory.create(tmp_path / "film.run", make_request(tmp_path))
     with pytest.raises(InputError, match=r"Segment 0 of .* is not rendered; finished are none yet"):

@@ -18,7 +18,10 @@ def rerender(
         bool, typer.Option("--cascade", help="Also render every later segment again, so that motion stays continuous.")
     ] = False,
     seed: Annotated[
-        int | None, typer.Option(help="New noise for the segment; without it the stored noise, for the same frames.")
+        int | None,
+        typer.Option(
+            help="New noise for the segment, which it keeps from then on; without it the stored noise, for the same frames."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Events as JSON lines on stdout.")] = False,
 ) -> None:

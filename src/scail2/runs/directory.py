@@ -106,7 +106,8 @@ class RunDirectory:
         Args:
             cascade: also render the segments after it again, since they continue from its last frames. Without it they
                 stay, and a jump may show where the next one begins.
-            seed: new noise for this segment; without it the stored noise, which repeats the segment bit for bit.
+            seed: new noise for this segment, which stays with it until the run's own seed changes; without it the stored
+                noise, which repeats the segment bit for bit while the one before it is the same.
         """
 
         def again(task: "RunTask") -> Path:

@@ -54,7 +54,7 @@ class Executor:
         self.drift = DriftControl(store, request, prepared, journal)
         self._keys: dict[int, str] = {}
         self._rendering = 0
-        self._continues: tuple[str, ...] = ()
+        self._continues: tuple[str, ...] | None = None
 
     @property
     def segments(self) -> tuple:
@@ -96,15 +96,15 @@ class Executor:
     def rerender(self, index: int, *, seed: int | None, continues: Sequence[str]) -> None:
         """Renders one segment again.
 
-        Without ``seed`` the segment starts from the stored generator state: same settings give the same frames, bit
-        for bit. ``continues`` are the states of its older versions from which the next segment may still be continued;
-        without them the following segments become stale (unless nothing changed) and `render` redoes them.
+        Without ``seed`` the segment starts from its own seed or the stored generator state: same settings give the same
+        frames, bit for bit. ``continues`` are the states of its older versions from which the next segment may still be
+        continued; without them the following segments become stale (unless nothing changed) and `render` redoes them.
         """
         self._continues = tuple(continues)
         try:
             self._render_from(index, seed=seed, only=True)
         finally:
-            self._continues = ()
+            self._continues = None
 
     def _keep(self, index: int) -> None:
         self.journal.emit("segment_skipped", segment=index, segments=len(self.segments))
@@ -133,8 +133,16 @@ class Executor:
             generator.manual_seed(seed)
         return identity, history, generator
 
+    def _own_seed(self, index: int) -> int | None:
+        """The seed a segment was last given, which stays with it while its length and the run's seed do."""
+        record = self.store.last_record(index)
+        if record is None or record.num_frames != self.segments[index].new_frames:
+            return None
+        return record.seed if record.run_seed in (None, self.request.seed) else None
+
     def _render_from(self, first: int, *, seed: int | None = None, only: bool = False) -> int:
-        """Renders from ``first`` until a segment is current again; returns the number of segments rendered."""
+        """Renders from ``first`` until a segment is current again or has a seed of its own; returns how many."""
+        seed = self._own_seed(first) if seed is None else seed
         identity, history, generator = self._previous(first, seed)
         stop = first + 1 if only else len(self.segments)
         index = first
@@ -145,7 +153,7 @@ class Executor:
                 identity = self._save(output, identity, seed, time.monotonic() - started)
                 self.drift.measure(index)
                 index += 1
-                if index == stop or self.is_current(index):
+                if index == stop or self.is_current(index) or self._own_seed(index) is not None:
                     break
                 seed = None
                 self._announce(index)
@@ -193,6 +201,13 @@ class Executor:
         self.journal.emit("step", segment=self._rendering, segments=len(self.segments), step=step + 1, steps=steps)
         return values
 
+    def _also_continues(self, index: int, state: SegmentState) -> tuple[str, ...]:
+        """As `rerender` was told; a segment that is redone with the result it had keeps what continued from it."""
+        if self._continues is not None:
+            return self._continues
+        older = self.store.last_record(index)
+        return older.also_continues if older is not None and older.state == state.identity() else ()
+
     def _save(self, output: "SegmentOutput", previous: str, seed: int | None, seconds: float) -> str:
         """Writes one rendered segment and returns its state's hash."""
         frames = to_uint8(output.frames)
@@ -209,7 +224,8 @@ class Executor:
             frames_sha256=hash_frames(frames),
             num_frames=len(frames),
             seed=seed,
-            also_continues=self._continues,
+            run_seed=self.request.seed,
+            also_continues=self._also_continues(output.index, state),
             timings={**output.timings, "total": seconds},
         )
         self.journal.emit("segment_saving", segment=output.index)

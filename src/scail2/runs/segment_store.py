@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -32,7 +33,8 @@ class SegmentRecord:
     ``key`` is the hash of everything that decides its frames apart from its predecessor; ``previous_state`` is the
     predecessor's ``state`` (hash of float history and generator state) it continued from. ``also_continues`` lists
     states of replaced versions of this segment from which the next segment may still be continued: that is how a
-    segment is re-rendered alone.
+    segment is re-rendered alone. ``seed`` is the segment's own (None: its noise continues the run's generator), and
+    ``run_seed`` the run's when it was rendered.
     """
 
     index: int
@@ -42,6 +44,7 @@ class SegmentRecord:
     frames_sha256: str
     num_frames: int
     seed: int | None = None
+    run_seed: int | None = None
     also_continues: tuple[str, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
 
@@ -84,8 +87,16 @@ class SegmentStore:
         folder = self.path(index)
         if not all((folder / name).exists() for name in (RECORD, STATE, FRAMES)):
             return None
-        values = read_json(folder / RECORD)
-        return SegmentRecord(**values | {"also_continues": tuple(values["also_continues"])})
+        return _read_record(folder)
+
+    def last_record(self, index: int) -> SegmentRecord | None:
+        """The record of a segment's latest version, also when that is damaged or was set aside; None if there is none."""
+        older = self.superseded.glob(f"{index:03d}-*")
+        folders = [*sorted(older, key=lambda path: int(path.name.rsplit("-", 1)[1])), self.path(index)]
+        known = [each for each in folders if (each / RECORD).exists()]
+        with suppress(InputError):
+            return _read_record(known[-1]) if known else None
+        return None
 
     def finished(self) -> list[int]:
         """Indices of all finished segments."""
@@ -157,6 +168,11 @@ class SegmentStore:
         for path in leftovers:
             remove(path)
         return leftovers
+
+
+def _read_record(folder: Path) -> SegmentRecord:
+    values = read_json(folder / RECORD)
+    return SegmentRecord(**values | {"also_continues": tuple(values["also_continues"])})
 
 
 class JoinedFrames:

@@ -65,15 +65,17 @@ class RunTask:
     def order_rerender(self, segment: int, *, cascade: bool, seed: int | None) -> None:
         """Notes that a segment is to be rendered again, so that it happens even if this process is killed.
 
-        Refuses a segment that was never rendered.
+        Without ``seed`` the segment keeps the one it was last rendered with. Refuses a segment that was never rendered.
         """
         self.check_unchanged()
         finished = self.store.finished()
         if segment not in finished:
             told = f"0 to {finished[-1]}" if finished else "none yet"
             raise InputError(f"Segment {segment} of {self.folder} is not rendered; finished are {told}.")
-        continues = [] if cascade else list(self.store.record(segment).accepted_states())
-        write_json(self.folder / PENDING, {"segment": segment, "seed": seed, "continues": continues})
+        record = self.store.record(segment)
+        continues = [] if cascade else list(record.accepted_states())
+        pending = {"segment": segment, "seed": record.seed if seed is None else seed, "continues": continues}
+        write_json(self.folder / PENDING, pending)
 
     def _rerender_pending(self, executor: Executor) -> None:
         path = self.folder / PENDING
