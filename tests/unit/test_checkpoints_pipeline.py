@@ -245,6 +245,31 @@ def test_model_names(tmp_path):
         parse_lora("absent.safetensors:0.5")
 
 
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("gpu", "no kind of device called 'gpu'"),
+        ("cuda:99", "no device cuda:99 on this machine: use cpu"),
+        ("cpu:1", "no device cpu:1"),
+        ("meta", "no device meta"),
+        ("xla:0", "no device xla:0"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused_before_anything_is_loaded(device, said, monkeypatch):
+    monkeypatch.setattr("scail2.models.hub._load_folder", None)
+    with pytest.raises(InputError, match=said) as refused:
+        load_pipeline(device=device)
+    assert "\n" not in str(refused.value)
+    monkeypatch.undo()
+    assert load_pipeline(device=torch.device("cpu")).device.type == "cpu"
+
+
+def test_cuda_is_refused_where_there_is_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(InputError, match="PyTorch finds no device cuda on this machine: use cpu"):
+        load_pipeline(tmp_path, device="cuda")
+
+
 def test_info_and_models(repository, state, tmp_path, capsys):
     save_training(state, tmp_path / "train.pt")
     run("info", str(tmp_path / "train.pt"), "--json")
