@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scail2.errors import InputError
+
 if TYPE_CHECKING:
     import torch
 
@@ -12,13 +14,16 @@ def to_uint8(frames: "torch.Tensor | np.ndarray") -> np.ndarray:
     """Float ``(T, 3, H, W)`` in [-1, 1] to uint8 RGB ``(T, H, W, 3)``: clipped, rounded to nearest, -1 → 0, 1 → 255.
 
     Raises:
-        ValueError: NaN or infinity among the values, or another shape; a broken picture must not look like a black one.
+        InputError: NaN or infinity among the values; a broken picture must not look like a black one.
+        ValueError: another shape.
     """
     values = frames if isinstance(frames, np.ndarray) else frames.detach().float().cpu().numpy()
     if values.ndim != 4 or values.shape[1] not in (3, 4):
         raise ValueError(f"frames must have the shape (T, 3, H, W), got {tuple(values.shape)}")
     if not np.isfinite(values).all():
-        raise ValueError("frames contain NaN or infinite values: the model overflowed, use another dtype")
+        raise InputError(
+            "frames contain NaN or infinite values: the model overflowed, use another dtype (bfloat16 or float32)"
+        )
     scaled = np.clip(np.rint((values.astype(np.float32, copy=False) + 1.0) * 127.5), 0, 255)
     return np.ascontiguousarray(scaled.astype(np.uint8).transpose(0, 2, 3, 1))
 
