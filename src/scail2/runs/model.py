@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from scail2.conditions import ConditionGeometry
+from scail2.errors import InputError
 from scail2.request import AnimationRequest
 from scail2.runs.storage import digest, read_json, write_json
 
@@ -129,11 +130,26 @@ def fingerprint(pipe: "SCAIL2Pipeline") -> str:
         if isinstance(component, torch.nn.Module):
             for key, value in component.state_dict().items():
                 sha.update(f"{name}.{key}{tuple(value.shape)}{value.dtype}".encode())
-                sha.update(_sample(value))
+                sha.update(_sample(_present(component, f"{name}.{key}", value)))
         elif hasattr(component, "config"):
             settings = {key: value for key, value in component.config.items() if not key.startswith("_")}
             sha.update(digest([name, repr(sorted(settings.items()))]).encode())
     return sha.hexdigest()
+
+
+def _present(component: torch.nn.Module, name: str, value: torch.Tensor) -> torch.Tensor:
+    """A tensor of a component's state; where offloading left only its shape, the tensor that its hook keeps."""
+    if not value.is_meta:
+        return value
+    owner, _, key = name.partition(".")[2].rpartition(".")
+    hook = getattr(component.get_submodule(owner), "_hf_hook", None)
+    for each in getattr(hook, "hooks", (hook,)):
+        kept = getattr(each, "weights_map", None)
+        if kept is not None and key in kept:
+            return kept[key]
+    raise InputError(
+        f"The model cannot be identified, because {name} is not in memory: give the pipeline before offloading it."
+    )
 
 
 def _sample(value: torch.Tensor) -> bytes:
