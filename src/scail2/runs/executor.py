@@ -193,6 +193,8 @@ class Executor:
             history=history,
             history_transform=self.drift.correct if self.drift.corrects else None,
             callback_on_step_end=self._on_step,
+            # Preflight has judged the masks, every frame of them; the pipeline samples and misses who is seen briefly.
+            allow_mask_mismatch=True,
             **prepared.sampling.arguments,
         )
 

@@ -18,9 +18,10 @@ import numpy as np
 from PIL import Image
 
 from scail2.errors import InputError
-from scail2.modes import AnimationMode
+from scail2.masks import split_mask
+from scail2.modes import MODE_TRAITS, AnimationMode
 from scail2.perception import findings, preflight, prepare
-from scail2.perception.binding import BindingRequest, bind
+from scail2.perception.binding import Binding, BindingRequest, bind
 from scail2.perception.findings import Finding, Severity
 from scail2.perception.given import GivenMasks, PictureFrames, nearest_cover
 from scail2.perception.labels import TrackedMasks, TrackRecorder
@@ -86,7 +87,10 @@ def inspect_again(task: MaskTask, folder: Path) -> dict[str, Any]:
     store.verify()
     reference, driving = _measured(store, folder / LABELS)
     picture = read_image(folder / "reference.png")
-    prepared = _Prepared(picture, (), reference, driving, bind(reference, driving, BindingRequest()))
+    binding = bind(reference, driving, BindingRequest())
+    backgrounds = (reference.background, driving.background)
+    unbound = _unbound_colours(reference, driving, binding)
+    prepared = _Prepared(picture, (), reference, driving, binding, backgrounds=backgrounds, findings=unbound)
     report = _inspect(task, prepared, folder)
     remove(folder / LABELS)
     return report
@@ -238,7 +242,7 @@ def _inspect(task: MaskTask, prepared: Any, folder: Path) -> dict[str, Any]:
         fps=task.plan.fps,
         source_fps=task.source_fps,
         backgrounds=prepared.backgrounds,
-        notes=prepared.findings,
+        notes=(*prepared.findings, *_judge_additional(MaskStore(folder), prepared.binding)),
     )
     report = preflight.inspect(inputs)
     preflight.contact_sheet(inputs, report, folder / SHEET)
@@ -267,6 +271,40 @@ def read_picture(path: Path, mode: AnimationMode) -> np.ndarray:
     plain = 255.0 if mode is AnimationMode.ANIMATION else 0.0
     colour = picture[..., :3] * alpha + plain * (1 - alpha)
     return np.concatenate([np.rint(colour).astype(np.uint8), picture[..., 3:]], axis=-1)
+
+
+def _unbound_colours(reference: TrackedMasks, driving: TrackedMasks, binding: Binding) -> tuple[Finding, ...]:
+    """Errors where painted masks show a colour that the other side lacks: the network would find nobody for it."""
+    return tuple(
+        findings.error(
+            "unbound_colour",
+            f"the {here} mask shows {', '.join(names)}, which the {there} mask does not",
+            "paint whoever belongs together in one colour in both masks, and nobody in any other",
+        )
+        for here, there, masks, numbers in (
+            ("driving", "reference", driving, binding.unbound_driving),
+            ("reference", "driving", reference, binding.unbound_reference),
+        )
+        if (names := [masks.tracks[number - 1].name for number in numbers])
+    )
+
+
+def _judge_additional(store: MaskStore, binding: Binding) -> list[Finding]:
+    """Errors where the mask of an additional reference contradicts the mode or shows a colour that nobody moves."""
+    wanted = MODE_TRAITS[store.mode].reference_background
+    bound = {pair.slot for pair in binding.pairs}
+    found = []
+    for number, mask in enumerate(store.additional_for(store.mode), start=1):
+        shares = {"white": (mask == 255).all(axis=-1).mean(), "black": (mask == 0).all(axis=-1).mean()}
+        seen = max(shares, key=shares.__getitem__)
+        if seen != wanted and shares[seen] > shares[wanted]:
+            message = f"the mask of additional reference {number} has a {seen} background but {store.mode} mode needs {wanted}"
+            found.append(findings.error("polarity", message, f"paint its background {wanted}"))
+        names = [slot.name.lower() for slot, where in split_mask(mask).items() if slot not in bound and where.any()]
+        if names:
+            message = f"the mask of additional reference {number} shows {', '.join(names)}, in which nobody is bound"
+            found.append(findings.error("unbound_colour", message, "paint it in the colours of the reference mask"))
+    return found
 
 
 def _to_size(request: AnimationRequest, picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
