@@ -12,7 +12,7 @@ from scail2.cli.masks import parse_box, parse_point
 from scail2.errors import InputError
 from scail2.masks import BindingSlot
 from scail2.perception.tracks import MaskStore
-from scail2.video import VideoReader, VideoWriter
+from scail2.video import VideoReader, VideoWriter, read_image
 
 SIZE = (64, 96)
 
@@ -71,6 +71,21 @@ def test_make_check_preview_edit_pack_freeze(job, capsys):
     assert run("edit", "store") == 2
     assert run("unfreeze", "store") == 0
     assert run(*GIVEN, "--output", "store") == 0
+
+
+@pytest.mark.parametrize(("mode", "plain"), [("animation", 255), ("replacement", 0)])
+def test_what_is_under_a_cut_out_s_transparency_stays_hidden(job, mode, plain):
+    rng = np.random.default_rng(1)
+    picture = rng.integers(40, 200, (*SIZE, 4), dtype=np.uint8)  # the old scene is still there under the alpha
+    picture[..., 3] = 0
+    picture[10:60, 30:60, 3] = 255
+    Image.fromarray(picture).save("cut.png")
+    given = ["--reference", "cut.png", *GIVEN[2:4], *GIVEN[6:], "--mode", mode, "--fix-polarity"]
+    assert run(*given, "--output", "store") == 0
+    stored = read_image(job / "store" / "reference.png")
+    assert np.array_equal(stored[10:60, 30:60], picture[10:60, 30:60, :3])
+    stored[10:60, 30:60] = plain
+    assert (stored == plain).all()
 
 
 def test_the_report_can_be_json(job, capsys):

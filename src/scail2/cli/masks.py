@@ -92,16 +92,18 @@ def make(given: dict[str, Any]) -> "PreflightReport":
     from scail2.perception.mask_folder import claimed
     from scail2.perception.prepare import MaskInputs, prepare
     from scail2.perception.tracks import sha256_of
-    from scail2.video import VideoReader, probe, read_image
+    from scail2.runs.masking import read_picture
+    from scail2.video import VideoReader, probe
 
+    mode = AnimationMode.parse(given["mode"])
     info = probe(given["driving"])
     size = (given["height"] or info.height, given["width"] or info.width)
     driving = VideoReader(given["driving"], fps=given["fps"], size=size, fit=given["fit"])
-    reference = read_image(given["reference"])
+    reference = read_picture(given["reference"], mode)
     segmenter, prompts, reference_prompts = _segmenter(given)
     named = {"reference": given["reference"], "driving": given["driving"]}
     inputs = MaskInputs(
-        mode=AnimationMode.parse(given["mode"]),
+        mode=mode,
         reference=reference,
         driving=driving,
         fps=driving.fps,
