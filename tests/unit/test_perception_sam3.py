@@ -136,6 +136,16 @@ def test_points_and_boxes_number_the_characters(segmenter, clip, tmp_path):
     assert done[-1] == (5, 5)
 
 
+def test_models_go_to_the_gpu_where_there_is_one(weights, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: asked.append(str(device)) or self)
+    for available, device in ((True, None), (False, None), (True, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda found=available: found)
+        segmenter = Sam3Segmenter.load(weights, **({"device": device} if device else {}))
+        assert segmenter._get("tracker").training is False
+    assert asked == ["cuda", "cpu", "cpu"]
+
+
 def test_the_place_of_a_point_matters(segmenter, clip):
     here = segmenter.segment(clip, Prompts(points=(click(0, 1, 5, 5),))).labels.labels(0, 1)
     there = segmenter.segment(clip, Prompts(points=(click(0, 1, 60, 40),))).labels.labels(0, 1)

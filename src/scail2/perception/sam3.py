@@ -107,12 +107,16 @@ class Sam3Segmenter:
 
     @classmethod
     def load(
-        cls, weights: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+        cls, weights: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
     ) -> "Sam3Segmenter":
-        """Opens weights in transformers format: a folder, or the name of a Hub repository (which is then downloaded)."""
+        """Opens weights in transformers format: a folder, or the name of a Hub repository (which is then downloaded).
+
+        Without `device` they go to the GPU if there is one, as the model of a run does.
+        """
         from transformers import AutoTokenizer, Sam3TrackerVideoModel, Sam3VideoModel
 
         weights = str(weights)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(
             lambda: _load(Sam3VideoModel, weights, dtype).to(device).eval(),
             lambda: _load(Sam3TrackerVideoModel, weights, dtype).to(device).eval(),
