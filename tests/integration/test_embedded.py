@@ -1,17 +1,20 @@
 """The checkpoint that ships: what the README shows works, and it does what no copying could."""
 
 import re
+from fractions import Fraction
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from scail2 import load_pipeline
 from scail2.cli.app import main
 from scail2.evaluation.clips import EvaluationTask
 from scail2.evaluation.protocols import evaluate_pipeline
+from scail2.inputs import Footage
 from scail2.models.hub import embedded_model_path
-from scail2.video import VideoReader
+from scail2.video import VideoReader, VideoWriter
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,6 +25,17 @@ def test_readme_snippet_runs(monkeypatch):
     names: dict = {}
     exec(code, names)
     assert names["frames"].shape == (65, 128, 128, 3)
+
+
+def test_the_mask_of_the_readme_snippet_keeps_its_colours_at_any_size(monkeypatch, tmp_path):
+    line = re.search(r"^ *(VideoReader\(.driving_mask.*?\)),", (ROOT / "README.md").read_text(), re.MULTILINE).group(1)
+    frames = np.zeros((2, 180, 300, 3), np.uint8)
+    frames[:, 20:170, 101:203] = (0, 0, 255)
+    with VideoWriter(tmp_path / "driving_mask.mkv", Fraction(16), (180, 300), codec="ffv1") as writer:
+        writer.write(frames)
+    monkeypatch.chdir(tmp_path)
+    mask = Footage(eval(line, {"VideoReader": VideoReader}), (128, 128), "nearest").window(0, 2)
+    assert {tuple(colour) for colour in np.unique(mask.reshape(-1, 3), axis=0).tolist()} == {(0, 0, 0), (0, 0, 255)}
 
 
 def test_demo_writes_film_and_comparison(tmp_path):
