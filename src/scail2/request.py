@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
-from scail2.request_files import refuse_overwriting
+from scail2.request_files import absolute_lora, refuse_overwriting
 
 REQUEST_VERSION = 1
 
@@ -143,6 +143,7 @@ class AnimationRequest:
         for name, convert in _CONVERTERS.items():
             object.__setattr__(self, name, convert(name, getattr(self, name)))
         _check_paths(self)
+        object.__setattr__(self, "lora", tuple(absolute_lora(each) for each in self.lora))
         if self.model is not None and Path(self.model).expanduser().exists():
             object.__setattr__(self, "model", os.path.abspath(Path(self.model).expanduser()))
 
@@ -208,7 +209,7 @@ class AnimationRequest:
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """Settings of a TOML file, names with ``-`` or ``_``; relative paths become relative to the file's folder."""
+    """Settings of a TOML file, named like options or fields; relative paths become relative to the file's folder."""
     path = Path(path)
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -216,13 +217,28 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise InputError(f"The settings file {path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"The settings file {path} is not valid TOML: {error}.") from error
-    settings = {name.replace("-", "_"): value for name, value in settings.items()}
+    settings = _named_by_field(settings, path)
     folder = path.resolve().parent
     for name in _PATH_FIELDS & settings.keys():
         settings[name] = _relative_to(folder, settings[name])
+    if "lora" in settings:
+        given = settings["lora"] if isinstance(settings["lora"], list) else [settings["lora"]]
+        settings["lora"] = [absolute_lora(each, folder) if isinstance(each, str) else each for each in given]
     if isinstance(settings.get("model"), str) and (folder / settings["model"]).exists():
         settings["model"] = str(folder / settings["model"])
     return settings
+
+
+def _named_by_field(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Settings under their field's name, whether ``-`` or ``_`` or the option's own name (``additional-mask``) was used."""
+    options = {each.metadata["option"]: each.name for each in fields(AnimationRequest) if each.metadata.get("option")}
+    named: dict[str, Any] = {}
+    for name, value in settings.items():
+        field_name = options.get("--" + name.replace("_", "-"), name.replace("-", "_"))
+        if field_name in named:
+            raise InputError(f"The settings file {path} states '{field_name}' twice, the second time as '{name}'.")
+        named[field_name] = value
+    return named
 
 
 def _relative_to(folder: Path, value: Any) -> Any:

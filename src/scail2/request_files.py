@@ -26,6 +26,30 @@ def lies_inside(path: Path, folder: Path) -> bool:
     return any(is_same(each, folder) for each in (place, *place.parents))
 
 
+def absolute_lora(text: str, folder: Path | None = None) -> str:
+    """``PATH`` or ``PATH:STRENGTH`` with an absolute path, relative ones counted from ``folder`` (the working folder).
+
+    Names that are no paths (``hub:…``) stay as they are.
+    """
+    if text.startswith("hub:"):
+        return text
+    folder = Path.cwd() if folder is None else folder
+    path, colon, strength = text, "", ""
+    if not (folder / Path(text).expanduser()).exists():
+        head, _, tail = text.rpartition(":")
+        if head and _is_number(tail):
+            path, colon, strength = head, ":", tail
+    return f"{os.path.abspath(folder / Path(path).expanduser())}{colon}{strength}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def refuse_overwriting(outputs: Iterable[Path], inputs: Iterable[tuple[str, Path]]) -> None:
     """Raises `InputError` when writing an output would replace an input, or change a folder that is one.
 

@@ -271,7 +271,7 @@ def test_bad_masks(job, model, capsys):
         (["--run-dir", "/proc/run"], "Cannot make the run directory"),
         (["--run-dir", "."], "is not a run directory"),
         (["--model", "nowhere"], "There is no model nowhere"),
-        (["--lora", "nothing.safetensors"], "There is no LoRA file nothing.safetensors"),
+        (["--lora", "nothing.safetensors"], "/nothing.safetensors."),
         (["--masks", "nowhere"], "leave out --reference-mask"),
     ],
 )

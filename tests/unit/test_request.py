@@ -158,6 +158,57 @@ def test_toml_paths_are_relative_to_the_file_and_changes_win(tmp_path):
     assert (request.segment_frames, request.seed) == (45, 4)
 
 
+def test_lora_paths_become_absolute_and_are_relative_to_the_settings_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in" / "loras").mkdir(parents=True)
+    (tmp_path / "in" / "odd:2").touch()
+    given = (
+        "a.safetensors",
+        "b:c.safetensors:0.5",
+        "hub:owner/name",
+        f"{tmp_path}/d.safetensors:-1e-1",
+        "~/e.safetensors:2",
+    )
+    request = AnimationRequest(**FILES, lora=given)
+    home = Path.home()
+    assert request.lora == (
+        f"{tmp_path}/a.safetensors",
+        f"{tmp_path}/b:c.safetensors:0.5",
+        "hub:owner/name",
+        f"{tmp_path}/d.safetensors:-1e-1",
+        f"{home}/e.safetensors:2",
+    )
+    monkeypatch.chdir("/")
+    assert AnimationRequest.from_json(request.to_json()) == request
+    file = tmp_path / "in" / "run.toml"
+    rest = 'reference = "a.png"\ndriving = "b.mp4"\noutput = "c.mp4"\n'
+    file.write_text(rest + 'lora = ["loras/x.safetensors:0.8", "odd:2", "../y.safetensors"]\n')
+    folder = tmp_path / "in"
+    expected = (f"{folder}/loras/x.safetensors:0.8", f"{folder}/odd:2", f"{tmp_path}/y.safetensors")
+    assert AnimationRequest.from_toml(file).lora == expected
+    file.write_text(rest + 'lora = "x.safetensors"\n')
+    assert AnimationRequest.from_toml(file).lora == (f"{folder}/x.safetensors",)
+    file.write_text(rest + "lora = 3\n")
+    with pytest.raises(InputError, match="'lora'"):
+        AnimationRequest.from_toml(file)
+
+
+@pytest.mark.parametrize(
+    "names", [("additional-reference", "additional_mask"), ("additional_references", "additional-masks")]
+)
+def test_settings_go_by_their_option_s_name_too(tmp_path, names):
+    file = tmp_path / "run.toml"
+    file.write_text(
+        'reference = "a.png"\ndriving = "b.mp4"\noutput = "c.mp4"\n' + f'{names[0]} = ["d.png"]\n{names[1]} = "e.png"\n'
+    )
+    request = AnimationRequest.from_toml(file)
+    assert request.additional_references == (tmp_path / "d.png",)
+    assert request.additional_masks == (tmp_path / "e.png",)
+    file.write_text('additional-mask = "d.png"\nadditional-masks = ["e.png"]\n')
+    with pytest.raises(InputError, match="states 'additional_masks' twice, the second time as 'additional-masks'"):
+        read_toml(file)
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
