@@ -17,7 +17,9 @@ from run_material import make_material, save_model, write_video
 from tiny import SIZE
 
 from scail2.cli.app import main
+from scail2.cli.plan import unstated_output
 from scail2.cli.progress import TimeLeft, duration
+from scail2.request import AnimationRequest
 from scail2.runs import RunDirectory
 from scail2.runs.journal import Journal
 from scail2.runs.lock import locked
@@ -104,6 +106,25 @@ def test_plan_and_dry_run_render_and_keep_nothing(job, model, capsys):
     assert call("plan", *given(model, "--contact-sheet", "sheet.png", "--run-dir", "planned")) == 0
     assert Image.open("sheet.png").width > SIZE
     assert RunDirectory.open("planned").status().state == "planned"
+
+
+def test_plan_needs_no_output_and_leaves_a_run_s_own(job, model, capsys):
+    settings = {"reference": "reference.png", "driving": "driving.mkv", "model": str(model), "steps": 1, "frames": 9}
+    settings |= {"reference_mask": "reference_mask.png", "driving_mask": "driving_mask.mkv"}
+    Path("run.toml").write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
+    assert call("plan", "run.toml") == 0
+    RunDirectory.create("film.run", AnimationRequest(**settings, output="out/film.mkv"))
+    assert call("plan", "run.toml", "--run-dir", "film.run", "--frames", "5") == 0
+    request = RunDirectory.open("film.run").request
+    assert (request.output, request.frames) == (job / "out" / "film.mkv", 5)
+
+
+def test_the_output_of_a_plan_is_a_free_name_beside_the_run(tmp_path):
+    assert unstated_output(tmp_path / "film.run") == tmp_path / "film.mp4"
+    (tmp_path / "film.mp4").touch()
+    (tmp_path / "film-2.mp4").symlink_to("nowhere")
+    assert unstated_output(tmp_path / "film.run") == tmp_path / "film-3.mp4"
+    assert not unstated_output(None).exists()
 
 
 def test_settings_file(job, model, capsys):

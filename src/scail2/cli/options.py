@@ -63,8 +63,13 @@ def with_parameters(function: Callable, parameters: list[inspect.Parameter]) -> 
     return function
 
 
-def make_request(mode: AnimationMode | None, file: Path | None, settings: dict[str, Any]) -> AnimationRequest:
-    """The request of a command: a TOML file's settings, and over them whatever was given as options."""
+def make_request(
+    mode: AnimationMode | None, file: Path | None, settings: dict[str, Any], *, output: Path | None = None
+) -> AnimationRequest:
+    """The request of a command: a TOML file's settings, and over them whatever was given as options.
+
+    ``output`` is used where neither states one.
+    """
     given = {name: value for name, value in settings.items() if value not in (None, [])}
     base: dict[str, Any] = {}
     if file is not None:
@@ -79,4 +84,5 @@ def make_request(mode: AnimationMode | None, file: Path | None, settings: dict[s
             ]
             raise InputError(f"{file} asks for {stated}; use `scail2 {verb} {file}`.")
         base["mode"] = mode
-    return AnimationRequest.from_settings(base | given, where=str(file or "the command line"))
+    unstated = {"output": output} if output is not None else {}
+    return AnimationRequest.from_settings(unstated | base | given, where=str(file or "the command line"))

@@ -1,5 +1,7 @@
 """`scail2 plan`: everything that can be known before rendering."""
 
+import itertools
+import os
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +13,8 @@ from scail2.request import AnimationRequest
 
 HELP = """Plan: masks, sizes, segments and everything that can be known to go wrong, before any rendering.
 
-Exits with 2 when the job would be refused. With --run-dir the masks are kept and used by the later run.
+Exits with 2 when the job would be refused. With --run-dir the masks are kept and used by the later run; an existing run
+keeps its output.
 """
 
 
@@ -31,8 +34,26 @@ def _verb(
     **settings: Any,
 ) -> None:
     given = {"mode": mode} if mode else {}
-    stated = settings | given | ({} if file else {"output": "output.mp4"})
-    plan(make_request(None, file, stated), run_dir, as_json=as_json, contact_sheet=contact_sheet)
+    request = make_request(None, file, settings | given, output=unstated_output(run_dir))
+    plan(request, run_dir, as_json=as_json, contact_sheet=contact_sheet)
+
+
+def unstated_output(run_dir: Path | None) -> Path:
+    """The output of a plan that names none: an existing run's own, else a free name beside the run directory."""
+    if run_dir is None:
+        return _free_name(Path(tempfile.gettempdir()) / "scail2-plan.mp4")
+    if (run_dir / "request.json").is_file():
+        from scail2.runs import RunDirectory
+
+        return RunDirectory.open(run_dir).request.output
+    place = run_dir.absolute()
+    return _free_name(place.parent / f"{place.stem or 'film'}.mp4")
+
+
+def _free_name(path: Path) -> Path:
+    """``path``, or ``NAME-2.mp4`` and so on where that exists: nobody asked for an existing file to be replaced."""
+    numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], numbered) if not os.path.lexists(each))
 
 
 def plan(request: AnimationRequest, run_dir: Path | None, *, as_json: bool, contact_sheet: Path | None) -> None:
