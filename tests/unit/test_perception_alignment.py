@@ -10,7 +10,9 @@ from PIL import Image
 
 from scail2.errors import InputError
 from scail2.masks import BindingSlot
+from scail2.modes import AnimationMode
 from scail2.perception.given import GivenMasks, PictureFrames
+from scail2.perception.prepare import MaskInputs, prepare
 from scail2.runs.preparation import FirstFrames
 from scail2.video import VideoReader, VideoWriter
 
@@ -154,3 +156,21 @@ def test_a_single_mask_for_a_picture(tmp_path):
     picture = np.zeros((*SIZE, 3), np.uint8)
     Image.fromarray(mask_frames(1)[0]).save(tmp_path / "m.png")
     assert columns(tmp_path / "m.png", PictureFrames(picture)) == [0]
+
+
+def test_the_mask_stage_passes_the_rate_on(uneven, tmp_path):
+    mask = write_uneven_mask(tmp_path / "m.mkv", mask_frames(), UNEVEN)
+    reference = np.full((*SIZE, 3), 255, np.uint8)
+    reference[10:40, 20:40] = BindingSlot.BLUE.rgb
+    Image.fromarray(reference).save(tmp_path / "reference_mask.png")
+    clip = VideoReader(uneven, fps=60)
+    inputs = MaskInputs(
+        mode=AnimationMode.ANIMATION,
+        reference=np.zeros((*SIZE, 3), np.uint8),
+        driving=FirstFrames(clip, COUNT),
+        fps=clip.fps,
+        reference_mask=(tmp_path / "reference_mask.png",),
+        driving_mask=(mask,),
+    )
+    (track,) = [each for each in prepare(inputs, tmp_path / "store").driving_masks.tracks if each.first_frame >= 0]
+    assert [int(box[0]) for box in track.boxes] == clip.source_indices[:COUNT].tolist()
