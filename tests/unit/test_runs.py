@@ -1,6 +1,7 @@
 """A run directory over a tiny random pipeline: what is kept, what is made again, and that both agree bit for bit."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -381,6 +382,27 @@ def test_neither_output_nor_inputs_are_deleted_with_the_run(tmp_path):
     (work / "hero.png").unlink()
     run.clean(everything=True)
     assert not work.exists()
+
+
+def test_a_run_begins_again_where_its_request_could_not_be_written(tmp_path, monkeypatch):
+    request = make_request(tmp_path / "in")
+    with monkeypatch.context() as patch:
+        patch.setattr("scail2.runs.directory.write_json", lambda path, value: path.open("w").write(value))
+        with pytest.raises(TypeError):
+            RunDirectory.create(tmp_path / "film.run", request)
+    (tmp_path / "film.run" / "request.json").rename(tmp_path / "film.run" / ".request.json.partial")
+    assert RunDirectory.create(tmp_path / "film.run", request).status().state == "new"
+
+
+def test_an_output_with_brackets_clears_only_its_own_leftovers(tmp_path, pipe):
+    output = tmp_path / os.fsdecode(b"film[1]\xe9.mp4")
+    run = RunDirectory.create(tmp_path / "film.run", make_request(tmp_path, frames=9, output=output))
+    own, other = tmp_path / f".{output.stem}.12345678.part.mp4", tmp_path / f".film1{output.stem[7:]}.12345678.part.mp4"
+    own.touch()
+    other.touch()
+    run.execute(pipe)
+    assert probe(RunDirectory.open(run.path).request.output).frames == 9
+    assert (own.exists(), other.exists()) == (False, True)
 
 
 def test_folders_that_are_not_runs_are_refused(tmp_path):

@@ -8,6 +8,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from scail2.errors import InputError
 from scail2.runs.journal import Journal
@@ -76,6 +78,16 @@ def test_the_journal_survives_a_line_cut_short(tmp_path):
     assert [entry["event"] for entry in journal.entries()] == ["segment_started", "segment_finished"]
     assert [event.name for event in seen] == ["segment_started", "step", "segment_finished"]
     assert seen[0].to_json()["segment"] == 0
+
+
+def test_file_names_that_are_not_text_survive(tmp_path):
+    name = os.fsdecode(b"h\xe9ro.png")
+    write_json(tmp_path / "a.json", {"reference": name})
+    assert read_json(tmp_path / "a.json") == {"reference": name}
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.emit("run_started", output=name, prompt="one\u2028two")
+    assert journal.entries()[0]["output"] == name
+    assert journal.entries()[0]["prompt"] == "one\u2028two"
 
 
 def _hold(folder, ready, release):
@@ -162,6 +174,38 @@ def test_a_segment_that_cannot_be_written_leaves_nothing_and_keeps_the_old_one(t
         store.save(*_segment(value=0.5), Fraction(8))
     assert store.record(0) == record
     assert sorted(path.name for path in store.folder.iterdir()) == ["000"]
+
+
+def test_a_full_disk_is_told_from_what_safetensors_quotes(tmp_path, monkeypatch):
+    store = SegmentStore(tmp_path)
+
+    def refuse(*arguments, **options):
+        raise SafetensorError(refuse.told)
+
+    monkeypatch.setattr("scail2.runs.segment_store.save_file", refuse)
+    refuse.told = "Error while serializing: I/O error: No space left on device (os error 28)"
+    with (
+        pytest.raises(InputError, match="the disk is full; free some space and resume"),
+        plain_errors("write", tmp_path),
+    ):
+        store.save(*_segment(), Fraction(8))
+    refuse.told = "Error while serializing: something else"
+    with pytest.raises(InputError, match=r"state.safetensors cannot be written: .*something else"):
+        store.save(*_segment(), Fraction(8))
+    assert list(store.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 9, None])
+def test_a_damaged_state_is_set_aside(tmp_path, content):
+    store = SegmentStore(tmp_path)
+    store.save(*_segment(), Fraction(8))
+    path = store.path(0) / "state.safetensors"
+    save_file({"history": torch.zeros(1)}, path) if content is None else path.write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"state of segment 0 is damaged and was set aside \(.*000-1\); resume to redo it"
+    ):
+        store.state(0)
+    assert store.finished() == []
 
 
 def test_unreadable_frames_are_noticed_before_the_segment_counts(tmp_path):

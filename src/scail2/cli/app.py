@@ -1,6 +1,7 @@
 """The `scail2` command: one small module per verb, and one place where errors become a sentence and an exit code."""
 
 import sys
+from contextlib import suppress
 from importlib import import_module
 
 import typer
@@ -43,6 +44,8 @@ def build_app() -> typer.Typer:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: exit code 0 on success, 2 for bad input (one sentence on stderr), 130 when interrupted."""
+    with suppress(AttributeError):  # a stream that is not a file has no such setting
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
     try:
         build_app()(args=arguments)
     except InputError as error:

@@ -25,13 +25,13 @@ def run_events(as_json: bool) -> Iterator[Callable[[RunEvent], None]]:
 
 def print_event(event: RunEvent) -> None:
     """One event as one line on stdout, flushed at once."""
-    sys.stdout.write(json.dumps(event.to_json(), ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(event.to_json()) + "\n")
     sys.stdout.flush()
 
 
 def print_json(value: Any) -> None:
     """A value as indented JSON on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
 class RunDisplay:

@@ -47,7 +47,7 @@ def sha256_of(path: Path) -> str:
     files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
     for each in files:
         if path.is_dir():
-            digest.update(str(each.relative_to(path)).encode())
+            digest.update(os.fsencode(each.relative_to(path)))
         with each.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)

@@ -22,7 +22,7 @@ from scail2.errors import InputError
 from scail2.request import AnimationRequest, check_files
 from scail2.request_files import lies_inside
 from scail2.runs.journal import Journal, Listener
-from scail2.runs.lock import locked
+from scail2.runs.lock import LOCK, locked
 from scail2.runs.status import RunStatus, status_of
 from scail2.runs.storage import folder_bytes, plain_errors, read_json, remove, write_json
 
@@ -50,7 +50,7 @@ class RunDirectory:
         path = Path(path).absolute()
         check_files(request)
         with plain_errors("make the run directory", path):
-            if path.exists() and not (path / REQUEST).exists() and (not path.is_dir() or any(path.iterdir())):
+            if path.exists() and not (path / REQUEST).exists() and not _is_free(path):
                 raise InputError(f"{path} exists and is not a run directory; choose another --run-dir.")
             _keep_apart(path, request)
             path.mkdir(parents=True, exist_ok=True)
@@ -169,6 +169,11 @@ class RunDirectory:
             with _journalled(journal):
                 journal.emit(event, run=str(self.path), output=str(self.request.output))
                 return action(RunTask(self.path, self.request, journal, pipe))
+
+
+def _is_free(path: Path) -> bool:
+    """Whether a run may begin here: an empty folder, or one in which a run could not even write its request."""
+    return path.is_dir() and all(each.name in (LOCK, f".{REQUEST}.partial") for each in path.iterdir())
 
 
 def _keep_apart(path: Path, request: AnimationRequest) -> None:

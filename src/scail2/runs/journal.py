@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from scail2.runs.storage import json_bytes
+
 # Events of every denoising step would fill the journal without helping anyone resume.
 TRANSIENT = frozenset({"step", "masks_progress", "output_progress"})
 
@@ -43,7 +45,7 @@ class Journal:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         entry = RunEvent(name=event, time=now, facts=facts)
         if event not in TRANSIENT:
-            self._append(json.dumps(entry.to_json(), ensure_ascii=False))
+            self._append(json_bytes(entry.to_json()))
         if self._listener is not None:
             self._listener(entry)
 
@@ -51,22 +53,22 @@ class Journal:
         """All whole lines so far, oldest first."""
         if not self.path.exists():
             return []
-        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = self.path.read_bytes().splitlines()
         parsed = (_parse(line) for line in lines)
         return [entry for entry in parsed if entry is not None]
 
-    def _append(self, line: str) -> None:
+    def _append(self, line: bytes) -> None:
         with open(self.path, "ab+") as file:
             if file.tell() > 0:
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":
-                    line = "\n" + line
-            file.write(line.encode() + b"\n")
+                    line = b"\n" + line
+            file.write(line + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
 
-def _parse(line: str) -> dict[str, Any] | None:
+def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         entry = json.loads(line)
     except ValueError:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from scail2.errors import InputError
 
-_NAME = ".lock"
+LOCK = ".lock"
 # `is_locked` holds the lock for an instant to look; a few attempts keep that from refusing a real owner.
 _ATTEMPTS = 5
 
@@ -16,7 +16,7 @@ _ATTEMPTS = 5
 @contextmanager
 def locked(folder: Path):
     """Holds the run's lock; `InputError` naming the other process when the run is in use."""
-    descriptor = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         _acquire(descriptor, folder)
         os.ftruncate(descriptor, 0)
@@ -42,7 +42,7 @@ def _acquire(descriptor: int, folder: Path) -> None:
 def is_locked(folder: Path) -> bool:
     """Whether some process is working on the run right now."""
     try:
-        descriptor = os.open(folder / _NAME, os.O_RDONLY)
+        descriptor = os.open(folder / LOCK, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:

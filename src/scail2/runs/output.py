@@ -1,5 +1,6 @@
 """From finished segments to the film: streamed, with the driving video's sound, and the side-by-side comparison."""
 
+import glob
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,7 +69,7 @@ class OutputStage:
             return
         self.journal.emit("stage_started", stage=name)
         # A killed process leaves its unfinished file beside the output.
-        for leftover in path.parent.glob(f".{path.stem}.????????.part{path.suffix}"):
+        for leftover in path.parent.glob(f".{glob.escape(path.stem)}.????????.part{path.suffix}"):
             remove(leftover)
         plan = self.prepared.plan
         done = 0

@@ -7,9 +7,11 @@ another name, synced, and renamed, so the folder's name itself is the mark of co
 
 import hashlib
 import itertools
+import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from scail2.errors import InputError
@@ -104,8 +107,14 @@ class SegmentStore:
         return sorted(int(each.name) for each in folders if each.name.isdigit() and self.record(int(each.name)))
 
     def state(self, index: int) -> SegmentState:
-        """Float history and generator states of a finished segment."""
-        return SegmentState(**load_file(self.path(index) / STATE))
+        """Float history and generator states of a finished segment; damage sets the segment aside."""
+        try:
+            return SegmentState(**load_file(self.path(index) / STATE))
+        except (SafetensorError, TypeError) as error:
+            place = self.supersede(index)
+            raise InputError(
+                f"The state of segment {index} is damaged and was set aside ({place}); resume to redo it."
+            ) from error
 
     def frames(self, index: int) -> VideoReader:
         """A finished segment's new frames, a `FrameSource` of uint8 (T, H, W, 3)."""
@@ -141,7 +150,8 @@ class SegmentStore:
     ) -> None:
         with VideoWriter(partial / FRAMES, fps, frames.shape[1:3], codec="ffv1") as writer:
             writer.write(frames)
-        save_file({name: value.contiguous() for name, value in asdict(state).items()}, partial / STATE)
+        with _system_errors(partial / STATE):
+            save_file({name: value.contiguous() for name, value in asdict(state).items()}, partial / STATE)
         write_json(partial / RECORD, asdict(record))
         written = VideoReader(partial / FRAMES)
         if len(written) != len(frames) or hash_frames(written.frames(0, len(frames))) != record.frames_sha256:
@@ -219,6 +229,19 @@ class JoinedFrames:
             raise InputError(
                 f"The frames of segment {index} are damaged and were set aside ({place}); resume to redo them."
             )
+
+
+@contextmanager
+def _system_errors(path: Path) -> Iterator[None]:
+    """The operating system's refusals (a full disk) as `OSError`: safetensors only quotes them in its own error."""
+    try:
+        yield
+    except SafetensorError as error:
+        quoted = re.search(r"os error (\d+)", str(error))
+        if quoted is None:
+            raise InputError(f"{path} cannot be written: {error}.") from error
+        number = int(quoted[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def hash_frames(frames: np.ndarray) -> str:

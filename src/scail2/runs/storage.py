@@ -17,7 +17,12 @@ _BLOCK = 1 << 20
 
 def write_json(path: Path, value: Any) -> None:
     """Replaces ``path`` atomically: a reader, or a crash, sees the old content or the new, never a part."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, json_bytes(value, indent=2) + b"\n")
+
+
+def json_bytes(value: Any, *, indent: int | None = None) -> bytes:
+    """JSON in UTF-8; bytes of file names that are not UTF-8 become surrogates, from which `json.loads` gets them back."""
+    return json.dumps(value, indent=indent, ensure_ascii=False).encode(errors="surrogatepass")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
