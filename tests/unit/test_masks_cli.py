@@ -62,6 +62,10 @@ def test_make_check_preview_edit_pack_freeze(job, capsys):
     overlay = VideoReader(job / "store" / "preview.mp4")
     assert (len(overlay), overlay.height, overlay.width) == (12, *SIZE)
     assert (job / "store" / "preview.png").exists()
+    for target in (("--output", "driving.mkv"), ("--sheet", "reference.png"), ("--output", "store/driving_mask.mkv")):
+        before = (job / target[1]).read_bytes()
+        assert run("preview", "store", *target) == 2
+        assert (job / target[1]).read_bytes() == before
     assert run("edit", "store") == 0
     assert len(list((job / "store" / "driving_mask").glob("*.png"))) == 12
     assert run("pack", "store") == 0

@@ -270,9 +270,14 @@ def _preview(
 ) -> None:
     from scail2.perception.preview import write_preview
     from scail2.perception.tracks import MaskStore
+    from scail2.request_files import refuse_overwriting
 
     store = MaskStore(folder)
     video, picture = output or folder / "preview.mp4", sheet or folder / "preview.png"
+    known = store.info.get("files", {})
+    read = [("reference", reference or known.get("reference")), ("driving", driving or known.get("driving"))]
+    read += [(path.name, path) for path in folder.iterdir() if not path.name.startswith("preview.")]
+    refuse_overwriting((video, picture), [(name, Path(path)) for name, path in read if path])
     with _plain(folder), _progress("preview") as progress:
         write_preview(store, reference, driving, video, picture, progress=progress)
     _say(f"wrote {video} and {picture}")
