@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from scail2.errors import InputError
-from scail2.masks import BINDING_SLOTS, check_polarity, paint_mask
+from scail2.masks import BINDING_SLOTS, BindingSlot, check_polarity, paint_mask, slots_shown
 from scail2.modes import MODE_TRAITS, AnimationMode
 from scail2.video.convert import to_float, to_uint8
 from scail2.video.resize import resize_cover
@@ -180,8 +180,31 @@ def driving_mask_footage(mask: Any, size: tuple[int, int], num_frames: int, mode
 
 
 def mask_problems(reference_masks: Sequence[Tensor], driving_mask: Footage, mode: AnimationMode) -> list[str]:
-    """What in the masks contradicts the mode or each other, judged on frames spread over the whole video."""
+    """What in the masks contradicts the mode or each other, judged on frames spread over the whole video.
+
+    A reference's colour that these do not show is looked for in all frames: its character may be seen only briefly.
+    """
+    reference = torch.cat(list(reference_masks)).numpy()
     count = min(len(driving_mask), _JUDGED_FRAMES)
     indices = np.linspace(0, len(driving_mask) - 1, count).round().astype(int)
     sample = np.concatenate([driving_mask.window(i, i + 1) for i in indices.tolist()])
-    return check_polarity(torch.cat(list(reference_masks)).numpy(), sample, mode)
+    missing = slots_shown(reference) - slots_shown(sample)
+    if missing and count < len(driving_mask):
+        sample = np.concatenate([sample, *_frames_showing(driving_mask, missing)])
+    return check_polarity(reference, sample, mode)
+
+
+def _frames_showing(mask: Footage, slots: set[BindingSlot]) -> list[np.ndarray]:
+    """A frame ``(1, H, W, 3)`` for each of the slots that occur anywhere in a mask; decodes it in windows."""
+    found, missing = [], set(slots)
+    for start in range(0, len(mask), _JUDGED_FRAMES):
+        window = mask.window(start, min(start + _JUDGED_FRAMES, len(mask)))
+        if not missing & slots_shown(window):
+            continue
+        for frame in window:
+            if shown := missing & slots_shown(frame):
+                found.append(frame[None])
+                missing -= shown
+        if not missing:
+            break
+    return found

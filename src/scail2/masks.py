@@ -127,12 +127,18 @@ def check_polarity(reference_mask: np.ndarray, driving_mask: np.ndarray, mode: A
             problems.append(f"The {name} has a {found} background; {mode} mode needs a {wanted} one.")
         if (share := _off_palette_share(mask)) > _OFF_PALETTE_SHARE:
             problems.append(f"{share:.0%} of the {name} is not in the palette; save masks losslessly, unblurred.")
-        slots.append({slot for slot in BINDING_SLOTS if counts[_code(slot.rgb)] > 0})
+        slots.append(slots_shown(mask))
         if not slots[-1]:
             problems.append(f"The {name} shows no character: none of the six slot colours occurs in it.")
     if all(slots):
         problems += _binding_problems(*slots)
     return problems
+
+
+def slots_shown(mask: np.ndarray) -> set[BindingSlot]:
+    """The binding slots whose colours occur in a mask, uint8 ``(..., 3)``."""
+    found = np.bincount(palette_codes(np.asarray(mask)).ravel(), minlength=8)
+    return {slot for slot in BINDING_SLOTS if found[_code(slot.rgb)] > 0}
 
 
 def _off_palette_share(mask: np.ndarray) -> float:

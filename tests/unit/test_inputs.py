@@ -102,6 +102,19 @@ def test_other_videos_are_refused(video):
         driving_footage(video, None, None)
 
 
+def test_a_character_seen_briefly_is_bound():
+    """Frames 101 … 103 of 1000 lie between the frames that are judged."""
+    clip = footage(1000, characters=2)
+    clip["driving_mask"][1, :101] = clip["driving_mask"][1, 104:] = False
+    reference = mask_tensor(clip["reference_mask"], "mask", (32, 32), ANIMATION)
+    masks = driving_mask_footage(clip["driving_mask"], (32, 32), 1000, ANIMATION)
+    assert mask_problems([reference], masks, ANIMATION) == []
+    clip["driving_mask"][1] = False
+    masks = driving_mask_footage(clip["driving_mask"], (32, 32), 1000, ANIMATION)
+    (problem,) = mask_problems([reference], masks, ANIMATION)
+    assert "nothing is bound" in problem
+
+
 def test_masks_are_judged_over_the_whole_video():
     clip = footage(200)
     clip["driving_mask"][0, :100] = False
