@@ -24,16 +24,20 @@ def make_world(folder: Path) -> Path:
     AutoencoderPatchTransform(z_dim=CHANNELS, num_static_channels=6).save_pretrained(folder / "model" / "vae")
     transformer = bare_transformer(in_channels=CHANNELS + 4, out_channels=CHANNELS, **GRID_SHIFTS)
     transformer.save_pretrained(folder / "model" / "transformer")
+    cache_samples(folder, folder / "latents", samples=12, samples_per_shard=4)
+    return folder
+
+
+def cache_samples(world: Path, folder: Path, *, recipe: str = "nano", **changes) -> None:
+    """Caches puppets of both toy kinds into ``folder``; ``changes`` are fields of the job."""
     job = CacheJob(
         source=PuppetSource(frames=9, height=32, width=32),
-        recipe=dataclasses.replace(data_recipe("nano"), name="toy", shares=dict(SHARES)),
-        autoencoder=folder / "model" / "vae",
-        samples=12,
+        recipe=dataclasses.replace(data_recipe(recipe), shares=dict(SHARES)),
+        autoencoder=world / "model" / "vae",
+        samples=4,
         driving_downsample=1,
-        samples_per_shard=4,
     )
-    write_cache(job, folder / "latents", workers=1)
-    return folder
+    write_cache(dataclasses.replace(job, **changes), folder)
 
 
 def configuration(world: Path, **changes) -> TrainConfig:

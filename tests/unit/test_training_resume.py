@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import bare_transformer
-from training_material import CHANNELS, GRID_SHIFTS, SHARES, configuration, make_world
+from training_material import CHANNELS, GRID_SHIFTS, SHARES, cache_samples, configuration, make_world
 
-from scail2.data.cache import CacheJob, write_cache
 from scail2.data.dataset import LatentDataset
 from scail2.data.puppet_source import PuppetSource
-from scail2.data.recipe import recipe as data_recipe
 from scail2.errors import InputError
 from scail2.training import state
 from scail2.training.config import LossConfig, MixtureKnot, OptimizerConfig, SheetConfig
@@ -156,14 +154,8 @@ def test_without_a_mixture_samples_count_alike_and_short_clips_need_no_window(wo
 
 def test_pose_driven_samples_are_supervised_where_parts_are_known(world, tmp_path):
     """A pose render has no body parts; the reference and the target still have."""
-    made = CacheJob(
-        source=PuppetSource(frames=9, height=32, width=32, with_poses=True),
-        recipe=dataclasses.replace(data_recipe("nano+pose_driving"), shares=dict(SHARES)),
-        autoencoder=world / "model" / "vae",
-        samples=4,
-        driving_downsample=1,
-    )
-    write_cache(made, tmp_path / "latents")
+    source = PuppetSource(frames=9, height=32, width=32, with_poses=True)
+    cache_samples(world, tmp_path / "latents", recipe="nano+pose_driving", source=source)
     base = configuration(world)
     mixture = (MixtureKnot(samples=0, shares=SHARES),)
     data = dataclasses.replace(base.data, shards=str(tmp_path / "latents"), mixture=mixture)
@@ -177,14 +169,7 @@ def test_part_supervision_without_parts_is_refused(world, tmp_path):
     class Plain(PuppetSource):
         num_parts = 0
 
-    made = CacheJob(
-        source=Plain(frames=9, height=32, width=32),
-        recipe=dataclasses.replace(data_recipe("nano"), shares=dict(SHARES)),
-        autoencoder=world / "model" / "vae",
-        samples=16,
-        driving_downsample=1,
-    )
-    write_cache(made, tmp_path / "latents")
+    cache_samples(world, tmp_path / "latents", source=Plain(frames=9, height=32, width=32), samples=16)
     base = configuration(world)
     data = dataclasses.replace(base.data, shards=str(tmp_path / "latents"))
     with pytest.raises(InputError, match="body parts"):
@@ -193,14 +178,7 @@ def test_part_supervision_without_parts_is_refused(world, tmp_path):
 
 
 def test_sheets_of_samples_for_another_model_are_refused_before_training(world, tmp_path):
-    made = CacheJob(
-        source=PuppetSource(frames=9, height=32, width=32),
-        recipe=dataclasses.replace(data_recipe("nano"), shares=dict(SHARES)),
-        autoencoder=world / "model" / "vae",
-        samples=2,
-        driving_downsample=2,
-    )
-    write_cache(made, tmp_path / "half")
+    cache_samples(world, tmp_path / "half", samples=2, driving_downsample=2)
     sheets = SheetConfig(every=1, shards=str(tmp_path / "half"))
     with pytest.raises(InputError, match="do not fit the model"):
         build_trainer(configuration(world, sheets=sheets), tmp_path / "run")

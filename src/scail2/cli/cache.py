@@ -54,7 +54,6 @@ def cache(
     from scail2.cli.extras import need
     from scail2.cli.sizes import parse_size
     from scail2.data.cache import CacheJob, write_cache
-    from scail2.data.recipe import DrivingInput
     from scail2.data.recipe import recipe as recipe_named
     from scail2.data.sources import PairShards
 
@@ -72,7 +71,7 @@ def cache(
             height=height,
             width=width,
             fps=fps,
-            with_poses=chosen.driving is DrivingInput.POSE,
+            with_poses=chosen.needs_poses,
         )
     else:
         pairs = PairShards(tuple(Path(name) for name in source))

@@ -6,7 +6,6 @@ every pixel, and a shard is whole or absent: an interrupted run continues with t
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors.torch import save, save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from scail2 import conditions
@@ -27,6 +26,7 @@ from scail2.data.sharding import ShardRun, ShardSummary, run_shards
 from scail2.data.shards import DamagedSample, ShardWriter
 from scail2.data.triplets import TrainingTriplet, draw_triplet
 from scail2.errors import InputError
+from scail2.models.tensor_files import atomic_file
 
 FORMAT = 1
 # Beside the shards of a cache with prompts: the embedding that stands for a dropped caption.
@@ -247,9 +247,8 @@ def write_cache(
     summary = run_shards(run, job, sizes, workers=workers, resume=resume, progress=progress)
     empty = job.embedder.empty_prompt() if job.embedder is not None else None
     if empty is not None:
-        partial = run.directory / f".{EMPTY_PROMPT}.partial"
-        save_file({"prompt_embeds": empty}, partial)
-        os.replace(partial, run.directory / EMPTY_PROMPT)
+        with atomic_file(run.directory / EMPTY_PROMPT) as file:
+            file.write(save({"prompt_embeds": empty}))
     return summary
 
 

@@ -122,6 +122,11 @@ class TripletRecipe:
         """2 when either clip may be the target, else 1."""
         return 2 if self.both_directions else 1
 
+    @property
+    def needs_poses(self) -> bool:
+        """Whether samples of every kind need pose renders (pose kinds always bring theirs)."""
+        return self.driving is DrivingInput.POSE
+
     def draw_kind(self, generator: np.random.Generator) -> SampleKind:
         """One kind with probability proportional to its share."""
         kinds = list(self.shares)

@@ -13,7 +13,7 @@ import numpy as np
 
 from scail2.data.augment import crop_and_stretch, scale_about_feet
 from scail2.data.pairs import Array, Clip, MotionPair, Still
-from scail2.data.recipe import DrivingInput, SampleKind, TripletRecipe
+from scail2.data.recipe import SampleKind, TripletRecipe
 from scail2.errors import InputError
 from scail2.masks import BINDING_SLOTS, BindingSlot, paint_mask
 from scail2.modes import MODE_TRAITS, AnimationMode
@@ -132,7 +132,7 @@ class _Driving:
 
 
 def _driving(clip: Clip, kind: SampleKind, recipe: TripletRecipe, generator: np.random.Generator) -> _Driving:
-    as_pose = kind.is_pose or recipe.driving is DrivingInput.POSE
+    as_pose = kind.is_pose or recipe.needs_poses
     driving = _pose_driving(clip, kind.mode) if as_pose else _Driving(clip.frames, clip.tracks, clip.parts)
     if kind.mode is AnimationMode.REPLACEMENT:
         return driving  # its scene is the output's scene and must stay where it is

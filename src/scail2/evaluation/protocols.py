@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from scail2.data.puppet_source import PuppetSource
-from scail2.data.recipe import DrivingInput, recipe
+from scail2.data.recipe import recipe
 from scail2.evaluation.clips import EvaluationClip, EvaluationTask, evaluation_clips
 from scail2.evaluation.measures import BASELINES, measure_clip
 from scail2.evaluation.networks import GivenNetworks
@@ -122,7 +122,7 @@ def evaluate_pipeline(
         frames=frames,
         height=height,
         width=width,
-        with_poses=chosen.driving is DrivingInput.POSE,
+        with_poses=chosen.needs_poses,
     )
     reports = {}
     for task in map(EvaluationTask, tasks):

@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from scail2.models.tensor_files import atomic_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,6 +137,5 @@ class TrainConfig:
 
     def save(self, path: Path) -> None:
         """Writes the configuration as JSON."""
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
-        os.replace(partial, path)
+        with atomic_file(path) as file:
+            file.write((json.dumps(dataclasses.asdict(self), indent=2) + "\n").encode())

@@ -1,11 +1,12 @@
 """The log of a training run: one JSON object a line, contact sheets, and TensorBoard where it is installed."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from scail2.models.tensor_files import atomic_file
 
 
 class TrainingRecord:
@@ -31,11 +32,8 @@ class TrainingRecord:
 
     def picture(self, step: int, pixels: np.ndarray) -> None:
         """Writes ``samples/step-N.png`` from uint8 ``(H, W, 3)``."""
-        folder = self._path.parent / "samples"
-        folder.mkdir(exist_ok=True)
-        partial = folder / f".step-{step:07d}.png"
-        Image.fromarray(pixels).save(partial)
-        os.replace(partial, folder / f"step-{step:07d}.png")
+        with atomic_file(self._path.parent / "samples" / f"step-{step:07d}.png") as file:
+            Image.fromarray(pixels).save(file, format="PNG")
         if self._board is not None:
             self._board.add_image("samples", pixels, step, dataformats="HWC")
 
@@ -51,6 +49,5 @@ class TrainingRecord:
             return
         lines = self._path.read_text().splitlines()
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        partial = self._path.with_name(f".{self._path.name}.partial")
-        partial.write_text("".join(line + "\n" for line in kept))
-        os.replace(partial, self._path)
+        with atomic_file(self._path) as file:
+            file.write("".join(line + "\n" for line in kept).encode())

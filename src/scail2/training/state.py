@@ -32,12 +32,13 @@ def save_state(
     torch.save({"optimizers": optimizers.state_dict(), **counters}, partial / "optimizer.pt")
     if average is not None:
         save_file({n: v.contiguous().cpu() for n, v in average.average.items()}, partial / "average.safetensors")
-    if final.exists():  # deleted only once its successor stands: a kill in between leaves one of the two whole
-        replaced = directory / f".{final.name}.replaced"
-        shutil.rmtree(replaced, ignore_errors=True)
+    # An older one is deleted only once its successor stands: a kill in between leaves a whole one.
+    replaced = directory / f".{final.name}.replaced"
+    shutil.rmtree(replaced, ignore_errors=True)
+    if final.exists():
         os.replace(final, replaced)
     os.replace(partial, final)
-    shutil.rmtree(directory / f".{final.name}.replaced", ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
     return final
 
 

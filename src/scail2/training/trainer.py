@@ -108,17 +108,13 @@ class Trainer:
 
     def start_from(self, checkpoint: Path) -> None:
         """Takes weights, averages and optimiser state of another run; counts steps from 0 and goes on counting samples."""
-        self._load(checkpoint)
-        self.step = 0
+        _, self.samples = load_state(checkpoint, self.trained, self.optimizers, self.average)
         self.batches.resume_at(0, self.samples)
-
-    def _load(self, checkpoint: Path) -> None:
-        self.step, self.samples = load_state(checkpoint, self.trained, self.optimizers, self.average)
 
     def _resume(self) -> None:
         state = latest_state(self.directory / "checkpoints")
         if state is not None:
-            self._load(state)
+            self.step, self.samples = load_state(state, self.trained, self.optimizers, self.average)
             self.batches.resume_at(self.step * self.config.accumulation, self.samples)
             logger.info("resuming at step %d", self.step)
 
