@@ -152,13 +152,19 @@ def trained_transformer(folder: Path, run: str) -> SCAIL2Transformer3DModel:
 
 @app.command(name="grow")
 def grow_pipeline(
-    folder: Path, run: str = "finish", heads: int = 6, layers: int = 6, ffn_dim: int = 1152, seed: int = 0
+    folder: Path,
+    run: str = "finish",
+    into: str = "grown",
+    heads: int = 6,
+    layers: int = 6,
+    ffn_dim: int = 1152,
+    seed: int = 0,
 ) -> None:
-    """Writes FOLDER/grown: the transformer of FOLDER/RUN made wider (64 channels a head) and deeper, to be trained on."""
+    """Writes FOLDER/INTO: the transformer of FOLDER/RUN made wider (64 channels a head) and deeper, to be trained on."""
     small = trained_transformer(folder, run)
     large = grow(small, heads=heads, layers=layers, ffn_dim=ffn_dim, generator=torch.Generator().manual_seed(seed))
-    large.save_pretrained(folder / "grown" / "transformer")
-    shutil.copytree(folder / "initial" / "vae", folder / "grown" / "vae", dirs_exist_ok=True)
+    large.save_pretrained(folder / into / "transformer")
+    shutil.copytree(folder / "initial" / "vae", folder / into / "vae", dirs_exist_ok=True)
     typer.echo(f"{small.num_parameters():,} parameters became {large.num_parameters():,}")
 
 
