@@ -34,7 +34,7 @@ def test_excluded_cells_are_out_of_the_loss():
         name="x",
         model="",
         steps=1,
-        data=DataConfig(shards="", history_probability=0.0),
+        data=DataConfig(shards="", history_probability=0.0, middle_history_probability=0.0),
         loss=LossConfig(space="sample"),
     )
     objective = FlowMatchingObjective(bare_transformer(), config)

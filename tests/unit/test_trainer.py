@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from training_material import configuration, make_world, weights
 
 from scail2.data.cache import load_autoencoder
-from scail2.data.dataset import LatentDataset
+from scail2.data.dataset import LatentDataset, collate
 from scail2.errors import InputError
 from scail2.models.autoencoder import AutoencoderPatchTransform
 from scail2.training.autoencoder import fit_basis, reconstruction_psnr
@@ -142,7 +142,7 @@ def test_self_driven_share_drives_clips_with_themselves(world):
 
 def test_clean_history_is_kept_and_out_of_the_loss(world, tmp_path):
     base = configuration(world)
-    data = dataclasses.replace(base.data, window=None, history_probability=1.0)
+    data = dataclasses.replace(base.data, window=None, middle_history_probability=1.0)
     trainer = build_trainer(dataclasses.replace(base, data=data), tmp_path)
     given = {}
     trainer.transformer.register_forward_pre_hook(lambda _m, _a, kwargs: given.update(kwargs), with_kwargs=True)
@@ -152,6 +152,28 @@ def test_clean_history_is_kept_and_out_of_the_loss(world, tmp_path):
     assert not given["history_mask"][:, :, 2:].any()
     assert torch.equal(given["hidden_states"][:, :, :2], batch.latents.target[:, :, :2])
     assert not torch.equal(given["hidden_states"][:, :, 2:], batch.latents.target[:, :, 2:])
+
+
+def test_history_is_more_frequent_in_samples_cut_from_the_middle(world, tmp_path):
+    base = configuration(world)
+    data = dataclasses.replace(base.data, window=None, history_probability=0.0, middle_history_probability=1.0)
+    trainer = build_trainer(dataclasses.replace(base, data=data), tmp_path)
+    given = {}
+    trainer.transformer.register_forward_pre_hook(lambda _m, _a, kwargs: given.update(kwargs), with_kwargs=True)
+    batch = trainer.batches(0)
+    assert all(batch.latents.from_middle)  # puppets move endlessly
+    middle = tuple(number % 2 == 1 for number in range(len(batch.latents.keys)))
+    batch = dataclasses.replace(batch, latents=dataclasses.replace(batch.latents, from_middle=middle))
+    trainer.objective.loss(batch, step_generator(0, 0, 2))
+    assert tuple(given["history_mask"][:, 0, 0, 0, 0].bool().tolist()) == middle
+
+
+def test_where_a_sample_was_cut_comes_from_its_meta(world):
+    samples = [
+        dataclasses.replace(LatentDataset(configuration(world).data.shards)[0], meta=meta)
+        for meta in ({}, {"start": 0}, {"start": 0.25})
+    ]
+    assert collate(samples).from_middle == (False, False, True)
 
 
 def test_lora_trains_adapters_only_and_exports_them(world, tmp_path):

@@ -92,6 +92,7 @@ class LatentBatch:
     keys: tuple[str, ...]
     kinds: tuple[SampleKind, ...]
     captions: tuple[str, ...]
+    from_middle: tuple[bool, ...]  # cut from a longer video after its beginning
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "LatentBatch":
         """A copy on `device`."""
@@ -125,6 +126,7 @@ def collate(samples: Sequence[LatentSample]) -> LatentBatch:
         keys=tuple(sample.key for sample in samples),
         kinds=tuple(sample.kind for sample in samples),
         captions=tuple(sample.caption for sample in samples),
+        from_middle=tuple(float(sample.meta.get("start", 0)) > 0 for sample in samples),
     )
 
 

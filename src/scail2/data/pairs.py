@@ -58,7 +58,8 @@ class Clip:
 class MotionPair:
     """ỹ (`synthetic`) and y (`real`): the same motion, other characters; same scene iff `shared_scene` (replacement).
 
-    `meta` holds what the source wants to keep: seeds, names, the order in which characters were replaced.
+    `meta` holds what the source wants to keep: seeds, names, the order in which characters were replaced. `meta["start"]` is
+    the place in a longer performance, in seconds, that the clips were cut from: above 0, training keeps history more often.
     """
 
     synthetic: Clip

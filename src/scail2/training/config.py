@@ -53,7 +53,8 @@ class DataConfig:
 
     ``window`` latent frames at a random place of each clip (None: the whole clip), but whole clips in ``whole_share`` of the
     micro-batches; ``history_probability`` of keeping the
-    first ``history_frames`` latent frames clean; ``caption_dropout`` of replacing the prompt by the empty one.
+    first ``history_frames`` latent frames clean, ``middle_history_probability`` in samples cut from the middle of a longer
+    video (spec §6); ``caption_dropout`` of replacing the prompt by the empty one.
     (Ablations are those of the cached samples.)
     """
 
@@ -63,6 +64,7 @@ class DataConfig:
     whole_share: float = 0.0
     mixture: tuple[MixtureKnot, ...] = ()
     history_probability: float = 0.15
+    middle_history_probability: float = 0.5
     history_frames: int = 2
     caption_dropout: float = 0.1
 

@@ -126,7 +126,9 @@ class FlowMatchingObjective:
         count, _, frames, height, width = batch.latents.target.shape
         mask = torch.zeros(count, 1, frames, height, width)
         clean = min(data.history_frames, frames - 1)
-        chosen = torch.rand(count, generator=generator) < data.history_probability
+        probability = torch.full((count,), data.history_probability)
+        probability[torch.tensor(batch.latents.from_middle)] = data.middle_history_probability
+        chosen = torch.rand(count, generator=generator) < probability
         # Only a segment's first frames are ever history; a window from the middle of a clip has none.
         if clean > 0 and batch.frame_offset == 0:
             mask[chosen, :, :clean] = 1

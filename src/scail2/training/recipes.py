@@ -44,7 +44,12 @@ def nano() -> TrainConfig:
         model="out/nano/initial",
         steps=1_000_000,
         data=DataConfig(
-            shards="out/nano/latents", batch_size=16, window=2, mixture=_nano_mixture(), history_probability=0.0
+            shards="out/nano/latents",
+            batch_size=16,
+            window=2,
+            mixture=_nano_mixture(),
+            history_probability=0.0,
+            middle_history_probability=0.0,
         ),
         timesteps=TimestepConfig(shift=4.0, pure_noise=0.6),
         loss=LossConfig(space="sample", character_weight=2.0, alignment_weight=0.3, alignment_block=2),
@@ -71,6 +76,7 @@ def nano_finish() -> TrainConfig:
         whole_share=0.2,
         mixture=(MixtureKnot(samples=0, shares=tuple(_NANO_SHARES.items())),),
         history_probability=0.3,
+        middle_history_probability=0.3,
     )
     optimizer = dataclasses.replace(start.optimizer, warmup=0, decay="linear", decay_from=0.0, final_fraction=0.02)
     return dataclasses.replace(
