@@ -34,7 +34,7 @@ DRAWERS = {"utils", "util", "common", "misc", "helpers"}
 # Each part may import from the parts before it in this chain (and from itself); parts of one step not from each other.
 CHAIN = [
     {"errors"},
-    {"modes"},
+    {"modes", "devices"},
     {"masks", "segments", "presets"},
     {"video"},
     {"perception", "models"},

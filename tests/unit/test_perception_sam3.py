@@ -140,7 +140,7 @@ def test_models_go_to_the_gpu_where_there_is_one(weights, monkeypatch):
     asked = []
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: asked.append(str(device)) or self)
     for available, device in ((True, None), (False, None), (True, "cpu")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda found=available: found)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda found=available: int(found))
         segmenter = Sam3Segmenter.load(weights, **({"device": device} if device else {}))
         assert segmenter._get("tracker").training is False
     assert asked == ["cuda", "cpu", "cpu"]

@@ -46,18 +46,18 @@ def evaluate(
     need("skia", "data", "drawing the test clips")
     if out is not None:
         need("matplotlib", "plot", "the plot in --out")
+    from scail2.devices import default_device
     from scail2.evaluation.clips import EvaluationTask
     from scail2.evaluation.networks import GivenNetworks
     from scail2.evaluation.protocols import MeasuredClip, evaluate_pipeline
     from scail2.models.hub import load_pipeline
-    from scail2.training.parallel import ParallelContext
 
     console = Console()
     tasks = tuple(EvaluationTask) if not task else tuple(_task(name) for name in task)
     options = {name: value for name, value in (("preset", preset), ("num_inference_steps", steps)) if value is not None}
     networks = GivenNetworks.load(lpips, video_features)
     shape = parse_size(size)
-    pipe = load_pipeline(checkpoint, device=device or ParallelContext.detect().device)
+    pipe = load_pipeline(checkpoint, device=device or default_device())
     pipe.set_progress_bar_config(disable=True)  # one bar for all clips, not one a clip
     shown: dict[EvaluationTask, list[MeasuredClip]] = {task: [] for task in tasks}
     done = itertools.count(1)

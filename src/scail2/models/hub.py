@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..devices import find_device
 from ..errors import InputError
 from .downloads import HUB_PREFIX, local_path
 from .lora import apply_loras
@@ -55,27 +56,6 @@ def load_pipeline(
     if fused := [parse_lora(lora) for lora in loras]:
         apply_loras(pipe.transformer, fused, reversible=False)
     return pipe if device is None else pipe.to(place)
-
-
-def find_device(device: str | torch.device) -> torch.device:
-    """The device of that name (cpu, cuda, cuda:1, mps, …). Raises `InputError` where this machine has none such."""
-    usable = [f"{kind}:{number}" for kind in ("cuda", "mps", "xpu") for number in range(_count_devices(kind))]
-    advice = f"use {', '.join(['cpu', *usable])}"
-    try:
-        found = torch.device(device)
-    except (RuntimeError, TypeError, ValueError):
-        raise InputError(f"There is no kind of device called {device!r}: {advice}.") from None
-    if (found.index or 0) >= _count_devices(found.type):
-        raise InputError(f"PyTorch finds no device {found} on this machine: {advice}.")
-    return found
-
-
-def _count_devices(kind: str) -> int:
-    """How many devices of a kind PyTorch can use now."""
-    if kind == "cpu":
-        return 1
-    module = getattr(torch, kind, None)
-    return module.device_count() if hasattr(module, "device_count") else 0
 
 
 def parse_lora(lora: str | Path | tuple[str | Path, float]) -> tuple[Path, float]:

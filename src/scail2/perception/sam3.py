@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from scail2.devices import default_device
 from scail2.errors import InputError
 from scail2.perception.labels import TrackedMasks, TrackRecorder, relabel
 from scail2.perception.places import Places, by_frame, check_prompts
@@ -116,7 +117,7 @@ class Sam3Segmenter:
         from transformers import AutoTokenizer, Sam3TrackerVideoModel, Sam3VideoModel
 
         weights = str(weights)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = device or default_device()
         return cls(
             lambda: _load(Sam3VideoModel, weights, dtype).to(device).eval(),
             lambda: _load(Sam3TrackerVideoModel, weights, dtype).to(device).eval(),

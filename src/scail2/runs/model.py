@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from scail2.conditions import ConditionGeometry
+from scail2.devices import default_device
 from scail2.errors import InputError
 from scail2.request import AnimationRequest
 from scail2.runs.storage import digest, read_json, write_json
@@ -89,7 +90,7 @@ class ModelHandle:
             from scail2.models.hub import load_pipeline
 
             dtype = getattr(torch, self._request.dtype) if self._request.dtype else None
-            device = self._request.device or ("cuda" if torch.cuda.is_available() else None)
+            device = self._request.device or default_device()
             self._pipe = load_pipeline(self._request.model, torch_dtype=dtype, device=device, loras=self._request.lora)
             # The run shows its own progress.
             self._pipe.set_progress_bar_config(disable=True)

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from scail2.devices import default_device
+
 
 @dataclass(frozen=True, slots=True)
 class ParallelContext:
@@ -22,9 +24,8 @@ class ParallelContext:
 
     @classmethod
     def detect(cls) -> "ParallelContext":
-        """The accelerator if there is one, else the CPU; rank and size from torch.distributed when it is initialised."""
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        device = accelerator if accelerator is not None else torch.device("cpu")
+        """The default device; rank and size from torch.distributed when it is initialised."""
+        device = default_device()
         if dist.is_available() and dist.is_initialized():
             return cls(device, dist.get_rank(), dist.get_world_size())
         return cls(device)

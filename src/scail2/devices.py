@@ -1,0 +1,34 @@
+"""Which device to compute on: the one that was named, or the one that a run takes by itself."""
+
+import torch
+
+from scail2.errors import InputError
+
+_ACCELERATORS = ("cuda", "xpu", "mps")
+
+
+def default_device() -> torch.device:
+    """The first CUDA (or ROCm) or XPU device, else the CPU. Metal ("mps") must be named."""
+    found = (kind for kind in ("cuda", "xpu") if _count_devices(kind))
+    return torch.device(next(found, "cpu"))
+
+
+def find_device(device: str | torch.device) -> torch.device:
+    """The device of that name (cpu, cuda, cuda:1, mps, …). Raises `InputError` where this machine has none such."""
+    usable = [f"{kind}:{number}" for kind in _ACCELERATORS for number in range(_count_devices(kind))]
+    advice = f"use {', '.join(['cpu', *usable])}"
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError, ValueError):
+        raise InputError(f"There is no kind of device called {device!r}: {advice}.") from None
+    if (found.index or 0) >= _count_devices(found.type):
+        raise InputError(f"PyTorch finds no device {found} on this machine: {advice}.")
+    return found
+
+
+def _count_devices(kind: str) -> int:
+    """How many devices of a kind PyTorch can use now."""
+    if kind == "cpu":
+        return 1
+    module = getattr(torch, kind, None)
+    return module.device_count() if hasattr(module, "device_count") else 0
