@@ -180,7 +180,7 @@ def test_a_segment_keeps_the_seed_it_was_given(tmp_path, pipe):
     wrong = frames_of(SegmentStore(run.path).path(2) / "frames.mkv") ^ 1
     write_video(SegmentStore(run.path).path(2) / "frames.mkv", wrong)
     run.request.output.unlink()
-    with pytest.raises(InputError, match="were set aside"):
+    with pytest.raises(InputError, match="was set aside"):
         run.resume(pipe)
     run.resume(pipe)
     assert contents(run) == chosen, "a damaged take is redone as it was, and nothing else"
@@ -318,12 +318,25 @@ def test_damaged_frames_are_noticed_set_aside_and_redone(tmp_path, pipe):
     wrong[0, 0, 0] ^= 1
     write_video(path, wrong)
     run.request.output.unlink()
-    with pytest.raises(InputError, match=r"frames of segment 1 are damaged and were set aside \(.*001-1\)"):
+    with pytest.raises(InputError, match=r"Segment 1 has a damaged frames.mkv and was set aside \(.*001-1\)"):
         run.resume(pipe)
     assert not run.request.output.exists()
     run.resume(pipe)
     assert contents(run) == before
     assert run.request.output.read_bytes() == film
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"index": 1}'])
+def test_a_damaged_record_is_set_aside_and_its_segment_redone(tmp_path, pipe, content):
+    run = RunDirectory.create(tmp_path / "film.run", make_request(tmp_path))
+    run.execute(pipe)
+    before = contents(run)
+    (run.path / "segments" / "001" / "segment.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"Segment 1 has a damaged segment.json and was set aside \(.*001-1\)"):
+        run.resume(pipe)
+    assert 1 not in run.status().finished
+    run.resume(pipe)
+    assert contents(run) == before
 
 
 @pytest.mark.parametrize("moment", ["rerender_started", "segment_started", "segment_saving", "segment_finished"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from scail2.errors import InputError
 from scail2.runs.journal import Journal
@@ -195,14 +195,18 @@ def test_a_full_disk_is_told_from_what_safetensors_quotes(tmp_path, monkeypatch)
     assert list(store.folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage" * 9, None])
+@pytest.mark.parametrize("content", [b"", b"garbage" * 9, {"history": 1.0}, {"history": 0.5}])
 def test_a_damaged_state_is_set_aside(tmp_path, content):
     store = SegmentStore(tmp_path)
     store.save(*_segment(), Fraction(8))
     path = store.path(0) / "state.safetensors"
-    save_file({"history": torch.zeros(1)}, path) if content is None else path.write_bytes(content)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:  # readable, but a tensor is missing, or one bit has flipped
+        whole = load_file(path) if content["history"] == 0.5 else {}
+        save_file(whole | {name: torch.full((1, 3, 8, 8), value) for name, value in content.items()}, path)
     with pytest.raises(
-        InputError, match=r"state of segment 0 is damaged and was set aside \(.*000-1\); resume to redo it"
+        InputError, match=r"Segment 0 has a damaged state.safetensors and was set aside \(.*000-1\); resume to redo it"
     ):
         store.state(0)
     assert store.finished() == []

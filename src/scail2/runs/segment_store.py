@@ -86,11 +86,14 @@ class SegmentStore:
         return self.folder / f"{index:03d}"
 
     def record(self, index: int) -> SegmentRecord | None:
-        """The record of a finished segment, or None when it is not finished (or its files are gone)."""
+        """The record of a finished segment, None when it is not finished (or its files are gone); damage sets it aside."""
         folder = self.path(index)
         if not all((folder / name).exists() for name in (RECORD, STATE, FRAMES)):
             return None
-        return _read_record(folder)
+        try:
+            return read_record(folder)
+        except InputError as error:
+            raise self.set_aside(index, RECORD) from error
 
     def last_record(self, index: int) -> SegmentRecord | None:
         """The record of a segment's latest version, also when that is damaged or was set aside; None if there is none."""
@@ -98,7 +101,7 @@ class SegmentStore:
         folders = [*sorted(older, key=lambda path: int(path.name.rsplit("-", 1)[1])), self.path(index)]
         known = [each for each in folders if (each / RECORD).exists()]
         with suppress(InputError):
-            return _read_record(known[-1]) if known else None
+            return read_record(known[-1]) if known else None
         return None
 
     def finished(self) -> list[int]:
@@ -109,12 +112,12 @@ class SegmentStore:
     def state(self, index: int) -> SegmentState:
         """Float history and generator states of a finished segment; damage sets the segment aside."""
         try:
-            return SegmentState(**load_file(self.path(index) / STATE))
+            state = SegmentState(**load_file(self.path(index) / STATE))
         except (SafetensorError, TypeError) as error:
-            place = self.supersede(index)
-            raise InputError(
-                f"The state of segment {index} is damaged and was set aside ({place}); resume to redo it."
-            ) from error
+            raise self.set_aside(index, STATE) from error
+        if state.identity() != self.record(index).state:
+            raise self.set_aside(index, STATE)
+        return state
 
     def frames(self, index: int) -> VideoReader:
         """A finished segment's new frames, a `FrameSource` of uint8 (T, H, W, 3)."""
@@ -172,6 +175,11 @@ class SegmentStore:
                 return target
         raise AssertionError("unreachable")
 
+    def set_aside(self, index: int, what: str) -> InputError:
+        """Supersedes a damaged segment; the error to raise."""
+        place = self.supersede(index)
+        return InputError(f"Segment {index} has a damaged {what} and was set aside ({place}); resume to redo it.")
+
     def discard_partial(self) -> list[Path]:
         """Deletes what an interrupted write left behind and returns what it deleted."""
         leftovers = sorted(self.folder.glob(".*.partial")) if self.folder.exists() else []
@@ -180,9 +188,13 @@ class SegmentStore:
         return leftovers
 
 
-def _read_record(folder: Path) -> SegmentRecord:
+def read_record(folder: Path) -> SegmentRecord:
+    """A segment's record. Raises `InputError` when its file is missing or damaged."""
     values = read_json(folder / RECORD)
-    return SegmentRecord(**values | {"also_continues": tuple(values["also_continues"])})
+    try:
+        return SegmentRecord(**values | {"also_continues": tuple(values["also_continues"])})
+    except (TypeError, KeyError) as error:
+        raise InputError(f"{folder / RECORD} is damaged ({error}); it must hold a segment's record.") from error
 
 
 class JoinedFrames:
@@ -225,10 +237,7 @@ class JoinedFrames:
         except InputError:
             damaged = True
         if damaged:
-            place = self._store.supersede(index)
-            raise InputError(
-                f"The frames of segment {index} are damaged and were set aside ({place}); resume to redo them."
-            )
+            raise self._store.set_aside(index, FRAMES)
 
 
 @contextmanager

@@ -1,12 +1,15 @@
 """A run at a glance, read from its files only: quick, and possible while another process works on it."""
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from scail2.errors import InputError
 from scail2.request import AnimationRequest
 from scail2.runs.journal import Journal
 from scail2.runs.lock import is_locked
+from scail2.runs.segment_store import SegmentRecord, read_record
 from scail2.runs.storage import folder_bytes, read_json
 
 
@@ -67,7 +70,7 @@ def status_of(path: Path, request: AnimationRequest) -> RunStatus:
     records = _records(path)
     planned = len(plan["segments"]) if plan else None
     done = [index for index in records if planned is None or index < planned]
-    seconds = [records[index]["timings"]["total"] for index in done]
+    seconds = [records[index].timings["total"] for index in done]
     return RunStatus(
         path=path,
         state=_state(path, request, planned, len(done)),
@@ -84,11 +87,12 @@ def status_of(path: Path, request: AnimationRequest) -> RunStatus:
     )
 
 
-def _records(path: Path) -> dict[int, dict[str, Any]]:
+def _records(path: Path) -> dict[int, SegmentRecord]:
     found = {}
     for folder in sorted((path / "segments").glob("[0-9]*")):
-        if (folder / "segment.json").exists():
-            found[int(folder.name)] = read_json(folder / "segment.json")
+        # A damaged record makes its segment unfinished; the next resume says so and redoes it.
+        with suppress(InputError):
+            found[int(folder.name)] = read_record(folder)
     return found
 
 
