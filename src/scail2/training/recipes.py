@@ -87,7 +87,7 @@ def nano_finish() -> TrainConfig:
 def nano_continue() -> TrainConfig:
     """From weights that already transfer motion (the embedded checkpoint, or it grown): lower rates that fall all along.
 
-    85 % at t = 1, because one step is how it is used.
+    85 % at t = 1, because one step is how it is used. The falling rate does the averaging: a long average would lag behind.
     """
     finish = nano_finish()
     data = dataclasses.replace(finish.data, whole_share=0.1)
@@ -102,6 +102,7 @@ def nano_continue() -> TrainConfig:
         data=data,
         timesteps=dataclasses.replace(finish.timesteps, pure_noise=0.85),
         optimizer=optimizer,
+        ema_decay=0.99,
     )
 
 
