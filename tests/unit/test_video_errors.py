@@ -186,6 +186,16 @@ def test_names_that_lie(tmp_path):
     assert read_image(tmp_path / "really_png.jpg").shape == (48, 64, 3)
 
 
+def test_folder_whose_transparency_begins_late(tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "1.png")
+    Image.new("RGBA", (32, 32), (1, 2, 3, 255)).save(tmp_path / "2.png")
+    Image.new("RGBA", (32, 32), (1, 2, 3, 9)).save(tmp_path / "3.png")
+    frames = VideoReader(tmp_path)
+    assert frames.frames(0, 2).shape == (2, 32, 32, 3)
+    with pytest.raises(InputError, match=r"3\.png: has transparent pixels, but the first picture .* has no alpha"):
+        frames.frames(2, 3)
+
+
 def test_folder_with_another_size(tmp_path):
     for number in range(3):
         Image.fromarray(numbered_frame(number, 48 + 2 * (number == 2), 64)).save(tmp_path / f"{number}.png")

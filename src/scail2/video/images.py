@@ -147,6 +147,11 @@ class FolderFrames:
                     f"{self._files[index]}: {picture.shape[1]}×{picture.shape[0]} pixels, but the first picture of the "
                     f"folder has {self._size[1]}×{self._size[0]}; all must have one size"
                 )
+            if not self._alpha and picture.shape[-1] == 4 and (picture[..., 3] < 255).any():
+                raise InputError(
+                    f"{self._files[index]}: has transparent pixels, but the first picture of the folder has no alpha "
+                    "channel; save all pictures with one, or none"
+                )
             if self._alpha and picture.shape[-1] == 3:
                 picture = np.dstack([picture, np.full(self._size, 255, np.uint8)])
             yield picture if self._alpha else picture[..., :3]
