@@ -6,6 +6,8 @@ scail2 train nano --output out/nano/run
 scail2 train nano_finish --output out/nano/finish --start-from out/nano/run
 python recipes/nano.py grow      out/nano           # a wider transformer that begins as the trained one
 scail2 train nano_continue --data out/nano/latents --model out/nano/grown --output out/nano/more
+python recipes/nano.py grow      out/nano --run more --into wide --heads 8 --ffn-dim 1536
+scail2 train nano_continue ... --model out/nano/wide --output out/nano/on
 python recipes/nano.py package   out/nano src/scail2/assets/nano
 python recipes/nano.py decoder   out/nano           # optional, before packaging: a refining decoder of the autoencoder
 """
@@ -116,7 +118,7 @@ def initialise(transformer: SCAIL2Transformer3DModel) -> None:
 
 @app.command()
 def decoder(
-    folder: Path, run: str = "more", minutes: float = 15.0, clips: int = 1_200, blocks: int = 4, channels: int = 192
+    folder: Path, run: str = "on", minutes: float = 15.0, clips: int = 1_200, blocks: int = 4, channels: int = 192
 ) -> None:
     """Trains the autoencoder's refining decoder on true and generated latents of FOLDER/RUN; writes FOLDER/vae."""
     linear = AutoencoderPatchTransform.from_pretrained(folder / "initial" / "vae")
@@ -169,7 +171,7 @@ def grow_pipeline(
 
 
 @app.command()
-def package(folder: Path, output: Path, run: str = "more", segment_frames: int = 17) -> None:
+def package(folder: Path, output: Path, run: str = "on", segment_frames: int = 17) -> None:
     """Writes the pipeline with the averaged weights of FOLDER/RUN to OUTPUT, transformer and decoder in half precision."""
     vae_folder = folder / "vae" if (folder / "vae").exists() else folder / "initial" / "vae"
     pipeline = SCAIL2Pipeline(
