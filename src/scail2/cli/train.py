@@ -29,6 +29,9 @@ def train(
     sheet_data: Annotated[
         str | None, typer.Option(help="Folder of cached latents the sheets show (default: the training data).")
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device, for example cuda:1 or mps (default: the GPU, else the CPU).")
+    ] = None,
     compile_blocks: Annotated[bool | None, typer.Option("--compile/--no-compile", help="Compile the blocks.")] = None,
 ) -> None:
     """Train; run the same command again to resume. Ctrl-C ends after the step, with a checkpoint."""
@@ -50,7 +53,7 @@ def train(
         sheets_every=sheets,
         sheets_shards=sheet_data,
     )
-    trainer = build_trainer(config, output, start_from=start_from)
+    trainer = build_trainer(config, output, start_from=start_from, device=device)
     trained, total = count_parameters(trainer.transformer)
     typer.echo(f"{config.name}: training {trained:,} of {total:,} parameters on {trainer.context.device}")
     checkpoint = trainer.run()

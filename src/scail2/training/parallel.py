@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from scail2.devices import default_device
+from scail2.devices import default_device, find_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,9 @@ class ParallelContext:
     world_size: int = 1
 
     @classmethod
-    def detect(cls) -> "ParallelContext":
-        """The default device; rank and size from torch.distributed when it is initialised."""
-        device = default_device()
+    def detect(cls, device: str | torch.device | None = None) -> "ParallelContext":
+        """The named device, or the default one; rank and size from torch.distributed when it is initialised."""
+        device = default_device() if device is None else find_device(device)
         if dist.is_available() and dist.is_initialized():
             return cls(device, dist.get_rank(), dist.get_world_size())
         return cls(device)

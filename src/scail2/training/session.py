@@ -45,15 +45,21 @@ def load_trainable(config: TrainConfig) -> SCAIL2Transformer3DModel:
     return transformer
 
 
-def build_trainer(config: TrainConfig, directory: Path, *, start_from: Path | None = None) -> Trainer:
+def build_trainer(
+    config: TrainConfig, directory: Path, *, start_from: Path | None = None, device: str | None = None
+) -> Trainer:
     """Assembles a trainer over cached latents.
 
     Args:
         config: the run.
         directory: its folder; a newer checkpoint there wins over ``start_from``.
         start_from: another run's folder or checkpoint whose weights, averages and optimiser moments begin this run.
+        device: where to train; None takes `default_device`.
+
+    Raises:
+        InputError: this machine has no such device, or data or checkpoint do not fit.
     """
-    context = ParallelContext.detect()
+    context = ParallelContext.detect(device)
     transformer = load_trainable(config)
     batches = LatentBatches(LatentDataset(config.data.shards), config.data, config.seed)
     torch.manual_seed(config.seed)
