@@ -34,7 +34,7 @@ DRAWERS = {"utils", "util", "common", "misc", "helpers"}
 # Each part may import from the parts before it in this chain (and from itself); parts of one step not from each other.
 CHAIN = [
     {"errors"},
-    {"modes", "devices"},
+    {"modes", "devices", "lora_argument"},
     {"masks", "segments", "presets"},
     {"video"},
     {"perception", "models"},

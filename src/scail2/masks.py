@@ -120,10 +120,7 @@ def check_polarity(reference_mask: np.ndarray, driving_mask: np.ndarray, mode: A
         ("reference mask", np.asarray(reference_mask), traits.reference_background),
         ("driving mask", np.asarray(driving_mask), traits.driving_background),
     ):
-        counts = np.bincount(palette_codes(mask).ravel(), minlength=8) / (mask.size // 3)
-        shares = {"white": counts[_code(WHITE)], "black": counts[_code(BLACK)]}
-        found = max(shares, key=shares.__getitem__)
-        if found != wanted and shares[found] > _BACKGROUND_SHARE:
+        if found := wrong_background(mask, wanted):
             problems.append(f"The {name} has a {found} background; {mode} mode needs a {wanted} one.")
         if (share := _off_palette_share(mask)) > _OFF_PALETTE_SHARE:
             problems.append(f"{share:.0%} of the {name} is not in the palette; save masks losslessly, unblurred.")
@@ -133,6 +130,14 @@ def check_polarity(reference_mask: np.ndarray, driving_mask: np.ndarray, mode: A
     if all(slots):
         problems += _binding_problems(*slots)
     return problems
+
+
+def wrong_background(mask: np.ndarray, wanted: str) -> str | None:
+    """The background, ``white`` or ``black``, that a mask uint8 ``(..., 3)`` has instead of ``wanted``; None if it agrees."""
+    counts = np.bincount(palette_codes(mask).ravel(), minlength=8) / (mask.size // 3)
+    shares = {"white": counts[_code(WHITE)], "black": counts[_code(BLACK)]}
+    found = max(shares, key=shares.__getitem__)
+    return found if found != wanted and shares[found] > _BACKGROUND_SHARE else None
 
 
 def slots_shown(mask: np.ndarray) -> set[BindingSlot]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from scail2.errors import InputError
+from scail2.lora_argument import split_lora
 
 # Never a folder: one that was given for them is refused for that reason.
 _PICTURES = ("reference", "additional_references")
@@ -34,20 +35,9 @@ def absolute_lora(text: str, folder: Path | None = None) -> str:
     if text.startswith("hub:"):
         return text
     folder = Path.cwd() if folder is None else folder
-    path, colon, strength = text, "", ""
-    if not (folder / Path(text).expanduser()).exists():
-        head, _, tail = text.rpartition(":")
-        if head and _is_number(tail):
-            path, colon, strength = head, ":", tail
-    return f"{os.path.abspath(folder / Path(path).expanduser())}{colon}{strength}"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    path, strength = split_lora(text, folder)
+    absolute = os.path.abspath(folder / Path(path).expanduser())
+    return absolute if strength is None else f"{absolute}:{strength}"
 
 
 def refuse_overwriting(outputs: Iterable[Path], inputs: Iterable[tuple[str, Path]]) -> None:

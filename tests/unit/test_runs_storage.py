@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from scail2.errors import InputError
 from scail2.runs.journal import Journal
 from scail2.runs.lock import is_locked, locked
-from scail2.runs.segment_store import JoinedFrames, SegmentRecord, SegmentState, SegmentStore, hash_frames
+from scail2.runs.segment_record import SegmentRecord
+from scail2.runs.segment_store import JoinedFrames, SegmentState, SegmentStore, hash_frames
 from scail2.runs.storage import digest, hash_file, plain_errors, read_json, write_bytes, write_json
 
 

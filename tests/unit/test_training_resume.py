@@ -16,7 +16,7 @@ from scail2.errors import InputError
 from scail2.training import state
 from scail2.training.config import LossConfig, MixtureKnot, OptimizerConfig, SheetConfig
 from scail2.training.latent_batches import LatentBatches
-from scail2.training.session import build_trainer
+from scail2.training.session import build_trainer, with_overrides
 from scail2.training.state import latest_state
 
 
@@ -44,6 +44,14 @@ def test_a_run_begun_from_another_keeps_its_own_rates(world, finished, tmp_path)
     moments = trainer.optimizers.optimizers[1].state_dict()["state"]
     assert any(values["exp_avg"].any() for values in moments.values())
     assert (trainer.step, trainer.samples) == (0, 24)
+
+
+def test_the_rates_of_a_recipe_are_scaled_together(world):
+    base = configuration(world, optimizer=OptimizerConfig(learning_rate=4e-3, muon_learning_rate=0.02))
+    slower = with_overrides(base, rate=0.5, steps=9)
+    assert (slower.optimizer.learning_rate, slower.optimizer.muon_learning_rate) == (2e-3, 0.01)
+    assert slower.steps == 9
+    assert with_overrides(base) == base
 
 
 def test_the_mixture_follows_the_samples_seen(world, finished, tmp_path):

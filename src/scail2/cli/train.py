@@ -18,6 +18,9 @@ def train(
     model: Annotated[str | None, typer.Option(help="Diffusers folder to start from (default: the recipe's).")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Stop after this many steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples in a micro-batch.")] = None,
+    rate: Annotated[
+        float, typer.Option(min=1e-6, help="Multiply the recipe's learning rates; below 1 to disturb weights less.")
+    ] = 1.0,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of every random draw.")] = None,
     start_from: Annotated[
         Path | None, typer.Option(help="Begin with the weights and optimiser of another run's folder or checkpoint.")
@@ -47,6 +50,7 @@ def train(
         model=model,
         steps=steps,
         batch_size=batch_size,
+        rate=rate,
         seed=seed,
         checkpoint_every=checkpoint_every,
         compile_blocks=compile_blocks,

@@ -11,6 +11,7 @@ import torch
 
 from ..devices import find_device
 from ..errors import InputError
+from ..lora_argument import split_lora
 from .downloads import HUB_PREFIX, local_path
 from .lora import apply_loras
 from .tensor_files import open_tensor_file
@@ -60,19 +61,11 @@ def load_pipeline(
 
 def parse_lora(lora: str | Path | tuple[str | Path, float]) -> tuple[Path, float]:
     """``PATH``, ``PATH:STRENGTH`` or (path, strength) -> path and strength (1 if not given); the file must exist."""
-    if isinstance(lora, tuple):
-        path, strength = Path(lora[0]), float(lora[1])
-    elif Path(lora).exists():
-        path, strength = Path(lora), 1.0
-    else:
-        head, _, tail = str(lora).rpartition(":")
-        try:
-            path, strength = Path(head or tail), float(tail) if head else 1.0
-        except ValueError:
-            path, strength = Path(lora), 1.0
+    name, strength = lora if isinstance(lora, tuple) else split_lora(str(lora))
+    path = Path(name)
     if not path.exists():
         raise InputError(f"There is no LoRA file {path}.")
-    return path, strength
+    return path, 1.0 if strength is None else float(strength)
 
 
 def _folder_of(model: str | Path | None) -> Path:

@@ -16,7 +16,8 @@ from scail2.runs.drift_control import DriftControl
 from scail2.runs.journal import Journal
 from scail2.runs.model import ModelHandle
 from scail2.runs.preparation import Prepared
-from scail2.runs.segment_store import SegmentRecord, SegmentState, SegmentStore, hash_frames
+from scail2.runs.segment_record import SegmentRecord
+from scail2.runs.segment_store import SegmentState, SegmentStore, hash_frames
 from scail2.runs.storage import digest
 from scail2.video import to_uint8
 

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from scail2.errors import InputError
-from scail2.masks import split_mask
+from scail2.masks import split_mask, wrong_background
 from scail2.modes import MODE_TRAITS, AnimationMode
 from scail2.perception import findings, preflight, prepare
 from scail2.perception.binding import Binding, BindingRequest, bind
@@ -295,9 +295,7 @@ def _judge_additional(store: MaskStore, binding: Binding) -> list[Finding]:
     bound = {pair.slot for pair in binding.pairs}
     found = []
     for number, mask in enumerate(store.additional_for(store.mode), start=1):
-        shares = {"white": (mask == 255).all(axis=-1).mean(), "black": (mask == 0).all(axis=-1).mean()}
-        seen = max(shares, key=shares.__getitem__)
-        if seen != wanted and shares[seen] > shares[wanted]:
+        if seen := wrong_background(mask, wanted):
             message = f"the mask of additional reference {number} has a {seen} background but {store.mode} mode needs {wanted}"
             found.append(findings.error("polarity", message, f"paint its background {wanted}"))
         names = [slot.name.lower() for slot, where in split_mask(mask).items() if slot not in bound and where.any()]

@@ -12,7 +12,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,37 +23,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from scail2.errors import InputError
+from scail2.runs.segment_record import RECORD, SegmentRecord, read_record
 from scail2.runs.storage import move_folder, read_json, remove, sync_tree, write_json
 from scail2.video import VideoReader, VideoWriter
 
-FRAMES, STATE, RECORD, METRICS = "frames.mkv", "state.safetensors", "segment.json", "metrics.json"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SegmentRecord:
-    """What a finished segment was made of and what it contains.
-
-    ``key`` is the hash of everything that decides its frames apart from its predecessor; ``previous_state`` is the
-    predecessor's ``state`` (hash of float history and generator state) it continued from. ``also_continues`` lists
-    states of replaced versions of this segment from which the next segment may still be continued: that is how a
-    segment is re-rendered alone. ``seed`` is the segment's own (None: its noise continues the run's generator), and
-    ``run_seed`` the run's when it was rendered.
-    """
-
-    index: int
-    key: str
-    previous_state: str
-    state: str
-    frames_sha256: str
-    num_frames: int
-    seed: int | None = None
-    run_seed: int | None = None
-    also_continues: tuple[str, ...] = ()
-    timings: dict[str, float] = field(default_factory=dict)
-
-    def accepted_states(self) -> tuple[str, ...]:
-        """States the next segment may have been continued from."""
-        return (self.state, *self.also_continues)
+FRAMES, STATE, METRICS = "frames.mkv", "state.safetensors", "metrics.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,15 +160,6 @@ class SegmentStore:
         for path in leftovers:
             remove(path)
         return leftovers
-
-
-def read_record(folder: Path) -> SegmentRecord:
-    """A segment's record. Raises `InputError` when its file is missing or damaged."""
-    values = read_json(folder / RECORD)
-    try:
-        return SegmentRecord(**values | {"also_continues": tuple(values["also_continues"])})
-    except (TypeError, KeyError) as error:
-        raise InputError(f"{folder / RECORD} is damaged ({error}); it must hold a segment's record.") from error
 
 
 class JoinedFrames:

@@ -9,7 +9,7 @@ from scail2.errors import InputError
 from scail2.request import AnimationRequest
 from scail2.runs.journal import Journal
 from scail2.runs.lock import is_locked
-from scail2.runs.segment_store import SegmentRecord, read_record
+from scail2.runs.segment_record import SegmentRecord, read_record
 from scail2.runs.storage import folder_bytes, read_json
 
 

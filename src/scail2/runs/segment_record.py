@@ -1,0 +1,45 @@
+"""What is recorded of a finished segment, as JSON beside its frames."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scail2.errors import InputError
+from scail2.runs.storage import read_json
+
+RECORD = "segment.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentRecord:
+    """What a finished segment was made of and what it contains.
+
+    ``key`` is the hash of everything that decides its frames apart from its predecessor; ``previous_state`` is the
+    predecessor's ``state`` (hash of float history and generator state) it continued from. ``also_continues`` lists
+    states of replaced versions of this segment from which the next segment may still be continued: that is how a
+    segment is re-rendered alone. ``seed`` is the segment's own (None: its noise continues the run's generator), and
+    ``run_seed`` the run's when it was rendered.
+    """
+
+    index: int
+    key: str
+    previous_state: str
+    state: str
+    frames_sha256: str
+    num_frames: int
+    seed: int | None = None
+    run_seed: int | None = None
+    also_continues: tuple[str, ...] = ()
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def accepted_states(self) -> tuple[str, ...]:
+        """States the next segment may have been continued from."""
+        return (self.state, *self.also_continues)
+
+
+def read_record(folder: Path) -> SegmentRecord:
+    """A segment's record. Raises `InputError` when its file is missing or damaged."""
+    values = read_json(folder / RECORD)
+    try:
+        return SegmentRecord(**values | {"also_continues": tuple(values["also_continues"])})
+    except (TypeError, KeyError) as error:
+        raise InputError(f"{folder / RECORD} is damaged ({error}); it must hold a segment's record.") from error
