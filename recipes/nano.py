@@ -118,7 +118,7 @@ def initialise(transformer: SCAIL2Transformer3DModel) -> None:
 
 @app.command()
 def decoder(
-    folder: Path, run: str = "on", minutes: float = 15.0, clips: int = 1_200, blocks: int = 4, channels: int = 192
+    folder: Path, run: str = "further", minutes: float = 15.0, clips: int = 1_200, blocks: int = 4, channels: int = 192
 ) -> None:
     """Trains the autoencoder's refining decoder on true and generated latents of FOLDER/RUN; writes FOLDER/vae."""
     linear = AutoencoderPatchTransform.from_pretrained(folder / "initial" / "vae")
@@ -171,7 +171,7 @@ def grow_pipeline(
 
 
 @app.command()
-def package(folder: Path, output: Path, run: str = "on", segment_frames: int = 17) -> None:
+def package(folder: Path, output: Path, run: str = "further", segment_frames: int = 17) -> None:
     """Writes the pipeline with the averaged weights of FOLDER/RUN to OUTPUT, transformer and decoder in half precision."""
     vae_folder = folder / "vae" if (folder / "vae").exists() else folder / "initial" / "vae"
     pipeline = SCAIL2Pipeline(
