@@ -34,6 +34,8 @@ DRAWERS = {"utils", "util", "common", "misc", "helpers"}
 # Each part may import from the parts before it in this chain (and from itself); parts of one step not from each other.
 CHAIN = [
     {"errors"},
+    {"limits"},
+    {"documents"},
     {"modes", "devices", "lora_argument"},
     {"masks", "segments", "presets"},
     {"video"},
