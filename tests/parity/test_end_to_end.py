@@ -119,7 +119,7 @@ def test_whole_run(name, monkeypatch):
     assert [[output.segment.start, output.segment.stop] for output in outputs] == case["segments"]
     passes = 2 if case["guidance_scale"] != 1.0 else 1
     assert len(recorder.inputs) == passes * case["steps"] * len(outputs)
-    for number, output in enumerate(outputs):
+    for number in range(len(outputs)):
         first = number * passes * case["steps"]
         calls = recorder.inputs[first : first + passes * case["steps"] : passes]
         assert [call["timestep"].tolist() for call in calls] == [[t] for t in case["timesteps"]]
