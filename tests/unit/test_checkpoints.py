@@ -23,8 +23,8 @@ from scail2.models.official_names import (
     to_official_name,
 )
 from scail2.models.tensor_files import open_tensor_file, write_safetensors
-from scail2.staging import atomic_file
 from scail2.models.transformer import SCAIL2Transformer3DModel
+from scail2.staging import atomic_file
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
 
