@@ -5,13 +5,14 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
 
-from scail2.data.shards import ShardWriter, index_path
+from scail2.data.shards import ShardIndex, ShardWriter, load_index
+from scail2.documents import DocumentError, load_json
 from scail2.errors import InputError
 
 
@@ -103,26 +104,24 @@ def _fill(
     written = 0
     for number in range(run.shards):
         index = _index(run.path(number))
-        skipped |= index["skipped"]
-        written += len(index["samples"]) if number in wanted else 0
+        skipped |= index.skipped
+        written += len(index.samples) if number in wanted else 0
     return ShardSummary(run.directory, run.shards, written, skipped)
 
 
-def _index(shard: Path) -> dict[str, Any]:
-    """What a shard says it holds; nothing where it is missing, unreadable or not the size it was written with."""
-    try:
-        index = json.loads(index_path(shard).read_text())
-        if index["bytes"] == shard.stat().st_size:
-            return {"samples": index["samples"], "skipped": index.get("skipped", {})}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return {"samples": [], "skipped": {}}
+def _index(shard: Path) -> ShardIndex:
+    """What a shard says it holds; nothing where it is missing, damaged or not the size it was written with."""
+    with suppress(FileNotFoundError, DocumentError):
+        index = load_index(shard)
+        if index.bytes == shard.stat().st_size:
+            return index
+    return ShardIndex(bytes=0, samples=[])
 
 
 def _held(shard: Path) -> int:
     """Samples in a shard and samples that it names as impossible; a shard from a smaller job holds fewer than it should."""
     index = _index(shard)
-    return len(index["samples"]) + len(index["skipped"])
+    return len(index.samples) + len(index.skipped)
 
 
 def _write(run: ShardRun, job: ShardJob, number: int, tick: Callable[[int], None]) -> None:
@@ -203,7 +202,7 @@ def _claim(run: ShardRun, job: ShardJob, resume: bool) -> None:
     if path.exists():
         if not resume:
             raise InputError(f"{run.directory} already holds {run.name}: go on with --resume or choose another folder")
-        old = json.loads(path.read_text())
+        old = load_json(path, dict[str, Any])
         changed = [key for key in described if old.get(key) != described[key]]
         if changed:
             raise InputError(f"{run.directory} was made with another {', '.join(changed)}: choose another folder")
