@@ -11,6 +11,7 @@
 """
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -123,6 +124,7 @@ class MaskJob:
     """Everything that goes into a store: the mode, both sides' characters, their binding, rate and source hashes.
 
     `files` may name what the preview needs to find again: ``reference``, ``driving`` (paths) and ``fit``.
+    `own_backgrounds` are those given with additional references' masks, None where the mode decides.
     """
 
     mode: AnimationMode
@@ -132,6 +134,7 @@ class MaskJob:
     fps: Fraction
     sources: Mapping[str, str]
     additional: Sequence[tuple[TrackedMasks, Mapping[int, BindingSlot]]] = ()
+    own_backgrounds: Sequence[str | None] = ()
     files: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -163,7 +166,8 @@ class MaskStore:
         still = paint(job.reference.labels.labels(0, 1), shown, traits.reference_background)[0]
         _write_picture(directory / "reference_mask.png", still)
         for index, (masks, slots) in enumerate(job.additional, start=1):
-            view = paint(masks.labels.labels(0, 1), slots, traits.reference_background)[0]
+            own = job.own_backgrounds[index - 1] or traits.reference_background
+            view = paint(masks.labels.labels(0, 1), slots, own)[0]
             _write_picture(directory / f"additional_mask_{index}.png", view)
         size = (job.driving.height, job.driving.width)
         with VideoWriter(directory / "driving_mask.mkv", job.fps, size, codec="ffv1") as writer:
@@ -225,22 +229,31 @@ class MaskStore:
         """The driving mask in the store's own mode, as a `FrameSource`."""
         return self.driving_for(self.mode)
 
-    def _still(self, name: str, mode: AnimationMode) -> np.ndarray:
+    def _still(self, name: str, mode: AnimationMode, *, repaint: bool = True) -> np.ndarray:
         path = self.directory / name
         if not path.exists():
             raise InputError(f"{self.directory} holds no {name}: make the masks again or put the picture back.")
         change = (MODE_TRAITS[self.mode].reference_background, MODE_TRAITS[mode].reference_background)
         picture = PictureFrames(read_image(path)[..., :3])
-        return PaletteFrames(picture, str(path), change if change[0] != change[1] else None).frames(0, 1)[0]
+        changes = repaint and change[0] != change[1]
+        return PaletteFrames(picture, str(path), change if changes else None).frames(0, 1)[0]
 
     def reference_for(self, mode: AnimationMode) -> np.ndarray:
         """The reference mask repainted for `mode`: uint8 (H, W, 3)."""
         return self._still("reference_mask.png", mode)
 
+    @property
+    def own_backgrounds(self) -> tuple[str | None, ...]:
+        """Background that came with each additional reference's mask, None where the mode decides."""
+        return tuple(self.info.get("additional_backgrounds", ()))
+
     def additional_for(self, mode: AnimationMode) -> tuple[np.ndarray, ...]:
-        """Masks of the additional reference views repainted for `mode`: each uint8 (H, W, 3)."""
+        """Masks of the additional references, each uint8 (H, W, 3): repainted for `mode` unless their background was given."""
         names = sorted(self.directory.glob("additional_mask_*.png"), key=lambda p: int(p.stem.rsplit("_", 1)[1]))
-        return tuple(self._still(path.name, mode) for path in names)
+        own = itertools.chain(self.own_backgrounds, itertools.repeat(None))
+        return tuple(
+            self._still(path.name, mode, repaint=given is None) for path, given in zip(names, own, strict=False)
+        )
 
     def driving_for(self, mode: AnimationMode) -> PaletteFrames:
         """The driving mask repainted for `mode`, as a `FrameSource` of uint8 (T, H, W, 3)."""
@@ -351,6 +364,7 @@ def _describe(job: MaskJob, size: tuple[int, int]) -> dict[str, Any]:
             "unbound_reference": list(job.binding.unbound_reference),
             "notes": list(job.binding.notes),
         },
+        "additional_backgrounds": list(job.own_backgrounds),
         "warnings": [*job.reference.warnings, *job.driving.warnings],
         "reference": [_track_json(track, shown.get(track.number)) for track in _seen(job.reference)],
         "driving": [_track_json(track, moved.get(track.number)) for track in _seen(job.driving)],
