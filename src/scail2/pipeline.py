@@ -27,7 +27,8 @@ from scail2.errors import InputError
 from scail2.guidance import VelocityPredictor, call_back
 from scail2.job import Job, prepare_job
 from scail2.lora_loader import SCAIL2LoraLoaderMixin
-from scail2.models.model_folder import check_classes, loading
+from scail2.models.component_folders import check_classes
+from scail2.models.model_folder import loading
 from scail2.modes import MODE_TRAITS, AnimationMode
 from scail2.sampling import SamplingSettings, fresh_scheduler, set_timesteps, sigma_at, take_step
 from scail2.segments import Segment, SegmentPlan

@@ -132,11 +132,10 @@ def test_indexes_that_name_files_elsewhere_are_refused(secret, how):
     elif how == "folder link":
         (folder / "sub").symlink_to(secret.parent)
         name = "sub/secret.safetensors"
-    index = write_index(folder, {"secret": name})
+    write_index(folder, {"secret": name})
     for read in (open_tensor_file, check_component, load_transformer):
         with pytest.raises(InputError, match=r"is not a file beside it|leads out of its folder"):
             read(folder)
-    assert "secret" not in str(pytest.raises(InputError, shards_of, index).value.__cause__)
 
 
 def test_links_inside_the_folder_and_those_of_the_hub_cache_are_read(secret):

@@ -26,7 +26,7 @@ from scail2.data.shards import DamagedSample, ShardWriter
 from scail2.data.triplets import TrainingTriplet, draw_triplet
 from scail2.documents import decode, load_json
 from scail2.errors import InputError
-from scail2.models.model_folder import load_component_folder
+from scail2.models.component_folders import load_component_folder
 from scail2.models.tensor_files import atomic_file
 
 FORMAT = 1

@@ -14,9 +14,9 @@ import torch
 
 from ..errors import InputError
 from .checkpoints import diffusers_folder, load_transformer
+from .component_folders import load_component_folder
 from .encoders import load_image_encoder, load_text_encoder, load_vae
 from .lora_files import is_lora
-from .model_folder import load_component_folder
 from .tensor_files import PICKLE_SUFFIXES, TensorFile, open_tensor_file
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import torch
 from accelerate import init_empty_weights
 
 from ..errors import InputError
-from .model_folder import load_component_folder
+from .component_folders import load_component_folder
 from .tensor_files import open_tensor_file
 from .views import Source, View, compare, plain_view, stream
 

@@ -92,7 +92,7 @@ def check_component(folder: Path) -> None:
     for index in sorted(folder.glob("*.index.json")):
         shards_of(index)
     config = read_config(folder)
-    shapes = _shapes(folder)
+    shapes = shapes_in(folder)
     if shapes is not None:
         refuse_counts(config, len(shapes), folder / "config.json")
     elif "num_layers" in config and not any(each.suffix in _OTHER_WEIGHTS for each in folder.iterdir()):
@@ -117,7 +117,7 @@ def check_model(model: str | Path | None) -> None:
                 check_component(folder)
 
 
-def _shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
+def shapes_in(folder: Path) -> dict[str, tuple[int, ...]] | None:
     """Shapes of a folder's safetensors by name; None where it has none (tokenizers, schedulers, other formats)."""
     indices = sorted(folder.glob("*.safetensors.index.json"))
     files = [shard for index in indices for shard in shards_of(index)] or sorted(folder.glob("*.safetensors"))
@@ -153,17 +153,6 @@ class _StoredTensor:
     dtype: str
 
 
-def _check_class(folder: Path) -> None:
-    """The arguments of our own classes; imports torch."""
-    config = read_config(folder)
-    if config.get("_class_name") == "SCAIL2Transformer3DModel":
-        from .transformer import SCAIL2Transformer3DModel
-
-        arguments_of(SCAIL2Transformer3DModel, config, folder / "config.json")
-    elif config.get("_class_name") == "AutoencoderPatchTransform":
-        _check_patch_transform(config, _shapes(folder), folder / "config.json")
-
-
 def refuse_counts(config: Mapping[str, Any], tensors: int, where: Path) -> None:
     """Raises InputError where a configuration, nested ones included, counts more layers than there are tensors."""
     waiting: list[tuple[str, Any]] = list(config.items())
@@ -175,22 +164,6 @@ def refuse_counts(config: Mapping[str, Any], tensors: int, where: Path) -> None:
             waiting += [(name, each) for each in value]
         elif isinstance(value, int) and _COUNTS.search(name) and value > tensors:
             raise InputError(f"{where} asks for {value} '{name}', but its weights have only {tensors} tensors.")
-
-
-def _check_patch_transform(config: Mapping[str, Any], shapes: Mapping[str, Any] | None, where: Path) -> None:
-    from .autoencoder import AutoencoderPatchTransform
-
-    arguments = arguments_of(AutoencoderPatchTransform, config, where)
-    defaults = inspect.signature(AutoencoderPatchTransform.__init__).parameters
-    size, frames, channels = (
-        arguments.get(name, defaults[name].default)
-        for name in ("scale_factor_spatial", "scale_factor_temporal", "z_dim")
-    )
-    wanted = {"image_basis": (channels, 3 * size**2), "video_basis": (channels, frames * 3 * size**2)}
-    for name, shape in wanted.items():
-        if shapes is None or shapes.get(name) != shape:
-            found = "missing" if shapes is None or name not in shapes else f"of shape {shapes[name]}"
-            raise InputError(f"{where} makes '{name}' a tensor of shape {shape}, but in its weights it is {found}.")
 
 
 def check_pipeline(folder: Path) -> dict[str, tuple[str | None, str | None]]:
@@ -211,13 +184,6 @@ def check_pipeline(folder: Path) -> dict[str, tuple[str | None, str | None]]:
     return components
 
 
-def check_classes(folder: Path) -> None:
-    """What `check_pipeline` leaves out because it needs torch: the arguments of our own classes."""
-    for name in check_pipeline(folder):
-        if (folder / name).is_dir():
-            _check_class(folder / name)
-
-
 @contextmanager
 def loading(path: str | Path) -> Iterator[None]:
     """Turns whatever diffusers or transformers say about somebody's files into one `InputError` that names them.
@@ -233,14 +199,6 @@ def loading(path: str | Path) -> Iterator[None]:
         raise
     except Exception as error:
         raise InputError(f"{path} cannot be loaded: {_first_line(error)}") from error
-
-
-def load_component_folder(kind: Any, folder: str | Path, **options: Any) -> Any:
-    """``kind.from_pretrained(folder, ...)`` for a folder that was checked first; InputError where it does not load."""
-    check_component(Path(folder))
-    _check_class(Path(folder))
-    with loading(folder):
-        return kind.from_pretrained(folder, **options)
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 from scail2.data.cache import load_autoencoder
 from scail2.data.dataset import LatentDataset
 from scail2.errors import InputError
-from scail2.models.model_folder import load_component_folder
+from scail2.models.component_folders import load_component_folder
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.training.config import TrainConfig
 from scail2.training.latent_batches import LatentBatches
