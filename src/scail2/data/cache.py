@@ -27,7 +27,7 @@ from scail2.data.triplets import TrainingTriplet, draw_triplet
 from scail2.documents import decode, load_json
 from scail2.errors import InputError
 from scail2.models.component_folders import load_component_folder
-from scail2.models.tensor_files import atomic_file
+from scail2.staging import atomic_file
 
 FORMAT = 1
 # Beside the shards of a cache with prompts: the embedding that stands for a dropped caption.

@@ -13,11 +13,12 @@ import torch
 
 from ..documents import parse_json
 from ..errors import InputError
+from ..staging import atomic_file
 from . import official_names as names
 from .dialects import Dialect, TransformerView, view_transformer
 from .downloads import local_path
 from .model_folder import arguments_of, loading, read_config, refuse_counts
-from .tensor_files import atomic_file, open_tensor_file, write_safetensors
+from .tensor_files import open_tensor_file, write_safetensors
 from .transformer import SCAIL2Transformer3DModel
 from .views import compare, stream
 

@@ -14,7 +14,6 @@ import hashlib
 import itertools
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -31,8 +30,9 @@ from scail2.modes import MODE_TRAITS, AnimationMode
 from scail2.perception.binding import Binding
 from scail2.perception.given import PALETTE, GivenMasks, PictureFrames, snap_to_palette
 from scail2.perception.labels import CharacterTrack, TrackedMasks, TrackRecorder
-from scail2.perception.mask_folder import set_aside
+from scail2.perception.mask_folder import replacing
 from scail2.perception.stored_facts import StoredFacts
+from scail2.staging import Staging, atomic_file, set_aside
 from scail2.video import FrameSource, VideoReader, VideoWriter, read_image
 
 STORE_VERSION = 1
@@ -108,15 +108,13 @@ def _track_json(track: CharacterTrack, slot: BindingSlot | None) -> dict[str, An
 
 
 def _write_json(path: Path, value: Any) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    with atomic_file(path) as file:
+        file.write((json.dumps(value, indent=1) + "\n").encode())
 
 
 def _write_picture(path: Path, rgb: np.ndarray) -> None:
-    part = path.with_name(path.name + ".part")
-    Image.fromarray(rgb).save(part, format="PNG")
-    os.replace(part, path)
+    with atomic_file(path) as file:
+        Image.fromarray(rgb).save(file, format="PNG")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,10 +155,12 @@ class MaskStore:
         """Paints and stores the masks of `job`; older ones move to `superseded/`, frozen ones are refused."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        if (directory / "tracks.json").exists() and cls(directory).frozen:
-            raise InputError(f"the masks in {directory} are frozen: write to another folder, or unfreeze them first.")
-        # Without tracks.json the folder is no store: half-written masks are never taken for whole ones.
-        set_aside(directory)
+        with replacing(directory) as made:
+            cls._paint(made, job)
+        return cls(directory)
+
+    @staticmethod
+    def _paint(directory: Path, job: MaskJob) -> None:
         traits = MODE_TRAITS[job.mode]
         shown, moved = job.binding.reference_slots(), job.binding.driving_slots()
         still = paint(job.reference.labels.labels(0, 1), shown, traits.reference_background)[0]
@@ -174,7 +174,6 @@ class MaskStore:
             for _, labels in job.driving.windows(_WINDOW):
                 writer.write(paint(labels, moved, traits.driving_background))
         _write_json(directory / "tracks.json", _describe(job, size))
-        return cls(directory)
 
     @property
     def mode(self) -> AnimationMode:
@@ -307,20 +306,23 @@ class MaskStore:
 
     def unpack(self) -> Path:
         """Writes the driving mask as PNG frames for a painting program; from then on the folder is the mask in force."""
-        folder, part = self.directory / "driving_mask", self.directory / "driving_mask.part"
+        folder = self.directory / "driving_mask"
         if folder.is_dir():
             return folder
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
         frames = self.driving
-        for start in range(0, self.total, _WINDOW):
-            for offset, rgb in enumerate(frames.frames(start, min(start + _WINDOW, self.total))):
-                _write_picture(part / f"{start + offset:06d}.png", rgb)
-        os.replace(part, folder)
+        with Staging(folder) as staging:
+            staging.place.mkdir()
+            for start in range(0, self.total, _WINDOW):
+                for offset, rgb in enumerate(frames.frames(start, min(start + _WINDOW, self.total))):
+                    Image.fromarray(rgb).save(staging.place / f"{start + offset:06d}.png", format="PNG")
+            staging.publish()
         return folder
 
     def pack(self) -> Path:
-        """Turns edited PNG frames back into the one lossless video, snapping softened edges to the palette."""
+        """Turns edited PNG frames back into the one lossless video, snapping softened edges to the palette.
+
+        The frames as they were painted are kept in `superseded/`.
+        """
         video = self.directory / "driving_mask.mkv"
         if self.driving_path == video:
             return video
@@ -328,7 +330,7 @@ class MaskStore:
         with VideoWriter(video, self.fps, (self.height, self.width), codec="ffv1") as writer:
             for start in range(0, self.total, _WINDOW):
                 writer.write(frames.frames(start, min(start + _WINDOW, self.total)))
-        shutil.rmtree(self.directory / "driving_mask")
+        set_aside(self.directory / "driving_mask")
         return video
 
 

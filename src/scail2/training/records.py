@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from scail2.documents import DocumentError, decode, parse_json
-from scail2.models.tensor_files import atomic_file
+from scail2.staging import atomic_file
 
 
 class TrainingRecord:
