@@ -169,15 +169,19 @@ def open_mask(path: Path, fps: Fraction | None = None) -> MaskFile:
         raise InputError(f"the mask {path} does not exist.")
     if path.is_dir():
         suffixes = {each.suffix.lower() for each in path.iterdir()} & IMAGE_SUFFIXES
-        return MaskFile(path=path, frames=_with_alpha(VideoReader(path)), lossy=not suffixes <= LOSSLESS_SUFFIXES)
+        return MaskFile(
+            path=path,
+            frames=_with_alpha(VideoReader(path, interpolation="nearest")),
+            lossy=not suffixes <= LOSSLESS_SUFFIXES,
+        )
     if path.suffix.lower() in IMAGE_SUFFIXES:
         lossy = path.suffix.lower() not in LOSSLESS_SUFFIXES
         return MaskFile(path=path, frames=PictureFrames(read_image(path)), lossy=lossy)
-    reader, rate = VideoReader(path), None
+    reader, rate = VideoReader(path, interpolation="nearest"), None
     if reader.source_info.variable_rate:
         if fps is not None:
             reader.close()
-            reader = VideoReader(path, fps=fps)
+            reader = VideoReader(path, fps=fps, interpolation="nearest")
         rate = reader.fps
     return MaskFile(
         path=path, frames=_with_alpha(reader), lossy=reader.source_info.codec not in LOSSLESS_CODECS, rate=rate

@@ -14,7 +14,7 @@ _COMMON = [Fraction(n) for n in (8, 10, 12, 15, 16, 20, 24, 25, 30, 48, 50, 60, 
 _COMMON += [Fraction(n * 1000, 1001) for n in (24, 30, 60)]
 _SNAP = Fraction(3, 200)  # a variable rate within 1.5 % of a common one is named by it
 _MAX_FPS = 1000
-_FALLBACK = Fraction(25)  # one single picture without any rate
+FALLBACK = Fraction(25)  # one single picture without any rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def describe(ticks: np.ndarray, end_tick: int, time_base: Fraction, hints: Seque
         if 0 < candidate <= _MAX_FPS and is_constant(ticks, time_base, candidate):
             return Timing(candidate, False, max(duration, len(ticks) / candidate) if len(ticks) == 1 else duration)
     if not measured:
-        return Timing(_FALLBACK, False, 1 / _FALLBACK)
+        return Timing(FALLBACK, False, 1 / FALLBACK)
     mean = Fraction(len(ticks)) / duration if duration else measured[0]
     return Timing(min(max(_snap(mean), Fraction(1, 1000)), Fraction(_MAX_FPS)), True, duration)
 
