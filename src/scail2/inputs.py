@@ -181,10 +181,13 @@ def _as_the_film(mask: FrameSource, film: Any) -> FrameSource:
     return _Squared(mask, (info.height, info.width)) if stored else mask
 
 
-def driving_mask_footage(mask: Any, size: tuple[int, int], driving: Footage, mode: AnimationMode) -> Footage:
+def driving_mask_footage(
+    mask: Any, size: tuple[int, int], num_frames: int, mode: AnimationMode, film: Any = None
+) -> Footage:
     """The driving mask as footage at the run's size; as many frames as the driving video, or an error.
 
     ``mask`` is a video in the palette, or bool (S, T, H, W), one plane per character in slot order; (T, H, W) for one.
+    ``film`` is the driving video, where it is a reader of a file.
     """
     if mask is None:
         raise InputError(
@@ -193,10 +196,10 @@ def driving_mask_footage(mask: Any, size: tuple[int, int], driving: Footage, mod
         )
     if (planes := _character_planes(mask, 4)) is not None:
         mask = _PaintedMask(planes, mode)
-    footage = Footage(_as_the_film(_source(mask, "driving_mask"), driving.source), size, "nearest")
-    if len(footage) != len(driving):
+    footage = Footage(_as_the_film(_source(mask, "driving_mask"), film), size, "nearest")
+    if len(footage) != num_frames:
         raise InputError(
-            f"the driving mask has {len(footage)} frames and the driving video {len(driving)}: they must match."
+            f"the driving mask has {len(footage)} frames and the driving video {num_frames}: they must match."
         )
     return footage
 
