@@ -12,6 +12,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -77,9 +78,9 @@ class ContainerFrames:
             self._refuse_without_film()
         scanned = packets.scan(self._container, streams, self.path)
         self._first: av.VideoFrame | None = None
-        for stream in tracks.ranked(streams, scanned.tables):
-            self._stream, self._packets = stream, scanned.tables[stream.index]
-            check_frame_size(self.path, stream.codec_context.width, stream.codec_context.height)
+        for index in [stream.index for stream in tracks.ranked(streams, scanned.tables)]:
+            self._stream, self._packets = self._container.streams[index], scanned.tables[index]
+            check_frame_size(self.path, self._stream.codec_context.width, self._stream.codec_context.height)
             self._prepare_decoder()
             self._check_complete(scanned.clock_end)
             if self._first_frame():
@@ -88,8 +89,7 @@ class ContainerFrames:
             if not any(map(len, scanned.tables.values())):
                 raise InputError(f"{self.path}: the video has no frames; get or encode it again")
             raise InputError(f"{self.path}: no picture can be decoded; the file is damaged, get or encode it again")
-        chosen = self._stream
-        notes = tracks.passed_over_pictures(self._container, chosen, scanned.tables)
+        notes = tracks.passed_over_pictures(self._container, self._stream, scanned.tables)
         notes += tracks.passed_over_sound(self._container)
         self._counted = not self._packets.has_times or self._is_reordered_avi() or self._times_fall()
         if self._counted:
@@ -179,8 +179,11 @@ class ContainerFrames:
     def _number_by_output(self) -> None:
         self._restart(None)
         given = array("q", (NO_TIME if frame.pts is None else frame.pts for frame in self._decoded))
+        table = self._packets
+        if self._container.format.name == "avi":  # lists pictures in decoding order, one for each step of its clock
+            table = replace(table, pts=table.dts)
         self.ticks, self.time_base = packets.output_times(
-            self._packets,
+            table,
             np.array(given, dtype=np.int64),
             Fraction(self._stream.time_base),
             self._stream.average_rate or self._stream.guessed_rate,
@@ -213,6 +216,7 @@ class ContainerFrames:
         )
         hints = (stream.average_rate, stream.guessed_rate)
         timing = rates.describe(self.ticks, self.end_tick, self.time_base, hints)
+        notes += _notes_on_gaps(rates.gaps(self.ticks, self.time_base) if timing.variable else [])
         sound = tracks.sound_of(self._container)
         return VideoInfo(
             path=self.path,
@@ -384,3 +388,12 @@ class ContainerFrames:
         at = float((before.pts - int(self.ticks[0])) * self.time_base) if before is not None else 0.0
         command = _RENUMBER.format(rate=self._stream.average_rate or "RATE")
         raise InputError(f"{self.path}: the times of its pictures run backwards behind {at:.2f} s; {command}")
+
+
+def _notes_on_gaps(gaps: list[tuple[Fraction, Fraction]]) -> list[Note]:
+    if not gaps:
+        return []
+    at, length = max(gaps, key=lambda gap: gap[1])
+    more = f" (the longest of {len(gaps)})" if len(gaps) > 1 else ""
+    sentence = f"the picture at {float(at):.2f} s stays on show for {float(length):.1f} s{more}"
+    return [Note(code="gap", message=sentence, fix="cut the video there if its clock is wrong")]

@@ -21,6 +21,7 @@ from scail2.video.source import MAX_FRAMES
 NO_TIME = -(2**63)
 _VP8_SHOWN = 0x10  # bit of a VP8 frame's first byte; hidden reference frames travel as packets of their own
 _SPLIT = 1000  # parts of a tick, for pictures that share one
+_FEW = 0.1  # share of pictures whose time may be another's too before that says that the clock is coarse
 _RISING_GROUP = 4  # so many pictures in decoding order without one B-frame among them are looked at more closely
 
 
@@ -110,7 +111,9 @@ def output_times(
     complete = [column for column in (table.pts, table.dts) if len(column) and (column != NO_TIME).all()]
     for stored in complete:
         times = np.sort(stored)
-        if len(times) == count and len(np.unique(times)) > count // 2:
+        if len(times) == count and (usual := _nearly_constant(times)):
+            return times[0] + usual * np.arange(count, dtype=np.int64), time_base
+        if len(times) == count and len(np.unique(times)) >= count // 2:
             return _spread(times, time_base)
     if (decoded != NO_TIME).all() and (np.diff(decoded) > 0).all():
         return decoded, time_base
@@ -119,6 +122,16 @@ def output_times(
     interval = interval or 1 / rates.FALLBACK
     # Whole ticks of the interval; the beginning is rounded to one so that all are on one clock.
     return np.arange(count, dtype=np.int64) + round(begin / interval), Fraction(interval)
+
+
+def _nearly_constant(times: np.ndarray) -> int:
+    """The usual interval of rising times of which only a few are shared, where most keep to it; else 0."""
+    steps = np.diff(np.unique(times))
+    shared = len(times) - len(steps) - 1
+    if not 0 < shared <= len(times) * _FEW:
+        return 0
+    usual = int(np.median(steps))
+    return usual if (np.abs(steps - usual) <= 1).mean() >= 1 - 2 * _FEW else 0
 
 
 def _spread(times: np.ndarray, time_base: Fraction) -> tuple[np.ndarray, Fraction]:
