@@ -40,6 +40,9 @@ def train(
     """Train; run the same command again to resume. Ctrl-C ends after the step, with a checkpoint."""
     import logging
 
+    from scail2.models.model_folder import check_model
+
+    check_model(model)
     from scail2.training.recipes import recipe as find_recipe
     from scail2.training.session import build_trainer, count_parameters, export_transformer, with_overrides
 

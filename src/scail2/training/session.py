@@ -11,6 +11,7 @@ from torch import nn
 from scail2.data.cache import load_autoencoder
 from scail2.data.dataset import LatentDataset
 from scail2.errors import InputError
+from scail2.models.component_folders import load_component_folder
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.training.config import TrainConfig
 from scail2.training.latent_batches import LatentBatches
@@ -28,7 +29,7 @@ def load_trainable(config: TrainConfig) -> SCAIL2Transformer3DModel:
     folder = Path(config.model) / "transformer"
     if not folder.is_dir():
         raise InputError(f"No transformer in {config.model}; give a diffusers folder with --model.")
-    transformer = SCAIL2Transformer3DModel.from_pretrained(folder, torch_dtype=torch.float32)
+    transformer = load_component_folder(SCAIL2Transformer3DModel, folder, torch_dtype=torch.float32)
     if config.lora is not None:
         from peft import LoraConfig
 
