@@ -20,17 +20,7 @@ from scail2.perception.labels import TrackedMasks, TrackRecorder
 from scail2.perception.segmenter import Prompts
 from scail2.video import FrameSource, VideoReader, read_image
 
-# Rows of the palette: black, white, then the slots in the order in which they are handed out.
-PALETTE = np.array([(0, 0, 0), (255, 255, 255), *(slot.rgb for slot in BINDING_SLOTS)], np.int16)
-PALETTE_NAMES = ("black", "white", *(slot.name.lower() for slot in BINDING_SLOTS))
-# A channel this far from a palette value is still that colour; beyond it, only a mixture of colours that meet within so many
-# pixels explains it. Lossy codecs ring further than brushes: they halve the colour planes and quantise blocks.
-NOISE, REACH = 48, 2
-LOSSY_NOISE, LOSSY_REACH = 72, 4
-# Share of a lossy frame's pixels that may be neither near a palette colour nor on an edge before the file is refused.
-LOSSY_SLACK = 0.002
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-LOSSLESS_SUFFIXES = {".png", ".bmp", ".tif", ".tiff"}
+LOSSLESS_SUFFIXES = {".png", ".apng", ".bmp", ".tif", ".tiff"}
 LOSSLESS_CODECS = {"ffv1", "png", "qtrle", "huffyuv", "utvideo"}
 _WINDOW = 16
 # Channels of a grey pixel lie within this; a lossy matte may hold a small share of others.
@@ -38,85 +28,6 @@ _GREY_SPREAD, _GREY_SLACK = 24, 0.001
 # No noise of a codec takes them this far apart; so many pixels of one frame make a colour file, stray ones do not.
 _COLOUR_SPREAD, _COLOUR_PIXELS = 96, 4
 _MATTE_LEVEL = 127
-
-
-@dataclass(frozen=True, kw_only=True)
-class Snapped:
-    """Palette indices uint8 (T, H, W) (rows of `PALETTE`) and how many pixels were not exactly palette colours."""
-
-    indices: np.ndarray
-    inexact: int
-    total: int
-
-
-def _dilate(mask: np.ndarray, radius: int) -> np.ndarray:
-    """bool (T, H, W) grown by a square of `radius` pixels."""
-    grown = mask
-    for axis in (1, 2):
-        padded = np.pad(grown, [(radius, radius) if a == axis else (0, 0) for a in range(3)])
-        length = mask.shape[axis]
-        grown = np.logical_or.reduce([np.take(padded, range(k, k + length), axis) for k in range(2 * radius + 1)])
-    return grown
-
-
-def _nearest(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest palette row uint8 (…) and its distance (largest channel difference) int16 (…) of rgb uint8 (…, 3)."""
-    # Packed colours repeat a lot: look each distinct colour up once.
-    packed = (rgb[..., 0].astype(np.uint32) << 16) | (rgb[..., 1].astype(np.uint32) << 8) | rgb[..., 2]
-    colours, inverse = np.unique(packed, return_inverse=True)
-    values = np.stack([colours >> 16, (colours >> 8) & 255, colours & 255], axis=1).astype(np.int16)
-    distance = np.abs(values[:, None] - PALETTE[None]).max(axis=2)
-    row = distance.argmin(axis=1)
-    shape = rgb.shape[:-1]
-    return row.astype(np.uint8)[inverse].reshape(shape), distance.min(axis=1)[inverse].reshape(shape)
-
-
-def _unexplained(rgb: np.ndarray, rows: np.ndarray, distance: np.ndarray, lossy: bool) -> np.ndarray:
-    """bool (T, H, W): far from the palette and not a mixture of two palette colours that meet close by."""
-    noise, reach = (LOSSY_NOISE, LOSSY_REACH) if lossy else (NOISE, REACH)
-    far = distance > noise
-    if not far.any():
-        return far
-    low = np.full(rgb.shape, 255, np.int16)
-    high = np.zeros(rgb.shape, np.int16)
-    meeting = np.zeros(far.shape, np.uint8)
-    for row in range(len(PALETTE)):
-        solid = (rows == row) & ~far
-        if not solid.any():
-            continue
-        near = _dilate(solid, reach)
-        meeting += near
-        low = np.where(near[..., None], np.minimum(low, PALETTE[row]), low)
-        high = np.where(near[..., None], np.maximum(high, PALETTE[row]), high)
-    mixture = ((rgb >= low - noise) & (rgb <= high + noise)).all(axis=-1)
-    return far & ~((meeting >= 2) & mixture)
-
-
-def snap_to_palette(rgb: np.ndarray, *, lossy: bool, where: str) -> Snapped:
-    """Snaps rgb uint8 (T, H, W, 3) to the palette.
-
-    Args:
-        rgb: mask frames.
-        lossy: whether the file went through a lossy codec; such a file may hold a few stray pixels (0.2 % of a frame).
-        where: name of the file, for messages.
-
-    Raises:
-        InputError: naming the commonest unknown colour and how many pixels have unknown colours.
-    """
-    rows, distance = _nearest(rgb)
-    unknown = _unexplained(rgb, rows, distance, lossy)
-    allowed = LOSSY_SLACK * rgb.shape[1] * rgb.shape[2] if lossy else 0
-    worst = unknown.sum(axis=(1, 2))
-    if (worst > allowed).any():
-        frame = int(np.argmax(worst > allowed))
-        colours, counts = np.unique(rgb[frame][unknown[frame]], axis=0, return_counts=True)
-        commonest = tuple(int(value) for value in colours[counts.argmax()])
-        raise InputError(
-            f"{where} holds colours outside the mask palette: rgb{commonest} and {len(colours) - 1} more on "
-            f"{int(worst[frame])} pixels of frame {frame}; paint characters in pure {', '.join(PALETTE_NAMES[2:])} "
-            "and the background in black or white."
-        )
-    return Snapped(indices=rows, inexact=int((distance > 0).sum()), total=rows.size)
 
 
 def nearest_cover(array: np.ndarray, height: int, width: int, *, letterbox: bool = False) -> np.ndarray:
@@ -168,11 +79,12 @@ def open_mask(path: Path, fps: Fraction | None = None) -> MaskFile:
     if not path.exists():
         raise InputError(f"the mask {path} does not exist.")
     if path.is_dir():
-        suffixes = {each.suffix.lower() for each in path.iterdir()} & IMAGE_SUFFIXES
-        return MaskFile(path=path, frames=_with_alpha(VideoReader(path)), lossy=not suffixes <= LOSSLESS_SUFFIXES)
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        lossy = path.suffix.lower() not in LOSSLESS_SUFFIXES
-        return MaskFile(path=path, frames=PictureFrames(read_image(path)), lossy=lossy)
+        reader = VideoReader(path)
+        kinds = {each.suffix.lower() for each in path.iterdir() if each.suffix.lower() in PICTURE_SUFFIXES}
+        return MaskFile(path=path, frames=_with_alpha(reader), lossy=not kinds <= LOSSLESS_SUFFIXES)
+    kind = identify(path)
+    if not kind.is_container and not is_animated(path):
+        return MaskFile(path=path, frames=PictureFrames(read_image(path)), lossy=kind not in _LOSSLESS_KINDS)
     reader, rate = VideoReader(path), None
     if reader.source_info.variable_rate:
         if fps is not None:
