@@ -6,8 +6,7 @@ limb keeps its colour as long as it hangs together with such a region. All other
 and blends make thin lines of third colours there, which are no characters. They get the nearest of the colours around.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import numpy as np
@@ -30,6 +29,8 @@ _PAINTED = 1
 _GAP = 2
 # How far around an edge pixel colours are looked for, in pixels: near first.
 _REACHES = (2, 4, 8, 16)
+# A ghost of a third colour lies within this of both colours between which it is.
+_EDGE_REACH = 2
 # An edge's brightness is right where its colour is not: codecs halve the colour planes.
 _BRIGHTNESS = np.array([0.299, 0.587, 0.114], np.float32)
 _BRIGHTNESS_WEIGHT = 4.0
@@ -48,22 +49,9 @@ def nearest(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows, np.maximum(np.maximum(distance[..., 0], distance[..., 1]), distance[..., 2])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Snapped:
-    """Palette indices uint8 (T, H, W) (rows of `PALETTE`), and what it took to get there.
-
-    Attributes:
-        inexact: pixels that were not exactly their palette colour.
-        dissolved: names of the colours that occurred only as thin lines along edges, and so went to what is beside them.
-    """
-
-    indices: np.ndarray
-    inexact: int
-    dissolved: frozenset[str] = frozenset()
-
-    @property
-    def total(self) -> int:
-        return self.indices.size
+def near_palette(rgb: np.ndarray) -> np.ndarray:
+    """bool (...): which pixels of rgb uint8 (..., 3) a lossy codec may have made of a palette colour."""
+    return nearest(rgb)[1] <= LOSSY_NOISE
 
 
 class PaletteSnapper:
@@ -77,6 +65,8 @@ class PaletteSnapper:
     def __init__(self, *, lossy: bool, where: str):
         self.lossy, self.where = lossy, where
         self.counting = np.zeros(len(PALETTE), bool)
+        self._inexact = self._pixels = 0
+        self._dissolved: set[int] = set()
         self._all_exact = True
         self._noise = LOSSY_NOISE if lossy else NOISE
 
@@ -87,13 +77,13 @@ class PaletteSnapper:
             self._all_exact &= not distance.any()
             self.counting |= np.bincount(rows[self._sure(rows, distance)], minlength=len(PALETTE)) > 0
 
-    def snap(self, rgb: np.ndarray, start: int = 0) -> Snapped:
-        """Palette colours of rgb uint8 (T, H, W, 3), a window of the clip that begins at frame ``start``.
+    def snap(self, rgb: np.ndarray, start: int = 0) -> np.ndarray:
+        """Palette rows uint8 (T, H, W) of rgb uint8 (T, H, W, 3), a window of the clip that begins at frame ``start``.
 
         Raises:
             InputError: naming the commonest unknown colour and how many pixels have unknown colours.
         """
-        indices, inexact, dissolved = np.empty(rgb.shape[:3], np.uint8), 0, set()
+        snapped = np.empty(rgb.shape[:3], np.uint8)
         for frame, picture in enumerate(rgb):
             rows, distance = nearest(picture)
             blurred = distance > 0
@@ -101,12 +91,24 @@ class PaletteSnapper:
             if not self._all_exact and (self.lossy or blurred.any()):
                 self._refuse_unknown(picture, distance, start + frame)
                 before, rows = rows, self._resolve(picture, rows, self._sure(rows, distance))
-                dissolved |= set(before[before != rows].tolist())
+                self._dissolved |= set(before[before != rows].tolist())
                 blurred |= before != rows
-            indices[frame] = rows
-            inexact += int(blurred.sum())
-        thin = frozenset(PALETTE_NAMES[row] for row in dissolved if not self.counting[row])
-        return Snapped(indices=indices, inexact=inexact, dissolved=thin)
+            snapped[frame] = rows
+            self._inexact += int(blurred.sum())
+        self._pixels += snapped.size
+        return snapped
+
+    def warnings(self, name: str) -> list[str]:
+        """Sentences for the user about what `snap` had to do so far; ``name`` is the file's."""
+        if not self._inexact:
+            return []
+        thin = [PALETTE_NAMES[row] for row in sorted(self._dissolved) if not self.counting[row]]
+        lines = f" Thin lines of {', '.join(thin)} were taken for blurred edges, not for characters." if thin else ""
+        return [
+            f"{self._inexact} of {self._pixels} pixels ({self._inexact / self._pixels:.2%}) of the mask {name} were not "
+            "exactly a palette colour and were snapped to the nearest of the colours around; store masks as PNG or FFV1 "
+            f"to avoid this.{lines}"
+        ]
 
     def _sure(self, rows: np.ndarray, distance: np.ndarray) -> np.ndarray:
         """bool (H, W): in a square of 3x3 pixels of one colour; or, losslessly stored, exact among exact neighbours."""
@@ -130,10 +132,12 @@ class PaletteSnapper:
         _grow(known, padded, open_[self.counting[padded[open_]]], width)
         left = known[open_] == len(PALETTE)
         ys, xs, open_ = ys[left], xs[left], open_[left]
-        around = _colours_around(known, open_, width)
-        # Not an edge between two other colours, so a piece of a limb whose joint was washed out.
-        loose = self.counting[rows[ys, xs]] & (around.sum(axis=1) <= 1)
-        ys, xs, around = ys[~loose], xs[~loose], around[~loose]
+        # Between no two other colours there is no edge: a piece of a limb whose joint was washed out.
+        others = _colours_around(known, open_, width, (_EDGE_REACH,))
+        others[np.arange(len(ys)), rows[ys, xs]] = False
+        edge = (others.sum(axis=1) >= 2) | ~self.counting[rows[ys, xs]]
+        ys, xs = ys[edge], xs[edge]
+        around = _colours_around(known, open_[edge], width, _REACHES)
         around[~around.any(axis=1)] = self.counting if self.counting.any() else True
         resolved = rows.copy()
         resolved[ys, xs] = np.where(around, _unlikeness(rgb[ys, xs]), np.inf).argmin(axis=1)
@@ -193,11 +197,11 @@ def _grow(known: np.ndarray, rows: np.ndarray, waiting: np.ndarray, width: int) 
         front = np.unique(np.concatenate([at[open_[at] & (rows[at] == rows[front])] for at in beside]))
 
 
-def _colours_around(known: np.ndarray, places: np.ndarray, width: int) -> np.ndarray:
-    """bool (N, 8): the known colours around each place, from the smallest reach that has any."""
+def _colours_around(known: np.ndarray, places: np.ndarray, width: int, reaches: Sequence[int]) -> np.ndarray:
+    """bool (N, 8): the known colours around each place, from the first of the reaches that has any."""
     around = np.zeros((len(places), len(PALETTE) + 1), bool)
     missing = np.arange(len(places))
-    for reach in _REACHES:
+    for reach in reaches:
         for y, x in product(range(-reach, reach + 1), repeat=2):
             around[missing, known[places[missing] + y * width + x]] = True
         missing = missing[~around[missing, :-1].any(axis=1)]
