@@ -37,6 +37,8 @@ CHAIN = [
     {"errors"},
     {"limits"},
     {"documents"},
+    {"staging"},
+    {"ownership"},
     {"modes", "devices", "lora_argument", "segments"},
     {"masks", "presets", "request_files"},
     {"video", "request", "sampling"},
