@@ -23,14 +23,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from scail2.documents import decode, load_json
 from scail2.errors import InputError
 from scail2.masks import BindingSlot
 from scail2.modes import MODE_TRAITS, AnimationMode
-from scail2.perception.binding import Binding, BoundPair
+from scail2.perception.binding import Binding
 from scail2.perception.given import GivenMasks, PictureFrames
 from scail2.perception.labels import CharacterTrack, TrackedMasks, TrackRecorder
 from scail2.perception.mask_folder import replacing
 from scail2.perception.snapping import PALETTE, PaletteSnapper, nearest
+from scail2.perception.stored_facts import StoredFacts
 from scail2.staging import Staging, atomic_file, set_aside
 from scail2.video import FrameSource, VideoReader, VideoWriter, read_image
 
@@ -154,13 +156,12 @@ class MaskStore:
         self.directory = Path(directory)
         path = self.directory / "tracks.json"
         try:
-            self.info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            self.info = load_json(path, dict[str, Any], nonfinite=True)
         except FileNotFoundError:
             raise InputError(f"{self.directory} holds no masks: there is no tracks.json in it.") from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read: {error}.") from error
-        if not isinstance(self.info, dict) or self.info.get("version") != STORE_VERSION:
+        if self.info.get("version") != STORE_VERSION:
             raise InputError(f"{path} is not a version {STORE_VERSION} track file of scail2.")
+        self._facts = decode(self.info, StoredFacts, path, nonfinite=True, unknown=True)
 
     @classmethod
     def write(cls, directory: str | Path, job: MaskJob) -> "MaskStore":
@@ -190,24 +191,24 @@ class MaskStore:
     @property
     def mode(self) -> AnimationMode:
         """The mode the masks were painted for."""
-        return AnimationMode.parse(self.info["mode"])
+        return self._facts.mode
 
     @property
     def height(self) -> int:
-        return int(self.info["height"])
+        return self._facts.height
 
     @property
     def width(self) -> int:
-        return int(self.info["width"])
+        return self._facts.width
 
     @property
     def total(self) -> int:
         """Frames of the driving mask."""
-        return int(self.info["frames"])
+        return self._facts.frames
 
     @property
     def fps(self) -> Fraction:
-        return Fraction(self.info["fps"])
+        return self._facts.fps
 
     @property
     def frozen(self) -> bool:
@@ -217,22 +218,12 @@ class MaskStore:
     @property
     def source_hash(self) -> str:
         """One digest of the pictures and videos (and settings) the masks were made from."""
-        return self.info["source_hash"]
+        return self._facts.source_hash
 
     @property
     def binding(self) -> Binding:
         """Who moves whom, as stored."""
-        stored = self.info["binding"]
-        return Binding(
-            pairs=tuple(
-                BoundPair(driving=p["driving"], reference=p["reference"], slot=BindingSlot[p["slot"].upper()])
-                for p in stored["pairs"]
-            ),
-            unbound_driving=tuple(stored["unbound_driving"]),
-            unbound_reference=tuple(stored["unbound_reference"]),
-            rule=stored["rule"],
-            notes=tuple(stored["notes"]),
-        )
+        return self._facts.binding.to_binding()
 
     @property
     def driving_path(self) -> Path:
