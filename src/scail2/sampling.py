@@ -55,7 +55,7 @@ class SamplingDefaults:
 class SamplingSettings:
     """What one run samples with, after presets and explicit arguments have been weighed.
 
-    ``solver`` ``None`` means the pipeline's scheduler component, ``shift`` ``None`` that this has no shift.
+    ``solver`` ``None`` means the pipeline's scheduler component, ``shift`` ``None`` that component's own, if it has one.
     """
 
     steps: int
@@ -126,8 +126,8 @@ def fresh_scheduler(component: SchedulerMixin, settings: SamplingSettings) -> Sc
     """A new scheduler for one segment; ``component`` is read, never changed."""
     if settings.solver is not None:
         return make_scheduler(settings.solver, settings.shift)
-    name = _shift_name(component)
-    return type(component).from_config(component.config, **({} if name is None else {name: settings.shift}))
+    changes = {} if settings.shift is None else {_shift_name(component): settings.shift}
+    return type(component).from_config(component.config, **changes)
 
 
 def configured_shift(component: SchedulerMixin) -> float | None:
