@@ -37,6 +37,8 @@ CHAIN = [
     {"errors"},
     {"limits"},
     {"documents"},
+    {"staging"},
+    {"ownership"},
     {"modes", "devices", "lora_argument", "segments"},
     {"masks", "presets", "request_files"},
     {"video", "request", "sampling"},
@@ -50,7 +52,7 @@ CHAIN = [
     {"evaluation"},
     {"runs", "training"},
     {"cli"},
-    {"__init__"},
+    {"__init__", "__main__"},
 ]
 STEP = {part: step for step, parts in enumerate(CHAIN) for part in parts}
 # These make whole pipelines from files, so they stand above the pipeline although they lie beside the loaders.

@@ -46,6 +46,9 @@ def evaluate(
     need("skia", "data", "drawing the test clips")
     if out is not None:
         need("matplotlib", "plot", "the plot in --out")
+    from scail2.models.model_folder import check_model
+
+    check_model(checkpoint)
     from scail2.devices import default_device
     from scail2.evaluation.clips import EvaluationTask
     from scail2.evaluation.networks import GivenNetworks

@@ -4,14 +4,15 @@ A mask of variable rate follows the clip by time, and so does the driving mask o
 variable rate. Any other has one frame for each picture stored in the clip's file, or else one for each frame of the clip.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from scail2.documents import decode, load_json
 from scail2.errors import InputError
 from scail2.video import FrameSource
 from scail2.video.rates import hold_constant
@@ -108,6 +109,6 @@ def _stored_rate(path: Path) -> Fraction | None:
     if path.name not in ("driving_mask.mkv", "driving_mask") or not described.is_file():
         return None
     try:
-        return Fraction(json.loads(described.read_text(encoding="utf-8"))["fps"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return decode(load_json(described, dict[str, Any]).get("fps"), Fraction, described, "fps")
+    except (OSError, InputError):
         return None

@@ -14,7 +14,6 @@ import hashlib
 import itertools
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -24,13 +23,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from scail2.documents import decode, load_json
 from scail2.errors import InputError
 from scail2.masks import BindingSlot
 from scail2.modes import MODE_TRAITS, AnimationMode
-from scail2.perception.binding import Binding, BoundPair
+from scail2.perception.binding import Binding
 from scail2.perception.given import PALETTE, GivenMasks, PictureFrames, snap_to_palette
 from scail2.perception.labels import CharacterTrack, TrackedMasks, TrackRecorder
-from scail2.perception.mask_folder import set_aside
+from scail2.perception.mask_folder import replacing
+from scail2.perception.stored_facts import StoredFacts
+from scail2.staging import Staging, atomic_file, set_aside
 from scail2.video import FrameSource, VideoReader, VideoWriter, read_image
 
 STORE_VERSION = 1
@@ -106,15 +108,13 @@ def _track_json(track: CharacterTrack, slot: BindingSlot | None) -> dict[str, An
 
 
 def _write_json(path: Path, value: Any) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    with atomic_file(path) as file:
+        file.write((json.dumps(value, indent=1) + "\n").encode())
 
 
 def _write_picture(path: Path, rgb: np.ndarray) -> None:
-    part = path.with_name(path.name + ".part")
-    Image.fromarray(rgb).save(part, format="PNG")
-    os.replace(part, path)
+    with atomic_file(path) as file:
+        Image.fromarray(rgb).save(file, format="PNG")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,23 +143,24 @@ class MaskStore:
         self.directory = Path(directory)
         path = self.directory / "tracks.json"
         try:
-            self.info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            self.info = load_json(path, dict[str, Any], nonfinite=True)
         except FileNotFoundError:
             raise InputError(f"{self.directory} holds no masks: there is no tracks.json in it.") from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read: {error}.") from error
-        if not isinstance(self.info, dict) or self.info.get("version") != STORE_VERSION:
+        if self.info.get("version") != STORE_VERSION:
             raise InputError(f"{path} is not a version {STORE_VERSION} track file of scail2.")
+        self._facts = decode(self.info, StoredFacts, path, nonfinite=True, unknown=True)
 
     @classmethod
     def write(cls, directory: str | Path, job: MaskJob) -> "MaskStore":
         """Paints and stores the masks of `job`; older ones move to `superseded/`, frozen ones are refused."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        if (directory / "tracks.json").exists() and cls(directory).frozen:
-            raise InputError(f"the masks in {directory} are frozen: write to another folder, or unfreeze them first.")
-        # Without tracks.json the folder is no store: half-written masks are never taken for whole ones.
-        set_aside(directory)
+        with replacing(directory) as made:
+            cls._paint(made, job)
+        return cls(directory)
+
+    @staticmethod
+    def _paint(directory: Path, job: MaskJob) -> None:
         traits = MODE_TRAITS[job.mode]
         shown, moved = job.binding.reference_slots(), job.binding.driving_slots()
         still = paint(job.reference.labels.labels(0, 1), shown, traits.reference_background)[0]
@@ -173,29 +174,28 @@ class MaskStore:
             for _, labels in job.driving.windows(_WINDOW):
                 writer.write(paint(labels, moved, traits.driving_background))
         _write_json(directory / "tracks.json", _describe(job, size))
-        return cls(directory)
 
     @property
     def mode(self) -> AnimationMode:
         """The mode the masks were painted for."""
-        return AnimationMode.parse(self.info["mode"])
+        return self._facts.mode
 
     @property
     def height(self) -> int:
-        return int(self.info["height"])
+        return self._facts.height
 
     @property
     def width(self) -> int:
-        return int(self.info["width"])
+        return self._facts.width
 
     @property
     def total(self) -> int:
         """Frames of the driving mask."""
-        return int(self.info["frames"])
+        return self._facts.frames
 
     @property
     def fps(self) -> Fraction:
-        return Fraction(self.info["fps"])
+        return self._facts.fps
 
     @property
     def frozen(self) -> bool:
@@ -205,22 +205,12 @@ class MaskStore:
     @property
     def source_hash(self) -> str:
         """One digest of the pictures and videos (and settings) the masks were made from."""
-        return self.info["source_hash"]
+        return self._facts.source_hash
 
     @property
     def binding(self) -> Binding:
         """Who moves whom, as stored."""
-        stored = self.info["binding"]
-        return Binding(
-            pairs=tuple(
-                BoundPair(driving=p["driving"], reference=p["reference"], slot=BindingSlot[p["slot"].upper()])
-                for p in stored["pairs"]
-            ),
-            unbound_driving=tuple(stored["unbound_driving"]),
-            unbound_reference=tuple(stored["unbound_reference"]),
-            rule=stored["rule"],
-            notes=tuple(stored["notes"]),
-        )
+        return self._facts.binding.to_binding()
 
     @property
     def driving_path(self) -> Path:
@@ -316,20 +306,23 @@ class MaskStore:
 
     def unpack(self) -> Path:
         """Writes the driving mask as PNG frames for a painting program; from then on the folder is the mask in force."""
-        folder, part = self.directory / "driving_mask", self.directory / "driving_mask.part"
+        folder = self.directory / "driving_mask"
         if folder.is_dir():
             return folder
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
         frames = self.driving
-        for start in range(0, self.total, _WINDOW):
-            for offset, rgb in enumerate(frames.frames(start, min(start + _WINDOW, self.total))):
-                _write_picture(part / f"{start + offset:06d}.png", rgb)
-        os.replace(part, folder)
+        with Staging(folder) as staging:
+            staging.place.mkdir()
+            for start in range(0, self.total, _WINDOW):
+                for offset, rgb in enumerate(frames.frames(start, min(start + _WINDOW, self.total))):
+                    Image.fromarray(rgb).save(staging.place / f"{start + offset:06d}.png", format="PNG")
+            staging.publish()
         return folder
 
     def pack(self) -> Path:
-        """Turns edited PNG frames back into the one lossless video, snapping softened edges to the palette."""
+        """Turns edited PNG frames back into the one lossless video, snapping softened edges to the palette.
+
+        The frames as they were painted are kept in `superseded/`.
+        """
         video = self.directory / "driving_mask.mkv"
         if self.driving_path == video:
             return video
@@ -337,7 +330,7 @@ class MaskStore:
         with VideoWriter(video, self.fps, (self.height, self.width), codec="ffv1") as writer:
             for start in range(0, self.total, _WINDOW):
                 writer.write(frames.frames(start, min(start + _WINDOW, self.total)))
-        shutil.rmtree(self.directory / "driving_mask")
+        set_aside(self.directory / "driving_mask")
         return video
 
 
