@@ -6,6 +6,7 @@ The rows follow the method's two tables (in-context mask backgrounds, mode-speci
 from dataclasses import dataclass
 from enum import StrEnum
 
+from .documents import short
 from .errors import InputError
 
 
@@ -24,7 +25,7 @@ class AnimationMode(StrEnum):
             return cls(value.strip().lower())
         except (AttributeError, ValueError):
             names = " or ".join(repr(mode.value) for mode in cls)
-            raise InputError(f"mode is {value!r}; it must be {names}.") from None
+            raise InputError(f"mode is {short(value)}; it must be {names}.") from None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +38,7 @@ class ModeTraits:
         shifts_reference_height: whether reference tokens are moved in height by the model's reference height shift.
         video_follows_reference_time: whether the video starts one time step after the reference (True) or at the
             reference's own time step (False).
-        blacks_out_reference: whether reference pixels outside the characters are blacked out before encoding.
+        blacks_out_reference: whether reference pixels that their mask leaves black are blacked out before encoding.
     """
 
     reference_background: str

@@ -16,14 +16,15 @@ Community files in which published modules have `lora_A`, `lora_B` or an `.alpha
 the published fusing refuses them, and so does ours.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from ..documents import decode, parse_json, short
 from ..errors import InputError
 from . import official_names as names
 from .tensor_files import StateDict, TensorFile, open_tensor_file
@@ -35,7 +36,18 @@ _DOWN, _UP = ".lora_down.weight", ".lora_up.weight"
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 _DIFFERENCES = {".diff": "weight", ".diff_b": "bias", ".diff_m": "modulation"}
 _ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers notes rank and alpha
+_PLAIN_PATTERN = re.compile(r"\^?(\w|\.|\\\.)+\$?")
 _LISTED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class _AdapterWords:
+    """What peft notes about an adapter, as far as it changes what is added."""
+
+    lora_alpha: float | None = None
+    alpha_pattern: dict[str, float] | None = None
+    use_rslora: bool | None = False
+    use_dora: bool | None = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +142,13 @@ def is_lora(file: TensorFile) -> bool:
 
 
 def own_alpha(patterns: Mapping[str, float], default: float, module: str) -> float:
-    """A module's alpha in peft: a pattern over module names overrules the adapter's own."""
+    """A module's alpha in peft: a pattern over module names overrules the adapter's own.
+
+    InputError for patterns that are more than names (with ``^``, ``$`` and escaped dots): others can take for ever.
+    """
     for pattern, alpha in patterns.items():
+        if not _PLAIN_PATTERN.fullmatch(pattern):
+            raise InputError(f"The LoRA's alpha pattern {short(pattern)} is no module's name; it is not tried.")
         if re.fullmatch(rf"(.*\.)?({pattern})", module):
             return alpha
     return default
@@ -222,16 +239,17 @@ class _Parser:
 
     def _adapter_scale(self, name: str) -> float:
         rank = self._file.tensors[name].shape[0]
-        try:
-            config = json.loads(self._file.metadata.get(_ADAPTER_METADATA, "{}"))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{self._file.path}: its adapter metadata is damaged: {error}.") from error
-        config = {key.removeprefix("transformer."): value for key, value in config.items()}
-        if config.get("use_dora"):
+        where = f"the adapter metadata of {self._file.path}"
+        words = parse_json(self._file.metadata.get(_ADAPTER_METADATA, "{}"), dict[str, Any], where)
+        words = {key.removeprefix("transformer."): value for key, value in words.items()}
+        config = decode(words, _AdapterWords, where, unknown=True)
+        if config.use_dora:
             raise InputError(f"{self._file.path} is a DoRA, which is more than a low-rank pair.")
+        if not rank:
+            raise InputError(f"{self._file.path}: '{name}' has rank 0, which adds nothing and cannot be scaled.")
         module = _bare(name.removesuffix(_A))
-        alpha = own_alpha(config.get("alpha_pattern") or {}, config.get("lora_alpha", rank), module)
-        return alpha / (rank**0.5 if config.get("use_rslora") else rank)
+        alpha = own_alpha(config.alpha_pattern or {}, rank if config.lora_alpha is None else config.lora_alpha, module)
+        return alpha / (rank**0.5 if config.use_rslora else rank)
 
     def _refuse_rest(self) -> None:
         left = sorted(self._left)

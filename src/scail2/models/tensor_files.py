@@ -5,19 +5,19 @@ what it has mapped: converting a 30 GB file needs the result and one tensor, not
 """
 
 import json
-import os
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import InputError
+from ..staging import atomic_file
+from .model_folder import shards_of, stored_shapes
 
 _SAFETENSORS_TYPES = {
     "F64": torch.float64,
@@ -78,18 +78,11 @@ class SafetensorsFile(TensorFile):
         self._shard_of: dict[str, Path] = {}
         self._open: dict[Path, Any] = {}
         for shard in self._shards():
+            stored_shapes(shard)  # a header that is not plain names and shapes goes no further
             self._scan(shard)
 
     def _shards(self) -> list[Path]:
-        if not self.path.name.endswith(".index.json"):
-            return [self.path]
-        try:
-            names = sorted(set(json.loads(self.path.read_text())["weight_map"].values()))
-        except (json.JSONDecodeError, KeyError, AttributeError) as error:
-            raise InputError(f"{self.path} is not a safetensors index: {error}.") from error
-        if absent := [name for name in names if not (self.path.parent / name).is_file()]:
-            raise InputError(f"{self.path} names shards that are not beside it: {', '.join(absent)}.")
-        return [self.path.parent / name for name in names]
+        return shards_of(self.path) if self.path.name.endswith(".index.json") else [self.path]
 
     def _scan(self, shard: Path) -> None:
         handle = self._handle(shard)
@@ -313,20 +306,6 @@ def write_safetensors(
                 raise RuntimeError(f"'{name}' was planned as {shape} but read as {tuple(tensor.shape)}")
             data = tensor.detach().to("cpu", dtype).contiguous()
             file.write(data.reshape(-1).view(torch.uint8).numpy())
-
-
-@contextmanager
-def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A binary file that appears under its name only when the block ends without an error."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def total_bytes(infos: Iterable[TensorInfo]) -> int:

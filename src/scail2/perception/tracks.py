@@ -11,9 +11,9 @@
 """
 
 import hashlib
+import itertools
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -23,13 +23,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from scail2.documents import decode, load_json
 from scail2.errors import InputError
 from scail2.masks import BindingSlot
 from scail2.modes import MODE_TRAITS, AnimationMode
-from scail2.perception.binding import Binding, BoundPair
-from scail2.perception.given import PALETTE, GivenMasks, PictureFrames, snap_to_palette
+from scail2.perception.binding import Binding
+from scail2.perception.given import GivenMasks, PictureFrames
 from scail2.perception.labels import CharacterTrack, TrackedMasks, TrackRecorder
-from scail2.perception.mask_folder import set_aside
+from scail2.perception.mask_folder import replacing
+from scail2.perception.snapping import PALETTE, PaletteSnapper, nearest
+from scail2.perception.stored_facts import StoredFacts
+from scail2.staging import Staging, atomic_file, set_aside
 from scail2.video import FrameSource, VideoReader, VideoWriter, read_image
 
 STORE_VERSION = 1
@@ -74,6 +78,7 @@ class PaletteFrames:
     def __init__(self, source: FrameSource, where: str, repaint: tuple[str, str] | None = None):
         self.source, self.where, self.repaint = source, where, repaint
         self.height, self.width = source.height, source.width
+        self._snapper: PaletteSnapper | None = None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -81,12 +86,23 @@ class PaletteFrames:
     def frames(self, start: int, stop: int) -> np.ndarray:
         """Frames [start, stop): uint8 (T, H, W, 3). Raises `InputError` for colours outside the palette."""
         read = self.source.frames(start, stop)[..., :3]
-        rows = snap_to_palette(read, lossy=False, where=self.where).indices
+        rows = self._snapped(read, start)
         table = _RGB.copy()
         if self.repaint:
             old, new = self.repaint
             table[0 if old == "black" else 1] = _BACKGROUNDS[new]
         return table[rows]
+
+    def _snapped(self, rgb: np.ndarray, start: int) -> np.ndarray:
+        """Palette rows; only where somebody painted with soft edges the whole clip has to be looked at for them."""
+        rows, distance = nearest(rgb)
+        if not distance.any():
+            return rows
+        if self._snapper is None:
+            self._snapper = PaletteSnapper(lossy=False, where=self.where)
+            for first in range(0, len(self), _WINDOW):
+                self._snapper.learn(self.source.frames(first, min(first + _WINDOW, len(self)))[..., :3])
+        return self._snapper.snap(rgb, start)
 
 
 def _track_json(track: CharacterTrack, slot: BindingSlot | None) -> dict[str, Any]:
@@ -105,15 +121,13 @@ def _track_json(track: CharacterTrack, slot: BindingSlot | None) -> dict[str, An
 
 
 def _write_json(path: Path, value: Any) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    with atomic_file(path) as file:
+        file.write((json.dumps(value, indent=1) + "\n").encode())
 
 
 def _write_picture(path: Path, rgb: np.ndarray) -> None:
-    part = path.with_name(path.name + ".part")
-    Image.fromarray(rgb).save(part, format="PNG")
-    os.replace(part, path)
+    with atomic_file(path) as file:
+        Image.fromarray(rgb).save(file, format="PNG")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +135,7 @@ class MaskJob:
     """Everything that goes into a store: the mode, both sides' characters, their binding, rate and source hashes.
 
     `files` may name what the preview needs to find again: ``reference``, ``driving`` (paths) and ``fit``.
+    `own_backgrounds` are those given with additional references' masks, None where the mode decides.
     """
 
     mode: AnimationMode
@@ -130,6 +145,7 @@ class MaskJob:
     fps: Fraction
     sources: Mapping[str, str]
     additional: Sequence[tuple[TrackedMasks, Mapping[int, BindingSlot]]] = ()
+    own_backgrounds: Sequence[str | None] = ()
     files: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -140,58 +156,59 @@ class MaskStore:
         self.directory = Path(directory)
         path = self.directory / "tracks.json"
         try:
-            self.info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            self.info = load_json(path, dict[str, Any], nonfinite=True)
         except FileNotFoundError:
             raise InputError(f"{self.directory} holds no masks: there is no tracks.json in it.") from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read: {error}.") from error
-        if not isinstance(self.info, dict) or self.info.get("version") != STORE_VERSION:
+        if self.info.get("version") != STORE_VERSION:
             raise InputError(f"{path} is not a version {STORE_VERSION} track file of scail2.")
+        self._facts = decode(self.info, StoredFacts, path, nonfinite=True, unknown=True)
 
     @classmethod
     def write(cls, directory: str | Path, job: MaskJob) -> "MaskStore":
         """Paints and stores the masks of `job`; older ones move to `superseded/`, frozen ones are refused."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        if (directory / "tracks.json").exists() and cls(directory).frozen:
-            raise InputError(f"the masks in {directory} are frozen: write to another folder, or unfreeze them first.")
-        # Without tracks.json the folder is no store: half-written masks are never taken for whole ones.
-        set_aside(directory)
+        with replacing(directory) as made:
+            cls._paint(made, job)
+        return cls(directory)
+
+    @staticmethod
+    def _paint(directory: Path, job: MaskJob) -> None:
         traits = MODE_TRAITS[job.mode]
         shown, moved = job.binding.reference_slots(), job.binding.driving_slots()
         still = paint(job.reference.labels.labels(0, 1), shown, traits.reference_background)[0]
         _write_picture(directory / "reference_mask.png", still)
         for index, (masks, slots) in enumerate(job.additional, start=1):
-            view = paint(masks.labels.labels(0, 1), slots, traits.reference_background)[0]
+            own = job.own_backgrounds[index - 1] or traits.reference_background
+            view = paint(masks.labels.labels(0, 1), slots, own)[0]
             _write_picture(directory / f"additional_mask_{index}.png", view)
         size = (job.driving.height, job.driving.width)
         with VideoWriter(directory / "driving_mask.mkv", job.fps, size, codec="ffv1") as writer:
             for _, labels in job.driving.windows(_WINDOW):
                 writer.write(paint(labels, moved, traits.driving_background))
         _write_json(directory / "tracks.json", _describe(job, size))
-        return cls(directory)
 
     @property
     def mode(self) -> AnimationMode:
         """The mode the masks were painted for."""
-        return AnimationMode.parse(self.info["mode"])
+        return self._facts.mode
 
     @property
     def height(self) -> int:
-        return int(self.info["height"])
+        return self._facts.height
 
     @property
     def width(self) -> int:
-        return int(self.info["width"])
+        return self._facts.width
 
     @property
     def total(self) -> int:
         """Frames of the driving mask."""
-        return int(self.info["frames"])
+        return self._facts.frames
 
     @property
     def fps(self) -> Fraction:
-        return Fraction(self.info["fps"])
+        return self._facts.fps
 
     @property
     def frozen(self) -> bool:
@@ -201,22 +218,12 @@ class MaskStore:
     @property
     def source_hash(self) -> str:
         """One digest of the pictures and videos (and settings) the masks were made from."""
-        return self.info["source_hash"]
+        return self._facts.source_hash
 
     @property
     def binding(self) -> Binding:
         """Who moves whom, as stored."""
-        stored = self.info["binding"]
-        return Binding(
-            pairs=tuple(
-                BoundPair(driving=p["driving"], reference=p["reference"], slot=BindingSlot[p["slot"].upper()])
-                for p in stored["pairs"]
-            ),
-            unbound_driving=tuple(stored["unbound_driving"]),
-            unbound_reference=tuple(stored["unbound_reference"]),
-            rule=stored["rule"],
-            notes=tuple(stored["notes"]),
-        )
+        return self._facts.binding.to_binding()
 
     @property
     def driving_path(self) -> Path:
@@ -234,29 +241,38 @@ class MaskStore:
         """The driving mask in the store's own mode, as a `FrameSource`."""
         return self.driving_for(self.mode)
 
-    def _still(self, name: str, mode: AnimationMode) -> np.ndarray:
+    def _still(self, name: str, mode: AnimationMode, *, repaint: bool = True) -> np.ndarray:
         path = self.directory / name
         if not path.exists():
             raise InputError(f"{self.directory} holds no {name}: make the masks again or put the picture back.")
         change = (MODE_TRAITS[self.mode].reference_background, MODE_TRAITS[mode].reference_background)
         picture = PictureFrames(read_image(path)[..., :3])
-        return PaletteFrames(picture, str(path), change if change[0] != change[1] else None).frames(0, 1)[0]
+        changes = repaint and change[0] != change[1]
+        return PaletteFrames(picture, str(path), change if changes else None).frames(0, 1)[0]
 
     def reference_for(self, mode: AnimationMode) -> np.ndarray:
         """The reference mask repainted for `mode`: uint8 (H, W, 3)."""
         return self._still("reference_mask.png", mode)
 
+    @property
+    def own_backgrounds(self) -> tuple[str | None, ...]:
+        """Background that came with each additional reference's mask, None where the mode decides."""
+        return tuple(self.info.get("additional_backgrounds", ()))
+
     def additional_for(self, mode: AnimationMode) -> tuple[np.ndarray, ...]:
-        """Masks of the additional reference views repainted for `mode`: each uint8 (H, W, 3)."""
+        """Masks of the additional references, each uint8 (H, W, 3): repainted for `mode` unless their background was given."""
         names = sorted(self.directory.glob("additional_mask_*.png"), key=lambda p: int(p.stem.rsplit("_", 1)[1]))
-        return tuple(self._still(path.name, mode) for path in names)
+        own = itertools.chain(self.own_backgrounds, itertools.repeat(None))
+        return tuple(
+            self._still(path.name, mode, repaint=given is None) for path, given in zip(names, own, strict=False)
+        )
 
     def driving_for(self, mode: AnimationMode) -> PaletteFrames:
         """The driving mask repainted for `mode`, as a `FrameSource` of uint8 (T, H, W, 3)."""
         path = self.driving_path
         if not path.exists():
             raise InputError(f"{self.directory} holds no driving mask: make the masks again.")
-        source = VideoReader(path)
+        source = VideoReader(path, interpolation="nearest")
         if len(source) != self.total or (source.height, source.width) != (self.height, self.width):
             raise InputError(
                 f"{path} has {len(source)} frames of {source.width}x{source.height}, but these masks were made as "
@@ -303,20 +319,23 @@ class MaskStore:
 
     def unpack(self) -> Path:
         """Writes the driving mask as PNG frames for a painting program; from then on the folder is the mask in force."""
-        folder, part = self.directory / "driving_mask", self.directory / "driving_mask.part"
+        folder = self.directory / "driving_mask"
         if folder.is_dir():
             return folder
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
         frames = self.driving
-        for start in range(0, self.total, _WINDOW):
-            for offset, rgb in enumerate(frames.frames(start, min(start + _WINDOW, self.total))):
-                _write_picture(part / f"{start + offset:06d}.png", rgb)
-        os.replace(part, folder)
+        with Staging(folder) as staging:
+            staging.place.mkdir()
+            for start in range(0, self.total, _WINDOW):
+                for offset, rgb in enumerate(frames.frames(start, min(start + _WINDOW, self.total))):
+                    Image.fromarray(rgb).save(staging.place / f"{start + offset:06d}.png", format="PNG")
+            staging.publish()
         return folder
 
     def pack(self) -> Path:
-        """Turns edited PNG frames back into the one lossless video, snapping softened edges to the palette."""
+        """Turns edited PNG frames back into the one lossless video, snapping softened edges to the palette.
+
+        The frames as they were painted are kept in `superseded/`.
+        """
         video = self.directory / "driving_mask.mkv"
         if self.driving_path == video:
             return video
@@ -324,7 +343,7 @@ class MaskStore:
         with VideoWriter(video, self.fps, (self.height, self.width), codec="ffv1") as writer:
             for start in range(0, self.total, _WINDOW):
                 writer.write(frames.frames(start, min(start + _WINDOW, self.total)))
-        shutil.rmtree(self.directory / "driving_mask")
+        set_aside(self.directory / "driving_mask")
         return video
 
 
@@ -360,6 +379,7 @@ def _describe(job: MaskJob, size: tuple[int, int]) -> dict[str, Any]:
             "unbound_reference": list(job.binding.unbound_reference),
             "notes": list(job.binding.notes),
         },
+        "additional_backgrounds": list(job.own_backgrounds),
         "warnings": [*job.reference.warnings, *job.driving.warnings],
         "reference": [_track_json(track, shown.get(track.number)) for track in _seen(job.reference)],
         "driving": [_track_json(track, moved.get(track.number)) for track in _seen(job.driving)],
