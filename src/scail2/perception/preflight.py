@@ -126,8 +126,10 @@ def inspect(inputs: PreflightInputs) -> PreflightReport:
             backgrounds=inputs.backgrounds,
         )
     )
+    film = getattr(inputs.driving, "source_info", None)
     found = [
         *inputs.notes,
+        *(findings.of_file(film.path.name, film.notes) if film is not None else []),
         *_sizes(inputs),
         *checked,
         *_confidence(inputs.driving_masks, "driving"),
