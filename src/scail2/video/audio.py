@@ -195,11 +195,20 @@ class AudioCarrier:
         if frame.pts is None:
             return end
         start = round((frame.pts * Fraction(frame.time_base) - self._begin) * self._rate)
-        # Clocks in milliseconds make neighbouring frames seem to overlap or gape by up to this (5 ms); what follows damage
-        # goes where its own clock says, so that no lost frame moves the rest.
-        follows = end > 0 and abs(start - end) <= self._rate // 200 and not self._broken
-        self._broken = False
-        return end if follows else start
+        # Clocks in milliseconds make neighbouring frames seem to overlap or gape by up to this (5 ms).
+        if end > 0 and abs(start - end) <= self._rate // 200 and not self._broken:
+            return end
+        if self._broken:
+            self._broken = False
+            start = self._behind_damage(start, end)
+        return start
+
+    def _behind_damage(self, start: int, end: int) -> int:
+        """Where sound belongs that follows lost frames: whole ones, where their size is known and the clock agrees."""
+        context = self._source.codec_context
+        size = (context.frame_size or 0) * self._rate / context.sample_rate
+        lost = end + round(round((start - end) / size) * size) if size else start
+        return lost if abs(lost - start) <= self._rate // 500 else start
 
     def _extend(self, samples: np.ndarray) -> None:
         self._waiting = np.concatenate([self._waiting, samples], axis=1)
