@@ -19,6 +19,9 @@ _COLUMNS = {
     "background_psnr": "back-\nground\nPSNR",
     "frame_difference_correlation": "motion\ncorre-\nlation",
     "limb_iou": "limb\nIoU",
+    "sharpness": "sharp-\nness",
+    "edge_f1": "edge\nF1",
+    "eyes_found": "eyes\nfound",
     "identity": "iden-\ntity",
 }
 
