@@ -76,16 +76,8 @@ class SCAIL2Transformer3DModel(
     _no_split_modules = ["WanTransformerBlock"]
     _repeated_blocks = ["WanTransformerBlock"]
     # Wan's list plus the projection of the timestep embedding and the head: timestep path and head are float32 here.
-    _keep_in_fp32_modules = [
-        "rope",
-        "time_embedder",
-        "time_proj",
-        "scale_shift_table",
-        "norm1",
-        "norm2",
-        "norm3",
-        "proj_out",
-    ]
+    _keep_in_fp32_modules = ["rope", "time_embedder", "time_proj", "scale_shift_table", "proj_out"]
+    _keep_in_fp32_modules += ["norm1", "norm2", "norm3"]
     _cp_plan = {
         "rope": {
             0: ContextParallelInput(split_dim=1, expected_dims=4, split_output=True),
