@@ -34,8 +34,8 @@ DRAWERS = {"utils", "util", "common", "misc", "helpers"}
 # Each part may import from the parts before it in this chain (and from itself); parts of one step not from each other.
 # Imports for type checkers and inside functions count. A part that is on no step fails the test.
 CHAIN = [
-    {"errors"},
-    {"limits"},
+    {"errors", "disk_errors"},
+    {"limits", "user_paths"},
     {"documents"},
     {"staging"},
     {"ownership"},
@@ -52,7 +52,7 @@ CHAIN = [
     {"evaluation"},
     {"runs", "training"},
     {"cli"},
-    {"__init__"},
+    {"__init__", "__main__"},
 ]
 STEP = {part: step for step, parts in enumerate(CHAIN) for part in parts}
 # These make whole pipelines from files, so they stand above the pipeline although they lie beside the loaders.

@@ -7,7 +7,7 @@ noticed while writing, where only a number is known): `naming` puts both right w
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ _REASONS = {
     errno.EPERM: "permission denied; choose another place or change its permissions",
     errno.EROFS: "the file system is read-only; choose another place",
     errno.ENOENT: "there is no such file or folder",
-    errno.EEXIST: "it exists already",
+    errno.EEXIST: "something else is in the way there; choose another place",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.EISDIR: "it is a folder, not a file",
     errno.ENAMETOOLONG: "the name is too long",
@@ -29,6 +29,8 @@ _REASONS = {
     errno.EIO: "the disk reports an input or output error",
     errno.ESTALE: "the network file system lost it; try again",
 }
+# What only a write can be refused for.
+WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 # safetensors: "I/O error: No space left on device (os error 28)", or Rust's own form of it.
 _NUMBER = re.compile(r"os error (\d+)|Os \{ code: (\d+)")
 # torch's archive writer says only that it failed.
@@ -71,14 +73,30 @@ def _is_full(place: Path) -> bool:
 
 
 @contextmanager
-def naming(path: str | Path) -> Iterator[None]:
-    """Errors of the operating system raised in the block carry a path: ``path``, where they have none of their own."""
+def naming(path: str | Path, only: Collection[int] | None = None) -> Iterator[None]:
+    """Errors of the operating system raised in the block carry a path: ``path``, where they have none of their own.
+
+    ``only`` these numbers; `WRITING` for a block that also reads other files.
+    """
     try:
         yield
     except Exception as error:
-        found = as_system_error(error, Path(path))
-        if found is None or found.errno is None or isinstance(found, BrokenPipeError):
+        found = named(error, Path(path))
+        if found is None or (only is not None and found.errno not in only):
             raise
-        if found.filename is None:
-            raise OSError(found.errno, os.strerror(found.errno), os.fspath(path)) from error
-        raise
+        raise found from error
+
+
+def named(error: BaseException, path: Path, temporary: Path | None = None) -> OSError | None:
+    """The operating system's error behind ``error`` with ``path`` as its place; None where nothing is to be added.
+
+    ``temporary`` is where the file at ``path`` is made: nobody knows that place, so ``path`` stands for it.
+    """
+    found = as_system_error(error, path if temporary is None else temporary)
+    if found is None or found.errno is None or isinstance(found, BrokenPipeError):
+        return None
+    if isinstance(found.filename, str | bytes):
+        place = Path(os.fsdecode(found.filename))
+        if temporary is None or not place.is_relative_to(temporary):
+            return None
+    return OSError(found.errno, os.strerror(found.errno), os.fspath(path))

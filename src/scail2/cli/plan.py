@@ -128,5 +128,9 @@ def plan_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
         ("length", f"{values['frames']} frames, {values['seconds']} s at {values['fps']} a second"),
         ("segments", f"{len(segments)} ({', '.join(shown)}), overlapping by {values['overlap']}"),
         ("characters", f"{facts['reference_characters']} reference, {facts['driving_characters']} driving"),
-        ("sampling", f"{resolved['steps']} steps, guidance {resolved['guidance_scale']}"),
+        (
+            "sampling",
+            f"{resolved['steps']} steps of {resolved['solver'] or resolved['scheduler']}, "
+            f"shift {'none' if resolved['shift'] is None else resolved['shift']}, guidance {resolved['guidance_scale']}",
+        ),
     ]

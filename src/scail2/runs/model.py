@@ -13,6 +13,7 @@ from scail2.devices import default_device
 from scail2.errors import InputError
 from scail2.request import AnimationRequest
 from scail2.runs.storage import digest, read_json, write_json
+from scail2.sampling import SamplingDefaults
 
 if TYPE_CHECKING:
     from scail2.pipeline import SCAIL2Pipeline
@@ -33,7 +34,7 @@ class ModelFacts:
     largest_size: tuple[int, int]
     segment_frames: int
     overlap: int
-    preset: str
+    sampling: SamplingDefaults
     takes_text: bool
     files: str = ""
 
@@ -59,7 +60,7 @@ class ModelFacts:
             largest_size=tuple(8192 if side is math.inf else int(side) for side in largest),
             segment_frames=pipe.config.segment_frame_length,
             overlap=pipe.config.prev_segment_conditioning_frames,
-            preset=pipe.config.default_preset,
+            sampling=SamplingDefaults.of(pipe),
             takes_text=config.text_dim is not None,
             files=files,
         )
@@ -71,8 +72,8 @@ class ModelFacts:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """Reads what `to_json` gave."""
-        pairs = ("size_step", "native_size", "largest_size")
-        return cls(**values | {name: tuple(values[name]) for name in pairs})
+        pairs = {name: tuple(values[name]) for name in ("size_step", "native_size", "largest_size")}
+        return cls(**values | pairs | {"sampling": SamplingDefaults(**values["sampling"])})
 
 
 class ModelHandle:
@@ -116,7 +117,10 @@ class ModelHandle:
     def _remembered(self, folder: Path) -> ModelFacts | None:
         if self._given or not (folder / _FACTS).exists():
             return None
-        facts = ModelFacts.from_json(read_json(folder / _FACTS))
+        stored = read_json(folder / _FACTS)
+        if "sampling" not in stored:  # written before a model's scheduler was among its facts
+            return None
+        facts = ModelFacts.from_json(stored)
         marks = _file_marks(self._request)
         return facts if marks and facts.files == marks else None
 

@@ -195,7 +195,7 @@ class Preparation:
     def _tell(self, report: dict[str, Any], sampling: SamplingChoice) -> None:
         for finding in report["findings"]:
             self.journal.emit("finding", **finding)
-        if self.request.prompt and sampling.arguments["prompt"] is None:
+        if self.request.prompt and sampling.asked["prompt"] is None:
             self.journal.emit("note", message="This model takes no text: the prompt is kept with the run but not used.")
 
     def _check_space(self, plan: RunPlan) -> None:
@@ -220,7 +220,7 @@ class Preparation:
                 "driving": inputs["driving"],
                 "pictures": [hash_pixels(each) for each in pictures],
                 "shape": [plan.height, plan.width, str(plan.fps), str(request.fit)],
-                "sampling": sampling.to_json(),
+                "sampling": sampling.identity(),
                 "model": facts.fingerprint,
                 "black_out": not request.keep_reference_background,
                 "drift_correction": str(request.drift_correction),
