@@ -75,7 +75,7 @@ def prepare_job(
     driving = driving_footage(driving_video, options.height, options.width)
     size = driving.size
     pipe.geometry.check_size(pipe.vae, *size)
-    masks = driving_mask_footage(driving_mask, size, len(driving), mode)
+    masks = driving_mask_footage(driving_mask, size, len(driving), mode, driving_video)
     plan = pipe.plan(len(driving), options)
     overlap = _overlap(pipe, options)
     picture = picture_tensor(image, "image", size)

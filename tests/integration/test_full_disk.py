@@ -95,7 +95,7 @@ def check_whole(verb: str, out: Path, world: Path) -> None:
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     elif verb == "train":
-        assert [each.name for each in (out / "checkpoints").iterdir()][-1] == "step-00000002"
+        assert max(each.name for each in (out / "checkpoints").iterdir()) == "step-00000002"
         assert (out / "transformer" / "config.json").is_file()
     elif verb == "evaluate":
         assert (out / "report.json").stat().st_size > 500
@@ -125,7 +125,7 @@ def test_a_full_disk_ends_in_one_sentence_and_a_rerun_completes(verb, disk, worl
         }
         assert not left
         if code == 2 and verb in ("convert", "evaluate"):
-            assert not out.exists() or not any(out.iterdir())
+            assert not out.exists() or os.listdir(out) == []
         spare.unlink()
         if code == 0:
             break
@@ -141,7 +141,7 @@ def test_a_read_only_file_system_is_named(disk, world, capsys):
     try:
         for verb in ("synthesize", "cache", "convert", "train", "evaluate"):
             capsys.readouterr()
-            assert call(verb, *command(verb, world, disk / "out")) == 2
+            assert call(verb, *command(verb, world, disk / "other")) == 2
             (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
             assert "the file system is read-only" in told
             assert str(disk) in told

@@ -116,11 +116,15 @@ def open_mask(path: Path, fps: Fraction | None = None, count: int | None = None)
         raise InputError(f"the mask {path} does not exist.")
     if path.is_dir():
         suffixes = {each.suffix.lower() for each in path.iterdir()} & set(PICTURE_SUFFIXES)
-        return MaskFile(path=path, frames=_with_alpha(VideoReader(path)), lossy=not suffixes <= LOSSLESS_SUFFIXES)
+        return MaskFile(
+            path=path,
+            frames=_with_alpha(VideoReader(path, interpolation="nearest")),
+            lossy=not suffixes <= LOSSLESS_SUFFIXES,
+        )
     if not is_film(path):
         lossy = path.suffix.lower() not in LOSSLESS_SUFFIXES
         return MaskFile(path=path, frames=PictureFrames(read_image(path)), lossy=lossy)
-    reader, rate = VideoReader(path), None
+    reader, rate = VideoReader(path, interpolation="nearest"), None
     lossy = reader.source_info.codec not in LOSSLESS_CODECS
     if count is not None and (unmerged := Unmerged.open(path, count)) is not None:
         reader.close()
@@ -128,7 +132,7 @@ def open_mask(path: Path, fps: Fraction | None = None, count: int | None = None)
     if reader.source_info.variable_rate:
         if fps is not None:
             reader.close()
-            reader = VideoReader(path, fps=fps)
+            reader = VideoReader(path, fps=fps, interpolation="nearest")
         rate = reader.fps
     return MaskFile(path=path, frames=_with_alpha(reader), lossy=lossy, rate=rate)
 

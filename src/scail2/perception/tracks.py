@@ -272,7 +272,7 @@ class MaskStore:
         path = self.driving_path
         if not path.exists():
             raise InputError(f"{self.directory} holds no driving mask: make the masks again.")
-        source = VideoReader(path)
+        source = VideoReader(path, interpolation="nearest")
         if len(source) != self.total or (source.height, source.width) != (self.height, self.width):
             raise InputError(
                 f"{path} has {len(source)} frames of {source.width}x{source.height}, but these masks were made as "

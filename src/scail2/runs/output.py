@@ -1,6 +1,5 @@
 """From finished segments to the film: streamed, with the driving video's sound, and the side-by-side comparison."""
 
-import glob
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,8 @@ from scail2.request import AnimationRequest
 from scail2.runs.journal import Journal
 from scail2.runs.preparation import Prepared, StageLedger
 from scail2.runs.segment_store import JoinedFrames, SegmentStore
-from scail2.runs.storage import digest, hash_file, remove
+from scail2.runs.storage import digest, hash_file
+from scail2.staging import sweep
 from scail2.video import Codec, VideoWriter, codec_for
 
 _CHUNK = 16
@@ -69,8 +69,7 @@ class OutputStage:
             return
         self.journal.emit("stage_started", stage=name)
         # A killed process leaves its unfinished file beside the output.
-        for leftover in path.parent.glob(f".{glob.escape(path.stem)}.????????.part{path.suffix}"):
-            remove(leftover)
+        sweep(path.parent, path.name)
         plan = self.prepared.plan
         done = 0
         with VideoWriter(

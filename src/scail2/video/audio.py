@@ -10,8 +10,9 @@ import av
 import numpy as np
 
 from scail2.errors import InputError
-from scail2.video.container import ContainerFrames, decoding_errors
+from scail2.video.container import ContainerFrames
 from scail2.video.kinds import check_path, identify
+from scail2.video.opening import decoding_errors
 
 logger = logging.getLogger(__name__)
 

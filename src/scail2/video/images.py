@@ -245,4 +245,5 @@ def _picture_info(path: Path, codec: str, frames, *, fps: Fraction, variable: bo
         has_alpha=frames._alpha,
         audio_codec=None,
         high_dynamic_range=False,
+        stored_size=(height, width),
     )
