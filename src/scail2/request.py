@@ -19,6 +19,7 @@ from scail2.documents import decode, load_toml, parse_json, short
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
 from scail2.request_files import absolute_lora, refuse_overwriting
+from scail2.user_paths import expanded
 
 REQUEST_VERSION = 1
 
@@ -146,8 +147,8 @@ class AnimationRequest:
             object.__setattr__(self, name, convert(name, getattr(self, name)))
         _check_paths(self)
         object.__setattr__(self, "lora", tuple(absolute_lora(each) for each in self.lora))
-        if self.model is not None and Path(self.model).expanduser().exists():
-            object.__setattr__(self, "model", os.path.abspath(Path(self.model).expanduser()))
+        if self.model is not None and expanded(self.model).exists():
+            object.__setattr__(self, "model", os.path.abspath(expanded(self.model)))
 
     @property
     def compare_output(self) -> Path:
@@ -240,7 +241,7 @@ def _named_by_field(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 def _relative_to(folder: Path, value: Any) -> Any:
     if isinstance(value, str):
-        return str(folder / Path(value).expanduser())
+        return str(folder / expanded(value))
     return [_relative_to(folder, each) for each in value] if isinstance(value, list) else value
 
 
@@ -267,7 +268,7 @@ def _path(name: str, value: Any) -> Path:
         raise InputError(f"{_label(name)} is missing.")
     if not isinstance(value, str | os.PathLike) or not str(value) or "\0" in str(value):
         raise InputError(f"{_label(name)} must be a path, not {short(value)}.")
-    return Path(os.path.abspath(Path(value).expanduser()))
+    return Path(os.path.abspath(expanded(value)))
 
 
 def _flag(name: str, value: Any) -> bool:

@@ -125,7 +125,7 @@ def test_comfy_fp8(state, tmp_path, style):
         else:
             # Three bits of mantissa; below the smallest normal number (2^-6 of 448 scales) steps are absolute.
             assert torch.allclose(found[name], value, rtol=2**-4, atol=float(value.abs().max()) * 2**-10 / 448), name
-    assert scail2.load_transformer(tmp_path / "fp8.safetensors", WORDS).proj_out.weight.dtype == torch.bfloat16
+    assert scail2.load_transformer(tmp_path / "fp8.safetensors", WORDS).patch_embedding.weight.dtype == torch.bfloat16
 
 
 def test_unscaled_fp8_is_taken_as_it_is(state, tmp_path):
@@ -206,7 +206,7 @@ def test_weights_that_need_no_cast_stay_in_the_file_and_others_leave_it(state, t
     del mapped
     cast = scail2.load_transformer(path, WORDS, torch.bfloat16)
     assert path.name not in Path("/proc/self/maps").read_text()
-    assert torch.equal(cast.proj_out.weight, state["head.head.weight"].bfloat16())
+    assert torch.equal(cast.patch_embedding.weight, state["patch_embedding.weight"].bfloat16())
 
 
 def test_large_tensors_are_copied_in_pieces(state, tmp_path, monkeypatch):
@@ -466,7 +466,8 @@ def test_from_single_file_infers_the_configuration_and_keeps_islands(state, tmp_
         str(tmp_path / "m.safetensors"), original_config=WORDS, torch_dtype=torch.bfloat16
     )
     assert model.scale_shift_table.dtype == torch.float32
-    assert model.proj_out.weight.dtype == torch.bfloat16
+    assert model.proj_out.weight.dtype == torch.float32
+    assert model.patch_embedding.weight.dtype == torch.bfloat16
     from_state = SCAIL2Transformer3DModel.from_single_file(dict(state), original_config=WORDS)
     assert_equal({to_official_name(n): v for n, v in from_state.state_dict().items()}, state)
 
