@@ -67,7 +67,9 @@ def _make(
     characters: Annotated[int | None, typer.Option(min=1, help="How many characters to expect.")] = None,
     width: Annotated[int | None, typer.Option(help="Width of the masks; without it the video's.")] = None,
     height: Annotated[int | None, typer.Option(help="Height of the masks; without it the video's.")] = None,
-    fps: Annotated[float | None, typer.Option(help="Resample the video to this rate, as the run will.")] = None,
+    fps: Annotated[
+        str | None, typer.Option(help="Resample the video to this rate (16, 30000/1001), as the run will.")
+    ] = None,
     fit: Annotated[str, typer.Option(help="cover or letterbox.")] = "cover",
     reframe: Annotated[str, typer.Option(help="off or auto: rescale the reference.")] = "off",
     fix_polarity: Annotated[bool, typer.Option(help="Repaint backgrounds that contradict the mode.")] = False,
