@@ -263,7 +263,7 @@ def contact_sheet(
 
     Frames are spread over the clip, and those that findings point at come first. Written as PNG where `path` is given.
     """
-    from scail2.perception.preview import Sheet, write_png
+    from scail2.perception.preview import Sheet, write_sheet
 
     total = len(inputs.driving)
     if total == 0:
@@ -275,5 +275,5 @@ def contact_sheet(
     marks = {run[0] for each in report.findings for run in each.frames if each.severity is not Severity.INFO}
     picture = sheet.draw(inputs.reference, inputs.driving, chosen, marked=marks)
     if path is not None:
-        write_png(Path(path), picture)
+        write_sheet(Path(path), picture)
     return picture

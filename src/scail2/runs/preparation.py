@@ -19,6 +19,7 @@ from scail2.runs.model import ModelFacts, ModelHandle
 from scail2.runs.planning import RunPlan, plan_run
 from scail2.runs.sampling import SamplingChoice
 from scail2.runs.segment_store import hash_frames
+from scail2.runs.sound import sound_findings, with_findings
 from scail2.runs.storage import digest, hash_file, read_json, write_json
 from scail2.video import FrameSource, VideoReader, read_image
 
@@ -136,6 +137,7 @@ class Preparation:
         )
         report = self._masks(task)
         masks = load_masks(self.folder / "masks", request.mode)
+        report = with_findings(report, sound_findings(request, plan, info))
         self._write_plan(plan, sampling, facts, report)
         self._tell(report, sampling)
         refuse_errors(report, self.folder / "masks")

@@ -109,7 +109,7 @@ class VideoReader:
         self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
         for note in info.notes:
             if note.fix:
-                logger.warning("%s: %s; %s", path, note.message, note.fix)
+                logger.info("%s: %s; %s", path, note.message, note.fix)
 
     def _sampling(self) -> np.ndarray:
         pictures, info = self._pictures, self.source_info
