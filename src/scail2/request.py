@@ -10,6 +10,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from fractions import Fraction
@@ -105,7 +106,7 @@ class AnimationRequest:
     width: int | None = setting(None, OUTPUT, "Width in pixels, a multiple of the model's step.")
     fit: Fit = setting(Fit.COVER, OUTPUT, "Fit of the driving video: cover (crop) or letterbox (bars).")
     fps: str | float | None = setting(
-        None, SEGMENTS, "Frame rate, such as 16 or 30000/1001; without it the driving video's own."
+        None, SEGMENTS, "Frame rate (16, 30000/1001); without it the driving video's own."
     )
     frames: int | None = setting(None, SEGMENTS, "Use only this many frames from the driving video's beginning.")
     segment_frames: int | None = setting(None, SEGMENTS, "Frames a segment, 4n+1 (81 for the full-size model).")
@@ -336,13 +337,11 @@ def _real(low: float, high: float, *, open_low: bool = False):
 def _rate(name: str, value: Any) -> str | float:
     """A rate as a number, or as the text of a fraction that no number is: ``30000/1001``."""
     text = value.replace(" ", "") if isinstance(value, str) else ""
-    try:
-        number = float(Fraction(text)) if re.fullmatch(r"[\d./]{1,20}", text) else value
-    except (ValueError, ZeroDivisionError):
-        number = value
-    if isinstance(number, str):
+    with suppress(ValueError, ZeroDivisionError):
+        value = float(Fraction(text)) if re.fullmatch(r"[\d./]{1,20}", text) else value
+    if isinstance(value, str):
         raise InputError(f"{_label(name)} must be a number such as 16 or 30000/1001, not {short(value)}.")
-    rate = _real(0, 1000, open_low=True)(name, number)
+    rate = _real(0, 1000, open_low=True)(name, value)
     return text if "/" in text else rate
 
 
