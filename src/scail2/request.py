@@ -105,9 +105,7 @@ class AnimationRequest:
     height: int | None = setting(None, OUTPUT, "Height in pixels, a multiple of the model's step.")
     width: int | None = setting(None, OUTPUT, "Width in pixels, a multiple of the model's step.")
     fit: Fit = setting(Fit.COVER, OUTPUT, "Fit of the driving video: cover (crop) or letterbox (bars).")
-    fps: str | float | None = setting(
-        None, SEGMENTS, "Frame rate (16, 30000/1001); without it the driving video's own."
-    )
+    fps: str | float | None = setting(None, SEGMENTS, "Frame rate (16, 30000/1001); else the driving video's own.")
     frames: int | None = setting(None, SEGMENTS, "Use only this many frames from the driving video's beginning.")
     segment_frames: int | None = setting(None, SEGMENTS, "Frames a segment, 4n+1 (81 for the full-size model).")
     overlap: int | None = setting(None, SEGMENTS, "Frames a segment takes over from the one before, 4n+1.")
@@ -339,8 +337,6 @@ def _rate(name: str, value: Any) -> str | float:
     text = value.replace(" ", "") if isinstance(value, str) else ""
     with suppress(ValueError, ZeroDivisionError):
         value = float(Fraction(text)) if re.fullmatch(r"[\d./]{1,20}", text) else value
-    if isinstance(value, str):
-        raise InputError(f"{_label(name)} must be a number such as 16 or 30000/1001, not {short(value)}.")
     rate = _real(0, 1000, open_low=True)(name, value)
     return text if "/" in text else rate
 

@@ -276,7 +276,7 @@ def test_shards_that_were_packed_again_are_read_alike(cache, tmp_path):
     again, before = LatentDataset(packed), LatentDataset(shard_path(folder, 0))
     assert not again.damage
     assert [record.key for record in again.records] == [record.key for record in before.records]
-    assert torch.equal(again[3].latents.target, before[3].latents.target)
+    assert torch.equal(again[3].target, before[3].target)
 
 
 def test_a_shard_with_an_error_is_absent(tmp_path):
