@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 _HDR_TRANSFERS = (colour.PQ, colour.HLG)
 _TRIED_KEYS = 3
 _TRIED_GROUPS, _TRIED_PICTURES = 3, 32  # decoded when a file is opened, to see whether its times can be believed
-_RENUMBER = "number its pictures anew: ffmpeg -i IN -fps_mode passthrough -vf setpts=N/({rate}*TB) -crf 12 OUT.mp4"
+_RENUMBER = "number its pictures anew: ffmpeg -i IN -fps_mode passthrough -vf 'setpts=N/({rate}*TB)' -crf 12 OUT.mp4"
 
 
 class ContainerFrames:
