@@ -282,7 +282,7 @@ def test_masks_of_pixels_that_are_not_square_stay_exact(tmp_path):
     """Read for a mask, a stretched film holds the stored colours and no others, each column where it belongs."""
 
     def widen(stream):
-        stream.sample_aspect_ratio = Fraction(4, 3)
+        stream.sample_aspect_ratio = stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
 
     film = write_film(tmp_path / "mask.mkv", 2, codec="ffv1", pixels="bgr0", size=(48, 96), prepare=widen)
     with VideoReader(film, interpolation="nearest") as reader:
