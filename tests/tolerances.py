@@ -16,6 +16,7 @@ TOLERANCES = {
     "bfloat16": 5e-2,
     "bfloat16_sampled": 1e-2,
     "sigmas": 1e-6,
+    "solvers": 1e-5,
     "sampled_latents": 5e-4,
     "sampled_frames": 2e-3,
     "condition_latents": 5e-5,
