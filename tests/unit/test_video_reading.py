@@ -284,7 +284,7 @@ def test_masks_of_pixels_that_are_not_square_stay_exact(tmp_path):
     def widen(stream):
         stream.sample_aspect_ratio = stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
 
-    film = write_film(tmp_path / "mask.mkv", 2, codec="ffv1", pixels="bgr0", size=(48, 96), prepare=widen)
+    film = write_film(tmp_path / "mask.mov", 2, codec="png", pixels="rgb24", size=(48, 96), prepare=widen)
     with VideoReader(film, interpolation="nearest") as reader:
         frame = reader.frames(1, 2)[0]
     assert frame.shape == (48, 128, 3)
