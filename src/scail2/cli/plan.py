@@ -72,7 +72,7 @@ def _plan_in(folder: Path, request: AnimationRequest, *, as_json: bool, contact_
     from scail2.runs.storage import plain_errors, read_json
 
     quiet_libraries()
-    run = RunDirectory.create(folder, request)
+    run = RunDirectory.create(folder, request, renders=False)
     try:
         run.plan()
     except InputError:
