@@ -5,10 +5,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from import_graph import Graph, circles, import_graph
 from tolerances import TOLERANCES
 
 ROOT = Path(__file__).parents[1]
@@ -32,92 +32,92 @@ WIDE_FUNCTIONS = {
 DRAWERS = {"utils", "util", "common", "misc", "helpers"}
 
 # Each part may import from the parts before it in this chain (and from itself); parts of one step not from each other.
+# Imports for type checkers and inside functions count. A part that is on no step fails the test.
 CHAIN = [
     {"errors"},
     {"limits"},
     {"documents"},
-    {"modes", "devices", "lora_argument"},
-    {"masks", "segments", "presets"},
-    {"video"},
-    {"perception", "models"},
-    {"conditions"},
+    {"staging"},
+    {"ownership"},
+    {"modes", "devices", "lora_argument", "segments"},
+    {"masks", "presets", "request_files"},
+    {"video", "request", "sampling"},
+    {"perception", "models", "conditions", "step_caches"},
+    {"stages", "inputs", "text_image", "lora_loader"},
+    {"guidance"},
+    {"job"},
     {"pipeline"},
     {"hub"},
-    {"request"},
     {"data"},
     {"evaluation"},
     {"runs", "training"},
     {"cli"},
+    {"__init__"},
 ]
 STEP = {part: step for step, parts in enumerate(CHAIN) for part in parts}
 # These make whole pipelines from files, so they stand above the pipeline although they lie beside the loaders.
-HUB = {"models/hub.py", "models/components.py", "models/conversion.py", "models/inventory.py"}
+HUB = {"models.hub", "models.components", "models.conversion", "models.inventory"}
+# Arrows that break the chain or close a circle today, each one to be taken away. Nothing may be added.
+FAULTS = {
+    ("cli.plan", "cli.rendering"),
+    ("job", "pipeline"),
+    ("text_image", "pipeline"),
+    ("models.integration", "models.checkpoints"),
+}
 
 
-def part_of(path: Path) -> str:
-    relative = path.relative_to(SOURCE)
-    return "hub" if relative.as_posix() in HUB else relative.parts[0].removesuffix(".py")
-
-
-def imported_modules(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Modules of scail2 that a file imports, as paths below scail2; imports for type checkers do not count."""
-    skipped = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if node in skipped:
-            continue
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            above = ["scail2", *package][: len(package) + 2 - node.level] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            names = [f"{base}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        yield from (tuple(name.split(".")[1:]) for name in names if name.split(".")[0] == "scail2")
-
-
-def imported_parts(path: Path) -> set[str]:
-    package = path.relative_to(SOURCE).parts[:-1]
-    parts = set()
-    for module in imported_modules(ast.parse(path.read_text()), package):
-        file = "/".join(module[:2]) + ".py"
-        name = "hub" if file in HUB else module[0] if module else ""
-        # Names that are no file or folder are what the package itself exports.
-        if (SOURCE / f"{name}.py").exists() or (SOURCE / name).is_dir() or name == "hub":
-            parts.add(name)
-    return parts - {part_of(path), ""}
+def part_of(module: str) -> str:
+    return "hub" if module in HUB else module.split(".")[0]
 
 
 @pytest.fixture(scope="module")
-def imports() -> dict[str, dict[str, str]]:
-    """Importing part -> imported part -> a file that does so."""
-    graph: dict[str, dict[str, str]] = {}
-    for path in FILES:
-        for part in imported_parts(path):
-            graph.setdefault(part_of(path), {})[part] = path.relative_to(SOURCE).as_posix()
-    return graph
+def graph() -> Graph:
+    """Importing module -> imported modules."""
+    return import_graph(SOURCE)
 
 
-def test_parts_of_the_chain_import_only_what_comes_before(imports):
+def test_every_part_is_on_a_step_of_the_chain(graph):
+    assert {part_of(module) for module in graph} == set(STEP)
+
+
+def test_parts_of_the_chain_import_only_what_comes_before(graph):
     wrong = [
-        f"{file}: {importer} imports {imported}"
-        for importer, found in imports.items()
-        for imported, file in found.items()
-        if importer in STEP and imported in STEP and STEP[imported] >= STEP[importer]
+        f"{importer} imports {imported}"
+        for importer, found in graph.items()
+        for imported in found
+        if part_of(importer) != part_of(imported)
+        and STEP[part_of(imported)] >= STEP[part_of(importer)]
+        and (importer, imported) not in FAULTS
     ]
     assert not wrong
 
 
-def test_no_parts_import_each_other_in_a_circle(imports):
-    try:
-        tuple(TopologicalSorter(imports).static_order())
-    except CycleError as error:
-        pytest.fail(" -> ".join(error.args[1]))
+def test_no_modules_import_each_other_in_a_circle(graph):
+    kept = {importer: {each for each in found if (importer, each) not in FAULTS} for importer, found in graph.items()}
+    assert circles(kept) == []
+
+
+def test_every_fault_that_is_still_allowed_still_exists(graph):
+    assert [fault for fault in FAULTS if fault[1] not in graph.get(fault[0], ())] == []
+
+
+def test_the_guard_sees_every_kind_of_import(tmp_path):
+    package = tmp_path / "house"
+    (package / "room").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "room" / "__init__.py").write_text("")
+    (package / "room" / "a.py").write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .b import B\n"
+    )
+    (package / "room" / "b.py").write_text("def f():\n    import house.room.c as c\n    return c\n")
+    (package / "room" / "c.py").write_text("from house.room import a\nfrom house import VERSION\n")
+    (package / "door.py").write_text("from importlib import import_module\nimport_module('house.room.a')\n")
+    seen = import_graph(package)
+    assert seen["room.a"] == {"room.b"}
+    assert seen["room.b"] == {"room.c"}
+    assert seen["room.c"] == {"room.a", "__init__"}
+    assert seen["door"] == {"room.a"}
+    assert circles(seen) == [["room.a", "room.b", "room.c"]]
 
 
 def test_the_command_line_starts_without_torch():
@@ -161,7 +161,8 @@ def test_no_function_is_too_long_or_too_wide():
             where = f"{path.relative_to(SOURCE)}::{name}"
             if body_lines(function) > MAX_BODY_LINES:
                 wrong.append(f"{where} has {body_lines(function)} lines")
-            if parameters(function) > MAX_PARAMETERS and name not in WIDE_FUNCTIONS and part_of(path) != "cli":
+            in_a_verb = path.parent.name == "cli"
+            if parameters(function) > MAX_PARAMETERS and name not in WIDE_FUNCTIONS and not in_a_verb:
                 wrong.append(f"{where} has {parameters(function)} parameters")
     assert not wrong
 

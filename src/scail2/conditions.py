@@ -188,9 +188,12 @@ def character_region(mask: Tensor) -> Tensor:
 
 
 def blackout(image: Tensor, mask: Tensor) -> Tensor:
-    """``image`` (B, 3, H, W) in [-1, 1], black wherever ``mask`` (B, H, W, 3) shows no character."""
-    region = character_region(mask).unsqueeze(1).to(image.device)
-    return torch.where(region, image, torch.full_like(image, -1.0))
+    """``image`` (B, 3, H, W) in [-1, 1], black wherever ``mask`` (B, H, W, 3) marks nothing, that is, shows black.
+
+    Characters stay, and so does what is marked white: a background that is to be seen.
+    """
+    marked = (mask > THRESHOLD).any(dim=-1).unsqueeze(1).to(image.device)
+    return torch.where(marked, image, torch.full_like(image, -1.0))
 
 
 def _check_pair(what: str, pixels: Tensor, mask: Tensor) -> None:
@@ -223,7 +226,7 @@ def encode_references(
         reference: (B, 3, H, W) float in [-1, 1]. ``reference_mask``: (B, H, W, 3) uint8 RGB in the palette.
         additional_references: (B, N, 3, H, W) float, each encoded as a picture of its own, with
             ``additional_reference_masks`` (B, N, H, W, 3) uint8; both or neither.
-        black_out: in replacement mode, paint reference pixels outside the characters black before encoding.
+        black_out: in replacement mode, paint reference pixels that their mask leaves black black before encoding.
             In animation mode the reference's background is part of the result and always stays.
 
     Returns:

@@ -179,19 +179,22 @@ def driving_mask_footage(mask: Any, size: tuple[int, int], num_frames: int, mode
     return footage
 
 
-def mask_problems(reference_masks: Sequence[Tensor], driving_mask: Footage, mode: AnimationMode) -> list[str]:
+def mask_problems(
+    reference_mask: Tensor, driving_mask: Footage, mode: AnimationMode, additional_masks: Sequence[Tensor] = ()
+) -> list[str]:
     """What in the masks contradicts the mode or each other, judged on frames spread over the whole video.
 
     A reference's colour that these do not show is looked for in all frames: its character may be seen only briefly.
+    Reference masks are uint8 (H, W, 3).
     """
-    reference = torch.cat(list(reference_masks)).numpy()
+    reference, additional = reference_mask.numpy(), [mask.numpy() for mask in additional_masks]
     count = min(len(driving_mask), _JUDGED_FRAMES)
     indices = np.linspace(0, len(driving_mask) - 1, count).round().astype(int)
     sample = np.concatenate([driving_mask.window(i, i + 1) for i in indices.tolist()])
-    missing = slots_shown(reference) - slots_shown(sample)
+    missing = set().union(*map(slots_shown, (reference, *additional))) - slots_shown(sample)
     if missing and count < len(driving_mask):
         sample = np.concatenate([sample, *_frames_showing(driving_mask, missing)])
-    return check_polarity(reference, sample, mode)
+    return check_polarity(reference, sample, mode, additional)
 
 
 def _frames_showing(mask: Footage, slots: set[BindingSlot]) -> list[np.ndarray]:

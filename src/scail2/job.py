@@ -81,7 +81,8 @@ def prepare_job(
     picture = picture_tensor(image, "image", size)
     picture_mask = mask_tensor(reference_mask, "reference_mask", size, mode)
     extra_pictures, extra_masks = _additional(options, size, mode)
-    _check_masks([picture_mask, *([] if extra_masks is None else extra_masks[0].unsqueeze(1))], masks, mode, options)
+    extra = () if extra_masks is None else extra_masks[0].unbind()
+    _check_masks(mask_problems(picture_mask[0], masks, mode, extra), mode, options)
     settings = _settings(pipe, options, size)
     guider = choose_guider(pipe.guider, settings.guidance_scale, explicit=options.guidance_scale is not None)
     check_caches(pipe.transformer, guided=guider is not None)
@@ -163,8 +164,7 @@ def _additional(
     return torch.stack(made, dim=1), torch.stack(made_masks, dim=1)
 
 
-def _check_masks(references: list[Tensor], driving: Footage, mode: AnimationMode, options: StreamOptions) -> None:
-    problems = mask_problems(references, driving, mode)
+def _check_masks(problems: list[str], mode: AnimationMode, options: StreamOptions) -> None:
     if problems and not options.allow_mask_mismatch:
         raise InputError(
             f"the masks do not fit {mode} mode: {' '.join(problems)} Correct them, or go on with allow_mask_mismatch=True."

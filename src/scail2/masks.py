@@ -102,34 +102,52 @@ def split_mask(rgb: np.ndarray) -> dict[BindingSlot, np.ndarray]:
     return {slot: codes == _code(slot.rgb) for slot in BINDING_SLOTS}
 
 
-def check_polarity(reference_mask: np.ndarray, driving_mask: np.ndarray, mode: AnimationMode | str) -> list[str]:
-    """What in a pair of masks contradicts the mode, a sentence each; empty when all is well.
+def check_polarity(
+    reference_mask: np.ndarray,
+    driving_mask: np.ndarray,
+    mode: AnimationMode | str,
+    additional_masks: Sequence[np.ndarray] = (),
+) -> list[str]:
+    """What in a set of masks contradicts the mode or each other, a sentence each; empty when all is well.
 
-    A wrong mask fails silently: with a white driving background, animation can collapse into replacement.
+    A wrong mask fails silently: with a white driving background, animation can collapse into replacement. Additional
+    references may have backgrounds of their own (views of a character on black, a scene that is all white).
 
     Args:
-        reference_mask: uint8 ``(H, W, 3)`` or ``(N, H, W, 3)``.
+        reference_mask: uint8 ``(H, W, 3)``, the primary reference's.
         driving_mask: uint8 ``(T, H, W, 3)``.
         mode: the mode the masks are meant for.
+        additional_masks: uint8 ``(H, W, 3)``, one for each additional reference.
     """
     mode = AnimationMode.parse(mode)
     traits = MODE_TRAITS[mode]
+    reference, driving = np.asarray(reference_mask), np.asarray(driving_mask)
     problems: list[str] = []
-    slots: list[set[BindingSlot]] = []
     for name, mask, wanted in (
-        ("reference mask", np.asarray(reference_mask), traits.reference_background),
-        ("driving mask", np.asarray(driving_mask), traits.driving_background),
+        ("reference mask", reference, traits.reference_background),
+        ("driving mask", driving, traits.driving_background),
     ):
         if found := wrong_background(mask, wanted):
             problems.append(f"The {name} has a {found} background; {mode} mode needs a {wanted} one.")
-        if (share := _off_palette_share(mask)) > _OFF_PALETTE_SHARE:
-            problems.append(f"{share:.0%} of the {name} is not in the palette; save masks losslessly, unblurred.")
-        slots.append(slots_shown(mask))
-        if not slots[-1]:
+        problems += _off_palette_problems(name, mask)
+        if not slots_shown(mask):
             problems.append(f"The {name} shows no character: none of the six slot colours occurs in it.")
-    if all(slots):
-        problems += _binding_problems(*slots)
+    shown, moved = slots_shown(reference), slots_shown(driving)
+    for number, mask in enumerate(additional_masks, start=1):
+        name = f"mask of additional reference {number}"
+        problems += _off_palette_problems(name, mask)
+        if shown and (names := colours_nobody_moves(mask, moved)):
+            problems.append(f"The {name} shows {', '.join(names)}, in which nobody is bound.")
+        shown |= slots_shown(mask) & moved
+    if shown and moved:
+        problems += _binding_problems(shown, moved)
     return problems
+
+
+def colours_nobody_moves(additional_mask: np.ndarray, moved: set[BindingSlot]) -> list[str]:
+    """Names of the slots that an additional reference's mask uint8 ``(H, W, 3)`` shows and no driving character has."""
+    shown = slots_shown(additional_mask)
+    return [slot.name.lower() for slot in BINDING_SLOTS if slot in shown - moved]
 
 
 def wrong_background(mask: np.ndarray, wanted: str) -> str | None:
@@ -144,6 +162,13 @@ def slots_shown(mask: np.ndarray) -> set[BindingSlot]:
     """The binding slots whose colours occur in a mask, uint8 ``(..., 3)``."""
     found = np.bincount(palette_codes(np.asarray(mask)).ravel(), minlength=8)
     return {slot for slot in BINDING_SLOTS if found[_code(slot.rgb)] > 0}
+
+
+def _off_palette_problems(name: str, mask: np.ndarray) -> list[str]:
+    share = _off_palette_share(mask)
+    if share <= _OFF_PALETTE_SHARE:
+        return []
+    return [f"{share:.0%} of the {name} is not in the palette; save masks losslessly, unblurred."]
 
 
 def _off_palette_share(mask: np.ndarray) -> float:

@@ -37,7 +37,7 @@ class ModeTraits:
         shifts_reference_height: whether reference tokens are moved in height by the model's reference height shift.
         video_follows_reference_time: whether the video starts one time step after the reference (True) or at the
             reference's own time step (False).
-        blacks_out_reference: whether reference pixels outside the characters are blacked out before encoding.
+        blacks_out_reference: whether reference pixels that their mask leaves black are blacked out before encoding.
     """
 
     reference_background: str

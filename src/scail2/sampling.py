@@ -114,29 +114,57 @@ def _shift_name(component: SchedulerMixin) -> str | None:
 
 
 def set_timesteps(scheduler: SchedulerMixin, steps: int, device: torch.device) -> None:
-    """Lay out the steps as the published sampler does.
+    """Lay out the steps as the published sampler does, to the last digit.
 
-    Before the shift, noise levels are evenly spaced from the top down to 0, which is the end and not a step. UniPC and
-    DPM++ start at 1 - 1/1000, so that log-SNR stays finite, Euler at 1. diffusers' UniPC would end near 1/1000 instead
-    of 0, and its Euler would apply the shift twice to the last level, so both are told their levels; its DPM++ lays
-    them out so by itself.
+    Before the shift, noise levels are evenly spaced from the top down to 0, which is the end and not a step; timesteps
+    are whole numbers, cut off. UniPC starts at 1 - 1/1000, rounded to float32 before all else is float64: without that,
+    a timestep 666 becomes 665. DPM++ and Euler start at 1. diffusers' UniPC would end near 1/1000 instead of 0, its DPM++
+    would start at 1 - 1/1000, and its Euler would apply the shift twice to the last level, so all are told their levels.
     """
-    top = None
     config = scheduler.config
-    spaced = any(config.get(f"use_{kind}_sigmas", False) for kind in ("karras", "exponential", "beta"))
-    if isinstance(scheduler, UniPCMultistepScheduler) and config.use_flow_sigmas and not spaced:
-        top = 1.0 - 1.0 / config.num_train_timesteps
-    elif isinstance(scheduler, FlowMatchEulerDiscreteScheduler) and not spaced:
-        top = 1.0
     if config.get("use_dynamic_shifting", False):
         raise InputError("the pipeline's scheduler shifts by image size (use_dynamic_shifting): choose a `solver`.")
-    if top is None:
-        scheduler.set_timesteps(steps, device=device)
+    spaced = any(config.get(f"use_{kind}", False) for kind in _OTHER_SPACINGS)
+    if isinstance(scheduler, UniPCMultistepScheduler) and config.use_flow_sigmas and not spaced:
+        top = float(np.float32(1.0 - 1.0 / config.num_train_timesteps))
+        scheduler.set_timesteps(sigmas=_even_levels(top, steps), device=device)
+    elif isinstance(scheduler, FlowMatchEulerDiscreteScheduler) and not spaced:
+        scheduler.set_timesteps(sigmas=_even_levels(1.0, steps), device=device)
     else:
-        scheduler.set_timesteps(sigmas=np.linspace(top, 0.0, steps + 1)[:-1], device=device)
+        scheduler.set_timesteps(steps, device=device)
+        if _is_dpmpp(scheduler) and not spaced:
+            _start_at_pure_noise(scheduler, steps)
     if hasattr(scheduler, "set_begin_index"):
         # Neighbouring steps may round to one integer timestep; counting steps is exact where looking them up is not.
         scheduler.set_begin_index(0)
+
+
+# Options of diffusers' schedulers that space noise levels by a rule of their own, which is kept.
+_OTHER_SPACINGS = ("karras_sigmas", "exponential_sigmas", "beta_sigmas", "lu_lambdas")
+
+
+def _even_levels(top: float, steps: int) -> np.ndarray:
+    """``steps`` noise levels float64 from ``top`` down, evenly spaced, without the 0 they lead to."""
+    return np.linspace(top, 0.0, steps + 1)[:-1]
+
+
+def _is_dpmpp(scheduler: SchedulerMixin) -> bool:
+    """DPM-Solver++ for flows. The solvers in noise form ("dpmsolver") divide by 1 - t and cannot start at t = 1."""
+    return (
+        isinstance(scheduler, DPMSolverMultistepScheduler)
+        and scheduler.config.use_flow_sigmas
+        and scheduler.config.algorithm_type.endswith("++")
+    )
+
+
+def _start_at_pure_noise(scheduler: DPMSolverMultistepScheduler, steps: int) -> None:
+    """DPM++ takes no levels as an argument: give it those of a schedule from 1, keeping the last level it ends on."""
+    shift = scheduler.config.flow_shift
+    levels = _even_levels(1.0, steps)
+    levels = shift * levels / (1 + (shift - 1) * levels)
+    timesteps = (levels * scheduler.config.num_train_timesteps).astype(np.int64)
+    scheduler.timesteps = torch.from_numpy(timesteps).to(scheduler.timesteps.device)
+    scheduler.sigmas = torch.cat([torch.from_numpy(levels.astype(np.float32)), scheduler.sigmas[-1:]])
 
 
 def sigma_at(scheduler: SchedulerMixin, step: int) -> float:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import html
 from typing import TYPE_CHECKING, Any
 
+import ftfy
 import torch
 import torch.nn.functional as F
-from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from diffusers.utils.torch_utils import get_module_execution_device
 from torch import Tensor, nn
 
@@ -20,6 +21,15 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
+def clean_prompt(text: str) -> str:
+    """A prompt as the network's captions were cleaned.
+
+    Curly quotes become straight, full-width forms, ligatures and decomposed accents their plain characters, text decoded
+    in the wrong code page what it was, HTML entities (escaped once or twice) their characters, white space one blank.
+    """
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
+
+
 @torch.no_grad()
 def embed_prompt(tokenizer: Any, text_encoder: nn.Module, prompt: list[str], length: int) -> Tensor:
     """umT5 embeddings (B, length, text_dim) float32, zero behind each prompt's last token.
@@ -28,7 +38,7 @@ def embed_prompt(tokenizer: Any, text_encoder: nn.Module, prompt: list[str], len
     was trained with zeros there, not with the encoder's output for padding.
     """
     tokens = tokenizer(
-        [prompt_clean(text) for text in prompt],
+        [clean_prompt(text) for text in prompt],
         padding="max_length",
         max_length=length,
         truncation=True,

@@ -22,8 +22,9 @@ from scail2.models.official_names import (
     to_diffusers_name,
     to_official_name,
 )
-from scail2.models.tensor_files import atomic_file, open_tensor_file, write_safetensors
+from scail2.models.tensor_files import open_tensor_file, write_safetensors
 from scail2.models.transformer import SCAIL2Transformer3DModel
+from scail2.staging import atomic_file
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
 

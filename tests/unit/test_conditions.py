@@ -83,6 +83,23 @@ def test_replacement_blacks_out_the_reference_outside_characters_unless_told_not
     assert torch.equal(animated.reference_latents, cond.encode_video(vae, inputs()["reference"].unsqueeze(2)))
 
 
+def test_black_out_hides_only_what_is_marked_by_nothing(vae):
+    """A white area says that it is to be seen, in the primary and in any additional reference, in either mode."""
+    clip = inputs(mode="replacement")
+    mask = clip["reference_mask"].clone()
+    mask[:, :, 20:] = 255
+    mask[:, 0, 0] = torch.tensor([225, 226, 0], dtype=torch.uint8)  # 225 is off, 226 is on
+    mask[:, 0, 1] = 225
+    seen = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
+    seen[..., 8:24, 8:16] = seen[..., 20:] = seen[..., 0, 0] = True
+    expected = torch.where(seen, clip["reference"], torch.tensor(-1.0))
+    assert torch.equal(cond.blackout(clip["reference"], mask), expected)
+    scene = torch.rand(1, 1, 3, 32, 32, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    white = torch.full((1, 1, 32, 32, 3), 255, dtype=torch.uint8)
+    built = cond.build(vae, HALF, **clip, additional_references=scene, additional_reference_masks=white)
+    assert torch.equal(built.additional_reference_latents, cond.encode_video(vae, scene[:, 0].unsqueeze(2)))
+
+
 def test_driving_enters_at_half_size_as_the_mean_of_two_by_two_pixels(vae):
     clip = inputs()
     mean = clip["driving"].unflatten(4, (-1, 2)).unflatten(3, (-1, 2)).mean(dim=(4, 6))

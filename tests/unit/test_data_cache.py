@@ -370,7 +370,7 @@ def test_two_shapes_never_share_a_batch(cache, vae_folder, tmp_path):
 
 def test_one_run_at_a_time(vae_folder, tmp_path):
     def meanwhile(_done: int, _total: int) -> None:
-        with pytest.raises(InputError, match="another run"):
+        with pytest.raises(InputError, match="is in use by process"):
             write_cache(job(vae_folder, 8), tmp_path, resume=True)
 
     write_cache(job(vae_folder, 8), tmp_path, progress=meanwhile)

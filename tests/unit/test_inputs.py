@@ -16,7 +16,7 @@ from scail2.inputs import (
     read_picture,
 )
 from scail2.modes import AnimationMode
-from scail2.text_image import CLIP_MEAN, CLIP_STD, embed_picture, embed_prompt
+from scail2.text_image import CLIP_MEAN, CLIP_STD, clean_prompt, embed_picture, embed_prompt
 
 ANIMATION, REPLACEMENT = AnimationMode.ANIMATION, AnimationMode.REPLACEMENT
 
@@ -108,10 +108,10 @@ def test_a_character_seen_briefly_is_bound():
     clip["driving_mask"][1, :101] = clip["driving_mask"][1, 104:] = False
     reference = mask_tensor(clip["reference_mask"], "mask", (32, 32), ANIMATION)
     masks = driving_mask_footage(clip["driving_mask"], (32, 32), 1000, ANIMATION)
-    assert mask_problems([reference], masks, ANIMATION) == []
+    assert mask_problems(reference[0], masks, ANIMATION) == []
     clip["driving_mask"][1] = False
     masks = driving_mask_footage(clip["driving_mask"], (32, 32), 1000, ANIMATION)
-    (problem,) = mask_problems([reference], masks, ANIMATION)
+    (problem,) = mask_problems(reference[0], masks, ANIMATION)
     assert "nothing is bound" in problem
 
 
@@ -120,10 +120,63 @@ def test_masks_are_judged_over_the_whole_video():
     clip["driving_mask"][0, :100] = False
     reference = mask_tensor(clip["reference_mask"], "mask", (32, 32), ANIMATION)
     masks = driving_mask_footage(clip["driving_mask"], (32, 32), 200, ANIMATION)
-    assert mask_problems([reference], masks, ANIMATION) == []
-    problems = mask_problems([reference], masks, REPLACEMENT)
+    assert mask_problems(reference[0], masks, ANIMATION) == []
+    problems = mask_problems(reference[0], masks, REPLACEMENT)
     assert len(problems) == 2
     assert all("background" in problem for problem in problems)
+
+
+def test_additional_references_have_their_own_backgrounds_but_no_colours_of_their_own():
+    clip = footage(3)
+    reference, planes = mask_tensor(clip["reference_mask"], "mask", (32, 32), ANIMATION)[0], clip["driving_mask"]
+    masks = driving_mask_footage(planes, (32, 32), 3, ANIMATION)
+    view = torch.zeros(32, 32, 3, dtype=torch.uint8)
+    view[8:20, 8:20, 2] = 255
+    scene = torch.full((32, 32, 3), 255, dtype=torch.uint8)
+    assert mask_problems(reference, masks, ANIMATION, [view, view, scene]) == []
+    # Not even many of them outvote the primary reference's background.
+    (problem,) = mask_problems(view, masks, ANIMATION, [reference] * 3)
+    assert problem == "The reference mask has a black background; animation mode needs a white one."
+    view[8:20, 8:20, 1] = 255
+    (problem,) = mask_problems(reference, masks, ANIMATION, [scene, view])
+    assert problem == "The mask of additional reference 2 shows cyan, in which nobody is bound."
+    (problem,) = mask_problems(reference, masks, ANIMATION, [torch.full_like(scene, 128)])
+    assert problem.startswith("100% of the mask of additional reference 1 is not in the palette")
+
+
+def test_a_character_that_only_an_additional_reference_shows_is_bound():
+    clip = footage(3, characters=2)
+    masks = driving_mask_footage(clip["driving_mask"], (32, 32), 3, ANIMATION)
+    first, second = (mask_tensor(planes, "mask", (32, 32), ANIMATION)[0] for planes in _one_each(clip))
+    assert mask_problems(first, masks, ANIMATION, [second]) == []
+    (problem,) = mask_problems(first, masks, ANIMATION)
+    assert "The driving mask uses red" in problem
+
+
+def _one_each(clip: dict) -> tuple[np.ndarray, np.ndarray]:
+    """The reference's two character planes, in their slots' order, with only one of them shown."""
+    shown = clip["reference_mask"]
+    return shown * np.array([True, False])[:, None, None], shown * np.array([False, True])[:, None, None]
+
+
+CLEANED = {
+    "“curly” ‘quotes’": "\"curly\" 'quotes'",
+    "full-width， punctuation！（here）": "full-width, punctuation!(here)",
+    "ﬁlm of a ﬂute": "film of a flute",
+    "cafe\u0301": "café",
+    "cafÃ© aprÃ¨s": "café après",
+    "a &lt;b&gt; &amp;amp; c": "a <b> & c",
+    "  two\n\tlines\u3000and  blanks ": "two lines and blanks",
+    "Ｆｕｌｌ　ｗｉｄｔｈ": "Full width",
+    "zero\u200bwidth": "zero\u200bwidth",
+    "bell\x07": "bell",
+    "跳舞的人": "跳舞的人",
+}
+
+
+@pytest.mark.parametrize("text", CLEANED)
+def test_prompts_are_cleaned_as_captions_were(text):
+    assert clean_prompt(text) == CLEANED[text]
 
 
 def test_prompt_embeddings_are_the_encoders_over_the_text_and_zeros_behind():

@@ -191,6 +191,43 @@ def test_additional_views_take_the_reference_colours(files):
     assert np.array_equal(done.additional[0], view.picture)
 
 
+@pytest.mark.parametrize("mode", list(AnimationMode))
+@pytest.mark.parametrize("background", [(0, 0, 0), (255, 255, 255)])
+def test_additional_views_keep_the_backgrounds_they_were_given_with(files, mode, background):
+    """Views of a character on black, and a scene that is all white, in both modes and read for either."""
+    Image.fromarray(palette(background)).save(files / "view.png")
+    Image.fromarray(np.full((*SIZE, 3), 255, np.uint8)).save(files / "scene.png")
+    views = [
+        AdditionalView(picture=noise(1, seed=seed).array[0], masks=(files / name,))
+        for seed, name in ((3, "view.png"), (4, "scene.png"))
+    ]
+    done = prepare(inputs(files, mode=mode, fix_polarity=True, additional=tuple(views)), files / "store")
+    for asked in AnimationMode:
+        view, scene = done.store.additional_for(asked)
+        assert np.array_equal(view, palette(background))
+        assert (scene == 255).all()
+    assert [np.array_equal(*pair) for pair in zip(done.additional, [v.picture for v in views], strict=True)] == [
+        True
+    ] * 2
+
+
+def test_the_mode_decides_the_background_of_an_additional_view_that_came_without(files):
+    picture = np.dstack([noise(1).array[0], np.zeros(SIZE, np.uint8)])
+    picture[10:58, 20:40, 3] = picture[10:58, 60:80, 3] = 255
+    mattes = []
+    for name, box in (("left.png", np.s_[10:58, 20:40]), ("right.png", np.s_[10:58, 60:80])):
+        matte = np.zeros(SIZE, np.uint8)
+        matte[box] = 255
+        Image.fromarray(matte).save(files / name)
+        mattes.append(files / name)
+    view = AdditionalView(picture=picture[..., :3], masks=tuple(mattes))
+    done = prepare(inputs(files, additional=(view,)), files / "store")
+    for mode, background in ((AnimationMode.ANIMATION, 255), (AnimationMode.REPLACEMENT, 0)):
+        (mask,) = done.store.additional_for(mode)
+        assert mask[0, 0].tolist() == [background] * 3
+        assert [mask[30, x].tolist() for x in (30, 70)] == [list(BLUE), list(RED)]
+
+
 # ---- the report -----------------------------------------------------------------------------------------------------
 
 

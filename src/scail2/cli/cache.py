@@ -56,9 +56,13 @@ def cache(
     from scail2.data.cache import CacheJob, write_cache
     from scail2.data.recipe import recipe as recipe_named
     from scail2.data.sources import PairShards
+    from scail2.request_files import refuse_overwriting
 
     height, width = parse_size(size)
     chosen = recipe_named(recipe)
+    given = [("source", Path(name)) for name in source if name != "puppets"]
+    given += [(name, path) for name, path in (("autoencoder", autoencoder), ("model", model)) if path is not None]
+    refuse_overwriting([out], given)
     if source == ["puppets"]:
         need("skia", "data", "drawing puppets")
         from scail2.data.puppet_source import PuppetSource

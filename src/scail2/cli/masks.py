@@ -1,5 +1,6 @@
 """`scail2 masks`: make, check, look at, edit and freeze the masks of a job, without rendering anything."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -120,10 +121,10 @@ def make(given: dict[str, Any]) -> "PreflightReport":
         files={name: str(Path(path).resolve()) for name, path in named.items()} | {"fit": given["fit"]},
     )
     folder = Path(given["output"])
-    with claimed(folder, [*named.values(), *inputs.reference_mask, *inputs.driving_mask]):
+    with claimed(folder, [*named.values(), *inputs.reference_mask, *inputs.driving_mask]) as made:
         with _progress("masks") as progress:
-            prepared = prepare(inputs, folder, progress=progress)
-        return _inspect(prepared, inputs.mode, driving, folder)
+            prepared = prepare(inputs, made, progress=progress)
+        return _inspect(prepared, inputs.mode, driving, made)
 
 
 def _inspect(prepared: "PreparedMasks", mode: Any, driving: Any, folder: Path) -> "PreflightReport":
@@ -284,39 +285,46 @@ def _preview(
 
 
 def _edit(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
-    with _plain(folder):
-        frames = _editable(folder).unpack()
+    with _plain(folder), _editable(folder) as store:
+        frames = store.unpack()
     _say(f"edit the pictures in {frames} (pure palette colours), then: scail2 masks check {folder}")
 
 
 def _pack(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
-    with _plain(folder):
-        video = _editable(folder).pack()
+    with _plain(folder), _editable(folder) as store:
+        video = store.pack()
     _say(f"wrote {video}")
 
 
-def _editable(folder: Path) -> "MaskStore":
+@contextmanager
+def _changing(folder: Path) -> "Iterator[MaskStore]":
+    """The masks of a folder, held so that nobody else changes them meanwhile."""
+    from scail2.ownership import claimed_folder
+    from scail2.perception.mask_folder import MASKS
     from scail2.perception.tracks import MaskStore
 
-    store = MaskStore(folder)
-    if store.frozen:
-        raise InputError(f"the masks in {folder} are frozen: run scail2 masks unfreeze {folder} first.")
-    return store
+    MaskStore(folder)
+    with claimed_folder(folder, MASKS):
+        yield MaskStore(folder)
+
+
+@contextmanager
+def _editable(folder: Path) -> "Iterator[MaskStore]":
+    with _changing(folder) as store:
+        if store.frozen:
+            raise InputError(f"the masks in {folder} are frozen: run scail2 masks unfreeze {folder} first.")
+        yield store
 
 
 def _freeze(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
-    from scail2.perception.tracks import MaskStore
-
-    with _plain(folder):
-        MaskStore(folder).freeze()
+    with _plain(folder), _changing(folder) as store:
+        store.freeze()
     _say(f"froze the masks in {folder}")
 
 
 def _unfreeze(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
-    from scail2.perception.tracks import MaskStore
-
-    with _plain(folder):
-        MaskStore(folder).unfreeze()
+    with _plain(folder), _changing(folder) as store:
+        store.unfreeze()
     _say(f"the masks in {folder} can be changed again")
 
 

@@ -26,7 +26,7 @@ from scail2.data.sharding import ShardRun, ShardSummary, run_shards
 from scail2.data.shards import DamagedSample, ShardWriter
 from scail2.data.triplets import TrainingTriplet, draw_triplet
 from scail2.errors import InputError
-from scail2.models.tensor_files import atomic_file
+from scail2.staging import atomic_file
 
 FORMAT = 1
 # Beside the shards of a cache with prompts: the embedding that stands for a dropped caption.

@@ -1,18 +1,18 @@
 """Filling a folder with shards: on all cores, resumable shard by shard, never mixing two jobs."""
 
-import fcntl
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
 
 from scail2.data.shards import ShardWriter, index_path
+from scail2.documents import load_json
 from scail2.errors import InputError
+from scail2.ownership import Kind, claimed_folder, is_document
+from scail2.staging import atomic_file
 
 
 class ShardJob(Protocol):
@@ -32,6 +32,11 @@ class ShardRun:
     directory: Path
     name: str
     shards: int
+
+    @property
+    def description(self) -> str:
+        """Name of the file that says what the folder was made of."""
+        return f"{self.name}.json"
 
     def path(self, number: int) -> Path:
         """A shard's file."""
@@ -73,8 +78,15 @@ def run_shards(
     Raises:
         InputError: the folder holds something else, or another job's shards.
     """
-    with _only_run_in(run.directory):
+    with claimed_folder(run.directory, _kind(run)):
         return _fill(run, job, sizes, workers, resume, progress)
+
+
+def _kind(run: ShardRun) -> Kind:
+    """Folders of this run's sort of shards: whose, `_claim` tells apart."""
+    return Kind(
+        run.name, run.description, lambda folder: is_document(folder / run.description, {"format", "source", "seed"})
+    )
 
 
 def _fill(
@@ -182,34 +194,17 @@ def _in_processes(run: ShardRun, job: ShardJob, wanted: list[int], workers: int,
     ticker.advance(counter.value - seen)
 
 
-@contextmanager
-def _only_run_in(directory: Path) -> Iterator[None]:
-    """Holds the folder's lock; the operating system releases it with the process, however that ends."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"another run is filling {directory}: wait for it or choose another folder") from None
-        yield
-
-
 def _claim(run: ShardRun, job: ShardJob, resume: bool) -> None:
     """Makes the folder this job's: writes its description, or checks that the one there is the same."""
-    for leftover in run.directory.glob(".*.part"):  # of a killed run
-        leftover.unlink(missing_ok=True)
-    path = run.directory / f"{run.name}.json"
+    path = run.directory / run.description
     described = json.loads(json.dumps(job.describe()))
     if path.exists():
         if not resume:
             raise InputError(f"{run.directory} already holds {run.name}: go on with --resume or choose another folder")
-        old = json.loads(path.read_text())
+        old = load_json(path, dict[str, Any])
         changed = [key for key in described if old.get(key) != described[key]]
         if changed:
             raise InputError(f"{run.directory} was made with another {', '.join(changed)}: choose another folder")
         return
-    if any(run.directory.glob("*.tar")):
-        raise InputError(f"{run.directory} holds shards but no {run.name}.json: choose an empty folder")
-    part = run.directory / f".{run.name}.json.part"
-    part.write_text(json.dumps(described, indent=1))
-    os.replace(part, path)
+    with atomic_file(path) as file:
+        file.write(json.dumps(described, indent=1).encode())

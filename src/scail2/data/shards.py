@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from scail2.errors import InputError
+from scail2.staging import Staging
 
 logger = logging.getLogger(__name__)
 
@@ -113,13 +114,16 @@ class ShardWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
         self._index: list[dict[str, Any]] = []
         self._skipped: dict[str, str] = {}
 
     def __enter__(self) -> "ShardWriter":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._tar = tarfile.open(self._part, "w", format=tarfile.USTAR_FORMAT)
+        self._staging = Staging(self.path)
+        try:
+            self._tar = tarfile.open(self._staging.place, "w", format=tarfile.USTAR_FORMAT)
+        except BaseException:
+            self._staging.close()
+            raise
         return self
 
     def write(self, key: str, meta: Mapping[str, Any], members: Mapping[str, bytes]) -> None:
@@ -141,15 +145,15 @@ class ShardWriter:
         return self._tar.offset - len(payload) - padded, len(payload)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._tar.close()
-        if kind is not None:
-            self._part.unlink(missing_ok=True)
-            return
-        index = {"bytes": self._part.stat().st_size, "samples": self._index, "skipped": self._skipped}
-        part = self._part.with_suffix(".index")
-        part.write_text(json.dumps(index))
-        os.replace(part, index_path(self.path))
-        os.replace(self._part, self.path)
+        with self._staging as staging:
+            self._tar.close()
+            if kind is not None:
+                return
+            index = {"bytes": staging.place.stat().st_size, "samples": self._index, "skipped": self._skipped}
+            part = index_path(staging.place)
+            part.write_text(json.dumps(index))
+            os.replace(part, index_path(self.path))
+            staging.publish()
 
 
 def index_path(shard: Path) -> Path:

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from ..errors import InputError
+from ..staging import atomic_file
 from . import official_names as names
 from .dialects import Dialect, TransformerView, view_transformer
 from .downloads import local_path
-from .tensor_files import atomic_file, open_tensor_file, write_safetensors
+from .tensor_files import open_tensor_file, write_safetensors
 from .transformer import SCAIL2Transformer3DModel
 from .views import compare, stream
 

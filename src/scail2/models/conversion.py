@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import InputError
+from ..ownership import new_file, new_folder
+from ..request_files import refuse_overwriting
 from .checkpoints import convert_transformer, diffusers_folder, open_transformer
 from .components import COMPANIONS, ComponentFiles, FileKind, find_components, kind_of, load_component
 from .downloads import local_path
@@ -36,7 +35,8 @@ def convert(
     Args:
         source: a transformer, VAE, umT5 or CLIP file; a diffusers folder; a folder of public files, or one on the Hub
             (``hub:owner/name``).
-        out: the folder (``to="diffusers"``) or ``.safetensors`` file to make; an existing folder must be empty.
+        out: the folder (``to="diffusers"``) or ``.safetensors`` file to make; nothing is ever replaced, a folder may be
+            empty.
         to: ``"diffusers"``, ``"official"`` or ``"comfy"``; the latter two write the transformer in published names.
         torch_dtype: type of the weights; None keeps what is stored (bfloat16 for 8-bit and GGUF files).
         config: the transformer's configuration in published words, where the file does not show it.
@@ -51,9 +51,11 @@ def convert(
     if to not in TARGETS:
         raise InputError(f"Cannot convert to '{to}': choose one of {', '.join(TARGETS)}.")
     whole = pipeline or any(components.values()) or (source.is_dir() and diffusers_folder(source) is None)
+    _keep_apart(out, source, components)
     if to != "diffusers":
         path = find_components(source).transformer if whole and source.is_dir() else source
-        dialect = convert_transformer(path, out, to=to, config=config, torch_dtype=torch_dtype)
+        with new_file(out) as file:
+            dialect = convert_transformer(path, file, to=to, config=config, torch_dtype=torch_dtype)
         return [f"transformer ({dialect}) -> {out}"]
     with new_folder(out) as folder:
         if whole:
@@ -61,20 +63,10 @@ def convert(
         return [_convert_one(source, folder, config, torch_dtype)]
 
 
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A folder that appears at ``path`` only when the block ends without an error."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path} exists already: choose a new folder.")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if path.exists():
-            path.rmdir()
-        os.replace(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def _keep_apart(out: Path, source: Path, components: Mapping[str, str | Path | None]) -> None:
+    """Refuses an output that is one of the inputs, in one of them, or around one."""
+    given = [("source", source), *components.items()]
+    refuse_overwriting([out], [(name, local_path(path)) for name, path in given if path is not None])
 
 
 def _convert_one(source: Path, folder: Path, config: Mapping | None, torch_dtype: torch.dtype | None) -> str:

@@ -5,19 +5,18 @@ what it has mapped: converting a 30 GB file needs the result and one tensor, not
 """
 
 import json
-import os
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import InputError
+from ..staging import atomic_file
 
 _SAFETENSORS_TYPES = {
     "F64": torch.float64,
@@ -313,20 +312,6 @@ def write_safetensors(
                 raise RuntimeError(f"'{name}' was planned as {shape} but read as {tuple(tensor.shape)}")
             data = tensor.detach().to("cpu", dtype).contiguous()
             file.write(data.reshape(-1).view(torch.uint8).numpy())
-
-
-@contextmanager
-def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A binary file that appears under its name only when the block ends without an error."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def total_bytes(infos: Iterable[TensorInfo]) -> int:

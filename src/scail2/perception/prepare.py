@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from scail2.errors import InputError
-from scail2.masks import BindingSlot
+from scail2.masks import THRESHOLD, BindingSlot
 from scail2.modes import AnimationMode
 from scail2.perception import findings, framing, validate
 from scail2.perception.binding import Binding, BindingRequest, bind
 from scail2.perception.findings import Finding
 from scail2.perception.framing import FramingReport
-from scail2.perception.given import GivenMasks, PictureFrames, from_alpha
+from scail2.perception.given import IMAGE_SUFFIXES, GivenMasks, PictureFrames, from_alpha
 from scail2.perception.labels import ArrayLabels, TrackedMasks, TrackRecorder
 from scail2.perception.segmenter import Prompts, VideoSegmenter
 from scail2.perception.tracks import MaskJob, MaskStore
-from scail2.video import FrameSource, resize_cover, resize_letterbox
+from scail2.video import FrameSource, read_image, resize_cover, resize_letterbox
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +137,7 @@ def prepare(
         sources=inputs.sources,
         files=inputs.files,
         additional=[(masks, slots) for _, masks, slots in views],
+        own_backgrounds=[masks.background for _, masks, _ in views],
     )
     return PreparedMasks(
         store=MaskStore.write(directory, job),
@@ -223,6 +224,21 @@ def _with_labels(masks: TrackedMasks, labels: np.ndarray) -> TrackedMasks:
     return replace(renewed, labels=ArrayLabels(labels[None]))
 
 
+def _all_white(files: Sequence[Path]) -> bool:
+    """Whether a picture's mask is one palette picture that is white everywhere: all of it is to be seen."""
+    if len(files) != 1 or files[0].suffix.lower() not in IMAGE_SUFFIXES:
+        return False
+    mask = read_image(files[0])
+    return bool((mask > THRESHOLD).all())
+
+
+def _nobody(size: tuple[int, int]) -> TrackedMasks:
+    """One frame without characters on white."""
+    recorder = TrackRecorder(None, height=size[0], width=size[1])
+    recorder.add(np.zeros((1, *size), np.uint8))
+    return recorder.finish("given palette", background="white")
+
+
 def _view(
     view: AdditionalView,
     inputs: MaskInputs,
@@ -230,7 +246,13 @@ def _view(
     reference: TrackedMasks,
     binding: Binding,
 ) -> tuple[np.ndarray, TrackedMasks, dict[int, BindingSlot]]:
-    """One more reference view, its characters, and their colours: those of the reference, in the same order."""
+    """One more reference view, its characters, and their colours: those of the reference, in the same order.
+
+    A given palette mask keeps its own background; one that is all white shows a scene and no character.
+    """
+    if _all_white(view.masks):
+        scene = np.ascontiguousarray(fit_picture(view.picture, size, letterbox=inputs.letterbox)[..., :3])
+        return scene, _nobody(size), {}
     try:
         picture, masks = _reference(view.picture, view.masks, replace(inputs, reference_prompts=None), size)
     except InputError as problem:

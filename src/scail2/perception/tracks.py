@@ -11,9 +11,9 @@
 """
 
 import hashlib
+import itertools
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -29,7 +29,8 @@ from scail2.modes import MODE_TRAITS, AnimationMode
 from scail2.perception.binding import Binding, BoundPair
 from scail2.perception.given import PALETTE, GivenMasks, PictureFrames, snap_to_palette
 from scail2.perception.labels import CharacterTrack, TrackedMasks, TrackRecorder
-from scail2.perception.mask_folder import set_aside
+from scail2.perception.mask_folder import replacing
+from scail2.staging import Staging, atomic_file, set_aside
 from scail2.video import FrameSource, VideoReader, VideoWriter, read_image
 
 STORE_VERSION = 1
@@ -105,15 +106,13 @@ def _track_json(track: CharacterTrack, slot: BindingSlot | None) -> dict[str, An
 
 
 def _write_json(path: Path, value: Any) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    with atomic_file(path) as file:
+        file.write((json.dumps(value, indent=1) + "\n").encode())
 
 
 def _write_picture(path: Path, rgb: np.ndarray) -> None:
-    part = path.with_name(path.name + ".part")
-    Image.fromarray(rgb).save(part, format="PNG")
-    os.replace(part, path)
+    with atomic_file(path) as file:
+        Image.fromarray(rgb).save(file, format="PNG")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +120,7 @@ class MaskJob:
     """Everything that goes into a store: the mode, both sides' characters, their binding, rate and source hashes.
 
     `files` may name what the preview needs to find again: ``reference``, ``driving`` (paths) and ``fit``.
+    `own_backgrounds` are those given with additional references' masks, None where the mode decides.
     """
 
     mode: AnimationMode
@@ -130,6 +130,7 @@ class MaskJob:
     fps: Fraction
     sources: Mapping[str, str]
     additional: Sequence[tuple[TrackedMasks, Mapping[int, BindingSlot]]] = ()
+    own_backgrounds: Sequence[str | None] = ()
     files: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -153,23 +154,25 @@ class MaskStore:
         """Paints and stores the masks of `job`; older ones move to `superseded/`, frozen ones are refused."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        if (directory / "tracks.json").exists() and cls(directory).frozen:
-            raise InputError(f"the masks in {directory} are frozen: write to another folder, or unfreeze them first.")
-        # Without tracks.json the folder is no store: half-written masks are never taken for whole ones.
-        set_aside(directory)
+        with replacing(directory) as made:
+            cls._paint(made, job)
+        return cls(directory)
+
+    @staticmethod
+    def _paint(directory: Path, job: MaskJob) -> None:
         traits = MODE_TRAITS[job.mode]
         shown, moved = job.binding.reference_slots(), job.binding.driving_slots()
         still = paint(job.reference.labels.labels(0, 1), shown, traits.reference_background)[0]
         _write_picture(directory / "reference_mask.png", still)
         for index, (masks, slots) in enumerate(job.additional, start=1):
-            view = paint(masks.labels.labels(0, 1), slots, traits.reference_background)[0]
+            own = job.own_backgrounds[index - 1] or traits.reference_background
+            view = paint(masks.labels.labels(0, 1), slots, own)[0]
             _write_picture(directory / f"additional_mask_{index}.png", view)
         size = (job.driving.height, job.driving.width)
         with VideoWriter(directory / "driving_mask.mkv", job.fps, size, codec="ffv1") as writer:
             for _, labels in job.driving.windows(_WINDOW):
                 writer.write(paint(labels, moved, traits.driving_background))
         _write_json(directory / "tracks.json", _describe(job, size))
-        return cls(directory)
 
     @property
     def mode(self) -> AnimationMode:
@@ -234,22 +237,31 @@ class MaskStore:
         """The driving mask in the store's own mode, as a `FrameSource`."""
         return self.driving_for(self.mode)
 
-    def _still(self, name: str, mode: AnimationMode) -> np.ndarray:
+    def _still(self, name: str, mode: AnimationMode, *, repaint: bool = True) -> np.ndarray:
         path = self.directory / name
         if not path.exists():
             raise InputError(f"{self.directory} holds no {name}: make the masks again or put the picture back.")
         change = (MODE_TRAITS[self.mode].reference_background, MODE_TRAITS[mode].reference_background)
         picture = PictureFrames(read_image(path)[..., :3])
-        return PaletteFrames(picture, str(path), change if change[0] != change[1] else None).frames(0, 1)[0]
+        changes = repaint and change[0] != change[1]
+        return PaletteFrames(picture, str(path), change if changes else None).frames(0, 1)[0]
 
     def reference_for(self, mode: AnimationMode) -> np.ndarray:
         """The reference mask repainted for `mode`: uint8 (H, W, 3)."""
         return self._still("reference_mask.png", mode)
 
+    @property
+    def own_backgrounds(self) -> tuple[str | None, ...]:
+        """Background that came with each additional reference's mask, None where the mode decides."""
+        return tuple(self.info.get("additional_backgrounds", ()))
+
     def additional_for(self, mode: AnimationMode) -> tuple[np.ndarray, ...]:
-        """Masks of the additional reference views repainted for `mode`: each uint8 (H, W, 3)."""
+        """Masks of the additional references, each uint8 (H, W, 3): repainted for `mode` unless their background was given."""
         names = sorted(self.directory.glob("additional_mask_*.png"), key=lambda p: int(p.stem.rsplit("_", 1)[1]))
-        return tuple(self._still(path.name, mode) for path in names)
+        own = itertools.chain(self.own_backgrounds, itertools.repeat(None))
+        return tuple(
+            self._still(path.name, mode, repaint=given is None) for path, given in zip(names, own, strict=False)
+        )
 
     def driving_for(self, mode: AnimationMode) -> PaletteFrames:
         """The driving mask repainted for `mode`, as a `FrameSource` of uint8 (T, H, W, 3)."""
@@ -303,20 +315,23 @@ class MaskStore:
 
     def unpack(self) -> Path:
         """Writes the driving mask as PNG frames for a painting program; from then on the folder is the mask in force."""
-        folder, part = self.directory / "driving_mask", self.directory / "driving_mask.part"
+        folder = self.directory / "driving_mask"
         if folder.is_dir():
             return folder
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
         frames = self.driving
-        for start in range(0, self.total, _WINDOW):
-            for offset, rgb in enumerate(frames.frames(start, min(start + _WINDOW, self.total))):
-                _write_picture(part / f"{start + offset:06d}.png", rgb)
-        os.replace(part, folder)
+        with Staging(folder) as staging:
+            staging.place.mkdir()
+            for start in range(0, self.total, _WINDOW):
+                for offset, rgb in enumerate(frames.frames(start, min(start + _WINDOW, self.total))):
+                    Image.fromarray(rgb).save(staging.place / f"{start + offset:06d}.png", format="PNG")
+            staging.publish()
         return folder
 
     def pack(self) -> Path:
-        """Turns edited PNG frames back into the one lossless video, snapping softened edges to the palette."""
+        """Turns edited PNG frames back into the one lossless video, snapping softened edges to the palette.
+
+        The frames as they were painted are kept in `superseded/`.
+        """
         video = self.directory / "driving_mask.mkv"
         if self.driving_path == video:
             return video
@@ -324,7 +339,7 @@ class MaskStore:
         with VideoWriter(video, self.fps, (self.height, self.width), codec="ffv1") as writer:
             for start in range(0, self.total, _WINDOW):
                 writer.write(frames.frames(start, min(start + _WINDOW, self.total)))
-        shutil.rmtree(self.directory / "driving_mask")
+        set_aside(self.directory / "driving_mask")
         return video
 
 
@@ -360,6 +375,7 @@ def _describe(job: MaskJob, size: tuple[int, int]) -> dict[str, Any]:
             "unbound_reference": list(job.binding.unbound_reference),
             "notes": list(job.binding.notes),
         },
+        "additional_backgrounds": list(job.own_backgrounds),
         "warnings": [*job.reference.warnings, *job.driving.warnings],
         "reference": [_track_json(track, shown.get(track.number)) for track in _seen(job.reference)],
         "driving": [_track_json(track, moved.get(track.number)) for track in _seen(job.driving)],

@@ -20,8 +20,8 @@ from PIL import Image
 
 from scail2.documents import DocumentError, decode
 from scail2.errors import InputError
-from scail2.masks import split_mask, wrong_background
-from scail2.modes import MODE_TRAITS, AnimationMode
+from scail2.masks import colours_nobody_moves
+from scail2.modes import AnimationMode
 from scail2.perception import findings, preflight, prepare
 from scail2.perception.binding import Binding, BindingRequest, bind
 from scail2.perception.findings import Finding, Severity
@@ -212,6 +212,7 @@ def _reused(task: MaskTask, partial: Path) -> _Prepared:
         binding=binding,
         fps=task.plan.fps,
         sources=task.sources,
+        own_backgrounds=store.own_backgrounds,
     )
     MaskStore.write(partial, job)
     for number, picture in enumerate(stored, start=1):
@@ -327,19 +328,17 @@ def _unbound_colours(reference: TrackedMasks, driving: TrackedMasks, binding: Bi
 
 
 def _judge_additional(store: MaskStore, binding: Binding) -> list[Finding]:
-    """Errors where the mask of an additional reference contradicts the mode or shows a colour that nobody moves."""
-    wanted = MODE_TRAITS[store.mode].reference_background
-    bound = {pair.slot for pair in binding.pairs}
-    found = []
-    for number, mask in enumerate(store.additional_for(store.mode), start=1):
-        if seen := wrong_background(mask, wanted):
-            message = f"the mask of additional reference {number} has a {seen} background but {store.mode} mode needs {wanted}"
-            found.append(findings.error("polarity", message, f"paint its background {wanted}"))
-        names = [slot.name.lower() for slot, where in split_mask(mask).items() if slot not in bound and where.any()]
-        if names:
-            message = f"the mask of additional reference {number} shows {', '.join(names)}, in which nobody is bound"
-            found.append(findings.error("unbound_colour", message, "paint it in the colours of the reference mask"))
-    return found
+    """Errors where the mask of an additional reference shows a colour that nobody moves; its background is its own."""
+    moved = {pair.slot for pair in binding.pairs}
+    return [
+        findings.error(
+            "unbound_colour",
+            f"the mask of additional reference {number} shows {', '.join(names)}, in which nobody is bound",
+            "paint it in the colours of the reference mask",
+        )
+        for number, mask in enumerate(store.additional_for(store.mode), start=1)
+        if (names := colours_nobody_moves(mask, moved))
+    ]
 
 
 def _to_size(request: AnimationRequest, picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scail2.models.tensor_files import atomic_file
+from scail2.staging import atomic_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

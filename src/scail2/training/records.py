@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from scail2.models.tensor_files import atomic_file
+from scail2.staging import atomic_file
 
 
 class TrainingRecord:

@@ -1,7 +1,7 @@
 """Video in and out: windowed reading at a wanted rate and size, atomic writing with sound, resizing."""
 
 from scail2.video.convert import to_float, to_uint8
-from scail2.video.images import read_image
+from scail2.video.images import image_pixels, read_image
 from scail2.video.reader import VideoReader, probe
 from scail2.video.resize import Fit, Interpolation, cover_box, resize_cover, resize_letterbox
 from scail2.video.source import ArrayFrames, FrameSource, VideoInfo
@@ -18,6 +18,7 @@ __all__ = [
     "VideoWriter",
     "codec_for",
     "cover_box",
+    "image_pixels",
     "probe",
     "read_image",
     "resize_cover",

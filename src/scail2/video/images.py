@@ -1,6 +1,5 @@
 """Still pictures, picture folders and animated pictures (gif, webp, apng), through Pillow."""
 
-import io
 import os
 import re
 import warnings
@@ -10,11 +9,12 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from scail2.errors import InputError
 from scail2.video import rates
 from scail2.video.kinds import PICTURE_SUFFIXES, check_path, identify
+from scail2.video.profiles import to_srgb
 from scail2.video.source import MAX_FRAMES, VideoInfo, check_frame_size
 
 # A folder of pictures has no clock; this is the rate the models were trained at.
@@ -25,7 +25,7 @@ _MIN_DELAY_MS, _DEFAULT_DELAY_MS = 11, 100
 
 
 @contextmanager
-def _picture_errors(path: Path):
+def _picture_errors(path: object):
     """Turns Pillow's exceptions (it raises nearly every built-in kind on damaged files) into one sentence."""
     try:
         with warnings.catch_warnings():
@@ -77,36 +77,21 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     if kind.is_container:
         raise InputError(f"{path}: is a video, a picture is needed; save one of its frames as PNG")
     with _picture_errors(path), Image.open(path) as picture:
-        check_frame_size(path, *picture.size)
-        pixels = _to_array(ImageOps.exif_transpose(picture))
+        return image_pixels(picture, name=path)
+
+
+def image_pixels(picture: Image.Image, *, name: object = "the picture") -> np.ndarray:
+    """A Pillow picture as :func:`read_image` gives the file it was saved to; ``name`` begins the sentence of an error.
+
+    Raises:
+        InputError: damaged, larger than 8192 × 8192, smaller than 8 × 8.
+    """
+    with _picture_errors(name):
+        check_frame_size(name, *picture.size)
+        pixels = to_srgb(ImageOps.exif_transpose(picture))
     if pixels.shape[-1] == 4 and (pixels[..., 3] == 255).all():
         pixels = np.ascontiguousarray(pixels[..., :3])
     return pixels
-
-
-def _to_array(picture: Image.Image) -> np.ndarray:
-    """uint8 ``(H, W, 3 | 4)``; 4 exactly when the picture's mode has transparency."""
-    if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
-        # Pillow clips wide grey values instead of scaling them.
-        values = np.asarray(picture).astype(np.float64)
-        values = values / 257.0 if picture.mode != "F" else values * 255.0
-        grey = np.clip(np.rint(np.nan_to_num(values)), 0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=-1)
-    layout = "RGBA" if picture.has_transparency_data else "RGB"
-    return np.array(_to_srgb(picture, layout))
-
-
-def _to_srgb(picture: Image.Image, layout: str) -> Image.Image:
-    profile = picture.info.get("icc_profile")
-    if profile and picture.mode in ("RGB", "RGBA", "CMYK"):
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            if "srgb" not in ImageCms.getProfileDescription(source).lower():
-                mode = layout if picture.mode != "CMYK" else "RGB"
-                return ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode=mode)
-        except (ImageCms.PyCMSError, OSError, ValueError):
-            pass  # a broken profile is ignored, as every viewer does
-    return picture.convert(layout)
 
 
 class FolderFrames:
@@ -212,7 +197,7 @@ class AnimatedPicture:
 
     def _to_array_at(self, index: int) -> np.ndarray:
         self._picture.seek(index + self._skipped)
-        return _to_array(self._picture)
+        return to_srgb(self._picture)
 
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """Frames by number, each uint8 ``(H, W, 3 | 4)``, all with alpha if the first has it."""

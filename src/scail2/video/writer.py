@@ -292,7 +292,10 @@ class VideoWriter:
 
     def _open(self, recipe: _Recipe) -> None:
         container_format = _FORMAT_OF_SUFFIX[self.path.suffix.lower()]
-        options = {"movflags": "+faststart"} if container_format in ("mp4", "mov") else {}
+        # Bit-exact: no random numbers (Matroska's identifiers), dates or versions, so equal frames give equal files.
+        options = {"fflags": "+bitexact"}
+        if container_format in ("mp4", "mov"):
+            options["movflags"] = "+faststart"
         self._container = av.open(str(self._beside.absolute()), "w", format=container_format, options=options)
         stream = self._container.add_stream(recipe.encoder, rate=self.fps, options=dict(recipe.options))
         self._padding = (self.height % 2, self.width % 2) if "420" in self._pixel_format else (0, 0)

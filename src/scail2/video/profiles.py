@@ -1,0 +1,89 @@
+"""The colours of a still picture: whatever its mode and its embedded profile, 8-bit sRGB comes out."""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageCms
+
+_WIDE_GREY = ("I", "F")  # and I;16 in every byte order
+# A profile that moves no colour of a lattice by more than this is sRGB, whatever it is called.
+_SAME = 2
+_LATTICE = (
+    np.stack(np.meshgrid(*[np.arange(0, 256, 17)] * 3, indexing="ij"), axis=-1).reshape(16, -1, 3).astype(np.uint8)
+)
+
+
+def to_srgb(picture: Image.Image) -> np.ndarray:
+    """uint8 sRGB ``(H, W, 3)``, or straight RGBA ``(H, W, 4)`` exactly where the picture's mode has transparency.
+
+    An embedded profile is judged by its content: one that does what sRGB does changes nothing, any other is applied, in
+    every mode (palette, grey of 8 and 16 bits, CMYK, Lab). A profile that is broken or belongs to another kind of picture
+    is ignored, as every viewer does.
+    """
+    profile = _profile(picture)
+    if picture.mode in _WIDE_GREY or picture.mode.startswith("I;16"):
+        return _wide_grey(picture, profile)
+    alpha = np.array(picture.convert("RGBA").getchannel("A")) if picture.has_transparency_data else None
+    colours = _colours(picture, profile)
+    return colours if alpha is None else np.dstack([colours, alpha])
+
+
+def _profile(picture: Image.Image) -> ImageCms.ImageCmsProfile | None:
+    data = picture.info.get("icc_profile")
+    if not data:
+        return None
+    try:
+        return ImageCms.ImageCmsProfile(io.BytesIO(data))
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
+
+
+def _space(profile: ImageCms.ImageCmsProfile | None) -> str:
+    """``"RGB"``, ``"GRAY"``, ``"CMYK"``, ``"Lab"`` …; empty without a profile."""
+    return profile.profile.xcolor_space.strip() if profile is not None else ""
+
+
+def _colours(picture: Image.Image, profile: ImageCms.ImageCmsProfile | None) -> np.ndarray:
+    """uint8 ``(H, W, 3)`` without transparency."""
+    space = _space(profile)
+    if picture.mode == "LAB":
+        source = profile if space == "Lab" else ImageCms.createProfile("LAB")
+        return _applied(picture, source, Image.new("RGB", picture.size))
+    if picture.mode == "CMYK":
+        plain = picture.convert("RGB")
+        return _applied(picture, profile, plain) if space == "CMYK" else np.array(plain)
+    if picture.mode in ("1", "L", "LA", "La"):
+        grey = picture.convert("LA").getchannel("L") if picture.mode in ("LA", "La") else picture.convert("L")
+        if space == "GRAY":
+            return _applied(grey, profile, grey.convert("RGB"))
+        plain = grey.convert("RGB")
+    else:
+        # Through RGBA where there is transparency: a palette's colours then come out straight, not laid over black.
+        plain = picture.convert("RGBA").convert("RGB") if picture.has_transparency_data else picture.convert("RGB")
+    return _applied(plain, profile, plain) if space == "RGB" and not _is_srgb(profile) else np.array(plain)
+
+
+def _applied(picture: Image.Image, profile: ImageCms.ImageCmsProfile, plain: Image.Image) -> np.ndarray:
+    """The picture through its profile; ``plain`` where the profile cannot be used."""
+    try:
+        converted = ImageCms.profileToProfile(picture, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        converted = plain
+    return np.array(converted)
+
+
+def _is_srgb(profile: ImageCms.ImageCmsProfile) -> bool:
+    lattice = Image.fromarray(_LATTICE)
+    moved = _applied(lattice, profile, lattice).astype(int)
+    return int(np.abs(moved - _LATTICE).max()) <= _SAME
+
+
+def _wide_grey(picture: Image.Image, profile: ImageCms.ImageCmsProfile | None) -> np.ndarray:
+    """Grey of 16 or 32 bits, scaled (Pillow would clip it); its profile is applied between the steps of 8 bits too."""
+    values = np.asarray(picture).astype(np.float64)
+    values = np.clip(np.nan_to_num(values / 257.0 if picture.mode != "F" else values * 255.0), 0, 255)
+    if _space(profile) in ("GRAY", "RGB"):
+        steps = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+        values = np.interp(values, np.arange(256), _colours(steps, profile)[0, :, 1])
+    grey = np.rint(values).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
