@@ -6,6 +6,7 @@ there by somebody: a link that leads elsewhere, a pipe that never answers, files
 
 import os
 import re
+import shutil
 import stat
 import uuid
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,8 @@ _MASK = (
     r"(?:(?:reference|reference_mask|additional_\d+|additional_mask_\d+|contact_sheet)\.png|driving_mask\.mkv"
     r"|(?:tracks|preflight)\.json)"
 )
-_STORE = r"(?:masks(?:/superseded/\d+)?|superseded/masks-\d+)"
+_STORE = r"(?:(?:masks|superseded/masks-\d+)(?:/superseded/\d+)?)"
+_FRAMES = r"(?:driving_mask|superseded/driving_mask-\d+)"
 _TEMPORARY = rf"(?:segments/\.\d+{_RANDOM}\.partial|\.(?:masks|labels|drift){_RANDOM}\.partial)"
 _TOP = r"(?:(?:request|inputs|stages|plan|model|pending|drift)\.json|drift\.png|journal\.jsonl)"
 LOCK = ".lock"
@@ -46,21 +48,15 @@ _PLACES = (
     _Place.of(r"segments|superseded|masks", folder=True),
     _Place.of(r"segments/\d+|superseded/\d+-\d+", folder=True),
     _Place.of(rf"(?:segments/\d+|superseded/\d+-\d+)/{_SEGMENT}"),
-    _Place.of(rf"{_STORE}|masks/superseded", folder=True),
+    _Place.of(rf"{_STORE}|(?:masks|superseded/masks-\d+)/superseded", folder=True),
     _Place.of(rf"{_STORE}/{_MASK}"),
-    _Place.of(rf"{_STORE}/driving_mask", folder=True),
-    _Place.of(rf"{_STORE}/driving_mask/\d{{6}}\.png"),
-    _Place.of(rf"{_STORE}/driving_mask/.*", made=False),
+    _Place.of(rf"{_STORE}/{_FRAMES}", folder=True),
+    _Place.of(rf"{_STORE}/{_FRAMES}/\d{{6}}\.png"),
+    _Place.of(rf"{_STORE}/{_FRAMES}/.*", made=False),
     # What an interrupted write leaves behind.
     _Place.of(rf"\.(?:{_TOP}){_RANDOM}\.partial|\.drift\.(?:json|png)\.part", temporary=True),
     _Place.of(rf"segments/\d+/\.{_SEGMENT}{_RANDOM}\.partial|{_STORE}/\.{_MASK}{_RANDOM}\.partial", temporary=True),
-    _Place.of(rf"{_STORE}/{_MASK}\.part|{_STORE}/\.driving_mask\.[0-9a-f]{{8}}\.part\.mkv", temporary=True),
-    _Place.of(rf"{_TEMPORARY}(?:/(?:labels|measured))?|{_STORE}/labels", folder=True, temporary=True),
-    _Place.of(rf"(?:{_TEMPORARY}(?:/(?:labels|measured))?|{_STORE}/labels)/labels_\d+\.npz", temporary=True),
-    _Place.of(rf"{_TEMPORARY}/\.?(?:{_SEGMENT}|{_MASK}|drift\.png){_RANDOM}(?:\.partial|\.part)?", temporary=True),
-    _Place.of(
-        rf"{_TEMPORARY}/\.(?:(?:frames|driving_mask)\.[0-9a-f]{{8}}\.part\.mkv|drift\.png\.part)", temporary=True
-    ),
+    _Place.of(_TEMPORARY, folder=True, temporary=True),
 )
 
 
@@ -99,7 +95,8 @@ def entries(root: Path) -> Iterator[Entry]:
             path = root / relative
             facts = os.lstat(path)
             yield Entry(path, relative, facts, place.folder, place.temporary, place.made)
-            if place.folder and stat.S_ISDIR(facts.st_mode):
+            # A temporary folder bears a name that only the run gives, so all of it is the run's.
+            if place.folder and not place.temporary and stat.S_ISDIR(facts.st_mode):
                 waiting.append(relative)
 
 
@@ -154,13 +151,22 @@ def delete(doomed: Iterable[Entry], protected: Iterable[Path] = ()) -> int:
         place = Path(os.path.realpath(each.path.parent)) / each.path.name
         if not (each.made and each.is_genuine) or any(one == place or one in place.parents for one in kept):
             continue
-        if each.folder:
+        if each.folder and each.temporary and not any(place in one.parents for one in kept):
+            freed += _plain_bytes(each.path)
+            shutil.rmtree(each.path)
+        elif each.folder:
             if not os.listdir(each.path):
                 os.rmdir(each.path)
-            continue
-        os.unlink(each.path)
-        freed += each.facts.st_size if each.facts.st_nlink == 1 else 0
+        else:
+            os.unlink(each.path)
+            freed += each.facts.st_size if each.facts.st_nlink == 1 else 0
     return freed
+
+
+def _plain_bytes(folder: Path) -> int:
+    """Bytes that deleting a folder gives back: of its plain files without another name, nothing followed."""
+    found = [os.lstat(os.path.join(place, name)) for place, _, names in os.walk(folder) for name in names]
+    return sum(each.st_size for each in found if stat.S_ISREG(each.st_mode) and each.st_nlink == 1)
 
 
 def temporary_name(path: Path) -> Path:
