@@ -26,7 +26,7 @@ test: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell README.md docs src tests
+	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md docs src tests examples
 
 clean:
 	rm -rf $(VENV) build dist

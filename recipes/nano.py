@@ -9,11 +9,14 @@ scail2 train nano_continue --data out/nano/latents --model out/nano/grown --outp
 python recipes/nano.py grow      out/nano --run more --into wide --heads 8 --ffn-dim 1536
 scail2 train nano_continue ... --model out/nano/wide --output out/nano/on
 python recipes/nano.py package   out/nano src/scail2/assets/nano
-python recipes/nano.py decoder   out/nano           # optional, before packaging: a refining decoder of the autoencoder
+python recipes/nano.py refine    out/nano           # the decoder's refiner, then with --joint the transformer, too
+python recipes/nano.py package   out/nano src/scail2/assets/nano --run joint
 """
 
+import dataclasses
 import json
 import logging
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -25,6 +28,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from scail2.conditions import ConditionGeometry
 from scail2.data.cache import to_pixels
 from scail2.data.puppet_source import PuppetSource
 from scail2.data.puppets import (
@@ -46,9 +50,10 @@ from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.pipeline import SCAIL2Pipeline
 from scail2.presets import preset
 from scail2.training.autoencoder import fit_basis, reconstruction_psnr
-from scail2.training.decoder import DecoderTraining, decoder_sample, train_decoder, with_refiner
+from scail2.training.fresh_clips import FreshClipConfig, FreshClips
 from scail2.training.growth import grow
 from scail2.training.parallel import ParallelContext
+from scail2.training.refiner import RefinerConfig, RefinerTraining, joint_refiner, load_networks, with_refiner
 from scail2.training.state import latest_state, load_weights
 from scail2.video import VideoReader, VideoWriter
 
@@ -73,6 +78,8 @@ TRANSFORMER = {
     "driving_downsample": 1,
     "prediction_type": "sample",
 }
+
+REFINER_WIDTHS, REFINER_BLOCKS = (48, 96, 128), (1, 2, 2)
 
 
 @app.callback()
@@ -117,28 +124,37 @@ def initialise(transformer: SCAIL2Transformer3DModel) -> None:
 
 
 @app.command()
-def decoder(
-    folder: Path, run: str = "further", minutes: float = 15.0, clips: int = 1_200, blocks: int = 4, channels: int = 192
+def refine(
+    folder: Path,
+    model: Path = Path("src/scail2/assets/nano"),
+    run: str = "refiner",
+    start_from: str | None = None,
+    steps: int = 4_000,
+    joint: bool = False,
 ) -> None:
-    """Trains the autoencoder's refining decoder on true and generated latents of FOLDER/RUN; writes FOLDER/vae."""
-    linear = AutoencoderPatchTransform.from_pretrained(folder / "initial" / "vae")
-    transformer = trained_transformer(folder, run).eval()
-    source = PuppetSource(split="train", frames=9, height=SIZE, width=SIZE)
-    shares = data_recipe("nano")
-    generator = torch.Generator().manual_seed(0)
-    pool = []
-    for index in range(AUTOENCODER_CLIPS, AUTOENCODER_CLIPS + clips):
-        draws = np.random.default_rng(index)
-        kind = shares.draw_kind(draws)
-        triplet = draw_triplet(source.pair(kind, index, draws), kind, shares, draws)
-        pool.append(decoder_sample(linear, transformer, triplet, generator))
-    logger.info("%d clips generated", clips)
-    vae = with_refiner(linear, channels, blocks)
-    steps = train_decoder(vae, pool, DecoderTraining(minutes=minutes), ParallelContext.detect())
-    vae.save_pretrained(folder / "vae")
-    typer.echo(
-        f"{steps} steps; true latents {held_out_quality(linear):.2f} dB linear, {held_out_quality(vae):.2f} dB refined"
-    )
+    """Trains the decoder's refiner on what MODEL generates, with --joint MODEL's transformer, too; FOLDER/RUN is its run.
+
+    Under `torchrun --nproc-per-node 2` it takes two cores.
+    """
+    if "WORLD_SIZE" in os.environ:
+        torch.distributed.init_process_group("gloo")
+    context = ParallelContext.detect()
+    vae = AutoencoderPatchTransform.from_pretrained(model / "vae")
+    torch.manual_seed(0)
+    vae = with_refiner(vae, REFINER_WIDTHS, REFINER_BLOCKS) if vae.refiner is None else vae
+    transformer = SCAIL2Transformer3DModel.from_pretrained(model / "transformer", torch_dtype=torch.float32)
+    if start_from is not None:
+        load_networks(folder / start_from, vae, transformer)
+    source = PuppetSource(split="train", frames=FRAMES, height=SIZE, width=SIZE)
+    clips = FreshClips(source, vae, ConditionGeometry.of(transformer), FreshClipConfig())
+    config = joint_refiner(steps) if joint else RefinerConfig(steps=steps)
+    directory = folder / run
+    directory.mkdir(parents=True, exist_ok=True)
+    record = {"model": str(model), "start_from": start_from, "refiner": dataclasses.asdict(config)}
+    (directory / "config.json").write_text(json.dumps(record | {"clips": dataclasses.asdict(clips.config)}, indent=2))
+    seen = RefinerTraining(vae, transformer, clips, config, directory, context).run()
+    if context.rank == 0:
+        typer.echo(f"{directory}: {steps} steps, {seen} clips")
 
 
 def trained_transformer(folder: Path, run: str) -> SCAIL2Transformer3DModel:
@@ -150,6 +166,20 @@ def trained_transformer(folder: Path, run: str) -> SCAIL2Transformer3DModel:
     transformer = SCAIL2Transformer3DModel.from_pretrained(Path(model) / "transformer", torch_dtype=torch.float32)
     load_weights(checkpoint, transformer)
     return transformer
+
+
+def trained_networks(folder: Path, run: str) -> tuple[SCAIL2Transformer3DModel, AutoencoderPatchTransform]:
+    """Transformer and autoencoder after a run of `scail2 train` or of `refine`; what it did not train is its model's."""
+    config = json.loads((folder / run / "config.json").read_text())
+    vae = AutoencoderPatchTransform.from_pretrained(Path(config["model"]) / "vae")
+    if "refiner" not in config:
+        return trained_transformer(folder, run), vae
+    vae = with_refiner(vae, REFINER_WIDTHS, REFINER_BLOCKS) if vae.refiner is None else vae
+    transformer = SCAIL2Transformer3DModel.from_pretrained(
+        Path(config["model"]) / "transformer", torch_dtype=torch.float32
+    )
+    load_networks(folder / run, vae, transformer)
+    return transformer, vae
 
 
 @app.command(name="grow")
@@ -172,11 +202,11 @@ def grow_pipeline(
 
 @app.command()
 def package(folder: Path, output: Path, run: str = "further", segment_frames: int = 17) -> None:
-    """Writes the pipeline with the averaged weights of FOLDER/RUN to OUTPUT, transformer and decoder in half precision."""
-    vae_folder = folder / "vae" if (folder / "vae").exists() else folder / "initial" / "vae"
+    """Writes the pipeline with the averaged weights of FOLDER/RUN to OUTPUT, transformer and refiner in half precision."""
+    transformer, vae = trained_networks(folder, run)
     pipeline = SCAIL2Pipeline(
-        transformer=trained_transformer(folder, run),
-        vae=AutoencoderPatchTransform.from_pretrained(vae_folder),
+        transformer=transformer,
+        vae=vae,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=preset("nano").shift),
         default_preset="nano",
         segment_frame_length=segment_frames,

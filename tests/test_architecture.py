@@ -52,7 +52,7 @@ CHAIN = [
     {"evaluation"},
     {"runs", "training"},
     {"cli"},
-    {"__init__"},
+    {"__init__", "__main__"},
 ]
 STEP = {part: step for step, parts in enumerate(CHAIN) for part in parts}
 # These make whole pipelines from files, so they stand above the pipeline although they lie beside the loaders.

@@ -26,6 +26,16 @@ def find_device(device: str | torch.device) -> torch.device:
     return found
 
 
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 in hardware: without that it is slower than fp32."""
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type in ("xpu", "mps")
+
+
 def _count_devices(kind: str) -> int:
     """How many devices of a kind PyTorch can use now."""
     if kind == "cpu":

@@ -335,9 +335,11 @@ class _Decoder:
         keys, values = get_args(kind) or (str, Any)
         made = {}
         for name, each in value.items():
-            if keys is not Any and type(name) is not keys:
+            try:
+                made_name = self.decode(name, keys, "")
+            except DocumentError:
                 _refuse(self.where, f"the key {short(name)} of {_named(key)} must be {_words(keys)}")
-            made[name] = self.decode(each, values, _joined(key, str(name)))
+            made[made_name] = self.decode(each, values, _joined(key, str(name)))
         return made
 
     def _record(self, value: Any, kind: Any, key: str) -> Any:

@@ -15,7 +15,7 @@ from scail2.errors import InputError
 from scail2.masks import BINDING_SLOTS, BindingSlot, check_polarity, paint_mask, slots_shown
 from scail2.modes import MODE_TRAITS, AnimationMode
 from scail2.video.convert import to_float, to_uint8
-from scail2.video.resize import resize_cover
+from scail2.video.resize import resize_cover, resize_stretch
 from scail2.video.source import ArrayFrames, FrameSource
 
 MAX_CHARACTERS = len(BINDING_SLOTS)
@@ -159,10 +159,35 @@ def driving_footage(video: Any, height: int | None, width: int | None) -> Footag
     return Footage(source, (height, width), "bicubic")
 
 
-def driving_mask_footage(mask: Any, size: tuple[int, int], num_frames: int, mode: AnimationMode) -> Footage:
+class _Squared:
+    """A mask in the pixels of a film whose pixels are not square, stretched as the film is."""
+
+    def __init__(self, source: FrameSource, size: tuple[int, int]) -> None:
+        self.source, self.size = source, size
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def frames(self, start: int, stop: int) -> np.ndarray:
+        return resize_stretch(self.source.frames(start, stop), *self.size, interpolation="nearest")
+
+
+def _as_the_film(mask: FrameSource, film: Any) -> FrameSource:
+    """The mask, stretched where it has the size in which ``film`` (any driving video) stores pixels that are not square."""
+    info = getattr(film, "source_info", None)
+    if info is None or info.stored_size == (info.height, info.width):
+        return mask
+    stored = mask.frames(0, 1).shape[1:3] == tuple(info.stored_size)
+    return _Squared(mask, (info.height, info.width)) if stored else mask
+
+
+def driving_mask_footage(
+    mask: Any, size: tuple[int, int], num_frames: int, mode: AnimationMode, film: Any = None
+) -> Footage:
     """The driving mask as footage at the run's size; as many frames as the driving video, or an error.
 
     ``mask`` is a video in the palette, or bool (S, T, H, W), one plane per character in slot order; (T, H, W) for one.
+    ``film`` is the driving video, where it is a reader of a file.
     """
     if mask is None:
         raise InputError(
@@ -171,7 +196,7 @@ def driving_mask_footage(mask: Any, size: tuple[int, int], num_frames: int, mode
         )
     if (planes := _character_planes(mask, 4)) is not None:
         mask = _PaintedMask(planes, mode)
-    footage = Footage(_source(mask, "driving_mask"), size, "nearest")
+    footage = Footage(_as_the_film(_source(mask, "driving_mask"), film), size, "nearest")
     if len(footage) != num_frames:
         raise InputError(
             f"the driving mask has {len(footage)} frames and the driving video {num_frames}: they must match."

@@ -17,7 +17,7 @@ from scail2.inputs import Footage, driving_footage, driving_mask_footage, mask_p
 from scail2.models.lora import fused_loras
 from scail2.modes import AnimationMode
 from scail2.presets import SamplingPreset, preset
-from scail2.sampling import SamplingSettings, configured_shift, resolve_settings
+from scail2.sampling import SamplingDefaults, SamplingSettings, resolve_settings
 from scail2.segments import Segment, SegmentPlan
 from scail2.stages import CALLBACK_TENSORS, EncodedReference, PromptConditions, StreamOptions, callback_tensors
 from scail2.step_caches import check_caches
@@ -75,7 +75,7 @@ def prepare_job(
     driving = driving_footage(driving_video, options.height, options.width)
     size = driving.size
     pipe.geometry.check_size(pipe.vae, *size)
-    masks = driving_mask_footage(driving_mask, size, len(driving), mode)
+    masks = driving_mask_footage(driving_mask, size, len(driving), mode, driving_video)
     plan = pipe.plan(len(driving), options)
     overlap = _overlap(pipe, options)
     picture = picture_tensor(image, "image", size)
@@ -128,14 +128,13 @@ def _settings(pipe: SCAIL2Pipeline, options: StreamOptions, size: tuple[int, int
     if options.preset is not None:
         _check_adapters(pipe, preset(options.preset))
     return resolve_settings(
-        pipe.config.default_preset,
+        SamplingDefaults.of(pipe),
         size,
         preset=options.preset,
         steps=options.num_inference_steps,
         guidance_scale=options.guidance_scale,
         shift=options.shift,
         solver=options.solver,
-        configured_shift=configured_shift(pipe.scheduler),
     )
 
 

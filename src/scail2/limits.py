@@ -39,4 +39,5 @@ class Limit:
             )
 
 
+MEMBERS = Limit("SCAIL2_MAX_MEMBERS", 50_000, "members")
 DOCUMENT_BYTES = Limit("SCAIL2_MAX_DOCUMENT_BYTES", 64 * 2**20, "bytes")

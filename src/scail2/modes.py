@@ -6,6 +6,7 @@ The rows follow the method's two tables (in-context mask backgrounds, mode-speci
 from dataclasses import dataclass
 from enum import StrEnum
 
+from .documents import short
 from .errors import InputError
 
 
@@ -24,7 +25,7 @@ class AnimationMode(StrEnum):
             return cls(value.strip().lower())
         except (AttributeError, ValueError):
             names = " or ".join(repr(mode.value) for mode in cls)
-            raise InputError(f"mode is {value!r}; it must be {names}.") from None
+            raise InputError(f"mode is {short(value)}; it must be {names}.") from None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

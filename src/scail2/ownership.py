@@ -173,7 +173,9 @@ def check_folder(place: Path, kind: Kind, named: str | Path | None = None) -> No
 
 def is_free(folder: Path) -> bool:
     """Whether a folder is empty, apart from this program's lock and temporaries."""
-    return all(each.name == LOCK or is_staging(each) for each in folder.iterdir())
+    return all(
+        (each.name.startswith(".") and each.name.endswith(LOCK)) or is_staging(each) for each in folder.iterdir()
+    )
 
 
 @contextmanager

@@ -27,6 +27,8 @@ from scail2.errors import InputError
 from scail2.guidance import VelocityPredictor, call_back
 from scail2.job import Job, prepare_job
 from scail2.lora_loader import SCAIL2LoraLoaderMixin
+from scail2.models.component_folders import check_classes
+from scail2.models.model_folder import loading
 from scail2.modes import MODE_TRAITS, AnimationMode
 from scail2.sampling import SamplingSettings, fresh_scheduler, set_timesteps, sigma_at, take_step
 from scail2.segments import Segment, SegmentPlan
@@ -121,7 +123,9 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
         import scail2.models.transformer  # noqa: F401
 
         if Path(pretrained_model_name_or_path).is_dir():
-            return super().from_pretrained(str(pretrained_model_name_or_path), **kwargs)
+            check_classes(Path(pretrained_model_name_or_path))
+            with loading(pretrained_model_name_or_path):
+                return super().from_pretrained(str(pretrained_model_name_or_path), **kwargs)
         from huggingface_hub import snapshot_download
 
         hub_options = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}

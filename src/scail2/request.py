@@ -6,16 +6,15 @@ its options, so a setting cannot exist in one face and miss in another.
 # ruff: noqa: RUF009 - `setting` only wraps `dataclasses.field`
 
 import difflib
-import json
 import math
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
+from scail2.documents import decode, load_toml, parse_json, short
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
 from scail2.request_files import absolute_lora, refuse_overwriting
@@ -179,16 +178,13 @@ class AnimationRequest:
     def from_json(cls, source: str | bytes | Mapping[str, Any]) -> Self:
         """Reads what `to_json` gave (a dictionary or its JSON text). Unknown names are refused."""
         if isinstance(source, str | bytes):
-            try:
-                source = json.loads(source)
-            except ValueError as error:
-                raise InputError(f"The request is not valid JSON: {error}.") from error
-        if not isinstance(source, Mapping):
-            raise InputError("A request must be a JSON object of settings.")
-        values = dict(source)
+            source = parse_json(source, dict[str, Any], "The request")
+        values = dict(decode(source, Mapping[str, Any], "The request"))
         version = values.pop("version", REQUEST_VERSION)
         if version != REQUEST_VERSION:
-            raise InputError(f"The request has version {version}, but this scail2 reads version {REQUEST_VERSION}.")
+            raise InputError(
+                f"The request has version {short(version)}, but this scail2 reads version {REQUEST_VERSION}."
+            )
         return cls.from_settings(values, where="the request")
 
     @classmethod
@@ -204,7 +200,7 @@ class AnimationRequest:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}."
-                raise InputError(f"Unknown setting '{name}' in {where}; {hint}")
+                raise InputError(f"Unknown setting {short(name)} in {where}; {hint}")
         return cls(**settings)
 
 
@@ -212,11 +208,9 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     """Settings of a TOML file, named like options or fields; relative paths become relative to the file's folder."""
     path = Path(path)
     try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        settings = load_toml(path, dict[str, Any])
     except OSError as error:
         raise InputError(f"The settings file {path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"The settings file {path} is not valid TOML: {error}.") from error
     settings = _named_by_field(settings, path)
     folder = path.resolve().parent
     for name in _PATH_FIELDS & settings.keys():
@@ -261,7 +255,7 @@ def _label(name: str) -> str:
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise InputError(f"{_label(name)} must be text, not {value!r}.")
+        raise InputError(f"{_label(name)} must be text, not {short(value)}.")
     return value
 
 
@@ -269,13 +263,13 @@ def _path(name: str, value: Any) -> Path:
     if value is None:
         raise InputError(f"{_label(name)} is missing.")
     if not isinstance(value, str | os.PathLike) or not str(value) or "\0" in str(value):
-        raise InputError(f"{_label(name)} must be a path, not {value!r}.")
+        raise InputError(f"{_label(name)} must be a path, not {short(value)}.")
     return Path(os.path.abspath(Path(value).expanduser()))
 
 
 def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise InputError(f"{_label(name)} must be true or false, not {value!r}.")
+        raise InputError(f"{_label(name)} must be true or false, not {short(value)}.")
     return value
 
 
@@ -288,7 +282,7 @@ def _many(convert):
         if isinstance(value, str | os.PathLike):
             value = (value,)
         if not isinstance(value, list | tuple):
-            raise InputError(f"{_label(name)} must be a list, not {value!r}.")
+            raise InputError(f"{_label(name)} must be a list, not {short(value)}.")
         return tuple(convert(name, each) for each in value)
 
     return convert_all
@@ -296,8 +290,8 @@ def _many(convert):
 
 def _choice(kind: type[StrEnum]):
     def convert(name: str, value: Any) -> StrEnum:
-        if value not in set(kind):
-            raise InputError(f"{_label(name)} must be one of {', '.join(kind)}, not {value!r}.")
+        if not isinstance(value, str) or value not in set(kind):
+            raise InputError(f"{_label(name)} must be one of {', '.join(kind)}, not {short(value)}.")
         return kind(value)
 
     return convert
@@ -306,7 +300,7 @@ def _choice(kind: type[StrEnum]):
 def _whole(low: int, high: int, *, stride: int = 1, offset: int = 0):
     def convert(name: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise InputError(f"{_label(name)} must be a whole number from {low} to {high}, not {value!r}.")
+            raise InputError(f"{_label(name)} must be a whole number from {low} to {high}, not {short(value)}.")
         if (value - offset) % stride:
             below = max(low, value - (value - offset) % stride)
             raise InputError(
@@ -322,7 +316,7 @@ def _real(low: float, high: float, *, open_low: bool = False):
         good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not good or not low <= value <= high or (open_low and value == low):
             bounds = f"above {low:g} and at most {high:g}" if open_low else f"from {low:g} to {high:g}"
-            raise InputError(f"{_label(name)} must be a number {bounds}, not {value!r}.")
+            raise InputError(f"{_label(name)} must be a number {bounds}, not {short(value)}.")
         return float(value)
 
     return convert

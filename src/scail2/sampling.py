@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -24,10 +25,37 @@ NUM_TRAIN_TIMESTEPS = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingDefaults:
+    """What a pipeline samples with when a call names nothing; enough to plan a run without its weights.
+
+    Attributes:
+        preset: name of its default preset.
+        scheduler: class of its scheduler component.
+        shift: the timestep shift that component is configured with, ``None`` if it has none.
+        guidance_scale: that of its guider component, ``None`` without one (then the preset's counts).
+    """
+
+    preset: str
+    scheduler: str
+    shift: float | None = None
+    guidance_scale: float | None = None
+
+    @classmethod
+    def of(cls, pipe: Any) -> Self:
+        """Read them off a pipeline."""
+        return cls(
+            preset=pipe.config.default_preset,
+            scheduler=type(pipe.scheduler).__name__,
+            shift=configured_shift(pipe.scheduler),
+            guidance_scale=None if pipe.guider is None else pipe.guider.config.get("guidance_scale"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingSettings:
     """What one run samples with, after presets and explicit arguments have been weighed.
 
-    ``solver`` ``None`` means the pipeline's scheduler component, ``shift`` ``None`` that component's own shift.
+    ``solver`` ``None`` means the pipeline's scheduler component, ``shift`` ``None`` that component's own, if it has one.
     """
 
     steps: int
@@ -37,7 +65,7 @@ class SamplingSettings:
 
 
 def resolve_settings(
-    default_preset: str,
+    defaults: SamplingDefaults,
     size: tuple[int, int],
     *,
     preset: str | None = None,
@@ -45,22 +73,26 @@ def resolve_settings(
     guidance_scale: float | None = None,
     shift: float | None = None,
     solver: str | None = None,
-    configured_shift: float | None = None,
 ) -> SamplingSettings:
     """Explicit arguments win over a named preset, which wins over the pipeline's default preset.
 
     A preset that is named brings its solver and its shift for the video's ``size`` (height, width). With neither a
-    preset nor a solver named, the scheduler component is used as it is configured; only ``shift`` replaces its shift.
-    ``configured_shift`` is that component's own: while it is the default preset's, it follows the video's size, too.
+    preset nor a solver named, the scheduler component is used with its own shift; while that is the default preset's,
+    it follows the video's size, too. A guider component keeps its scale unless ``guidance_scale`` is given.
     """
-    chosen = find_preset(default_preset if preset is None else preset)
+    chosen = find_preset(defaults.preset if preset is None else preset)
     if preset is not None or solver is not None:
         solver = Solver.parse(chosen.solver if solver is None else solver)
         shift = chosen.shift_for(*size) if shift is None else shift
-    elif shift is None and configured_shift == chosen.shift:
-        shift = chosen.shift_for(*size)
+    elif shift is None:
+        shift = chosen.shift_for(*size) if defaults.shift == chosen.shift else defaults.shift
+    elif defaults.shift is None:
+        raise InputError(
+            f"{defaults.scheduler} has no timestep shift: leave `shift` away, or choose a solver with `solver`."
+        )
     steps = chosen.steps if steps is None else steps
-    guidance_scale = chosen.guidance_scale if guidance_scale is None else guidance_scale
+    if guidance_scale is None:
+        guidance_scale = chosen.guidance_scale if defaults.guidance_scale is None else defaults.guidance_scale
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= NUM_TRAIN_TIMESTEPS:
         raise InputError(
             f"num_inference_steps is {steps!r}; it must be a whole number from 1 to {NUM_TRAIN_TIMESTEPS}."
@@ -94,13 +126,8 @@ def fresh_scheduler(component: SchedulerMixin, settings: SamplingSettings) -> Sc
     """A new scheduler for one segment; ``component`` is read, never changed."""
     if settings.solver is not None:
         return make_scheduler(settings.solver, settings.shift)
-    if settings.shift is None:
-        return type(component).from_config(component.config)
-    if (name := _shift_name(component)) is not None:
-        return type(component).from_config(component.config, **{name: settings.shift})
-    raise InputError(
-        f"{type(component).__name__} has no timestep shift: leave `shift` away, or choose a solver with `solver`."
-    )
+    changes = {} if settings.shift is None else {_shift_name(component): settings.shift}
+    return type(component).from_config(component.config, **changes)
 
 
 def configured_shift(component: SchedulerMixin) -> float | None:

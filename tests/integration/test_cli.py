@@ -106,6 +106,13 @@ def test_plan_and_dry_run_render_and_keep_nothing(job, model, capsys):
     assert call("plan", *given(model, "--contact-sheet", "sheet.png", "--run-dir", "planned")) == 0
     assert Image.open("sheet.png").width > SIZE
     assert RunDirectory.open("planned").status().state == "planned"
+    Path("holiday.png").write_bytes(Path("reference.png").read_bytes())
+    before = {path: Path(path).read_bytes() for path in ("holiday.png", "reference.png", "reference_mask.png")}
+    for name in ("holiday.png", "reference.png", "reference_mask.png"):
+        assert call("plan", *given(model, "--contact-sheet", name)) == 2
+    assert "would overwrite it" in capsys.readouterr().err
+    assert {path: Path(path).read_bytes() for path in before} == before
+    assert call("plan", *given(model, "--contact-sheet", "sheet.png")) == 0
 
 
 def test_plan_needs_no_output_and_leaves_a_run_s_own(job, model, capsys):

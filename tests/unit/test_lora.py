@@ -116,12 +116,6 @@ def refused_files() -> dict[str, tuple[dict[str, torch.Tensor], float, str]]:
         "diff_b_shape": ({f"{Q}.diff_b": torch.ones(127)}, 1, "is \\(127,\\)"),
         "nan": (nan, 1, "NaN or infinity"),
         "integer": ({f"{Q}.diff_b": torch.ones(128, dtype=torch.int32)}, 1, "not floating point"),
-        "alpha_tensor": ({**whole, f"diffusion_model.{Q}.alpha": torch.tensor(3.0)}, 1, "load_lora_weights"),
-        "lora_A_naming": (
-            {f"diffusion_model.{Q}.lora_A.weight": whole[down], f"diffusion_model.{Q}.lora_B.weight": whole[up]},
-            1,
-            "load_lora_weights",
-        ),
         "modulation_diff": ({"blocks.0.modulation.diff": torch.ones(1, 6, 128)}, 1, "does not have"),
         "duplicate_target": (
             {**whole, **{name.removeprefix("diffusion_model."): value.clone() for name, value in whole.items()}},
@@ -134,7 +128,9 @@ def refused_files() -> dict[str, tuple[dict[str, torch.Tensor], float, str]]:
 
 
 def test_the_list_of_refused_files_is_the_goldens(golden):
-    assert [each["name"] for each in golden["raises"]] == list(refused_files())
+    # The published fusing knows neither alpha nor peft's names; people's files have both.
+    read_here = {"alpha_tensor", "lora_A_naming"}
+    assert [each["name"] for each in golden["raises"] if each["name"] not in read_here] == list(refused_files())
 
 
 @pytest.mark.parametrize("name", list(refused_files()))
@@ -267,24 +263,6 @@ def test_files_with_full_differences_are_no_adapters():
     lora = random_pairs(model, 1) | {"diffusion_model.blocks.0.norm3.diff": torch.ones(24)}
     with pytest.raises(InputError, match="1 full differences beside its low-rank pairs"):
         adapter_state_dict(model, lora)
-
-
-def test_comfy_files_with_alpha_are_adapters_only():
-    model = tiny_transformer()
-    down, up = torch.randn(4, 24), torch.randn(24, 4)
-    lora = {
-        f"diffusion_model.{Q}.lora_A.weight": down,
-        f"diffusion_model.{Q}.lora_B.weight": up,
-        f"diffusion_model.{Q}.alpha": torch.tensor(2.0),
-    }
-    state = adapter_state_dict(model, lora)
-    assert state.keys() == {"blocks.0.attn1.to_q.lora_A.weight", "blocks.0.attn1.to_q.lora_B.weight"}
-    product = state["blocks.0.attn1.to_q.lora_B.weight"] @ state["blocks.0.attn1.to_q.lora_A.weight"]
-    assert torch.allclose(product, 0.5 * up @ down)
-    with pytest.raises(InputError, match="is for adapters"):
-        apply_loras(model, [(lora, 1.0)])
-    with pytest.raises(InputError, match=r"1 tensors have no meaning here: blocks\.0\.ffn\.0\.alpha"):
-        adapter_state_dict(model, {**lora, "blocks.0.ffn.0.alpha": torch.tensor(1.0)})
 
 
 def test_an_adapter_trained_here_is_fused_with_its_alpha(tmp_path):

@@ -62,6 +62,19 @@ def test_make_check_preview_edit_pack_freeze(job, capsys):
     overlay = VideoReader(job / "store" / "preview.mp4")
     assert (len(overlay), overlay.height, overlay.width) == (12, *SIZE)
     assert (job / "store" / "preview.png").exists()
+    first = contents(job / "store")
+    assert run("preview", "store") == 0
+    assert contents(job / "store") == first
+    (job / "store" / "preview.mp4").write_bytes(b"my holiday")
+    (job / "mine.png").write_bytes((job / "store" / "preview.png").read_bytes()[:-1] + b"x")
+    capsys.readouterr()
+    for output in ((), ("--output", "new.mp4", "--sheet", "mine.png")):
+        assert run("preview", "store", *output) == 2
+        assert "holds no previews of scail2" in capsys.readouterr().err
+    assert (job / "store" / "preview.mp4").read_bytes() == b"my holiday"
+    assert contents(job / "store") == first | {job / "store" / "preview.mp4": b"my holiday"}
+    assert not (job / "new.mp4").exists()
+    (job / "store" / "preview.mp4").unlink()
     for target in (("--output", "driving.mkv"), ("--sheet", "reference.png"), ("--output", "store/driving_mask.mkv")):
         before = (job / target[1]).read_bytes()
         assert run("preview", "store", *target) == 2

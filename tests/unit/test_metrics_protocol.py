@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 def test_the_command_writes_table_json_plot_and_sheets(folder, tmp_path, capsys):
     arguments = f"evaluate {folder} --clips 1 --frames 5 --size 32 --steps 1 --split holdout --salt mine"
     with pytest.raises(SystemExit) as stopped:
-        main([*arguments.split(), "--json", str(tmp_path / "m.json"), "--out", str(tmp_path / "out")])
+        main([*arguments.split(), "--timed", "--json", str(tmp_path / "m.json"), "--out", str(tmp_path / "out")])
     assert stopped.value.code == 0
     result = json.loads((tmp_path / "m.json").read_text())
     for task in TASKS:

@@ -8,8 +8,9 @@ from PIL import Image
 
 from scail2.errors import InputError
 from scail2.masks import BindingSlot
-from scail2.perception.given import GivenMasks, PictureFrames, from_alpha, nearest_cover, snap_to_palette
+from scail2.perception.given import GivenMasks, PictureFrames, from_alpha, nearest_cover
 from scail2.perception.segmenter import PointPrompt, Prompts
+from scail2.perception.snapping import PaletteSnapper
 from scail2.video import ArrayFrames, VideoReader, VideoWriter
 
 BLUE, RED = BindingSlot.BLUE.rgb, BindingSlot.RED.rgb
@@ -69,11 +70,13 @@ def test_unknown_colour_is_named_with_its_count(tmp_path):
         GivenMasks([write(tmp_path / "m.mkv", frames)]).segment(plain_clip())
 
 
-def test_mixture_needs_both_colours_nearby():
+def test_a_dark_region_is_no_blend_of_what_is_around():
     frame = np.zeros((1, 20, 20, 3), np.uint8)
     frame[0, 5:10, 5:10] = (0, 0, 128)
-    with pytest.raises(InputError, match=r"rgb\(0, 0, 128\)"):
-        snap_to_palette(frame, lossy=False, where="the mask")
+    snapper = PaletteSnapper(lossy=False, where="the mask")
+    snapper.learn(frame)
+    with pytest.raises(InputError, match=r"rgb\(0, 0, 128\) and 0 more on 25 pixels of frame 7"):
+        snapper.snap(frame, start=7)
 
 
 @pytest.mark.parametrize("count", [2, 4])

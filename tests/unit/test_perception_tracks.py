@@ -159,7 +159,7 @@ def test_folders_that_are_no_store_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"no tracks\.json"):
         MaskStore(tmp_path)
     (tmp_path / "tracks.json").write_text("{")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="is not JSON"):
         MaskStore(tmp_path)
     (tmp_path / "tracks.json").write_text('{"version": 99}')
     with pytest.raises(InputError, match="version 1"):

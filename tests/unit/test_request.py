@@ -135,9 +135,9 @@ def test_no_output_replaces_an_input(tmp_path, monkeypatch, changes, sentence):
 def test_unknown_names_and_damaged_json_are_refused():
     with pytest.raises(InputError, match=r"Unknown setting 'refrence' in the request; did you mean 'reference'?"):
         AnimationRequest.from_json({"refrence": "a.png"})
-    with pytest.raises(InputError, match="not valid JSON"):
+    with pytest.raises(InputError, match="is not JSON"):
         AnimationRequest.from_json("{")
-    with pytest.raises(InputError, match="must be a JSON object"):
+    with pytest.raises(InputError, match="must be a table"):
         AnimationRequest.from_json("[]")
     with pytest.raises(InputError, match="version 9"):
         AnimationRequest.from_json(AnimationRequest(**FILES).to_json() | {"version": 9})
@@ -212,9 +212,9 @@ def test_settings_go_by_their_option_s_name_too(tmp_path, names):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("reference = ", "is not valid TOML"),
+        ("reference = ", "is not TOML"),
         ('reference = "a"\nstep = 3', "did you mean 'steps'"),
-        ("height = nan", "whole number|missing"),
+        ("height = nan", "'height' is nan"),
     ],
 )
 def test_bad_toml_is_refused(tmp_path, text, sentence):

@@ -14,6 +14,7 @@ from scail2.modes import AnimationMode
 from scail2.request import AnimationRequest
 from scail2.runs import RunDirectory
 from scail2.runs.segment_store import SegmentStore
+from scail2.staging import Staging
 from scail2.video import VideoReader, probe, to_uint8
 
 
@@ -410,12 +411,18 @@ def test_a_run_begins_again_where_its_request_could_not_be_written(tmp_path, mon
 def test_an_output_with_brackets_clears_only_its_own_leftovers(tmp_path, pipe):
     output = tmp_path / os.fsdecode(b"film[1]\xe9.mp4")
     run = RunDirectory.create(tmp_path / "film.run", make_request(tmp_path, frames=9, output=output))
-    own, other = tmp_path / f".{output.stem}.12345678.part.mp4", tmp_path / f".film1{output.stem[7:]}.12345678.part.mp4"
-    own.touch()
-    other.touch()
+    # A process that was killed leaves its folder, whose lock it no longer holds.
+    own, other = Staging(output), Staging(tmp_path / f"film1{output.stem[7:]}.mp4")
+    for each in (own, other):
+        each.place.touch()
+        os.close(each._mark)
+    own, other = own.folder, other.folder
+    mine = tmp_path / f".{output.name}.0123456789abcdef.partial"
+    mine.mkdir()
+    (mine / "mine.txt").touch()
     run.execute(pipe)
     assert probe(RunDirectory.open(run.path).request.output).frames == 9
-    assert (own.exists(), other.exists()) == (False, True)
+    assert (own.exists(), other.exists(), (mine / "mine.txt").exists()) == (False, True, True)
 
 
 def test_folders_that_are_not_runs_are_refused(tmp_path):

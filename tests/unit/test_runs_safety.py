@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -24,13 +25,16 @@ def pipe():
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory, pipe):
+def kept(pipe):
     """A finished run of two segments with its inputs and its film, to be copied back before every test."""
-    work = tmp_path_factory.mktemp("safety") / "work"
-    run = RunDirectory.create(work / "film.run", make_request(work, frames=13))
-    run.execute(pipe)
-    shutil.copytree(work, work.with_name("pristine"))
-    return work
+    # Not below pytest's own folder, which every session that starts closes to other users.
+    with tempfile.TemporaryDirectory(prefix="scail2-safety-") as folder:
+        os.chmod(folder, 0o755)
+        work = Path(folder) / "work"
+        run = RunDirectory.create(work / "film.run", make_request(work, frames=13))
+        run.execute(pipe)
+        shutil.copytree(work, work.with_name("pristine"))
+        yield work
 
 
 @pytest.fixture
@@ -298,9 +302,6 @@ def of_nobody(run):
     """The run as another user's, who may do everything with it."""
     if os.geteuid() != 0:
         pytest.skip("needs root to become another user")
-    for parent in run.path.parents:
-        if "pytest" in str(parent):
-            parent.chmod(0o755)
     for path in [run.path.parent, *run.path.parent.rglob("*")]:
         os.chown(path, 65534, 65534)
     return run

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchHeunDiscreteScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from scail2.errors import InputError
 from scail2.presets import PRESETS, Solver, preset
 from scail2.sampling import (
+    SamplingDefaults,
     SamplingSettings,
     configured_shift,
     fresh_scheduler,
@@ -110,25 +112,52 @@ def test_solvers_approach_the_true_flow_at_their_order():
     assert error(Solver.UNIPC, 40) < 0.5 * unipc
 
 
-def test_explicit_settings_win_over_the_preset_and_that_over_the_default():
-    assert resolve_settings("quality", (512, 896)) == SamplingSettings(
-        steps=40, guidance_scale=5.0, solver=None, shift=None
+def defaults(name: str, scheduler: SchedulerMixin, guidance_scale: float | None = None) -> SamplingDefaults:
+    return SamplingDefaults(
+        preset=name,
+        scheduler=type(scheduler).__name__,
+        shift=configured_shift(scheduler),
+        guidance_scale=guidance_scale,
     )
-    assert resolve_settings("quality", (704, 1280), preset="quality").shift == 5.0
-    fast = resolve_settings("quality", (512, 896), preset="fast", steps=4, shift=2.0)
+
+
+QUALITY = defaults("quality", make_scheduler("unipc", 3.0))
+
+
+def test_explicit_settings_win_over_the_preset_and_that_over_the_default():
+    assert resolve_settings(QUALITY, (512, 896)) == SamplingSettings(
+        steps=40, guidance_scale=5.0, solver=None, shift=3.0
+    )
+    assert resolve_settings(QUALITY, (704, 1280), preset="quality").shift == 5.0
+    fast = resolve_settings(QUALITY, (512, 896), preset="fast", steps=4, shift=2.0)
     assert fast == SamplingSettings(steps=4, guidance_scale=1.0, solver=Solver.EULER, shift=2.0)
-    assert resolve_settings("fast", (512, 896), solver="unipc").shift == 5.0
+    assert resolve_settings(dataclasses.replace(QUALITY, preset="fast"), (512, 896), solver="unipc").shift == 5.0
+
+
+def test_a_guider_keeps_its_scale_unless_one_is_named():
+    guided = dataclasses.replace(QUALITY, guidance_scale=3.5)
+    assert resolve_settings(guided, (512, 896)).guidance_scale == 3.5
+    assert resolve_settings(guided, (512, 896), preset="fast").guidance_scale == 3.5
+    assert resolve_settings(guided, (512, 896), guidance_scale=2.0).guidance_scale == 2.0
 
 
 def test_the_default_presets_shift_follows_the_size_unless_the_scheduler_was_configured_otherwise():
     def shift(size: tuple[int, int], configured: float) -> float | None:
-        return resolve_settings("quality", size, configured_shift=configured).shift
+        return resolve_settings(defaults("quality", make_scheduler("unipc", configured)), size).shift
 
     assert shift((512, 896), 3.0) == 3.0
-    assert shift((704, 1280), 3.0) == 5.0
-    assert shift((704, 1280), 7.0) is None
+    assert shift((704, 1280), 3.0) == shift((1280, 704), 3.0) == 5.0
+    assert shift((704, 1280), 7.0) == 7.0
     assert configured_shift(make_scheduler("unipc", 3.0)) == configured_shift(make_scheduler("euler", 3.0)) == 3.0
     assert configured_shift(DDIMScheduler()) is None
+
+
+def test_a_scheduler_without_a_shift_has_none_and_takes_none():
+    without = defaults("quality", DDIMScheduler())
+    assert resolve_settings(without, (704, 1280)).shift is None
+    assert resolve_settings(without, (704, 1280), solver="unipc").shift == 5.0
+    with pytest.raises(InputError, match="DDIMScheduler has no timestep shift"):
+        resolve_settings(without, (704, 1280), shift=7.0)
 
 
 @pytest.mark.parametrize(
@@ -147,14 +176,14 @@ def test_the_default_presets_shift_follows_the_size_unless_the_scheduler_was_con
 )
 def test_refused_settings(change, message):
     with pytest.raises(InputError, match=message):
-        resolve_settings("quality", (512, 896), **change)
+        resolve_settings(QUALITY, (512, 896), **change)
 
 
 def test_a_scheduler_is_rebuilt_from_its_configuration():
     component = make_scheduler("unipc", 3.0)
     set_timesteps(component, 4, CPU)
     before = dict(component.__dict__)
-    own = SamplingSettings(steps=4, guidance_scale=1.0, solver=None, shift=None)
+    own = SamplingSettings(steps=4, guidance_scale=1.0, solver=None, shift=3.0)
     fresh = fresh_scheduler(component, own)
     assert type(fresh) is type(component)
     assert fresh is not component
@@ -164,8 +193,8 @@ def test_a_scheduler_is_rebuilt_from_its_configuration():
     assert fresh_scheduler(component, changed).config.flow_shift == 7.0
     assert fresh_scheduler(FlowMatchHeunDiscreteScheduler(shift=2.0), changed).config.shift == 7.0
     assert component.config.flow_shift == 3.0
-    with pytest.raises(InputError, match="DDIMScheduler has no timestep shift"):
-        fresh_scheduler(DDIMScheduler(), changed)
+    unshifted = fresh_scheduler(DDIMScheduler(beta_start=0.01), dataclasses.replace(own, shift=None))
+    assert (type(unshifted), unshifted.config.beta_start) == (DDIMScheduler, 0.01)
 
 
 def test_dynamic_shifting_is_refused():

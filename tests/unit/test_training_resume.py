@@ -126,20 +126,37 @@ def test_a_kill_while_a_checkpoint_is_replaced_leaves_a_whole_one(world, finishe
     shutil.copytree(finished, tmp_path / "run")
     trainer = build_trainer(configuration(world), tmp_path / "run")
     trainer.run()
-    removed = []
+    checkpoints = tmp_path / "run" / "checkpoints"
+    whole = {"weights.safetensors", "average.safetensors", "optimizer.pt"}
+    with monkeypatch.context() as patch:
+        patch.setattr(state.Staging, "publish", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            trainer.save()
+    assert latest_state(checkpoints).name == "step-00000004"
+    assert {path.name for path in (checkpoints / "superseded" / "step-00000006-1").iterdir()} == whole
+    shutil.rmtree(checkpoints / "superseded")
+    for _ in range(2):
+        assert trainer.save() == latest_state(checkpoints)
+    assert {path.name for path in latest_state(checkpoints).iterdir()} == whole
+    assert {path.name for path in checkpoints.iterdir()} == {"step-00000004", "step-00000006"}
 
-    def killed(path, **_):
-        removed.append(Path(path))
-        if not Path(path).name.endswith(".partial"):
-            raise KeyboardInterrupt
 
-    monkeypatch.setattr(state.shutil, "rmtree", killed)
-    with pytest.raises(KeyboardInterrupt):
-        trainer.save()
-    monkeypatch.undo()
-    newest = latest_state(tmp_path / "run" / "checkpoints")
-    assert {path.name for path in newest.iterdir()} == {"weights.safetensors", "average.safetensors", "optimizer.pt"}
-    assert removed
+def test_only_whole_checkpoints_of_ours_are_gone_on_with_and_pruned(world, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    (checkpoints / "step-notes").mkdir()
+    (checkpoints / "step-notes" / "why.txt").write_text("keep")
+    (checkpoints / "step-99999999").symlink_to(finished / "checkpoints" / "step-00000006")
+    (checkpoints / "step-88888888").mkdir()
+    (checkpoints / "step-00000004" / "mine.txt").write_text("keep")
+    before = {path.name: path.read_bytes() for path in (finished / "checkpoints" / "step-00000006").iterdir()}
+    trainer = build_trainer(configuration(world, steps=8, keep_checkpoints=1), tmp_path / "run")
+    assert trainer.run().name == "step-00000008"
+    assert {path.name for path in checkpoints.iterdir()} == {
+        "step-notes", "step-99999999", "step-88888888", "step-00000004", "step-00000008"
+    }  # fmt: skip
+    assert [path.name for path in (checkpoints / "step-00000004").iterdir()] == ["mine.txt"]
+    assert {path.name: path.read_bytes() for path in (checkpoints / "step-99999999").iterdir()} == before
 
 
 def test_kinds_that_were_not_cached_are_left_out_with_a_warning(world, caplog):

@@ -53,12 +53,15 @@ def cache(
     from scail2.cli.counting import counted_progress
     from scail2.cli.extras import need
     from scail2.cli.sizes import parse_size
+    from scail2.models.model_folder import check_model
+
+    height, width = parse_size(size)
+    check_model(model)
     from scail2.data.cache import CacheJob, write_cache
     from scail2.data.recipe import recipe as recipe_named
     from scail2.data.sources import PairShards
     from scail2.request_files import refuse_overwriting
 
-    height, width = parse_size(size)
     chosen = recipe_named(recipe)
     given = [("source", Path(name)) for name in source if name != "puppets"]
     given += [(name, path) for name, path in (("autoencoder", autoencoder), ("model", model)) if path is not None]
@@ -112,18 +115,17 @@ def _embedded_autoencoder() -> Path:
 
 def _model_facts(folder: Path) -> dict[str, Any]:
     """What a pipeline folder says about its inputs: autoencoder, size of driving frames, encoders."""
-    import json
-
     from scail2.data.embedding import PipelineEmbedder
+    from scail2.documents import Between, decode, load_json
     from scail2.errors import InputError
 
     config = folder / "transformer" / "config.json"
     if not config.is_file():
         raise InputError(f"{folder} is no pipeline folder (transformer/config.json is missing): convert it first")
-    facts = json.loads(config.read_text())
+    facts = load_json(config, dict[str, Any])
     takes_embeddings = facts.get("text_dim") is not None or facts.get("image_dim") is not None
     return {
         "autoencoder": folder / "vae",
-        "driving_downsample": facts.get("driving_downsample", 2),
+        "driving_downsample": decode(facts.get("driving_downsample", 2), Annotated[int, Between(1, 2)], config),
         "embedder": PipelineEmbedder(folder) if takes_embeddings else None,
     }

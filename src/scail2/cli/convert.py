@@ -1,7 +1,7 @@
 """`scail2 convert`: any public file into a diffusers folder, or our weights into published names."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,20 +26,16 @@ def convert(
     image_encoder: Annotated[Path | None, typer.Option(help="CLIP file, if it is elsewhere.")] = None,
 ) -> None:
     """Convert checkpoints: official, training, ComfyUI and GGUF files to diffusers, and back to published names."""
-    import json
-
     from rich.console import Console
 
-    from scail2.errors import InputError
+    from scail2.documents import load_json
+    from scail2.models.model_folder import check_model
+
+    words = None if config is None else load_json(config, dict[str, Any])
+    check_model(source)
     from scail2.models.conversion import convert as convert_files
     from scail2.models.tensor_files import float_dtype
 
-    words = None
-    if config is not None:
-        try:
-            words = json.loads(config.read_text())
-        except (OSError, ValueError) as error:
-            raise InputError(f"{config} cannot be read as JSON: {error}.") from error
     lines = convert_files(
         source,
         out,

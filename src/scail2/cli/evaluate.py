@@ -34,6 +34,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Noise of clip n comes from seed + n.")] = 0,
     lpips: Annotated[Path | None, typer.Option(help="TorchScript LPIPS network, adds that measure.")] = None,
     video_features: Annotated[Path | None, typer.Option(help="TorchScript video features (I3D), adds FVD.")] = None,
+    timed: Annotated[bool, typer.Option("--timed", help="Write wall-clock times into the JSON, too.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, … (default: the best there is).")] = None,
 ) -> None:
     """Evaluate a checkpoint on held-out puppets: table, plot, contact sheets and JSON, copying baselines beside it."""
@@ -46,9 +47,13 @@ def evaluate(
     need("skia", "data", "drawing the test clips")
     if out is not None:
         need("matplotlib", "plot", "the plot in --out")
+    from scail2.models.model_folder import check_model
+
+    check_model(checkpoint)
     from scail2.devices import default_device
     from scail2.evaluation.clips import EvaluationTask
     from scail2.evaluation.networks import GivenNetworks
+    from scail2.evaluation.outputs import claimed_outputs
     from scail2.evaluation.protocols import MeasuredClip, evaluate_pipeline
     from scail2.models.hub import load_pipeline
 
@@ -57,37 +62,40 @@ def evaluate(
     options = {name: value for name, value in (("preset", preset), ("num_inference_steps", steps)) if value is not None}
     networks = GivenNetworks.load(lpips, video_features)
     shape = parse_size(size)
-    pipe = load_pipeline(checkpoint, device=device or default_device())
-    pipe.set_progress_bar_config(disable=True)  # one bar for all clips, not one a clip
+    given = [("checkpoint", checkpoint), ("LPIPS", lpips), ("video feature", video_features)]
+    inputs = [(name, Path(path)) for name, path in given if path is not None]
     shown: dict[EvaluationTask, list[MeasuredClip]] = {task: [] for task in tasks}
     done = itertools.count(1)
-    with counted_progress(console, "evaluating") as progress:
+    with claimed_outputs(json_file, out, inputs, timed=timed) as outputs:
+        pipe = load_pipeline(checkpoint, device=device or default_device())
+        pipe.set_progress_bar_config(disable=True)  # one bar for all clips, not one a clip
+        with counted_progress(console, "evaluating") as progress:
 
-        def observe(measured: MeasuredClip) -> None:
-            if len(shown[measured.task]) < _SHEET_ROWS:
-                shown[measured.task].append(measured)
-            progress(next(done), clips * len(tasks))
+            def observe(measured: MeasuredClip) -> None:
+                if len(shown[measured.task]) < _SHEET_ROWS:
+                    shown[measured.task].append(measured)
+                progress(next(done), clips * len(tasks))
 
-        report = evaluate_pipeline(
-            pipe,
-            split,
-            clips,
-            salt=salt,
-            tasks=tasks,
-            domain=domain,
-            frames=frames,
-            size=shape,
-            variant=variant,
-            seed=seed,
-            networks=networks,
-            observe=observe,
-            **options,
-        )
+            report = evaluate_pipeline(
+                pipe,
+                split,
+                clips,
+                salt=salt,
+                tasks=tasks,
+                domain=domain,
+                frames=frames,
+                size=shape,
+                variant=variant,
+                seed=seed,
+                networks=networks,
+                observe=observe,
+                **options,
+            )
+        outputs.write(report, shown)
     console.print(report.table())
     if json_file is not None:
-        console.print(f"measures: {report.save(json_file)}")
+        console.print(f"measures: {json_file}")
     if out is not None:
-        _write_pictures(report, shown, out)
         console.print(f"contact sheets, plot and report: {out}")
 
 
@@ -99,14 +107,3 @@ def _task(name: str):
         return EvaluationTask(name)
     except ValueError:
         raise InputError(f"unknown task {name!r}: choose from {', '.join(EvaluationTask)}") from None
-
-
-def _write_pictures(report, shown, out: Path) -> None:
-    from PIL import Image
-
-    from scail2.evaluation.pictures import SheetRow, contact_sheet, plot
-
-    report.save(out / "report.json")
-    plot(report.to_json(), out / "plot.png")
-    for task, clips in shown.items():
-        Image.fromarray(contact_sheet([SheetRow.of(clip) for clip in clips])).save(out / f"{task.value}.png")

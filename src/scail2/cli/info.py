@@ -23,6 +23,9 @@ def info(
     from rich.console import Console
     from rich.table import Table
 
+    from scail2.models.model_folder import check_model
+
+    check_model(path)
     from scail2.models.inventory import describe
 
     found = describe(path)

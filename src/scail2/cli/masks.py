@@ -269,7 +269,7 @@ def _preview(
         Path | None, typer.Option(metavar="FILE", help="Contact sheet; without it DIR/preview.png.")
     ] = None,
 ) -> None:
-    from scail2.perception.preview import write_preview
+    from scail2.perception.preview import previews, write_preview
     from scail2.perception.tracks import MaskStore
     from scail2.request_files import refuse_overwriting
 
@@ -279,8 +279,9 @@ def _preview(
     read = [("reference", reference or known.get("reference")), ("driving", driving or known.get("driving"))]
     read += [(path.name, path) for path in folder.iterdir() if not path.name.startswith("preview.")]
     refuse_overwriting((video, picture), [(name, Path(path)) for name, path in read if path])
-    with _plain(folder), _progress("preview") as progress:
-        write_preview(store, reference, driving, video, picture, progress=progress)
+    made = previews(store, video, picture)
+    with _plain(folder), _changing(folder), made as (film, still), _progress("preview") as progress:
+        write_preview(store, reference, driving, film, still, progress=progress)
     _say(f"wrote {video} and {picture}")
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 
 from scail2.errors import InputError
+from scail2.models.model_folder import check_model
 from scail2.modes import AnimationMode
 from scail2.request import AnimationRequest, read_toml
 
@@ -85,4 +86,6 @@ def make_request(
             raise InputError(f"{file} asks for {stated}; use `scail2 {verb} {file}`.")
         base["mode"] = mode
     unstated = {"output": output} if output is not None else {}
-    return AnimationRequest.from_settings(unstated | base | given, where=str(file or "the command line"))
+    request = AnimationRequest.from_settings(unstated | base | given, where=str(file or "the command line"))
+    check_model(request.model)
+    return request

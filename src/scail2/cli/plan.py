@@ -3,13 +3,18 @@
 import itertools
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from scail2.cli.options import make_request, request_parameters, with_parameters
 from scail2.request import AnimationRequest
+
+if TYPE_CHECKING:
+    from scail2.staging import Staging
 
 HELP = """Plan: masks, sizes, segments and everything that can be known to go wrong, before any rendering.
 
@@ -72,20 +77,36 @@ def _plan_in(folder: Path, request: AnimationRequest, *, as_json: bool, contact_
     from scail2.runs.storage import plain_errors, read_json
 
     quiet_libraries()
-    run = RunDirectory.create(folder, request, renders=False)
-    try:
-        run.plan()
-    except InputError:
-        # A refused job still has a plan to look at, unless it was refused before there was one.
-        if (folder / "plan.json").exists():
-            _show(read_json(folder / "plan.json"), as_json)
-        raise
-    if contact_sheet is not None:
-        with plain_errors("write the contact sheet", contact_sheet):
-            contact_sheet.parent.mkdir(parents=True, exist_ok=True)
-            contact_sheet.write_bytes((folder / "masks" / "contact_sheet.png").read_bytes())
+    with _claimed_sheet(contact_sheet, request) as sheet:
+        run = RunDirectory.create(folder, request, renders=False)
+        try:
+            run.plan()
+        except InputError:
+            # A refused job still has a plan to look at, unless it was refused before there was one.
+            if (folder / "plan.json").exists():
+                _show(read_json(folder / "plan.json"), as_json)
+            raise
+        if sheet is not None:
+            with plain_errors("write the contact sheet", contact_sheet):
+                sheet.place.write_bytes((folder / "masks" / "contact_sheet.png").read_bytes())
+                sheet.publish()
     values = read_json(folder / "plan.json")
     _show(values | {"contact_sheet": str(contact_sheet.absolute()) if contact_sheet else None}, as_json)
+
+
+@contextmanager
+def _claimed_sheet(path: Path | None, request: AnimationRequest) -> "Iterator[Staging | None]":
+    """The place of the contact sheet, from before the plan: nothing, or an older sheet, may be there."""
+    from scail2.ownership import claimed_file
+    from scail2.perception.preview import SHEETS
+    from scail2.request_files import refuse_overwriting
+
+    if path is None:
+        yield None
+        return
+    refuse_overwriting([path], request.input_files)
+    with claimed_file(path, SHEETS) as staging:
+        yield staging
 
 
 def _show(values: dict[str, Any], as_json: bool) -> None:
@@ -125,5 +146,9 @@ def plan_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
         ("length", f"{values['frames']} frames, {values['seconds']} s at {values['fps']} a second"),
         ("segments", f"{len(segments)} ({', '.join(shown)}), overlapping by {values['overlap']}"),
         ("characters", f"{facts['reference_characters']} reference, {facts['driving_characters']} driving"),
-        ("sampling", f"{resolved['steps']} steps, guidance {resolved['guidance_scale']}"),
+        (
+            "sampling",
+            f"{resolved['steps']} steps of {resolved['solver'] or resolved['scheduler']}, "
+            f"shift {'none' if resolved['shift'] is None else resolved['shift']}, guidance {resolved['guidance_scale']}",
+        ),
     ]

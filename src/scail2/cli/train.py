@@ -32,6 +32,9 @@ def train(
     sheet_data: Annotated[
         str | None, typer.Option(help="Folder of cached latents the sheets show (default: the training data).")
     ] = None,
+    change: Annotated[
+        bool, typer.Option("--change", help="Go on in OUTPUT with another seed, rate, data or model than before.")
+    ] = False,
     device: Annotated[
         str | None, typer.Option(help="Device, for example cuda:1 or mps (default: the GPU, else the CPU).")
     ] = None,
@@ -40,7 +43,11 @@ def train(
     """Train; run the same command again to resume. Ctrl-C ends after the step, with a checkpoint."""
     import logging
 
+    from scail2.models.model_folder import check_model
+
+    check_model(model)
     from scail2.training.recipes import recipe as find_recipe
+    from scail2.training.run_folder import training_folder
     from scail2.training.session import build_trainer, count_parameters, export_transformer, with_overrides
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -57,9 +64,10 @@ def train(
         sheets_every=sheets,
         sheets_shards=sheet_data,
     )
-    trainer = build_trainer(config, output, start_from=start_from, device=device)
-    trained, total = count_parameters(trainer.transformer)
-    typer.echo(f"{config.name}: training {trained:,} of {total:,} parameters on {trainer.context.device}")
-    checkpoint = trainer.run()
-    exported = export_transformer(config, output, output / "transformer")
+    with training_folder(output, config, start_from) as folder:
+        trainer = build_trainer(config, folder, start_from=start_from, device=device, change=change)
+        trained, total = count_parameters(trainer.transformer)
+        typer.echo(f"{config.name}: training {trained:,} of {total:,} parameters on {trainer.context.device}")
+        checkpoint = trainer.run()
+        exported = export_transformer(config, folder, folder / "transformer")
     typer.echo(f"step {trainer.step}: checkpoint {checkpoint}, averaged weights {exported}")

@@ -5,7 +5,6 @@ every pixel, and a shard is whole or absent: an interrupted run continues with t
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +24,9 @@ from scail2.data.recipe import SampleKind, TripletRecipe
 from scail2.data.sharding import ShardRun, ShardSummary, run_shards
 from scail2.data.shards import DamagedSample, ShardWriter
 from scail2.data.triplets import TrainingTriplet, draw_triplet
+from scail2.documents import decode, load_json
 from scail2.errors import InputError
+from scail2.models.component_folders import load_component_folder
 from scail2.staging import atomic_file
 
 FORMAT = 1
@@ -266,11 +267,11 @@ def load_autoencoder(folder: Path) -> nn.Module:
     config = folder / "config.json"
     if not config.is_file():
         raise InputError(f"no autoencoder in {folder}: it needs config.json and weights in diffusers' layout")
-    name = json.loads(config.read_text()).get("_class_name", "")
+    name = decode(load_json(config, dict[str, Any]).get("_class_name", ""), str, config, "_class_name")
     cls = getattr(autoencoder, name, None) or (getattr(diffusers, name, None) if name.startswith("Auto") else None)
     if cls is None:
         raise InputError(f"{config}: {name!r} is no autoencoder class of scail2 or diffusers")
-    return cls.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    return load_component_folder(cls, folder, torch_dtype=torch.float32).eval()
 
 
 def _weights_fingerprint(folder: Path) -> str:

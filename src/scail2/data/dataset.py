@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from scail2.data.recipe import SampleKind
 from scail2.data.shards import DamagedSample, DamageReport, Record, find_shards, read_index
+from scail2.documents import Between, DocumentError, decode
 from scail2.errors import InputError
 from scail2.masks import PLANES, WHITE, BindingSlot
 from scail2.modes import AnimationMode
@@ -134,6 +135,19 @@ def _unit(stacked: Tensor) -> Tensor:
     return stacked.float() / 255 if stacked.dtype == torch.uint8 else stacked.float()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _SampleFacts:
+    """What a cached sample's JSON must say, as far as it is read here."""
+
+    kind: SampleKind
+    mode: AnimationMode
+    position_mode: AnimationMode
+    slots: tuple[Literal[tuple(slot.name.lower() for slot in BindingSlot)], ...]
+    shape: tuple[Annotated[int, Between(0, 2**24)], ...] = (0, 0, 0)
+    caption: str = ""
+    start: float = 0.0
+
+
 class LatentDataset:
     """Random access to cached samples by memory map.
 
@@ -154,10 +168,15 @@ class LatentDataset:
         self._kinds = np.array([record.meta["kind"] for record in self.records])
 
     def _is_usable(self, record: Record) -> bool:
-        if "safetensors" in record.members and {"kind", "mode", "position_mode", "slots"} <= set(record.meta):
-            return True
-        self.damage.add_sample(record.shard, record.key, "not a cached sample")
-        return False
+        try:
+            decode(record.meta, _SampleFacts, record.key, unknown=True)
+        except DocumentError:
+            usable = False
+        else:
+            usable = "safetensors" in record.members
+        if not usable:
+            self.damage.add_sample(record.shard, record.key, "not a cached sample")
+        return usable
 
     def __len__(self) -> int:
         return len(self.records)

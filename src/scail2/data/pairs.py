@@ -6,13 +6,14 @@ character tracks are lossless FFV1 (`.mkv`), stills are PNG, numbers are JSON.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from scail2.data.media import decode_png, decode_video, encode_png, encode_video
 from scail2.data.recipe import SampleKind
 from scail2.data.shards import DamagedSample, Record
+from scail2.documents import Between, decode
 from scail2.errors import InputError
 from scail2.masks import BINDING_SLOTS, paint_mask, split_mask
 
@@ -111,15 +112,25 @@ def read_pair(record: Record) -> MotionPair:
         DamagedSample: a member is missing, changed or does not decode.
     """
     try:
-        clips = {name: _read_clip(record, name, facts) for name, facts in record.meta["clips"].items()}
+        stored = decode(
+            record.meta["clips"], dict[Literal["synthetic", "real"], _ClipFacts], record.key, "clips", unknown=True
+        )
+        clips = {name: _read_clip(record, name, facts) for name, facts in stored.items()}
         construction = SampleKind(record.meta["construction"])
         return MotionPair(**clips, construction=construction, meta=record.meta["meta"])
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedSample(record.shard, record.key, f"not a motion pair ({error})") from error
 
 
-def _read_clip(record: Record, name: str, facts: Mapping[str, Any]) -> Clip:
-    count = int(facts["characters"])
+@dataclass(frozen=True, kw_only=True)
+class _ClipFacts:
+    characters: Annotated[int, Between(1, len(BINDING_SLOTS))]
+    caption: str = ""
+    hand_boxes: Any = None
+
+
+def _read_clip(record: Record, name: str, facts: _ClipFacts) -> Clip:
+    count = facts.characters
 
     def video(suffix: str) -> Array | None:
         key = f"{name}{suffix}.mkv"
@@ -129,7 +140,7 @@ def _read_clip(record: Record, name: str, facts: Mapping[str, Any]) -> Clip:
         painted = video(suffix)
         return None if painted is None else _unpaint(painted, count)
 
-    parts, boxes, excluded = video(".parts"), facts.get("hand_boxes"), video(".excluded")
+    parts, boxes, excluded = video(".parts"), facts.hand_boxes, video(".excluded")
     return Clip(
         frames=decode_video(record.read(f"{name}.mkv")),
         tracks=_unpaint(decode_video(record.read(f"{name}.tracks.mkv")), count),
@@ -139,7 +150,7 @@ def _read_clip(record: Record, name: str, facts: Mapping[str, Any]) -> Clip:
         hand_boxes=None if boxes is None else np.asarray(boxes, np.float32),
         excluded=None if excluded is None else excluded[..., 0] > 127,
         still=_read_still(record, name, count),
-        caption=facts.get("caption", ""),
+        caption=facts.caption,
     )
 
 

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
 
-from scail2.data.shards import ShardWriter, index_path
-from scail2.documents import load_json
+from scail2.data.shards import ShardIndex, ShardWriter, load_index
+from scail2.documents import DocumentError, load_json
 from scail2.errors import InputError
 from scail2.ownership import Kind, claimed_folder, is_document
 from scail2.staging import atomic_file
@@ -115,26 +116,24 @@ def _fill(
     written = 0
     for number in range(run.shards):
         index = _index(run.path(number))
-        skipped |= index["skipped"]
-        written += len(index["samples"]) if number in wanted else 0
+        skipped |= index.skipped
+        written += len(index.samples) if number in wanted else 0
     return ShardSummary(run.directory, run.shards, written, skipped)
 
 
-def _index(shard: Path) -> dict[str, Any]:
-    """What a shard says it holds; nothing where it is missing, unreadable or not the size it was written with."""
-    try:
-        index = json.loads(index_path(shard).read_text())
-        if index["bytes"] == shard.stat().st_size:
-            return {"samples": index["samples"], "skipped": index.get("skipped", {})}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return {"samples": [], "skipped": {}}
+def _index(shard: Path) -> ShardIndex:
+    """What a shard says it holds; nothing where it is missing, damaged or not the size it was written with."""
+    with suppress(FileNotFoundError, DocumentError):
+        index = load_index(shard)
+        if index.bytes == shard.stat().st_size:
+            return index
+    return ShardIndex(bytes=0, samples=[])
 
 
 def _held(shard: Path) -> int:
     """Samples in a shard and samples that it names as impossible; a shard from a smaller job holds fewer than it should."""
     index = _index(shard)
-    return len(index["samples"]) + len(index["skipped"])
+    return len(index.samples) + len(index.skipped)
 
 
 def _write(run: ShardRun, job: ShardJob, number: int, tick: Callable[[int], None]) -> None:

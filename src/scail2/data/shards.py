@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import re
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scail2.documents import DocumentError, load_json, parse_json, short
 from scail2.errors import InputError
+from scail2.limits import DOCUMENT_BYTES, MEMBERS
+from scail2.models.model_folder import refuse_outside
 from scail2.staging import Staging
 
 logger = logging.getLogger(__name__)
@@ -59,7 +63,8 @@ class Record:
         """Raises `DamagedSample` unless `payload` is what was written."""
         if len(payload) != self.members[suffix].size:
             raise DamagedSample(self.shard, self.key, f".{suffix} is cut short")
-        if zlib.crc32(payload) != self.meta.get(_CHECKSUMS, {}).get(suffix):
+        sums = self.meta.get(_CHECKSUMS)
+        if not isinstance(sums, Mapping) or zlib.crc32(payload) != sums.get(suffix):
             raise DamagedSample(self.shard, self.key, f".{suffix} does not match its checksum")
 
 
@@ -175,6 +180,8 @@ def find_shards(*sources: str | Path) -> list[Path]:
                 raise InputError(
                     f"no shards (*.tar) in {source}: write some with `scail2 cache` or `scail2 synthesize`"
                 )
+            for shard in inside:
+                refuse_outside(shard, source, f"{source} holds the shard {shard.name}")
             found += inside
         elif source.is_file():
             found.append(source)
@@ -186,20 +193,52 @@ def find_shards(*sources: str | Path) -> list[Path]:
 def read_index(shard: Path, report: DamageReport) -> list[Record]:
     """The records of one shard; damage is noted in `report` and whatever is still whole is returned."""
     try:
-        index = json.loads(index_path(shard).read_text())
-        if index["bytes"] == shard.stat().st_size:
-            return [_record(shard, entry) for entry in index["samples"]]
-        report.add_shard(shard.name, f"has {shard.stat().st_size} bytes, was written with {index['bytes']}")
+        index = load_index(shard)
+        if index.bytes == shard.stat().st_size:
+            return [_record(shard, entry, index.bytes) for entry in index.samples]
+        report.add_shard(shard.name, f"has {shard.stat().st_size} bytes, was written with {index.bytes}")
     except FileNotFoundError:
         pass  # shards written elsewhere have no index
-    except (ValueError, KeyError, TypeError) as error:
+    except DocumentError as error:
         report.add_shard(index_path(shard).name, f"unreadable index ({error}), shard scanned instead")
     return list(_scan(shard, report))
 
 
-def _record(shard: Path, entry: Mapping[str, Any]) -> Record:
-    members = {suffix: Member(*place) for suffix, place in entry["members"].items()}
-    return Record(shard, entry["key"], entry["meta"], members)
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """One sample in an index: its key, its JSON, and (offset, size) of its other members."""
+
+    key: str
+    meta: dict[str, Any]
+    members: dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardIndex:
+    """What ``NAME.index.json`` says about its shard."""
+
+    bytes: int
+    samples: list[IndexEntry]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def load_index(shard: Path) -> ShardIndex:
+    """A shard's index; `DocumentError` when it is damaged, `OSError` when it is absent or cannot be read."""
+    return load_json(index_path(shard), ShardIndex)
+
+
+def _record(shard: Path, entry: IndexEntry, size: int) -> Record:
+    _check_name(shard, entry.key)
+    for suffix, (offset, length) in entry.members.items():
+        if offset < 0 or length < 0 or offset + length > size:
+            raise DocumentError(f"{index_path(shard)} places {entry.key}.{suffix} outside its shard")
+    members = {suffix: Member(*place) for suffix, place in entry.members.items()}
+    return Record(shard, entry.key, entry.meta, members)
+
+
+def _check_name(shard: Path, name: str) -> None:
+    if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or "\0" in name:
+        raise InputError(f"{shard}: the member {short(name)} leads out of its folder; nothing of this shard is used.")
 
 
 def _scan(shard: Path, report: DamageReport) -> Iterator[Record]:
@@ -207,11 +246,18 @@ def _scan(shard: Path, report: DamageReport) -> Iterator[Record]:
     found: dict[str, dict[str, Member]] = {}
     try:
         with tarfile.open(shard, "r:") as tar:
-            for info in tar:
-                key, _, suffix = info.name.partition(".")
+            for number, info in enumerate(tar, start=1):
+                MEMBERS.check(number, str(shard))
+                tar.members = []  # else every header read stays in memory
+                _check_name(shard, info.name)
+                if not info.isfile() and not info.isdir():
+                    raise InputError(
+                        f"{shard}: the member {short(info.name)} is a link or device; shards hold files only."
+                    )
+                key, _, suffix = info.name.removeprefix("./").partition(".")
                 if info.isfile() and info.offset_data + info.size <= size:
                     found.setdefault(key, {})[suffix] = Member(info.offset_data, info.size)
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, EOFError, OverflowError) as error:
         report.add_shard(shard.name, f"damaged tar ({error})")
     with shard.open("rb") as file:
         for key, members in found.items():
@@ -219,10 +265,11 @@ def _scan(shard: Path, report: DamageReport) -> Iterator[Record]:
             if place is None or not members:
                 report.add_sample(shard, key, "incomplete")
                 continue
+            DOCUMENT_BYTES.check(place.size, f"{shard}: {key}.{_JSON}")
             file.seek(place.offset)
             try:
-                meta = json.loads(file.read(place.size))
-            except ValueError:
+                meta = parse_json(file.read(place.size), dict[str, Any], f"{shard}: {key}.{_JSON}")
+            except DocumentError:
                 report.add_sample(shard, key, "unreadable JSON")
                 continue
             yield Record(shard, key, meta, members)

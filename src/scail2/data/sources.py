@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from scail2.data.pairs import MotionPair, read_pair
 from scail2.data.recipe import SampleKind
 from scail2.data.shards import DamageReport, Record, find_shards, read_index
+from scail2.documents import Between, decode
 from scail2.errors import InputError
 
 # Construction of the pair a kind is made from; multi-character poses need only one clip with several characters.
@@ -33,7 +34,9 @@ class PairShards:
     @property
     def num_parts(self) -> int:
         """Part classes stored with the pairs (0 when there are none)."""
-        return int(self._records[0].meta.get("num_parts", 0))
+        first = self._records[0]
+        parts = first.meta.get("num_parts", 0)
+        return decode(parts, Annotated[int, Between(0, 15)], f"{first.shard}: {first.key}", "num_parts")
 
     @property
     def counts_by_kind(self) -> bool:
@@ -61,7 +64,8 @@ class PairShards:
                     f"{record.shard} holds no motion pairs ({record.key} names no construction): give shards of "
                     "scail2 synthesize, or pairs in their layout"
                 )
-            found.setdefault(record.meta["construction"], []).append(record)
+            kind = decode(record.meta["construction"], str, f"{record.shard}: {record.key}", "construction")
+            found.setdefault(kind, []).append(record)
         return found
 
     def pair(self, kind: SampleKind, index: int, generator: np.random.Generator) -> MotionPair:

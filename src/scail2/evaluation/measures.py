@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from scail2.data.puppets import PART_NAMES
-from scail2.evaluation import metrics
+from scail2.evaluation import detail, metrics
 from scail2.evaluation.clips import EvaluationClip
 from scail2.evaluation.limbs import limb_iou
 
@@ -44,6 +44,11 @@ def measure_clip(output: Array, clip: EvaluationClip, seams: Collection[int] = (
         "background_psnr": metrics.psnr(output, truth, ~region),
         "frame_difference_correlation": metrics.frame_difference_correlation(output, truth),
         "limb_iou": float("nan") if parts is None else limb_iou(output, truth, parts, clip.plate, LIMB_PARTS),
+        "sharpness": detail.sharpness(output, truth, region),
+        "background_sharpness": detail.sharpness(output, truth, ~region),
+        "edge_f1": detail.edge_f1(output, truth, region),
+        "eyes_found": float("nan") if parts is None else detail.eyes_found(output, truth, parts, DETAILS["head"]),
+        "flicker": detail.flicker(output, truth),
         "identity": metrics.identity_similarity(output, region, clip.triplet.reference, clip.reference_region),
         "temporal_smoothness": metrics.temporal_smoothness(output, truth),
         "seam_energy": metrics.seam_energy(output, seams),

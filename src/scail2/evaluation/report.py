@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from scail2.staging import atomic_file
+
 # Columns of the printed table; the JSON has every measure.
 _COLUMNS = {
     "character_psnr": "charac-\nter\nPSNR",
@@ -18,6 +19,9 @@ _COLUMNS = {
     "background_psnr": "back-\nground\nPSNR",
     "frame_difference_correlation": "motion\ncorre-\nlation",
     "limb_iou": "limb\nIoU",
+    "sharpness": "sharp-\nness",
+    "edge_f1": "edge\nF1",
+    "eyes_found": "eyes\nfound",
     "identity": "iden-\ntity",
 }
 
@@ -59,14 +63,15 @@ class EvaluationReport:
         """`{task: {measure: mean, …, "baselines": {…}}, …, "settings": {…}}`; null where nothing could be measured."""
         return {**{name: task.to_json() for name, task in self.tasks.items()}, "settings": dict(self.settings)}
 
-    def save(self, path: str | Path) -> Path:
-        """Writes the JSON beside `path` and renames it."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(json.dumps(self.to_json(), indent=1))
-        os.replace(part, path)
-        return path
+    def save(self, path: str | Path, *, timed: bool = False) -> Path:
+        """Writes the JSON. Equal results give equal bytes, so wall-clock times are null unless `timed`."""
+        content = self.to_json()
+        if not timed:
+            for task in self.tasks:
+                content[task]["seconds_per_clip"] = None
+        with atomic_file(path) as file:
+            file.write(json.dumps(content, indent=1).encode())
+        return Path(path)
 
     def table(self) -> Table:
         """The main measures, each task above its baselines."""

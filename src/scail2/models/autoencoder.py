@@ -1,17 +1,24 @@
-"""A patch autoencoder for small models: an orthonormal linear transform, and a convolutional decoder that refines it.
+"""A patch autoencoder for small models: an orthonormal linear transform, and a U-Net that refines what it decodes.
 
 It has the interface and the strides of ``AutoencoderKLWan`` (4×8×8, first frame alone), costs next to nothing to encode,
 and its latents are known before any training: a principal-component basis of pixel patches.
 """
 
+import contextlib
+from collections.abc import Sequence
+
 import torch
-import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.accelerate_utils import apply_forward_hook
-from torch import nn
+
+from scail2.devices import has_native_bf16
+from scail2.models.pixel_refiner import PixelRefiner
+
+# Frames that are refined at once: memory does not grow with the length of a segment.
+_REFINED_AT_ONCE = 8
 
 
 class AutoencoderPatchTransform(ModelMixin, ConfigMixin):
@@ -20,13 +27,14 @@ class AutoencoderPatchTransform(ModelMixin, ConfigMixin):
     The basis is separable: principal components of 8×8 RGB patches times the 4-point DCT over time. Channels that are
     constant over the four frames come first and mean the same in the first, single frame, whose gain is 2 so that a
     still picture has equal latents everywhere; the other channels carry motion in the video and finer spatial components in
-    the first frame. Decoding is the transpose, plus ``decoder_blocks`` residual convolution blocks on the latent grid.
+    the first frame. Decoding is the transpose, and, where ``refiner_widths`` are given, a `PixelRefiner` that corrects each
+    decoded frame from itself and its neighbours (a clip's first and last frame stand in for the missing ones).
 
     Args:
         z_dim: latent channels.
         num_static_channels: how many of them are constant over a group's four frames.
-        decoder_channels: width of the refining decoder.
-        decoder_blocks: number of its residual blocks; 0 leaves the plain linear decoder.
+        refiner_widths: channels of the refiner's levels; empty leaves the plain linear decoder.
+        refiner_blocks: residual blocks of each of its levels.
         latents_mean: per-channel mean of the latents, ``z_dim`` numbers.
         latents_std: per-channel scale of the latents, ``z_dim`` numbers (one value for all keeps the spectrum's shape).
     """
@@ -36,8 +44,8 @@ class AutoencoderPatchTransform(ModelMixin, ConfigMixin):
         self,
         z_dim: int = 64,
         num_static_channels: int = 40,
-        decoder_channels: int = 256,
-        decoder_blocks: int = 0,
+        refiner_widths: Sequence[int] = (),
+        refiner_blocks: Sequence[int] = (),
         latents_mean: list[float] | None = None,
         latents_std: list[float] | None = None,
         scale_factor_temporal: int = 4,
@@ -52,7 +60,7 @@ class AutoencoderPatchTransform(ModelMixin, ConfigMixin):
         self.register_buffer("image_basis", torch.eye(patch)[:z_dim].clone())
         self.register_buffer("video_basis", torch.zeros(z_dim, scale_factor_temporal * patch))
         self.set_basis(torch.eye(patch), _first_motion_components(z_dim - num_static_channels))
-        self.refiner = _LatentRefiner(z_dim, decoder_channels, decoder_blocks, patch) if decoder_blocks else None
+        self.refiner = PixelRefiner(refiner_widths, refiner_blocks) if refiner_widths else None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -95,53 +103,46 @@ class AutoencoderPatchTransform(ModelMixin, ConfigMixin):
     @apply_forward_hook
     def decode(self, z: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple:
         """Latents ``(B, z_dim, 1+k, h, w)`` (not normalised) → pixels ``(B, 3, 1+4k, 8h, 8w)``, clamped to [-1, 1]."""
-        gain = self.config.scale_factor_temporal**0.5
-        tokens = z.permute(0, 2, 3, 4, 1)
-        first, rest = tokens[:, :1] @ self.image_basis / gain, tokens[:, 1:] @ self.video_basis
+        sample = self.decode_linear(z)
         if self.refiner is not None:
-            scale = torch.tensor(self.config.latents_std, device=z.device, dtype=z.dtype).view(1, -1, 1, 1, 1)
-            extra = self.refiner(z / scale).permute(0, 2, 3, 4, 1)
-            patch = self.image_basis.shape[1]
-            first, rest = first + extra[:, :1, ..., :patch], rest + extra[:, 1:]
-        size = self.config.scale_factor_spatial
-        frames = [_unpatchify(first, 1, size), _unpatchify(rest, self.config.scale_factor_temporal, size)]
-        sample = torch.cat(frames, dim=2).clamp(-1, 1)
+            starts = range(0, sample.shape[2], _REFINED_AT_ONCE)
+            spans = [range(start, min(start + _REFINED_AT_ONCE, sample.shape[2])) for start in starts]
+            sample = torch.cat([self.refine(sample, span) for span in spans], dim=2).clamp(-1, 1)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
+
+    def decode_linear(self, z: torch.Tensor, first_alone: bool = True) -> torch.Tensor:
+        """What :meth:`decode` makes of latents before it refines; ``first_alone=False`` where they begin in mid-clip.
+
+        Returns:
+            Pixels ``(B, 3, 1+4k, 8h, 8w)``, or ``(B, 3, 4k, 8h, 8w)``, clamped to [-1, 1].
+        """
+        size, group = self.config.scale_factor_spatial, self.config.scale_factor_temporal
+        tokens = z.permute(0, 2, 3, 4, 1)
+        frames = []
+        if first_alone:
+            frames.append(_unpatchify(tokens[:, :1] @ self.image_basis / group**0.5, 1, size))
+            tokens = tokens[:, 1:]
+        frames.append(_unpatchify(tokens @ self.video_basis, group, size))
+        return torch.cat(frames, dim=2).clamp(-1, 1)
+
+    def refine(self, sample: torch.Tensor, frames: range) -> torch.Tensor:
+        """The refined ``frames`` of a decoded clip ``(B, 3, T, H, W)``: ``(B, 3, len(frames), H, W)``, not clamped.
+
+        In bfloat16 on processors that multiply it natively; the result has the clip's dtype.
+        """
+        reach = self.refiner.neighbours
+        shown = torch.arange(frames.start - reach, frames.stop + reach).clamp(0, sample.shape[2] - 1)
+        windows = sample[:, :, shown.to(sample.device)].unfold(2, 2 * reach + 1, 1)  # (B, 3, n, H, W, window)
+        windows = windows.permute(0, 2, 5, 1, 3, 4).flatten(2, 3).flatten(0, 1)
+        fast = sample.dtype == torch.float32 and has_native_bf16(sample.device)
+        with torch.autocast(sample.device.type, dtype=torch.bfloat16) if fast else contextlib.nullcontext():
+            correction = self.refiner(windows)
+        correction = correction.to(sample.dtype).unflatten(0, (len(sample), len(frames))).transpose(1, 2)
+        return sample[:, :, frames.start : frames.stop] + correction
 
     def forward(self, x: torch.Tensor) -> DecoderOutput:
         """Reconstruction of pixels ``(B, 3, T, H, W)``."""
         return self.decode(self.encode(x).latent_dist.mode())
-
-
-class _LatentRefiner(nn.Module):
-    """Residual 3×3 convolutions on the latent grid, each latent frame by itself; predicts a pixel-patch correction."""
-
-    def __init__(self, z_dim: int, channels: int, blocks: int, patch: int) -> None:
-        super().__init__()
-        self.conv_in = nn.Conv2d(z_dim, channels, 3, padding=1)
-        # The single first frame and the groups of four have latents of different meaning: each gets its own bias.
-        self.frame_kind = nn.Parameter(torch.zeros(2, channels))
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.GroupNorm(8, channels),
-                nn.Conv2d(channels, channels, 3, padding=1),
-                nn.SiLU(),
-                nn.Conv2d(channels, channels, 3, padding=1),
-            )
-            for _ in range(blocks)
-        )
-        self.conv_out = nn.Conv2d(channels, 4 * patch, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
-
-    def forward(self, z: torch.Tensor) -> torch.Tensor:
-        batch, _, frames = z.shape[:3]
-        kind = (torch.arange(frames, device=z.device) > 0).long().repeat(batch)
-        hidden = self.conv_in(z.transpose(1, 2).flatten(0, 1)) + self.frame_kind[kind, :, None, None]
-        for block in self.blocks:
-            hidden = hidden + block(hidden)
-        out = self.conv_out(F.silu(hidden))
-        return out.unflatten(0, (batch, frames)).transpose(1, 2)
 
 
 def _patchify(x: torch.Tensor, frames: int, size: int) -> torch.Tensor:

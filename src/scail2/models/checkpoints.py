@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 
+from ..documents import parse_json
 from ..errors import InputError
 from ..staging import atomic_file
 from . import official_names as names
 from .dialects import Dialect, TransformerView, view_transformer
 from .downloads import local_path
+from .model_folder import arguments_of, loading, read_config, refuse_counts
 from .tensor_files import open_tensor_file, write_safetensors
 from .transformer import SCAIL2Transformer3DModel
 from .views import compare, stream
@@ -59,23 +61,26 @@ def open_transformer(
     path = local_path(path)
     folder = diffusers_folder(path)
     view = view_transformer(open_tensor_file(folder or path))
-    if folder is None:
-        arguments = resolve_config(view, config)
-    elif config is None:
-        arguments = {key: value for key, value in _read_json(folder / "config.json").items() if key[0] != "_"}
-    else:
+    if folder is not None and config is not None:
         raise InputError(f"{folder} has its own configuration: give no config with a diffusers folder.")
-    with torch.device("meta"):
-        model = SCAIL2Transformer3DModel(**arguments)
+    model = build_without_memory(view, read_config(folder) if folder else resolve_config(view, config))
     wanted = {names.to_official_name(name): tuple(value.shape) for name, value in model.state_dict().items()}
     compare(view, wanted, "a SCAIL-2 transformer of its configuration")
     return view, model
 
 
+def build_without_memory(view: TransformerView, words: Mapping[str, Any]) -> SCAIL2Transformer3DModel:
+    """The model of a configuration on the meta device; InputError where it cannot be that of the file's tensors."""
+    arguments = arguments_of(SCAIL2Transformer3DModel, words, f"the configuration of {view.file.path}")
+    refuse_counts(arguments, len(view.shapes), f"The configuration of {view.file.path}")
+    with torch.device("meta"), loading(view.file.path):
+        return SCAIL2Transformer3DModel(**arguments)
+
+
 def diffusers_folder(path: Path) -> Path | None:
     """The folder with our transformer in diffusers layout, if ``path`` is it or is a pipeline that contains it."""
     for folder in (path, path / "transformer"):
-        config = _read_json(folder / "config.json") if folder.is_dir() else {}
+        config = read_config(folder) if folder.is_dir() else {}
         if config.get("_class_name") == SCAIL2Transformer3DModel.__name__:
             return folder
     return None
@@ -91,25 +96,13 @@ def resolve_config(view: TransformerView, config: Mapping[str, Any] | None = Non
 
 
 def _config_in_header(view: TransformerView) -> dict[str, Any]:
-    try:
-        return json.loads(view.file.metadata.get(CONFIG_KEY, "{}"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{view.file.path}: the configuration in its header is damaged: {error}.") from error
+    where = f"the configuration in the header of {view.file.path}"
+    return parse_json(view.file.metadata.get(CONFIG_KEY, "{}"), dict[str, Any], where)
 
 
 def _config_beside(path: Path) -> dict[str, Any]:
-    words = _read_json(path.parent / "config.json")
+    words = read_config(path.parent)
     return words if "dim" in words and "num_heads" in words else {}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not JSON: {error}.") from error
-    return content if isinstance(content, dict) else {}
 
 
 def plan_dtypes(model: torch.nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:

@@ -14,6 +14,7 @@ import torch
 
 from ..errors import InputError
 from .checkpoints import diffusers_folder, load_transformer
+from .component_folders import load_component_folder
 from .encoders import load_image_encoder, load_text_encoder, load_vae
 from .lora_files import is_lora
 from .tensor_files import PICKLE_SUFFIXES, TensorFile, open_tensor_file
@@ -154,9 +155,8 @@ def load_tokenizer(files: ComponentFiles) -> Any:
     from transformers import AutoTokenizer, T5Tokenizer
 
     if files.tokenizer is not None:
-        if (files.tokenizer / "tokenizer_config.json").is_file():
-            return AutoTokenizer.from_pretrained(files.tokenizer)
-        return T5Tokenizer.from_pretrained(files.tokenizer)
+        kind = AutoTokenizer if (files.tokenizer / "tokenizer_config.json").is_file() else T5Tokenizer
+        return load_component_folder(kind, files.tokenizer)
     encoder = open_tensor_file(files.text_encoder)
     if "spiece_model" not in encoder.tensors:
         raise InputError(
@@ -164,7 +164,7 @@ def load_tokenizer(files: ComponentFiles) -> Any:
         )
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "spiece.model").write_bytes(bytes(encoder.read("spiece_model").tolist()))
-        return T5Tokenizer.from_pretrained(folder)
+        return load_component_folder(T5Tokenizer, folder)
 
 
 def load_component(name: str, files: ComponentFiles, torch_dtype: torch.dtype | None = None) -> Any:

@@ -18,6 +18,7 @@ import torch
 from accelerate import init_empty_weights
 
 from ..errors import InputError
+from .component_folders import load_component_folder
 from .tensor_files import open_tensor_file
 from .views import Source, View, compare, plain_view, stream
 
@@ -46,7 +47,7 @@ def load_vae(path: str | Path, torch_dtype: torch.dtype | None = torch.float32) 
     from diffusers import AutoencoderKLWan
 
     if Path(path).is_dir():
-        return AutoencoderKLWan.from_pretrained(path, dtype=torch_dtype)
+        return load_component_folder(AutoencoderKLWan, path, dtype=torch_dtype)
     view = _renamed(path, vae_names, _VAE, "encoder.conv_in.weight", "post_quant_conv.weight")
     decoder_input = view.shapes["post_quant_conv.weight"][0]
     if decoder_input == 48:
@@ -64,7 +65,7 @@ def load_text_encoder(path: str | Path, torch_dtype: torch.dtype | None = None) 
     from transformers import UMT5Config, UMT5EncoderModel
 
     if Path(path).is_dir():
-        return UMT5EncoderModel.from_pretrained(path, dtype=torch_dtype or "auto")
+        return load_component_folder(UMT5EncoderModel, path, dtype=torch_dtype or "auto")
     attention, dense = "encoder.block.0.layer.0.SelfAttention", "encoder.block.0.layer.1.DenseReluDense"
     bias, query, wide = f"{attention}.relative_attention_bias.weight", f"{attention}.q.weight", f"{dense}.wi_0.weight"
     view = _renamed(path, text_encoder_names, _TEXT, "shared.weight", bias, query, wide)
@@ -101,7 +102,7 @@ def load_image_encoder(
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     if Path(path).is_dir():
-        return CLIPVisionModel.from_pretrained(path, dtype=torch_dtype or "auto")
+        return load_component_folder(CLIPVisionModel, path, dtype=torch_dtype or "auto")
     patches, positions, wide = (
         "embeddings.patch_embedding.weight",
         "embeddings.position_embedding.weight",

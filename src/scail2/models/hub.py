@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from ..errors import InputError
 from ..lora_argument import split_lora
 from .downloads import HUB_PREFIX, local_path
 from .lora import apply_loras
+from .model_folder import check_pipeline
 from .tensor_files import open_tensor_file
 from .views import main_dtype
 
@@ -84,11 +84,10 @@ def _folder_of(model: str | Path | None) -> Path:
 def _load_folder(folder: Path, torch_dtype: torch.dtype | None, device: torch.device) -> SCAIL2Pipeline:
     from ..pipeline import SCAIL2Pipeline
 
-    index = json.loads((folder / "model_index.json").read_text())
     dtypes = {"default": torch_dtype or torch.float32, "vae": torch.float32}
-    for name, entry in index.items():
+    for name in check_pipeline(folder):
         weights = any((folder / name).glob("*.safetensors*"))
-        if isinstance(entry, list) and torch_dtype is None and weights and name != "vae":
+        if torch_dtype is None and weights and name != "vae":
             stored = main_dtype(open_tensor_file(folder / name)) or torch.bfloat16
             # Half precision is how small models are shipped; CPUs compute in it slowly or not at all.
             dtypes[name] = torch.float32 if device.type == "cpu" and stored is torch.float16 else stored

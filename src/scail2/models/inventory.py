@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +11,10 @@ import torch
 
 from ..errors import InputError
 from . import official_names as names
-from .checkpoints import diffusers_folder, resolve_config
+from .checkpoints import build_without_memory, diffusers_folder, resolve_config
 from .components import FileKind, kind_of
 from .dialects import view_transformer
+from .model_folder import check_pipeline, read_config
 from .tensor_files import TensorFile, open_tensor_file, total_bytes
 from .views import compare
 
@@ -55,8 +55,7 @@ def describe(path: str | Path) -> FileDescription:
     path = Path(path)
     index = path / "model_index.json"
     if index.is_file():
-        entries = json.loads(index.read_text())
-        classes = {name: entry[1] for name, entry in entries.items() if isinstance(entry, list) and entry[1]}
+        classes = {name: kind for name, (_, kind) in check_pipeline(path).items() if kind}
         components = {name: kind + _weights_in_words(path / name) for name, kind in classes.items()}
         return FileDescription(path=str(path), kind="pipeline", components=components)
     file = open_tensor_file(diffusers_folder(path) or path)
@@ -86,8 +85,6 @@ def _weights_in_words(folder: Path) -> str:
 
 
 def _transformer_facts(path: Path, file: TensorFile) -> dict[str, Any]:
-    from .transformer import SCAIL2Transformer3DModel
-
     try:
         view = view_transformer(file)
     except InputError as error:
@@ -95,16 +92,12 @@ def _transformer_facts(path: Path, file: TensorFile) -> dict[str, Any]:
     parameters = sum(torch.Size(shape).numel() for shape in view.shapes.values())
     facts: dict[str, Any] = {"dialect": view.dialect.value, "parameters": parameters}
     try:
-        if folder := diffusers_folder(path):
-            arguments = {k: v for k, v in json.loads((folder / "config.json").read_text()).items() if k[0] != "_"}
-        else:
-            arguments = resolve_config(view)
+        folder = diffusers_folder(path)
+        model = build_without_memory(view, read_config(folder) if folder else resolve_config(view))
     except InputError as error:
         inferred = names.infer_config(view.shapes)
         words = {theirs: inferred[ours] for ours, theirs in names.OUR_WORDS.items() if ours in inferred}
         return facts | {"config": words, "problem": str(error)}
-    with torch.device("meta"):
-        model = SCAIL2Transformer3DModel(**arguments)
     facts["config"] = names.config_to_official(model.config)
     wanted = {names.to_official_name(name): tuple(value.shape) for name, value in model.state_dict().items()}
     try:

@@ -135,7 +135,7 @@ def _label(source: LoraSource) -> str:
 def adapter_state_dict(transformer: torch.nn.Module, source: LoraSource) -> dict[str, torch.Tensor]:
     """A file of low-rank pairs as a peft state dictionary (``blocks.0.attn1.to_q.lora_A.weight`` ...).
 
-    Takes lightx2v, ComfyUI (``lora_A``, ``alpha``) and diffusers names; scales are multiplied into ``lora_B``.
+    Takes every spelling in `lora_names`; scales are multiplied into ``lora_B``.
 
     Raises:
         InputError: the file also holds full differences, which adapters cannot: `apply_loras` takes it.
@@ -143,19 +143,11 @@ def adapter_state_dict(transformer: torch.nn.Module, source: LoraSource) -> dict
     shapes = {
         name: tuple(parameter.shape) for name, parameter in _parameters(transformer).items() if "lora_" not in name
     }
-    lora = open_lora(source, shapes, as_adapter=True)
-    if not lora.only_pairs:
-        others = len(lora.deltas) - lora.report.lora_pairs
-        raise InputError(
-            f"{lora.file.path} holds {others} full differences beside its low-rank pairs, which adapters would drop: "
-            "fuse it with scail2.models.lora.apply_loras (or --lora)."
-        )
+    lora = open_lora(source, shapes)
     state = {}
     for delta in lora.deltas:
-        up, down = (lora.file.read(name) for name in delta.stored)
         module = delta.target.removesuffix(".weight")
-        state[f"{module}.lora_A.weight"] = down
-        state[f"{module}.lora_B.weight"] = up if delta.scale == 1 else up * delta.scale
+        state[f"{module}.lora_B.weight"], state[f"{module}.lora_A.weight"] = lora.pair(delta)
     return state
 
 

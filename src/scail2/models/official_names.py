@@ -10,8 +10,9 @@ only `norm3` has parameters; the diffusers block numbers them in running order, 
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
+from scail2.documents import Between, decode, short
 from scail2.errors import InputError
 
 # Modules with a weight and a bias (or a weight alone): published name -> our name.
@@ -128,6 +129,7 @@ _CONFIG_WORDS = {
     "num_binding_slots": "num_binding_slots",
     "prediction": "prediction_type",
 }
+_CONFIGURATION = "The configuration"
 _IGNORED_WORDS = {"_class_name", "_diffusers_version", "_name_or_path"}
 OUR_WORDS = {ours: theirs for theirs, ours in _CONFIG_WORDS.items()}
 CLIP_WIDTH = 1280  # ViT-H/14, the only image encoder the published models were trained with
@@ -151,18 +153,23 @@ def config_from_official(words: Mapping[str, Any]) -> dict[str, Any]:
         elif word in ("prediction_type",):
             config[word] = value
         elif word == "patch_size":
-            config["patch_size"] = tuple(value)
+            config["patch_size"] = decode(value, tuple[int, int, int], _CONFIGURATION, word)
         elif word == "qk_norm":
             config["qk_norm"] = "rms_norm_across_heads" if value else None
         elif word == "model_type":
-            config.setdefault("image_dim", _image_dim_of(value))
+            config.setdefault("image_dim", _image_dim_of(decode(value, str, _CONFIGURATION, word)))
         elif word == "pose_rope_shift":
-            config["rope_driving_width_shift"] = _width_shift_of(value)
+            config["rope_driving_width_shift"] = _width_shift_of(
+                decode(value, tuple[int, int, int], _CONFIGURATION, word)
+            )
         elif word == "window_size":
-            if tuple(value) != (-1, -1):
+            if decode(value, tuple[int, int], _CONFIGURATION, word) != (-1, -1):
                 raise InputError(f"window_size {list(value)} is not supported: SCAIL-2 attends to the whole sequence.")
         else:
-            known = sorted({*_CONFIG_WORDS, "dim", "num_heads", "patch_size", "qk_norm", "model_type"})
+            word, known = (
+                short(word).strip("'"),
+                sorted({*_CONFIG_WORDS, "dim", "num_heads", "patch_size", "qk_norm", "model_type"}),
+            )
             raise InputError(f"Unknown configuration word '{word}'; known words are {', '.join(known)}.")
     if "dim" in words or "num_heads" in words:
         config.update(_heads(words.get("dim"), words.get("num_heads")))
@@ -268,6 +275,8 @@ def _width_shift_of(shift: Iterable[int]) -> int:
 def _heads(dim: int | None, num_heads: int | None) -> dict[str, int]:
     if dim is None or num_heads is None:
         raise InputError("The configuration must give both dim and num_heads: tensor shapes do not show the heads.")
+    for word, value in (("dim", dim), ("num_heads", num_heads)):
+        decode(value, Annotated[int, Between(1, 2**24)], _CONFIGURATION, word)
     if dim % num_heads or (dim // num_heads) % 2:
         raise InputError(f"dim {dim} does not divide into {num_heads} heads of an even width.")
     return {"num_attention_heads": num_heads, "attention_head_dim": dim // num_heads}

@@ -4,10 +4,11 @@ A weight's scale is a tensor of its own (`.scale_weight`, or `.weight_scale` in 
 `scaled_fp8` (once per file) or `.comfy_quant` (per layer, JSON as bytes) mark the format.
 """
 
-import json
+from typing import Any
 
 import torch
 
+from ..documents import decode, parse_json
 from ..errors import InputError
 from .tensor_files import GgufFile, TensorFile, TensorInfo
 
@@ -17,6 +18,7 @@ _SCALE_LEAVES = ("scale_weight", "weight_scale")
 _INPUT_SCALE_LEAVES = ("scale_input", "input_scale")
 _MARKER_LEAF = "comfy_quant"
 _FILE_MARKER = "scaled_fp8"
+_MARKER_BYTES = 1 << 16
 _READABLE_MARKERS = ("float8_e4m3fn", "float8_e5m2")
 
 
@@ -45,10 +47,11 @@ def companions(file: TensorFile) -> tuple[dict[str, str], set[str]]:
 
 
 def _check_marker(file: TensorFile, name: str) -> None:
-    try:
-        kind = json.loads(bytes(file.read(name).to(torch.uint8).tolist()))["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file.path}: the quantisation marker '{name}' cannot be read: {error}.") from error
+    if file.tensors[name].nbytes > _MARKER_BYTES:
+        raise InputError(f"{file.path}: the quantisation marker '{name}' is of {file.tensors[name].nbytes} bytes.")
+    where = f"the quantisation marker '{name}' of {file.path}"
+    marker = parse_json(bytes(file.read(name).to(torch.uint8).flatten().tolist()), dict[str, Any], where)
+    kind = decode(marker.get("format"), str, where, "format")
     if kind not in _READABLE_MARKERS:
         raise _unsupported(file, name, kind)
 

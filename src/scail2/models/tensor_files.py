@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import InputError
 from ..staging import atomic_file
+from .model_folder import shards_of, stored_shapes
 
 _SAFETENSORS_TYPES = {
     "F64": torch.float64,
@@ -77,18 +78,11 @@ class SafetensorsFile(TensorFile):
         self._shard_of: dict[str, Path] = {}
         self._open: dict[Path, Any] = {}
         for shard in self._shards():
+            stored_shapes(shard)  # a header that is not plain names and shapes goes no further
             self._scan(shard)
 
     def _shards(self) -> list[Path]:
-        if not self.path.name.endswith(".index.json"):
-            return [self.path]
-        try:
-            names = sorted(set(json.loads(self.path.read_text())["weight_map"].values()))
-        except (json.JSONDecodeError, KeyError, AttributeError) as error:
-            raise InputError(f"{self.path} is not a safetensors index: {error}.") from error
-        if absent := [name for name in names if not (self.path.parent / name).is_file()]:
-            raise InputError(f"{self.path} names shards that are not beside it: {', '.join(absent)}.")
-        return [self.path.parent / name for name in names]
+        return shards_of(self.path) if self.path.name.endswith(".index.json") else [self.path]
 
     def _scan(self, shard: Path) -> None:
         handle = self._handle(shard)

@@ -4,17 +4,22 @@ A mask of variable rate follows the clip by time, and so does the driving mask o
 variable rate. Any other has one frame for each picture stored in the clip's file, or else one for each frame of the clip.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from scail2.documents import decode, load_json
 from scail2.errors import InputError
 from scail2.video import FrameSource
 from scail2.video.rates import hold_constant
+from scail2.video.resize import resize_stretch
+
+# Pixels by which programs disagree on the stretched side of a film whose pixels are not square (some make it even).
+_ROUNDING = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +56,24 @@ class AlignedMask:
         if rate is None and self._info is not None and self._info.variable_rate:
             rate = _stored_rate(file.path)
         self.indices = self._by_picture() if rate is None else self._by_time(rate, fps)
+        self._stretched: tuple[int, int] | None = None
+        self._check_size(original)
+
+    def _check_size(self, original: tuple[int, int] | None) -> None:
+        """Accepts the clip's size, its file's, and where that has pixels which are not square the size they are stored in;
+        tools round a stretched side differently."""
+        source, clip, info = self.source, self.clip, self._info
         sizes = {(clip.height, clip.width), original or (clip.height, clip.width)}
-        source = self.source
-        if (source.height, source.width) not in sizes:
+        size = (source.height, source.width)
+        if info is not None and info.stored_size != (info.height, info.width):
+            shown = (info.height, info.width)
+            off = [abs(here - wanted) for here, wanted in zip(size, shown, strict=True)]
+            limit = [_ROUNDING if s != w else 0 for s, w in zip(info.stored_size, shown, strict=True)]
+            rounded = all(o <= most for o, most in zip(off, limit, strict=True))
+            if size not in sizes and (size == info.stored_size or rounded):
+                self._stretched = size = shown
+            sizes.add(info.stored_size)
+        if size not in {*sizes, self._stretched}:
             told = " or ".join(f"{w}x{h}" for h, w in sorted(sizes))
             raise InputError(
                 f"the mask {self.path} is {source.width}x{source.height} pixels but the picture it masks is {told}: "
@@ -67,7 +87,10 @@ class AlignedMask:
         """Mask frames of the clip's frames [start, stop): uint8 (T, H, W, 3 or 4)."""
         wanted = self.indices[start:stop]
         read = self.source.frames(int(wanted.min()), int(wanted.max()) + 1)
-        return read[wanted - wanted.min()]
+        chosen = read[wanted - wanted.min()]
+        if self._stretched is None:
+            return chosen
+        return resize_stretch(chosen, *self._stretched, interpolation="nearest")
 
     def _by_picture(self) -> np.ndarray:
         """One mask frame for each stored picture, whatever rate these are held onto; else one for each frame."""
@@ -108,6 +131,6 @@ def _stored_rate(path: Path) -> Fraction | None:
     if path.name not in ("driving_mask.mkv", "driving_mask") or not described.is_file():
         return None
     try:
-        return Fraction(json.loads(described.read_text(encoding="utf-8"))["fps"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return decode(load_json(described, dict[str, Any]).get("fps"), Fraction, described, "fps")
+    except (OSError, InputError):
         return None

@@ -10,6 +10,8 @@ from scail2.errors import InputError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from scail2.video.source import Note
+
 
 class Severity(StrEnum):
     """How much a finding matters: errors refuse a run, warnings are shown, information is just true."""
@@ -51,6 +53,15 @@ def warning(code: str, message: str, fix: str, frames: Sequence[tuple[int, int]]
 
 def info(code: str, message: str, frames: Sequence[tuple[int, int]] = ()) -> Finding:
     return Finding(code=code, severity=Severity.INFO, message=message, frames=tuple(frames))
+
+
+def of_file(name: str, notes: "Sequence[Note]") -> list[Finding]:
+    """What the reader says about a file: a warning where the user can do something about it, else information."""
+    found = []
+    for note in notes:
+        message = f"{name}: {note.message}"
+        found.append(warning(note.code, message, note.fix) if note.fix else info(note.code, message))
+    return found
 
 
 def runs_of(flags: Sequence[bool]) -> list[tuple[int, int]]:

@@ -5,10 +5,10 @@ are snapped to the palette and counted in a warning. A colour that no softened e
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 from fractions import Fraction
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -18,105 +18,21 @@ from scail2.perception.alignment import AlignedMask, MaskFile
 from scail2.perception.following import Follower, follow_regions
 from scail2.perception.labels import TrackedMasks, TrackRecorder
 from scail2.perception.segmenter import Prompts
+from scail2.perception.snapping import PALETTE, PALETTE_NAMES, PaletteSnapper, near_palette
 from scail2.video import FrameSource, VideoReader, read_image
+from scail2.video.images import AnimatedPicture, is_film
+from scail2.video.kinds import PICTURE_SUFFIXES, identify
 
-# Rows of the palette: black, white, then the slots in the order in which they are handed out.
-PALETTE = np.array([(0, 0, 0), (255, 255, 255), *(slot.rgb for slot in BINDING_SLOTS)], np.int16)
-PALETTE_NAMES = ("black", "white", *(slot.name.lower() for slot in BINDING_SLOTS))
-# A channel this far from a palette value is still that colour; beyond it, only a mixture of colours that meet within so many
-# pixels explains it. Lossy codecs ring further than brushes: they halve the colour planes and quantise blocks.
-NOISE, REACH = 48, 2
-LOSSY_NOISE, LOSSY_REACH = 72, 4
-# Share of a lossy frame's pixels that may be neither near a palette colour nor on an edge before the file is refused.
-LOSSY_SLACK = 0.002
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-LOSSLESS_SUFFIXES = {".png", ".bmp", ".tif", ".tiff"}
+LOSSLESS_SUFFIXES = {".png", ".apng", ".bmp", ".tif", ".tiff"}
 LOSSLESS_CODECS = {"ffv1", "png", "qtrle", "huffyuv", "utvideo"}
+# Delays of an animation are rounded to milliseconds or hundredths: so far from a whole number of pictures they may be.
+_UNEVEN = 0.25
 _WINDOW = 16
 # Channels of a grey pixel lie within this; a lossy matte may hold a small share of others.
 _GREY_SPREAD, _GREY_SLACK = 24, 0.001
 # No noise of a codec takes them this far apart; so many pixels of one frame make a colour file, stray ones do not.
 _COLOUR_SPREAD, _COLOUR_PIXELS = 96, 4
 _MATTE_LEVEL = 127
-
-
-@dataclass(frozen=True, kw_only=True)
-class Snapped:
-    """Palette indices uint8 (T, H, W) (rows of `PALETTE`) and how many pixels were not exactly palette colours."""
-
-    indices: np.ndarray
-    inexact: int
-    total: int
-
-
-def _dilate(mask: np.ndarray, radius: int) -> np.ndarray:
-    """bool (T, H, W) grown by a square of `radius` pixels."""
-    grown = mask
-    for axis in (1, 2):
-        padded = np.pad(grown, [(radius, radius) if a == axis else (0, 0) for a in range(3)])
-        length = mask.shape[axis]
-        grown = np.logical_or.reduce([np.take(padded, range(k, k + length), axis) for k in range(2 * radius + 1)])
-    return grown
-
-
-def _nearest(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest palette row uint8 (…) and its distance (largest channel difference) int16 (…) of rgb uint8 (…, 3)."""
-    # Packed colours repeat a lot: look each distinct colour up once.
-    packed = (rgb[..., 0].astype(np.uint32) << 16) | (rgb[..., 1].astype(np.uint32) << 8) | rgb[..., 2]
-    colours, inverse = np.unique(packed, return_inverse=True)
-    values = np.stack([colours >> 16, (colours >> 8) & 255, colours & 255], axis=1).astype(np.int16)
-    distance = np.abs(values[:, None] - PALETTE[None]).max(axis=2)
-    row = distance.argmin(axis=1)
-    shape = rgb.shape[:-1]
-    return row.astype(np.uint8)[inverse].reshape(shape), distance.min(axis=1)[inverse].reshape(shape)
-
-
-def _unexplained(rgb: np.ndarray, rows: np.ndarray, distance: np.ndarray, lossy: bool) -> np.ndarray:
-    """bool (T, H, W): far from the palette and not a mixture of two palette colours that meet close by."""
-    noise, reach = (LOSSY_NOISE, LOSSY_REACH) if lossy else (NOISE, REACH)
-    far = distance > noise
-    if not far.any():
-        return far
-    low = np.full(rgb.shape, 255, np.int16)
-    high = np.zeros(rgb.shape, np.int16)
-    meeting = np.zeros(far.shape, np.uint8)
-    for row in range(len(PALETTE)):
-        solid = (rows == row) & ~far
-        if not solid.any():
-            continue
-        near = _dilate(solid, reach)
-        meeting += near
-        low = np.where(near[..., None], np.minimum(low, PALETTE[row]), low)
-        high = np.where(near[..., None], np.maximum(high, PALETTE[row]), high)
-    mixture = ((rgb >= low - noise) & (rgb <= high + noise)).all(axis=-1)
-    return far & ~((meeting >= 2) & mixture)
-
-
-def snap_to_palette(rgb: np.ndarray, *, lossy: bool, where: str) -> Snapped:
-    """Snaps rgb uint8 (T, H, W, 3) to the palette.
-
-    Args:
-        rgb: mask frames.
-        lossy: whether the file went through a lossy codec; such a file may hold a few stray pixels (0.2 % of a frame).
-        where: name of the file, for messages.
-
-    Raises:
-        InputError: naming the commonest unknown colour and how many pixels have unknown colours.
-    """
-    rows, distance = _nearest(rgb)
-    unknown = _unexplained(rgb, rows, distance, lossy)
-    allowed = LOSSY_SLACK * rgb.shape[1] * rgb.shape[2] if lossy else 0
-    worst = unknown.sum(axis=(1, 2))
-    if (worst > allowed).any():
-        frame = int(np.argmax(worst > allowed))
-        colours, counts = np.unique(rgb[frame][unknown[frame]], axis=0, return_counts=True)
-        commonest = tuple(int(value) for value in colours[counts.argmax()])
-        raise InputError(
-            f"{where} holds colours outside the mask palette: rgb{commonest} and {len(colours) - 1} more on "
-            f"{int(worst[frame])} pixels of frame {frame}; paint characters in pure {', '.join(PALETTE_NAMES[2:])} "
-            "and the background in black or white."
-        )
-    return Snapped(indices=rows, inexact=int((distance > 0).sum()), total=rows.size)
 
 
 def nearest_cover(array: np.ndarray, height: int, width: int, *, letterbox: bool = False) -> np.ndarray:
@@ -162,26 +78,63 @@ class _StraightAlpha:
         return self.reader.frames_rgba(start, stop)
 
 
-def open_mask(path: Path, fps: Fraction | None = None) -> MaskFile:
-    """Opens a mask file (picture, video, or folder of pictures) at its own size; a variable rate is held onto `fps`."""
+class Unmerged:
+    """An animation in which unchanged pictures were stored once, longer on show: each as often as it was there before."""
+
+    def __init__(self, pictures: AnimatedPicture, indices: np.ndarray):
+        self._pictures, self._indices = pictures, indices
+        self.height, self.width = pictures.info.height, pictures.info.width
+
+    @classmethod
+    def open(cls, path: Path, count: int) -> Self | None:
+        """None unless it is an animation whose delays are whole parts of `count` equal ones, and not one each."""
+        if identify(path).is_container:
+            return None
+        pictures = AnimatedPicture(path)
+        delays = np.diff([*pictures.ticks, pictures.end_tick]) * (count / pictures.end_tick)
+        times = np.rint(delays).astype(int)
+        if len(times) == count or times.min() < 1 or times.sum() != count or abs(delays - times).max() > _UNEVEN:
+            pictures.close()
+            return None
+        return cls(pictures, np.repeat(np.arange(len(times)), times))
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def frames(self, start: int, stop: int) -> np.ndarray:
+        stored, again = np.unique(self._indices[start:stop], return_inverse=True)
+        return np.stack(list(self._pictures.read(stored.tolist())))[again]
+
+
+def open_mask(path: Path, fps: Fraction | None = None, count: int | None = None) -> MaskFile:
+    """Opens a mask (picture, animation, video, or folder of pictures) at its own size.
+
+    One of variable rate is held onto `fps`; an animation gets those of its `count` pictures back that were not stored again.
+    """
     path = Path(path)
     if not path.exists():
         raise InputError(f"the mask {path} does not exist.")
     if path.is_dir():
-        suffixes = {each.suffix.lower() for each in path.iterdir()} & IMAGE_SUFFIXES
-        return MaskFile(path=path, frames=_with_alpha(VideoReader(path)), lossy=not suffixes <= LOSSLESS_SUFFIXES)
-    if path.suffix.lower() in IMAGE_SUFFIXES:
+        suffixes = {each.suffix.lower() for each in path.iterdir()} & set(PICTURE_SUFFIXES)
+        return MaskFile(
+            path=path,
+            frames=_with_alpha(VideoReader(path, interpolation="nearest")),
+            lossy=not suffixes <= LOSSLESS_SUFFIXES,
+        )
+    if not is_film(path):
         lossy = path.suffix.lower() not in LOSSLESS_SUFFIXES
         return MaskFile(path=path, frames=PictureFrames(read_image(path)), lossy=lossy)
-    reader, rate = VideoReader(path), None
+    reader, rate = VideoReader(path, interpolation="nearest"), None
+    lossy = reader.source_info.codec not in LOSSLESS_CODECS
+    if count is not None and (unmerged := Unmerged.open(path, count)) is not None:
+        reader.close()
+        return MaskFile(path=path, frames=unmerged, lossy=lossy)
     if reader.source_info.variable_rate:
         if fps is not None:
             reader.close()
-            reader = VideoReader(path, fps=fps)
+            reader = VideoReader(path, fps=fps, interpolation="nearest")
         rate = reader.fps
-    return MaskFile(
-        path=path, frames=_with_alpha(reader), lossy=reader.source_info.codec not in LOSSLESS_CODECS, rate=rate
-    )
+    return MaskFile(path=path, frames=_with_alpha(reader), lossy=lossy, rate=rate)
 
 
 def _with_alpha(reader: VideoReader) -> FrameSource:
@@ -206,22 +159,43 @@ def _coloured(rgb: np.ndarray) -> bool:
 
 def _in_palette(rgb: np.ndarray) -> bool:
     """Whether nearly all pixels are near a palette colour."""
-    return bool((_nearest(rgb)[1] <= LOSSY_NOISE).mean() > 0.98)
+    return bool(near_palette(rgb).mean() > 0.98)
 
 
 def _kind(mask: AlignedMask) -> MaskKind:
     """What a file is, by its first frames that tell: a character may show late, and may be very small."""
-    kind = MaskKind.GREY
+    kind, peak = MaskKind.GREY, 0
     for start in range(0, len(mask), _WINDOW):
         frames = mask.frames(start, min(start + _WINDOW, len(mask)))
         if frames.shape[-1] == 4 and frames[..., 3].min() < 255:
             return MaskKind.ALPHA
+        peak = max(peak, int(frames[..., :3].max()))
         if _coloured(frames):
             kind = MaskKind.PALETTE
         # Pictures of a cut-out may fill whole frames before their transparency begins.
         if kind is MaskKind.PALETTE and (frames.shape[-1] == 3 or _in_palette(frames[..., :3])):
             break
+    if kind is MaskKind.GREY and 0 < peak <= _MATTE_LEVEL:
+        raise InputError(_too_dark(mask.path, peak))
     return kind
+
+
+def _too_dark(path: Path, peak: int) -> str:
+    if peak == 1:
+        return (
+            f"the mask {path} holds only the values 0 and 1, which are both black: write it with 0 and 255 "
+            "(every value times 255)."
+        )
+    if peak <= len(BINDING_SLOTS):
+        return (
+            f"the mask {path} holds only the values 0 to {peak}, which are all black: these look like numbers of characters; "
+            f"paint each in a colour instead (1 {PALETTE_NAMES[2]}, 2 {PALETTE_NAMES[3]} …), or write one mask each with 0 "
+            "and 255."
+        )
+    return (
+        f"the mask {path} is nowhere brighter than {peak} of 255, and only what is brighter than {_MATTE_LEVEL} counts as a "
+        "character: write it with 0 and 255."
+    )
 
 
 def _matte_level(mask: AlignedMask, kind: MaskKind, start: int, stop: int) -> np.ndarray:
@@ -277,7 +251,7 @@ class GivenMasks:
                 "mask files were given, so text, points and boxes have no use: leave one or the other out."
             )
         fps = self.fps if self.fps is not None else getattr(frames, "fps", None)
-        aligned = [AlignedMask(open_mask(path, fps), frames, fps, self.original) for path in self.paths]
+        aligned = [AlignedMask(open_mask(path, fps, len(frames)), frames, fps, self.original) for path in self.paths]
         recorder = TrackRecorder(directory, height=frames.height, width=frames.width)
         kinds = [_kind(mask) for mask in aligned]
         if kinds == [MaskKind.PALETTE]:
@@ -292,38 +266,29 @@ class GivenMasks:
         return nearest_cover(labels, recorder.height, recorder.width, letterbox=self.letterbox)
 
     def _palette(self, mask: AlignedMask, recorder: TrackRecorder, progress) -> TrackedMasks:
-        total, inexact, pixels = len(mask), 0, 0
-        present: set[int] = set()
-        white = black = 0
-        for start in range(0, total, _WINDOW):
-            stop = min(start + _WINDOW, total)
-            snapped = snap_to_palette(
-                mask.frames(start, stop)[..., :3], lossy=mask.lossy, where=f"the mask {mask.path}"
-            )
-            inexact, pixels = inexact + snapped.inexact, pixels + snapped.total
-            counts = np.bincount(snapped.indices.ravel(), minlength=len(PALETTE))
-            black, white = black + int(counts[0]), white + int(counts[1])
-            present |= set(np.flatnonzero(counts[2:]).tolist())
+        total = len(mask)
+        snapper = PaletteSnapper(lossy=mask.lossy, where=f"the mask {mask.path}")
+        windows = [(start, min(start + _WINDOW, total)) for start in range(0, total, _WINDOW)]
+        for start, stop in windows:
+            snapper.learn(mask.frames(start, stop)[..., :3])
+        counts = np.zeros(len(PALETTE), np.int64)
+        for start, stop in windows:
+            rows = snapper.snap(mask.frames(start, stop)[..., :3], start)
+            counts += np.bincount(rows.ravel(), minlength=len(PALETTE))
             # While reading, label k + 1 is slot k; the unused ones are dropped below.
-            recorder.add(self._resized(np.maximum(snapped.indices, 1) - 1, recorder))
+            recorder.add(self._resized(np.maximum(rows, 1) - 1, recorder))
             if progress:
                 progress(stop, total)
-        if not present:
+        if not counts[2:].any():
             raise InputError(
                 f"the mask {mask.path} shows no character: nothing is painted in {', '.join(PALETTE_NAMES[2:])}."
-            )
-        warnings = list(mask.warnings)
-        if inexact:
-            warnings.append(
-                f"{inexact} of {pixels} pixels ({inexact / pixels:.2%}) of the mask {mask.path.name} were not exactly a "
-                "palette colour and were snapped to the nearest; store masks as PNG or FFV1 to avoid this."
             )
         return recorder.finish(
             "given palette",
             slots=list(BINDING_SLOTS),
             names=list(PALETTE_NAMES[2:]),
-            background="white" if white > black else "black",
-            warnings=warnings,
+            background="white" if counts[1] > counts[0] else "black",
+            warnings=[*mask.warnings, *snapper.warnings(mask.path.name)],
         )
 
     def _divided(

@@ -8,24 +8,30 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scail2.documents import Between, parse_json
 from scail2.errors import InputError
 
 STRIDE = 16
 WEIGHTS_NAME = "segmenter.safetensors"
 
 
+# Channels of a level; far above any that this network was trained with.
+_Width = Annotated[int, Between(1, 4096)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
     """Widths of the five levels (stride 1 to 16) and the short side, in pixels, that the network was trained at."""
 
-    widths: tuple[int, int, int, int, int] = (8, 16, 32, 64, 96)
-    short_side: int = 128
+    widths: tuple[_Width, _Width, _Width, _Width, _Width] = (8, 16, 32, 64, 96)
+    short_side: Annotated[int, Between(16, 8192)] = 128
 
 
 @dataclass(frozen=True)
@@ -168,10 +174,10 @@ def read_facts(path: Path) -> tuple[NetworkConfig, dict]:
     try:
         with safe_open(path, framework="pt") as stored:
             header = stored.metadata() or {}
-        config = json.loads(header["config"])
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        config = parse_json(header["config"], NetworkConfig, f"the configuration in {path}")
+    except (OSError, KeyError, SafetensorError) as error:
         raise InputError(f"{path} holds no segmentation network of scail2.") from error
-    return NetworkConfig(**config | {"widths": tuple(config["widths"])}), json.loads(header.get("facts", "{}"))
+    return config, parse_json(header.get("facts", "{}"), dict[str, Any], f"the facts in {path}", nonfinite=True)
 
 
 def load_network(path: Path) -> tuple[SegmentationNetwork, Familiarity]:

@@ -126,8 +126,10 @@ def inspect(inputs: PreflightInputs) -> PreflightReport:
             backgrounds=inputs.backgrounds,
         )
     )
+    film = getattr(inputs.driving, "source_info", None)
     found = [
         *inputs.notes,
+        *(findings.of_file(film.path.name, film.notes) if film is not None else []),
         *_sizes(inputs),
         *checked,
         *_confidence(inputs.driving_masks, "driving"),
@@ -261,7 +263,7 @@ def contact_sheet(
 
     Frames are spread over the clip, and those that findings point at come first. Written as PNG where `path` is given.
     """
-    from scail2.perception.preview import Sheet, write_png
+    from scail2.perception.preview import Sheet, write_sheet
 
     total = len(inputs.driving)
     if total == 0:
@@ -273,5 +275,5 @@ def contact_sheet(
     marks = {run[0] for each in report.findings for run in each.frames if each.severity is not Severity.INFO}
     picture = sheet.draw(inputs.reference, inputs.driving, chosen, marked=marks)
     if path is not None:
-        write_png(Path(path), picture)
+        write_sheet(Path(path), picture)
     return picture

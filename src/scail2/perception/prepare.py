@@ -14,11 +14,12 @@ from scail2.perception import findings, framing, validate
 from scail2.perception.binding import Binding, BindingRequest, bind
 from scail2.perception.findings import Finding
 from scail2.perception.framing import FramingReport
-from scail2.perception.given import IMAGE_SUFFIXES, GivenMasks, PictureFrames, from_alpha
+from scail2.perception.given import GivenMasks, PictureFrames, from_alpha
 from scail2.perception.labels import ArrayLabels, TrackedMasks, TrackRecorder
 from scail2.perception.segmenter import Prompts, VideoSegmenter
 from scail2.perception.tracks import MaskJob, MaskStore
 from scail2.video import FrameSource, read_image, resize_cover, resize_letterbox
+from scail2.video.images import is_film
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +227,7 @@ def _with_labels(masks: TrackedMasks, labels: np.ndarray) -> TrackedMasks:
 
 def _all_white(files: Sequence[Path]) -> bool:
     """Whether a picture's mask is one palette picture that is white everywhere: all of it is to be seen."""
-    if len(files) != 1 or files[0].suffix.lower() not in IMAGE_SUFFIXES:
+    if len(files) != 1 or not files[0].is_file() or is_film(files[0]):
         return False
     mask = read_image(files[0])
     return bool((mask > THRESHOLD).all())

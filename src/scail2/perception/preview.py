@@ -1,17 +1,22 @@
 """Masks made visible: overlays for videos, and contact sheets."""
 
-import os
+import json
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
+from scail2.documents import load_json
 from scail2.errors import InputError
+from scail2.ownership import Kind, claimed_file
 from scail2.perception.binding import Binding, bind
 from scail2.perception.labels import TrackedMasks
-from scail2.perception.tracks import MaskStore
+from scail2.perception.tracks import MaskStore, sha256_of
+from scail2.staging import atomic_file
 from scail2.video import FrameSource, VideoReader, VideoWriter, read_image, resize_cover, resize_letterbox
 
 # Characters bound to nobody are shown in grey.
@@ -23,6 +28,8 @@ _GUTTER = 6
 _CAPTION = 14
 _TILE = 192
 _WINDOW = 16
+_SHEET_MARK = "scail2 contact sheet"
+_RECORD = "preview.json"
 
 
 def colours(numbers: int, slots: dict) -> np.ndarray:
@@ -52,10 +59,29 @@ def overlay(frames: np.ndarray, labels: np.ndarray, table: np.ndarray, *, streng
 
 
 def write_png(path: Path, rgb: np.ndarray) -> None:
-    """Writes uint8 (H, W, 3) beside the target, then renames."""
-    part = path.with_name(path.name + ".part")
-    Image.fromarray(rgb).save(part, format="PNG")
-    os.replace(part, path)
+    """Writes uint8 (H, W, 3) as a whole, or not at all."""
+    with atomic_file(path) as file:
+        Image.fromarray(rgb).save(file, format="PNG")
+
+
+def write_sheet(path: Path, rgb: np.ndarray) -> None:
+    """The same with a mark in the picture, by which `is_sheet` recognises it."""
+    facts = PngInfo()
+    facts.add_text("Software", _SHEET_MARK)
+    with atomic_file(path) as file:
+        Image.fromarray(rgb).save(file, format="PNG", pnginfo=facts)
+
+
+def is_sheet(path: Path) -> bool:
+    """Whether a file is a picture that `write_sheet` wrote."""
+    try:
+        with Image.open(path) as picture:
+            return picture.info.get("Software") == _SHEET_MARK
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
+SHEETS = Kind("contact sheets", "a mark in the picture", is_sheet)
 
 
 class Sheet:
@@ -169,3 +195,24 @@ def write_preview(
                     progress(stop, store.total)
         spread = np.linspace(0, store.total - 1, min(17, store.total)).round().astype(int).tolist()
         write_png(picture, sheet.draw(still, frames, sorted(set(spread))))
+
+
+@contextmanager
+def previews(store: MaskStore, video: Path, picture: Path) -> Iterator[tuple[Path, Path]]:
+    """Where to make a preview's two files, which then replace those of an earlier preview, and nothing else.
+
+    The store remembers (`preview.json`) what its previews were.
+    """
+    record = store.directory / _RECORD
+    known = load_json(record, dict[str, list[str]]).get("sha256", []) if record.exists() else []
+    kind = Kind("previews", f"one that {record} remembers", lambda path: sha256_of(path) in known)
+    with claimed_file(video, kind) as film, claimed_file(picture, kind) as still:
+        yield film.place, still.place
+        made = [sha256_of(film.place), sha256_of(still.place)]
+        # Before they have their names: a kill in between leaves no preview that nobody knows.
+        with atomic_file(record) as file:
+            file.write((json.dumps({"sha256": sorted({*known, *made})}, indent=1) + "\n").encode())
+        film.publish()
+        still.publish()
+        with atomic_file(record) as file:
+            file.write((json.dumps({"sha256": made}, indent=1) + "\n").encode())

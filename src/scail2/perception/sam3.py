@@ -6,8 +6,7 @@ memory is dropped, so that memory does not grow with the clip. The processors of
 whole video and need torchvision; what they do to pixels, points and masks is a few lines here.
 """
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from scail2.devices import default_device
+from scail2.documents import decode, load_json
 from scail2.errors import InputError
 from scail2.perception.labels import TrackedMasks, TrackRecorder, relabel
 from scail2.perception.places import Places, by_frame, check_prompts
@@ -65,10 +65,11 @@ class PixelStatistics:
         for name in ("processor_config.json", "preprocessor_config.json"):
             path = Path(weights) / name
             if path.is_file():
-                stored = json.loads(path.read_text(encoding="utf-8"))
+                stored = load_json(path, dict[str, Any])
                 stored = stored.get("video_processor") or stored.get("image_processor") or stored
-                if "image_mean" in stored:
-                    return cls(mean=tuple(stored["image_mean"]), std=tuple(stored["image_std"]))
+                if isinstance(stored, Mapping) and "image_mean" in stored:
+                    found = {"mean": stored["image_mean"], "std": stored.get("image_std")}
+                    return decode(found, cls, path)
         return cls()
 
 
@@ -78,7 +79,7 @@ def _load(kind: type, weights: str, dtype: torch.dtype) -> Any:
         raise InputError(f"there are no SAM3 weights at {weights}: give a folder in transformers format or a Hub name.")
     try:
         return kind.from_pretrained(weights, local_files_only=local, **({"dtype": dtype} if dtype else {}))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         told = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"the SAM3 weights {weights} cannot be loaded as {kind.__name__}: {told}") from error
 

@@ -23,13 +23,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from scail2.documents import decode, load_json
 from scail2.errors import InputError
 from scail2.masks import BindingSlot
 from scail2.modes import MODE_TRAITS, AnimationMode
-from scail2.perception.binding import Binding, BoundPair
-from scail2.perception.given import PALETTE, GivenMasks, PictureFrames, snap_to_palette
+from scail2.perception.binding import Binding
+from scail2.perception.given import GivenMasks, PictureFrames
 from scail2.perception.labels import CharacterTrack, TrackedMasks, TrackRecorder
 from scail2.perception.mask_folder import replacing
+from scail2.perception.snapping import PALETTE, PaletteSnapper, nearest
+from scail2.perception.stored_facts import StoredFacts
 from scail2.staging import Staging, atomic_file, set_aside
 from scail2.video import FrameSource, VideoReader, VideoWriter, read_image
 
@@ -75,6 +78,7 @@ class PaletteFrames:
     def __init__(self, source: FrameSource, where: str, repaint: tuple[str, str] | None = None):
         self.source, self.where, self.repaint = source, where, repaint
         self.height, self.width = source.height, source.width
+        self._snapper: PaletteSnapper | None = None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -82,12 +86,23 @@ class PaletteFrames:
     def frames(self, start: int, stop: int) -> np.ndarray:
         """Frames [start, stop): uint8 (T, H, W, 3). Raises `InputError` for colours outside the palette."""
         read = self.source.frames(start, stop)[..., :3]
-        rows = snap_to_palette(read, lossy=False, where=self.where).indices
+        rows = self._snapped(read, start)
         table = _RGB.copy()
         if self.repaint:
             old, new = self.repaint
             table[0 if old == "black" else 1] = _BACKGROUNDS[new]
         return table[rows]
+
+    def _snapped(self, rgb: np.ndarray, start: int) -> np.ndarray:
+        """Palette rows; only where somebody painted with soft edges the whole clip has to be looked at for them."""
+        rows, distance = nearest(rgb)
+        if not distance.any():
+            return rows
+        if self._snapper is None:
+            self._snapper = PaletteSnapper(lossy=False, where=self.where)
+            for first in range(0, len(self), _WINDOW):
+                self._snapper.learn(self.source.frames(first, min(first + _WINDOW, len(self)))[..., :3])
+        return self._snapper.snap(rgb, start)
 
 
 def _track_json(track: CharacterTrack, slot: BindingSlot | None) -> dict[str, Any]:
@@ -141,13 +156,12 @@ class MaskStore:
         self.directory = Path(directory)
         path = self.directory / "tracks.json"
         try:
-            self.info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            self.info = load_json(path, dict[str, Any], nonfinite=True)
         except FileNotFoundError:
             raise InputError(f"{self.directory} holds no masks: there is no tracks.json in it.") from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read: {error}.") from error
-        if not isinstance(self.info, dict) or self.info.get("version") != STORE_VERSION:
+        if self.info.get("version") != STORE_VERSION:
             raise InputError(f"{path} is not a version {STORE_VERSION} track file of scail2.")
+        self._facts = decode(self.info, StoredFacts, path, nonfinite=True, unknown=True)
 
     @classmethod
     def write(cls, directory: str | Path, job: MaskJob) -> "MaskStore":
@@ -177,24 +191,24 @@ class MaskStore:
     @property
     def mode(self) -> AnimationMode:
         """The mode the masks were painted for."""
-        return AnimationMode.parse(self.info["mode"])
+        return self._facts.mode
 
     @property
     def height(self) -> int:
-        return int(self.info["height"])
+        return self._facts.height
 
     @property
     def width(self) -> int:
-        return int(self.info["width"])
+        return self._facts.width
 
     @property
     def total(self) -> int:
         """Frames of the driving mask."""
-        return int(self.info["frames"])
+        return self._facts.frames
 
     @property
     def fps(self) -> Fraction:
-        return Fraction(self.info["fps"])
+        return self._facts.fps
 
     @property
     def frozen(self) -> bool:
@@ -204,22 +218,12 @@ class MaskStore:
     @property
     def source_hash(self) -> str:
         """One digest of the pictures and videos (and settings) the masks were made from."""
-        return self.info["source_hash"]
+        return self._facts.source_hash
 
     @property
     def binding(self) -> Binding:
         """Who moves whom, as stored."""
-        stored = self.info["binding"]
-        return Binding(
-            pairs=tuple(
-                BoundPair(driving=p["driving"], reference=p["reference"], slot=BindingSlot[p["slot"].upper()])
-                for p in stored["pairs"]
-            ),
-            unbound_driving=tuple(stored["unbound_driving"]),
-            unbound_reference=tuple(stored["unbound_reference"]),
-            rule=stored["rule"],
-            notes=tuple(stored["notes"]),
-        )
+        return self._facts.binding.to_binding()
 
     @property
     def driving_path(self) -> Path:
@@ -268,7 +272,7 @@ class MaskStore:
         path = self.driving_path
         if not path.exists():
             raise InputError(f"{self.directory} holds no driving mask: make the masks again.")
-        source = VideoReader(path)
+        source = VideoReader(path, interpolation="nearest")
         if len(source) != self.total or (source.height, source.width) != (self.height, self.width):
             raise InputError(
                 f"{path} has {len(source)} frames of {source.width}x{source.height}, but these masks were made as "

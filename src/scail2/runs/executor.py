@@ -200,7 +200,7 @@ class Executor:
         )
 
     def _on_step(self, pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-        steps = self.prepared.sampling.steps
+        steps = self.prepared.sampling.settings.steps
         self.journal.emit("step", segment=self._rendering, segments=len(self.segments), step=step + 1, steps=steps)
         return values
 

@@ -11,11 +11,12 @@ import torch
 
 from scail2.conditions import ConditionGeometry
 from scail2.devices import default_device
-from scail2.documents import DocumentError
+from scail2.documents import DocumentError, decode
 from scail2.errors import InputError
 from scail2.request import AnimationRequest
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.storage import digest, is_present
+from scail2.sampling import SamplingDefaults
 
 if TYPE_CHECKING:
     from scail2.pipeline import SCAIL2Pipeline
@@ -36,7 +37,7 @@ class ModelFacts:
     largest_size: tuple[int, int]
     segment_frames: int
     overlap: int
-    preset: str
+    sampling: SamplingDefaults
     takes_text: bool
     files: str = ""
 
@@ -62,7 +63,7 @@ class ModelFacts:
             largest_size=tuple(8192 if side is math.inf else int(side) for side in largest),
             segment_frames=pipe.config.segment_frame_length,
             overlap=pipe.config.prev_segment_conditioning_frames,
-            preset=pipe.config.default_preset,
+            sampling=SamplingDefaults.of(pipe),
             takes_text=config.text_dim is not None,
             files=files,
         )
@@ -106,8 +107,11 @@ class ModelHandle:
 
     def unchanged_since(self, folder: Path) -> bool:
         """Whether the model has the content that ``folder``/model.json remembers (or nothing is remembered yet)."""
-        known = read_facts(folder)
-        return known is None or self._has_same_files(known) or fingerprint(self.pipe) == known.fingerprint
+        facts = read_facts(folder)
+        if facts is not None and self._has_same_files(facts):
+            return True
+        known = _noted(folder).get("fingerprint")
+        return known is None or fingerprint(self.pipe) == known
 
     def _has_same_files(self, facts: ModelFacts) -> bool:
         marks = "" if self._given else _file_marks(self._request)
@@ -115,11 +119,18 @@ class ModelHandle:
 
 
 def read_facts(folder: Path) -> ModelFacts | None:
-    """The facts that a run noted of its model; None when there are none, or they are damaged: the model has them."""
+    """The facts that a run noted of its model; None when they are missing, incomplete or damaged: the model has them."""
+    with suppress(DocumentError):
+        return decode(_noted(folder), ModelFacts, folder / _FACTS)
+    return None
+
+
+def _noted(folder: Path) -> dict[str, Any]:
+    """What ``model.json`` holds, as it is (earlier versions wrote less); nothing when it is missing or damaged."""
     path = folder / _FACTS
     with suppress(DocumentError):
-        return read_sealed(path, ModelFacts) if is_present(path) else None
-    return None
+        return read_sealed(path, dict[str, Any]) if is_present(path) else {}
+    return {}
 
 
 def fingerprint(pipe: "SCAIL2Pipeline") -> str:

@@ -1,6 +1,5 @@
 """From finished segments to the film: streamed, with the driving video's sound, and the side-by-side comparison."""
 
-import glob
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,15 +11,12 @@ from scail2.runs.journal import Journal
 from scail2.runs.ledger import StageLedger
 from scail2.runs.preparation import Prepared
 from scail2.runs.segment_store import JoinedFrames, SegmentStore
-from scail2.runs.storage import digest, hash_file, remove
-from scail2.video import Codec, VideoWriter, codec_for
+from scail2.runs.sound import output_codec
+from scail2.runs.storage import digest, hash_file
+from scail2.staging import sweep
+from scail2.video import VideoWriter
 
 _CHUNK = 16
-
-
-def output_codec(request: AnimationRequest) -> Codec:
-    """The requested codec, or the one the output's name asks for; `InputError` for an unknown one."""
-    return Codec.parse(request.codec) if request.codec else codec_for(request.output)
 
 
 def check_output(request: AnimationRequest, prepared: Prepared) -> None:
@@ -83,8 +79,7 @@ class OutputStage:
             return
         self.journal.emit("stage_started", stage=name)
         # A killed process leaves its unfinished file beside the output.
-        for leftover in path.parent.glob(f".{glob.escape(path.stem)}.????????.part{path.suffix}"):
-            remove(leftover)
+        sweep(path.parent, path.name)
         plan = self.prepared.plan
         done = 0
         with VideoWriter(

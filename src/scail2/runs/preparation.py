@@ -35,6 +35,7 @@ from scail2.runs.planning import RunPlan, plan_run
 from scail2.runs.sampling import SamplingChoice
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.segment_store import hash_frames
+from scail2.runs.sound import sound_findings, with_findings
 from scail2.runs.storage import digest, hash_file, is_present
 from scail2.video import FrameSource, VideoReader, read_image
 
@@ -140,6 +141,7 @@ class Preparation:
         )
         report = self._masks(task)
         masks = load_masks(self.folder / "masks", request.mode)
+        report = with_findings(report, sound_findings(request, plan, info))
         self._write_plan(plan, sampling, facts, report)
         self._tell(report, sampling)
         refuse_errors(report, self.folder / "masks")
@@ -219,7 +221,7 @@ class Preparation:
     def _tell(self, report: dict[str, Any], sampling: SamplingChoice) -> None:
         for finding in report["findings"]:
             self.journal.emit("finding", **finding)
-        if self.request.prompt and sampling.arguments["prompt"] is None:
+        if self.request.prompt and sampling.asked["prompt"] is None:
             self.journal.emit("note", message="This model takes no text: the prompt is kept with the run but not used.")
 
     def _check_space(self, plan: RunPlan) -> None:
@@ -244,7 +246,7 @@ class Preparation:
                 "driving": inputs["driving"],
                 "pictures": [hash_pixels(each) for each in pictures],
                 "shape": [plan.height, plan.width, str(plan.fps), str(request.fit)],
-                "sampling": sampling.to_json(),
+                "sampling": sampling.identity(),
                 "model": facts.fingerprint,
                 "black_out": not request.keep_reference_background,
                 "drift_correction": str(request.drift_correction),

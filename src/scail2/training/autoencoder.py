@@ -30,8 +30,6 @@ def fit_basis(vae: AutoencoderPatchTransform, clips: Iterable[torch.Tensor]) -> 
     fitted = AutoencoderPatchTransform(
         z_dim=vae.config.z_dim,
         num_static_channels=vae.config.z_dim - len(motion),
-        decoder_channels=vae.config.decoder_channels,
-        decoder_blocks=vae.config.decoder_blocks,
         scale_factor_temporal=frames,
         scale_factor_spatial=size,
     )

@@ -1,11 +1,6 @@
 """What a training run is made of: frozen dataclasses, built by the functions of :mod:`scail2.training.recipes`."""
 
-import dataclasses
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
-
-from scail2.staging import atomic_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,8 +131,3 @@ class TrainConfig:
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
     sheets: SheetConfig = field(default_factory=SheetConfig)
-
-    def save(self, path: Path) -> None:
-        """Writes the configuration as JSON."""
-        with atomic_file(path) as file:
-            file.write((json.dumps(dataclasses.asdict(self), indent=2) + "\n").encode())

@@ -5,13 +5,14 @@ differs with several processes (which samples a rank draws, whose log counts) be
 """
 
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from scail2.devices import default_device, find_device
+from scail2.devices import default_device, find_device, has_native_bf16
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,13 @@ class ParallelContext:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
 
-
-def has_native_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 in hardware: without that it is slower than fp32."""
-    if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type in ("xpu", "mps")
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replaces each process's gradients by their mean over all processes (every one must have the same ones)."""
+        if self.world_size == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        parts = (flat / self.world_size).split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))

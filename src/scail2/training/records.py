@@ -1,11 +1,14 @@
 """The log of a training run: one JSON object a line, contact sheets, and TensorBoard where it is installed."""
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from scail2.documents import DocumentError, decode, parse_json
 from scail2.staging import atomic_file
 
 
@@ -47,7 +50,15 @@ class TrainingRecord:
         # A resumed run repeats the steps after its last checkpoint; their first account is removed.
         if not self._path.exists():
             return
-        lines = self._path.read_text().splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        lines = self._path.read_text(errors="replace").splitlines()
+        kept = [line for line in lines if _step_of(line, self._path) <= step]
         with atomic_file(self._path) as file:
             file.write("".join(line + "\n" for line in kept).encode())
+
+
+def _step_of(line: str, path: Path) -> float:
+    """The step of a line; infinity for one that a crash cut short or that is none of ours, which is then dropped."""
+    try:
+        return decode(parse_json(line, dict[str, Any], path, nonfinite=True).get("step"), int, path, "step")
+    except DocumentError:
+        return math.inf

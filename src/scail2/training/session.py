@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import shutil
 from pathlib import Path
 
 import torch
@@ -11,11 +10,13 @@ from torch import nn
 from scail2.data.cache import load_autoencoder
 from scail2.data.dataset import LatentDataset
 from scail2.errors import InputError
+from scail2.models.component_folders import load_component_folder
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.training.config import TrainConfig
 from scail2.training.latent_batches import LatentBatches
 from scail2.training.objective import FlowMatchingObjective
 from scail2.training.parallel import ParallelContext
+from scail2.training.run_folder import exported_folder, refuse_change
 from scail2.training.sheets import ContactSheets
 from scail2.training.state import latest_state, load_weights
 from scail2.training.trainer import Trainer
@@ -28,7 +29,7 @@ def load_trainable(config: TrainConfig) -> SCAIL2Transformer3DModel:
     folder = Path(config.model) / "transformer"
     if not folder.is_dir():
         raise InputError(f"No transformer in {config.model}; give a diffusers folder with --model.")
-    transformer = SCAIL2Transformer3DModel.from_pretrained(folder, torch_dtype=torch.float32)
+    transformer = load_component_folder(SCAIL2Transformer3DModel, folder, torch_dtype=torch.float32)
     if config.lora is not None:
         from peft import LoraConfig
 
@@ -46,7 +47,12 @@ def load_trainable(config: TrainConfig) -> SCAIL2Transformer3DModel:
 
 
 def build_trainer(
-    config: TrainConfig, directory: Path, *, start_from: Path | None = None, device: str | None = None
+    config: TrainConfig,
+    directory: Path,
+    *,
+    start_from: Path | None = None,
+    device: str | None = None,
+    change: bool = False,
 ) -> Trainer:
     """Assembles a trainer over cached latents.
 
@@ -55,10 +61,13 @@ def build_trainer(
         directory: its folder; a newer checkpoint there wins over ``start_from``.
         start_from: another run's folder or checkpoint whose weights, averages and optimiser moments begin this run.
         device: where to train; None takes `default_device`.
+        change: whether a run that has checkpoints may go on with other settings, data or model than it had.
 
     Raises:
-        InputError: this machine has no such device, or data or checkpoint do not fit.
+        InputError: this machine has no such device, data or checkpoint do not fit, or the run would be changed unasked.
     """
+    if not change:
+        refuse_change(directory, config)
     context = ParallelContext.detect(device)
     transformer = load_trainable(config)
     batches = LatentBatches(LatentDataset(config.data.shards), config.data, config.seed)
@@ -103,20 +112,20 @@ def contact_sheets(
 
 
 def export_transformer(config: TrainConfig, directory: Path, output: Path) -> Path:
-    """Writes the averaged weights of a run's newest checkpoint as a diffusers transformer folder (LoRA: adapter file)."""
+    """Writes the averaged weights of a run's newest checkpoint as a diffusers transformer folder (LoRA: adapter file).
+
+    An earlier export is replaced; anything else at ``output`` moves to `superseded/` beside it.
+    """
     transformer = load_trainable(config)
     checkpoint = latest_state(directory / "checkpoints")
     if checkpoint is None:
         raise InputError(f"{directory} holds no checkpoint yet; train first.")
     load_weights(checkpoint, transformer)
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    if config.lora is not None:
-        transformer.save_lora_adapter(partial)
-    else:
-        transformer.save_pretrained(partial)
-    shutil.rmtree(output, ignore_errors=True)
-    partial.rename(output)
+    with exported_folder(output) as folder:
+        if config.lora is not None:
+            transformer.save_lora_adapter(folder)
+        else:
+            transformer.save_pretrained(folder)
     return output
 
 

@@ -1,7 +1,7 @@
 """Checkpoints of a running training: complete or absent, and enough to go on bit for bit."""
 
-import os
-import shutil
+import re
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -9,9 +9,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from scail2.errors import InputError
+from scail2.staging import Staging, set_aside
 from scail2.training.ema import WeightAverage
 from scail2.training.optimizers import OptimizerSet
 
+_WEIGHTS, _AVERAGE, _OPTIMIZER = "weights.safetensors", "average.safetensors", "optimizer.pt"
+_NAME = re.compile(r"step-[0-9]{8,}")
 _ADVICE = "; resume with the recipe and model that wrote it, or choose another output folder."
 
 
@@ -23,22 +26,22 @@ def save_state(
     Every random draw of a step is seeded by the step's number, so no generator state needs saving.
     """
     final = directory / f"step-{step:08d}"
-    partial = directory / f".{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     trained = {n: p.detach().contiguous().cpu() for n, p in model.named_parameters() if p.requires_grad}
-    save_file(trained, partial / "weights.safetensors")
     counters = {"step": step, "samples": samples, "average_updates": average.updates if average else 0}
-    torch.save({"optimizers": optimizers.state_dict(), **counters}, partial / "optimizer.pt")
-    if average is not None:
-        save_file({n: v.contiguous().cpu() for n, v in average.average.items()}, partial / "average.safetensors")
-    # An older one is deleted only once its successor stands: a kill in between leaves a whole one.
-    replaced = directory / f".{final.name}.replaced"
-    shutil.rmtree(replaced, ignore_errors=True)
-    if final.exists():
-        os.replace(final, replaced)
-    os.replace(partial, final)
-    shutil.rmtree(replaced, ignore_errors=True)
+    with Staging(final) as staging:
+        partial = staging.place
+        partial.mkdir()
+        save_file(trained, partial / _WEIGHTS)
+        torch.save({"optimizers": optimizers.state_dict(), **counters}, partial / _OPTIMIZER)
+        if average is not None:
+            save_file({n: v.contiguous().cpu() for n, v in average.average.items()}, partial / _AVERAGE)
+        # An older one is deleted only once its successor stands: a kill in between leaves a whole one.
+        replaced = set_aside(final) if final.exists() else None
+        staging.publish()
+    if replaced is not None:
+        _remove(replaced)
+        with suppress(OSError):
+            replaced.parent.rmdir()
     return final
 
 
@@ -50,10 +53,10 @@ def load_state(
     Raises:
         InputError: it was written by a recipe with other parameters, another optimiser, or without an average.
     """
-    if average is not None and not (path / "average.safetensors").exists():
+    if average is not None and not (path / _AVERAGE).exists():
         raise InputError(f"The checkpoint {path} has no averaged weights, but this recipe keeps an average{_ADVICE}")
-    saved = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
-    _copy_parameters(load_file(path / "weights.safetensors"), model, path)
+    saved = torch.load(path / _OPTIMIZER, weights_only=True, map_location="cpu")
+    _copy_parameters(load_file(path / _WEIGHTS), model, path)
     if optimizers is not None:
         try:
             optimizers.load_state_dict(saved["optimizers"])
@@ -61,26 +64,26 @@ def load_state(
             raise InputError(f"The optimiser in {path} does not fit this recipe: {error}{_ADVICE}") from None
     if average is not None:
         device = next(model.parameters()).device
-        average.average = {n: v.to(device) for n, v in load_file(path / "average.safetensors").items()}
+        average.average = {n: v.to(device) for n, v in load_file(path / _AVERAGE).items()}
         average.updates = saved["average_updates"]
     return saved["step"], saved["samples"]
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
     """Copies a checkpoint's averaged weights (the plain ones where no average was kept) into a transformer."""
-    average = path / "average.safetensors"
+    average = path / _AVERAGE
     if average.exists():
         values = load_file(average)
     else:
         prefix = "transformer."
-        plain = load_file(path / "weights.safetensors")
+        plain = load_file(path / _WEIGHTS)
         values = {n.removeprefix(prefix): v for n, v in plain.items() if n.startswith(prefix)}
     _copy_parameters(values, model, path)
 
 
 def latest_state(directory: Path) -> Path | None:
     """The newest complete checkpoint in ``directory``, or None."""
-    found = sorted(directory.glob("step-*"))
+    found = _states(directory)
     return found[-1] if found else None
 
 
@@ -90,9 +93,24 @@ def state_step(checkpoint: Path) -> int:
 
 
 def prune_states(directory: Path, keep: int) -> None:
-    """Removes all but the newest ``keep`` checkpoints."""
-    for old in sorted(directory.glob("step-*"))[:-keep]:
-        shutil.rmtree(old)
+    """Removes all but the newest ``keep`` checkpoints; what else lies in their folders stays."""
+    for old in _states(directory)[:-keep]:
+        _remove(old)
+
+
+def _states(directory: Path) -> list[Path]:
+    """Complete checkpoints, oldest first. Other names, and links, are not ours: nobody trains on from them by chance."""
+    found = (path for path in directory.glob("step-*") if _NAME.fullmatch(path.name) and not path.is_symlink())
+    return sorted(path for path in found if all((path / name).is_file() for name in (_WEIGHTS, _OPTIMIZER)))
+
+
+def _remove(state: Path) -> None:
+    """Deletes a checkpoint's own files, and its folder unless somebody keeps something there."""
+    # Without the optimiser it is no checkpoint any more: a deletion that is interrupted leaves no half one.
+    for name in (_OPTIMIZER, _WEIGHTS, _AVERAGE):
+        (state / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        state.rmdir()
 
 
 @torch.no_grad()

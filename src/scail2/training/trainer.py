@@ -18,6 +18,7 @@ from scail2.training.objective import Objective
 from scail2.training.optimizers import OptimizerSet, learning_rate_factor
 from scail2.training.parallel import ParallelContext
 from scail2.training.records import TrainingRecord
+from scail2.training.run_folder import save_config
 from scail2.training.state import latest_state, load_state, prune_states, save_state, state_step
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class Trainer:
         """Trains; returns the last checkpoint. SIGTERM and SIGINT end the run after the step, with a checkpoint."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self._resume()
-        self.config.save(self.directory / "config.json")
+        save_config(self.directory, self.config)
         record = TrainingRecord(self.directory, from_step=self.step)
         previous = {s: signal.signal(s, self._request_stop) for s in (signal.SIGTERM, signal.SIGINT)}
         try:

@@ -10,8 +10,11 @@ import av
 import numpy as np
 
 from scail2.errors import InputError
-from scail2.video.container import ContainerFrames, decoding_errors
-from scail2.video.kinds import check_path, identify
+from scail2.video import tracks
+from scail2.video.container import ContainerFrames
+from scail2.video.kinds import FileKind, check_path, identify
+from scail2.video.opening import decoding_errors, open_container
+from scail2.video.sound import Damage, check_sound, decoded
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +36,9 @@ class AudioCarrier:
     10 ms) at both ends. Encoded sound is cut to the sample.
     """
 
-    def __init__(self, path: Path, container: av.container.InputContainer, stream, begin: Fraction):
+    def __init__(self, path: Path, container: av.container.InputContainer, stream, begin: Fraction, *, may_copy: bool):
         self.path, self._container, self._source, self._begin = path, container, stream, begin
-        self._ended, self._copied = False, False
+        self._may_copy, self._ended, self._copied, self._broken = may_copy, False, False, False
         self._held: av.Packet | None = None
         self._packets: Iterator[av.Packet] = iter(())
 
@@ -58,11 +61,17 @@ class AudioCarrier:
         pictures = ContainerFrames(path, kind)
         clock, has_audio = pictures.info.start, pictures.info.has_audio
         pictures.close()
-        if not has_audio:
+        checked = check_sound(path) if has_audio else None
+        if checked is None:
+            return None
+        if not checked.heard:
+            logger.warning("%s: no part of its sound can be decoded; the film is silent", path)
             return None
         with decoding_errors(path, "opening the sound"):
-            container = av.open(str(path.absolute()), options={"protocol_whitelist": "file"}, metadata_errors="replace")
-        return cls(path, container, container.streams.audio[0], clock + offset)
+            container = open_container(path)
+        # Packets with a damaged one among them, and such as a container without an index holds, are not passed on.
+        may_copy = not checked.damage and kind in (FileKind.MP4, FileKind.MATROSKA)
+        return cls(path, container, tracks.sound_of(container), clock + offset, may_copy=may_copy)
 
     def close(self) -> None:
         self._packets = self._decoded = iter(())
@@ -70,7 +79,7 @@ class AudioCarrier:
 
     def attach(self, output: av.container.OutputContainer, container_format: str) -> None:
         """Adds the output stream; call before the first packet is muxed."""
-        self._copied = self._source.codec_context.name in _COPIED[container_format]
+        self._copied = self._may_copy and tracks.codec_name(self._source) in _COPIED[container_format]
         self._allows_negative = container_format in ("mp4", "mov")
         if self._copied:
             self._target = output.add_stream_from_template(self._source)
@@ -131,8 +140,9 @@ class AudioCarrier:
 
     def _seek(self) -> None:
         # Some codecs need a little run-in before the first sample that counts.
-        tick = int((self._begin - Fraction(1, 2)) / Fraction(self._source.time_base))
-        self._container.seek(tick, stream=self._source, backward=True)
+        begin = self._begin - Fraction(1, 2)
+        if begin > 0:
+            self._container.seek(int(begin / Fraction(self._source.time_base)), stream=self._source, backward=True)
 
     # Encoding
 
@@ -140,9 +150,11 @@ class AudioCarrier:
         """Sound from the film's beginning on, at the target's rate and layout, in step with the clock."""
         resampler = av.AudioResampler(format="fltp", layout=self._layout, rate=self._rate)
         self._seek()
-        for packet in self._container.demux(self._source):
-            for frame in packet.decode() if packet.size else self._source.codec_context.decode(None):
-                yield from resampler.resample(frame)
+        for part in decoded(self._container, self._source):
+            if isinstance(part, Damage):
+                self._broken = True
+            else:
+                yield from resampler.resample(part)
         yield from resampler.resample(None)
 
     def _encoded_until(self, time: Fraction, *, last: bool) -> Iterator[av.Packet]:
@@ -184,7 +196,19 @@ class AudioCarrier:
             return end
         start = round((frame.pts * Fraction(frame.time_base) - self._begin) * self._rate)
         # Clocks in milliseconds make neighbouring frames seem to overlap or gape by up to this (5 ms).
-        return end if end > 0 and abs(start - end) <= self._rate // 200 else start
+        if end > 0 and abs(start - end) <= self._rate // 200 and not self._broken:
+            return end
+        if self._broken:
+            self._broken = False
+            start = self._behind_damage(start, end)
+        return start
+
+    def _behind_damage(self, start: int, end: int) -> int:
+        """Where sound belongs that follows lost frames: whole ones, where their size is known and the clock agrees."""
+        context = self._source.codec_context
+        size = (context.frame_size or 0) * self._rate / context.sample_rate
+        lost = end + round(round((start - end) / size) * size) if size else start
+        return lost if abs(lost - start) <= self._rate // 500 else start
 
     def _extend(self, samples: np.ndarray) -> None:
         self._waiting = np.concatenate([self._waiting, samples], axis=1)

@@ -1,16 +1,18 @@
-"""Exact frame access in coded video files (mp4, mov, mkv, webm), through PyAV.
+"""Exact frame access in coded video files (mp4, mov, mkv, webm, avi, mpeg-ts), through PyAV.
 
 A first pass over the packets (nothing decoded) lists when each picture is shown; edit lists, negative start times and
 B-frames are settled there, because the list holds presentation times. A picture is then found by its time: from the
-nearest key frame before it in decoding order, forward, comparing times, never by counting.
+nearest key frame before it in decoding order, forward, comparing times, never by counting. Only where a file's times cannot
+be believed (see `packets`) are pictures counted, from the film's beginning, in the order in which the decoder gives them.
 """
 
+import itertools
 import logging
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,49 +20,21 @@ import av
 import numpy as np
 
 from scail2.errors import InputError
-from scail2.video import rates
+from scail2.video import colour, packets, rates, tracks
 from scail2.video.headers import check_headers
 from scail2.video.kinds import FileKind
-from scail2.video.pixels import PixelConverter, rotation_of, upright_size
-from scail2.video.source import MAX_FRAMES, MAX_PIXELS, VideoInfo, check_frame_size
+from scail2.video.opening import decoding_errors, open_container
+from scail2.video.packets import NO_TIME
+from scail2.video.pixels import PixelConverter, rotation_of, squared, upright_size
+from scail2.video.resize import Interpolation
+from scail2.video.source import MAX_PIXELS, Note, VideoInfo, check_frame_size
 
 logger = logging.getLogger(__name__)
 
-# Local files of these formats only: a playlist or a reference to another file inside one must not be followed.
-_OPEN_OPTIONS = {
-    "protocol_whitelist": "file",
-    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm",
-    "max_pixels": str(MAX_PIXELS),
-}
-_HDR_TRANSFERS = (16, 18)  # PQ and HLG in ITU-T H.273
-_VP8_SHOWN = 0x10  # bit of a VP8 frame's first byte; hidden reference frames travel as packets of their own
+_HDR_TRANSFERS = (colour.PQ, colour.HLG)
 _TRIED_KEYS = 3
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Packets:
-    """The coded pictures of a stream in decoding order: int64 ``(N,)`` ticks of its time base, and key flags."""
-
-    pts: np.ndarray
-    dts: np.ndarray
-    duration: np.ndarray
-    keys: np.ndarray  # positions of key frames, rising
-
-
-@contextmanager
-def decoding_errors(path: Path, what: str):
-    """Turns the decoder's exceptions into one sentence about the file."""
-    try:
-        yield
-    except InputError:
-        raise
-    except MemoryError:
-        raise InputError(f"{path}: {what} needs more memory than there is; scale the video down first") from None
-    except (av.error.FFmpegError, OSError, ValueError, OverflowError, ZeroDivisionError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(
-            f"{path}: {what} failed ({reason}); the file is damaged or cut off, get or encode it again"
-        ) from error
+_TRIED_GROUPS, _TRIED_PICTURES = 3, 32  # decoded when a file is opened, to see whether its times can be believed
+_RENUMBER = "number its pictures anew: ffmpeg -i IN -fps_mode passthrough -vf setpts=N/({rate}*TB) -crf 12 OUT.mp4"
 
 
 class ContainerFrames:
@@ -69,25 +43,24 @@ class ContainerFrames:
     Args:
         path: an existing file.
         kind: what it holds by its first bytes, a container.
+        interpolation: how pixels that are not square are stretched; ``"nearest"`` for masks.
 
     Raises:
         InputError: no video stream, no pictures, truncated, damaged, too large, encrypted, unknown codec.
     """
 
-    def __init__(self, path: Path, kind: FileKind):
-        self.path, self._warned_of_hold = path, False
+    def __init__(self, path: Path, kind: FileKind, interpolation: Interpolation = Interpolation.BICUBIC):
+        self.path, self._interpolation, self._warned_of_hold = path, interpolation, False
+        # Seeking is exact only in formats with an index; in the others going back starts over.
+        self._seekable = kind in (FileKind.MP4, FileKind.MATROSKA)
+        self._decoded: Iterator[av.VideoFrame] = iter(())
         check_headers(path, kind)
         with decoding_errors(path, "opening"):
-            self._container = av.open(str(path.absolute()), options=dict(_OPEN_OPTIONS), metadata_errors="replace")
+            self._container = open_container(path)
         try:
             with decoding_errors(path, "reading"):
-                self._stream = self._choose_stream()
-                self._prepare_decoder()
-                self._packets, clock_end = self._scan()
-                self._check_complete(clock_end)
-                first = self._first_frame()
-                self._index(first)
-                self.info = self._describe(first)
+                notes = self._choose()
+                self.info = self._describe(notes)
         except BaseException:
             self.close()
             raise
@@ -98,66 +71,60 @@ class ContainerFrames:
 
     # Opening
 
-    def _choose_stream(self):
-        streams = [s for s in self._container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    def _choose(self) -> list[Note]:
+        """Settles on the film among the video tracks, its decoder and its times; returns what there is to say about it."""
+        streams = tracks.films(self._container)
         if not streams:
-            holds = "only sound" if self._container.streams.audio else "no video"
-            raise InputError(f"{self.path}: holds {holds}; give a file with pictures")
-        stream = streams[0]
-        if stream.codec_context is None:
+            self._refuse_without_film()
+        scanned = packets.scan(self._container, streams, self.path)
+        self._first: av.VideoFrame | None = None
+        for index in [stream.index for stream in tracks.ranked(streams, scanned.tables)]:
+            self._stream, self._packets = self._container.streams[index], scanned.tables[index]
+            check_frame_size(self.path, self._stream.codec_context.width, self._stream.codec_context.height)
+            self._prepare_decoder()
+            self._check_complete(scanned.clock_end)
+            if self._first_frame():
+                break
+        if self._first is None:
+            if not any(map(len, scanned.tables.values())):
+                raise InputError(f"{self.path}: the video has no frames; get or encode it again")
+            raise InputError(f"{self.path}: no picture can be decoded; the file is damaged, get or encode it again")
+        notes = tracks.passed_over_pictures(self._container, self._stream, scanned.tables)
+        notes += tracks.passed_over_sound(self._container)
+        self._counted = not self._packets.has_times or self._is_reordered_avi() or self._times_fall()
+        if self._counted:
+            self._number_by_output()
+            sentence = "the times of its pictures are missing or contradict their order: they are numbered as decoded"
+            notes.append(Note(code="times", message=sentence))
+        else:
+            self._index()
+        return notes
+
+    def _refuse_without_film(self) -> None:
+        unknown = [s for s in self._container.streams.video if s.codec_context is None]
+        if unknown:
             raise InputError(f"{self.path}: its video codec is unknown here; convert it to H.264 first")
-        context = stream.codec_context
-        check_frame_size(self.path, context.width, context.height)
-        return stream
+        holds = "only sound" if self._container.streams.audio else "no video"
+        raise InputError(f"{self.path}: holds {holds}; give a file with pictures")
 
     def _prepare_decoder(self) -> None:
-        context = self._stream.codec_context
+        context, codec = self._stream.codec_context, tracks.codec_name(self._stream)
         # FFmpeg's own VP8/VP9 decoders drop the alpha plane that WebM carries beside the picture; libvpx keeps it.
-        if self._stream.metadata.get("alpha_mode") == "1" and context.name in ("vp8", "vp9"):
-            alpha = av.CodecContext.create(f"libvpx-{'vp9' if context.name == 'vp9' else 'vp8'}", "r")
+        if self._stream.metadata.get("alpha_mode") == "1" and codec in ("vp8", "vp9"):
+            alpha = av.CodecContext.create(f"libvpx-{'vp9' if codec == 'vp9' else 'vp8'}", "r")
             if context.extradata:
                 alpha.extradata = context.extradata
             context = alpha
-        else:
+        elif not context.is_open:
             context.thread_type = "AUTO"
         context.options = {**(context.options or {}), "max_pixels": str(MAX_PIXELS)}
         self._context = context
-        self._decoded: Iterator[av.VideoFrame] = iter(())
-
-    def _scan(self) -> tuple[_Packets, float]:
-        """All shown packets of the stream in decoding order, and the latest time (s) met in any stream."""
-        pts, dts, duration, keys, clock_end = array("q"), array("q"), array("q"), array("q"), 0.0
-        is_vp8 = self._stream.codec_context.name == "vp8"
-        for packet in self._container.demux():
-            if packet.size == 0 or (packet.pts is None and packet.dts is None):
-                continue
-            time = packet.pts if packet.pts is not None else packet.dts
-            clock_end = max(clock_end, float((time + (packet.duration or 0)) * packet.time_base))
-            if packet.stream_index != self._stream.index or packet.is_discard:
-                continue
-            if is_vp8 and not bytes(packet)[0] & _VP8_SHOWN:
-                continue
-            if packet.pts is None:
-                raise InputError(f"{self.path}: has no presentation times; remux it (ffmpeg -i IN -c copy OUT.mp4)")
-            if packet.is_keyframe:
-                keys.append(len(pts))
-            pts.append(packet.pts)
-            dts.append(packet.dts if packet.dts is not None else packet.pts)
-            duration.append(packet.duration or 0)
-            if len(pts) > MAX_FRAMES:
-                raise InputError(f"{self.path}: more than {MAX_FRAMES:,} pictures; cut the video into parts")
-        if not pts:
-            raise InputError(f"{self.path}: the video has no frames; get or encode it again")
-        columns = [
-            np.frombuffer(column, dtype=np.int64) if column else np.empty(0, np.int64)
-            for column in (pts, dts, duration, keys)
-        ]
-        return _Packets(pts=columns[0], dts=columns[1], duration=columns[2], keys=columns[3]), clock_end
+        self._decoded = iter(())
 
     def _check_complete(self, clock_end: float) -> None:
         """Refuses a file that ends before what its header promises: it was cut while copying or downloading."""
         entries = self._stream.index_entries
-        if len(entries):
+        if len(entries) and self._seekable:
             size = self.path.stat().st_size
             missing = sum(1 for entry in entries if entry.pos + entry.size > size)
             if missing:
@@ -167,48 +134,94 @@ class ContainerFrames:
         if self._container.format.name.startswith("matroska") and self._container.duration:
             announced = self._container.duration / av.time_base
             # The last picture of an uneven film may be on show for long without saying so.
-            intervals = np.diff(np.sort(self._packets.pts)) * float(self._stream.time_base)
+            known = np.sort(self._packets.pts[self._packets.pts != NO_TIME])
+            intervals = np.diff(known) * float(self._stream.time_base)
             if clock_end < announced - max(0.1, 2 * intervals.max(initial=0.0)):
                 raise InputError(
                     f"{self.path}: the file is truncated, it ends at {clock_end:.2f} s of {announced:.2f} s; get it again"
                 )
 
-    def _first_frame(self) -> av.VideoFrame:
-        self._restart(None)
-        frame = next(self._decoded, None)
-        if frame is None or frame.pts is None:
-            raise InputError(f"{self.path}: no picture can be decoded; the file is damaged, get or encode it again")
-        self._current = frame
-        return frame
+    def _first_frame(self) -> bool:
+        """Whether the chosen track can be decoded at all; the first picture of the chosen track is kept."""
+        try:
+            self._restart(None)
+            self._first = next(self._decoded, None)
+        except av.error.FFmpegError as error:
+            logger.debug("%s: track %d: %s", self.path, self._stream.index, error)
+            self._first = None
+        self._current, self._number = self._first, 0
+        return self._first is not None
 
-    def _index(self, first: av.VideoFrame) -> None:
+    def _is_reordered_avi(self) -> bool:
+        """AVI stores when pictures are decoded, not when they are shown."""
+        return self._container.format.name == "avi" and self._stream.codec_context.has_b_frames
+
+    def _times_fall(self) -> bool:
+        """Whether the decoder, which gives pictures in the order they are shown, gives falling times."""
+        if not self._stream.codec_context.has_b_frames:
+            return False
+        groups = self._packets.rising_groups() if self._seekable else []
+        chosen = sorted({0, len(groups) // 2, len(groups) - 1})[:_TRIED_GROUPS] if groups else []
+        starts = [None, *(groups[number][0] for number in chosen)]
+        lengths = [_TRIED_PICTURES, *(groups[number][1] - groups[number][0] for number in chosen)]
+        fall = False
+        for start, length in zip(starts, lengths, strict=True):
+            self._restart(start)
+            times: list[int | None] = []
+            # Damage is reported where it lies, when it is read.
+            with suppress(av.error.FFmpegError):
+                for frame in itertools.islice(self._decoded, length):
+                    times.append(frame.pts)
+            fall = fall or None in times or bool((np.diff(times) <= 0).any())
+        self._restart(None)
+        return fall
+
+    def _number_by_output(self) -> None:
+        self._restart(None)
+        given = array("q", (NO_TIME if frame.pts is None else frame.pts for frame in self._decoded))
+        table = self._packets
+        if self._container.format.name == "avi":  # lists pictures in decoding order, one for each step of its clock
+            table = replace(table, pts=table.dts)
+        self.ticks, self.time_base = packets.output_times(
+            table,
+            np.array(given, dtype=np.int64),
+            Fraction(self._stream.time_base),
+            self._stream.average_rate or self._stream.guessed_rate,
+        )
+        self.end_tick = int(self.ticks[-1]) + (rates.typical_interval(self.ticks) or 1)
+        self._restart(None)
+
+    def _index(self) -> None:
         # Pictures before the first that can be decoded refer to a part that was cut away (open group of pictures).
         ticks, positions = np.unique(self._packets.pts, return_index=True)
-        shown = ticks >= first.pts
-        if not shown.any():
-            raise InputError(f"{self.path}: its times are contradictory; remux it (ffmpeg -i IN -c copy OUT.mp4)")
+        shown = ticks >= self._first.pts
         self.ticks, self._decode_position = ticks[shown], positions[shown]
         self.time_base = Fraction(self._stream.time_base)
         last = int(self._packets.duration[self._decode_position[-1]])
         self.end_tick = int(self.ticks[-1]) + (last or rates.typical_interval(self.ticks))
 
-    def _describe(self, first: av.VideoFrame) -> VideoInfo:
-        stream, context = self._stream, self._stream.codec_context
+    def _describe(self, notes: list[Note]) -> VideoInfo:
+        stream, first, notes = self._stream, self._first, [*notes]
         rotation = rotation_of(first)
         if rotation is None:
             raise InputError(f"{self.path}: its display matrix is not a quarter turn; encode it upright first")
-        aspect = Fraction(stream.sample_aspect_ratio or context.sample_aspect_ratio or 1)
+        # The container's pixel aspect wins over the codec's, as in FFmpeg.
+        aspect = Fraction(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1)
         height, width = upright_size(first.height, first.width, rotation, aspect)
+        stored = upright_size(first.height, first.width, rotation, Fraction(1))
         check_frame_size(self.path, width, height)
-        self._pixels = PixelConverter(self.path, height=height, width=width, rotation=rotation)
+        notes += self._notes_on_pictures(aspect, f"{stored[1]}×{stored[0]} to {width}×{height}")
+        self._pixels = PixelConverter(
+            self.path, height=height, width=width, rotation=rotation, interpolation=self._interpolation
+        )
         hints = (stream.average_rate, stream.guessed_rate)
         timing = rates.describe(self.ticks, self.end_tick, self.time_base, hints)
-        audio = self._container.streams.audio
-        depth = max((c.bits for c in first.format.components), default=8)
+        notes += _notes_on_gaps(rates.gaps(self.ticks, self.time_base) if timing.variable else [])
+        sound = tracks.sound_of(self._container)
         return VideoInfo(
             path=self.path,
             container=self._container.format.name,
-            codec=context.name,
+            codec=tracks.codec_name(stream),
             width=width,
             height=height,
             frames=len(self.ticks),
@@ -218,11 +231,42 @@ class ContainerFrames:
             start=int(self.ticks[0]) * self.time_base,
             rotation=rotation.degrees,
             pixel_format=first.format.name,
-            bit_depth=depth,
+            bit_depth=max((c.bits for c in first.format.components), default=8),
             has_alpha=any(c.is_alpha for c in first.format.components),
-            audio_codec=audio[0].codec_context.name if audio and audio[0].codec_context else None,
+            audio_codec=tracks.codec_name(sound) if sound is not None else None,
             high_dynamic_range=int(first.color_trc) in _HDR_TRANSFERS,
+            stored_size=stored,
+            notes=tuple(notes),
         )
+
+    def _notes_on_pictures(self, aspect: Fraction, stretched: str) -> list[Note]:
+        """What is done, and not done, to the pictures on their way to upright sRGB."""
+        first, notes = self._first, []
+        if squared(aspect) != aspect:
+            sentence = f"its pixels claim to be {aspect.numerator}:{aspect.denominator}, which no camera makes: taken as square"
+            notes.append(
+                Note(
+                    code="pixel_aspect",
+                    message=sentence,
+                    fix="set the right shape: ffmpeg -i IN -aspect 16:9 -c copy OUT",
+                )
+            )
+        elif aspect != 1:
+            sentence = f"its pixels are {aspect.numerator}:{aspect.denominator}: stretched from {stretched}"
+            notes.append(Note(code="pixel_aspect", message=sentence))
+        notes += colour.notes_on(
+            int(first.color_primaries), int(first.color_trc), 0 if first.format.is_rgb else int(first.colorspace)
+        )
+        if first.interlaced_frame:
+            sentence = "it is interlaced and read as it is stored: what moves is torn into lines"
+            notes.append(
+                Note(
+                    code="interlaced",
+                    message=sentence,
+                    fix="deinterlace it first: ffmpeg -i IN -vf bwdif=0 -crf 12 OUT.mp4",
+                )
+            )
+        return notes
 
     # Reading
 
@@ -243,6 +287,8 @@ class ContainerFrames:
 
     def _find(self, index: int) -> av.VideoFrame:
         """The frame shown at the index's time; one that the decoder never shows is held over from before."""
+        if self._counted:
+            return self._count_to(index)
         target = int(self.ticks[index])
         if self._is_ahead(index, target):
             return self._forward(target)
@@ -251,9 +297,22 @@ class ContainerFrames:
             frame = self._forward(target)
             if frame is not None:
                 return frame
-        raise InputError(
+        raise self._undecodable(index)
+
+    def _undecodable(self, index: int) -> InputError:
+        return InputError(
             f"{self.path}: no picture can be decoded at {self._seconds(index):.2f} s; the file is damaged, get it again"
         )
+
+    def _count_to(self, index: int) -> av.VideoFrame:
+        if self._current is None or self._number > index:
+            self._restart(None)
+        while self._current is None or self._number < index:
+            self._number += self._current is not None
+            self._current = next(self._decoded, None)
+            if self._current is None:
+                raise self._undecodable(index)
+        return self._current
 
     def _starts(self, index: int, target: int) -> Iterator[int | None]:
         """Where to begin decoding for a picture: key frames decoded before it and not shown after it, nearest first.
@@ -261,7 +320,7 @@ class ContainerFrames:
         In a sound file the first is right. A recovery point or a false index may need an earlier one; at last, the beginning.
         """
         keys, tried = self._packets.keys, 0
-        for number in range(bisect_right(keys, self._decode_position[index]) - 1, -1, -1):
+        for number in range(bisect_right(keys, self._decode_position[index]) - 1, -1, -1) if self._seekable else ():
             if self._packets.pts[keys[number]] <= target:
                 yield int(keys[number])
                 tried += 1
@@ -281,14 +340,23 @@ class ContainerFrames:
         """Moves the decoder to a packet (None: the beginning)."""
         self._current: av.VideoFrame | None = None
         self._following: av.VideoFrame | None = None
+        self._number = 0
         if position is None:
-            tick = int(min(self._packets.dts.min(), self._packets.pts.min()))
+            self._rewind()
         else:
             tick = int(min(self._packets.dts[position], self._packets.pts[position]))
-        self._container.seek(tick, stream=self._stream, backward=True)
-        if self._context is not self._stream.codec_context and self._context.is_open:
-            self._context.flush_buffers()
+            self._container.seek(tick, stream=self._stream, backward=True)
+            if self._context is not self._stream.codec_context and self._context.is_open:
+                self._context.flush_buffers()
         self._decoded = self._decode()
+
+    def _rewind(self) -> None:
+        """The beginning of the file, whatever its times say: it is opened again."""
+        index = self._stream.index
+        self._container.close()
+        self._container = open_container(self.path)
+        self._stream = self._container.streams[index]
+        self._prepare_decoder()
 
     def _decode(self) -> Iterator[av.VideoFrame]:
         for packet in self._container.demux(self._stream):
@@ -303,10 +371,29 @@ class ContainerFrames:
             if self._current is not None and self._current.pts == target:
                 return self._current
             if self._following is None:
-                self._following = next((f for f in self._decoded if f.pts is not None), None)
+                self._following = next(self._decoded, None)
+                self._check_order()
             if self._following is None or self._following.pts > target:
                 if self._current is not None and self._current.pts < target and not self._warned_of_hold:
                     logger.warning("%s: a picture without content is held from the one before", self.path)
                     self._warned_of_hold = True
                 return self._current
             self._current, self._following = self._following, None
+
+    def _check_order(self) -> None:
+        """Refuses a film whose times turn out false on the way: pictures found by them would be the wrong ones."""
+        now, before = self._following, self._current
+        if now is None or (now.pts is not None and (before is None or now.pts > before.pts)):
+            return
+        at = float((before.pts - int(self.ticks[0])) * self.time_base) if before is not None else 0.0
+        command = _RENUMBER.format(rate=self._stream.average_rate or "RATE")
+        raise InputError(f"{self.path}: the times of its pictures run backwards behind {at:.2f} s; {command}")
+
+
+def _notes_on_gaps(gaps: list[tuple[Fraction, Fraction]]) -> list[Note]:
+    if not gaps:
+        return []
+    at, length = max(gaps, key=lambda gap: gap[1])
+    more = f" (the longest of {len(gaps)})" if len(gaps) > 1 else ""
+    sentence = f"the picture at {float(at):.2f} s stays on show for {float(length):.1f} s{more}"
+    return [Note(code="gap", message=sentence, fix="cut the video there if its clock is wrong")]

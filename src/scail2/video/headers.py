@@ -21,7 +21,12 @@ _MAX_ELEMENTS = 10_000  # a damaged file can pretend to hold more; what lies beh
 
 
 def check_headers(path: Path, kind: FileKind) -> None:
-    """Raises InputError if an mp4/mov or Matroska/WebM file claims an impossible picture size or lacks its end."""
+    """Raises InputError if an mp4/mov, Matroska/WebM or AVI file claims an impossible picture size or lacks its end."""
+    if kind is FileKind.MPEG_TS:  # has no header
+        return
+    if kind is FileKind.AVI:
+        _check_avi(path)
+        return
     try:
         with path.open("rb") as file:
             end = file.seek(0, io.SEEK_END)
@@ -37,6 +42,24 @@ def check_headers(path: Path, kind: FileKind) -> None:
         raise InputError(f"{path}: announces {samples:,} pictures in one piece; the file is damaged, get it again")
     if cut:
         raise InputError(f"{path}: the file is truncated, its last part is missing; get it again")
+
+
+def _check_avi(path: Path) -> None:
+    """The same of an AVI: its first chunk names its length, its main header the picture's size."""
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            head = file.read(4096)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if int.from_bytes(head[4:8], "little") + 8 > end:
+        raise InputError(f"{path}: the file is truncated, its last part is missing; get it again")
+    main = head.find(b"avih")
+    if main >= 0:
+        width, height = (int.from_bytes(head[main + 40 + at : main + 44 + at], "little") for at in (0, 4))
+        if width * height > MAX_PIXELS:
+            check_frame_size(path, width, height)
 
 
 def _boxes(file: io.BufferedReader, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:

@@ -19,6 +19,8 @@ from scail2.video.source import MAX_FRAMES, VideoInfo, check_frame_size
 
 # A folder of pictures has no clock; this is the rate the models were trained at.
 FOLDER_FPS = Fraction(16)
+# A TIFF of several pages is no animation, nor is a JPEG with its thumbnail.
+ANIMATED_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
 _MILLISECOND = Fraction(1, 1000)
 # Browsers show frames that ask for 10 ms or less for 100 ms; films made for the web rely on it.
 _MIN_DELAY_MS, _DEFAULT_DELAY_MS = 11, 100
@@ -92,6 +94,14 @@ def image_pixels(picture: Image.Image, *, name: object = "the picture") -> np.nd
     if pixels.shape[-1] == 4 and (pixels[..., 3] == 255).all():
         pixels = np.ascontiguousarray(pixels[..., :3])
     return pixels
+
+
+def is_film(path: Path) -> bool:
+    """Whether a file holds pictures to be shown one after the other: a video, or an animated picture."""
+    if identify(path).is_container:
+        return True
+    with _picture_errors(path), Image.open(path) as picture:
+        return picture.format in ANIMATED_FORMATS and getattr(picture, "n_frames", 1) > 1
 
 
 class FolderFrames:
@@ -235,4 +245,5 @@ def _picture_info(path: Path, codec: str, frames, *, fps: Fraction, variable: bo
         has_alpha=frames._alpha,
         audio_codec=None,
         high_dynamic_range=False,
+        stored_size=(height, width),
     )

@@ -12,6 +12,8 @@ class FileKind(StrEnum):
 
     MP4 = "mp4"
     MATROSKA = "matroska"
+    AVI = "avi"
+    MPEG_TS = "mpeg-ts"
     GIF = "gif"
     WEBP = "webp"
     PNG = "png"
@@ -23,12 +25,14 @@ class FileKind(StrEnum):
     @property
     def is_container(self) -> bool:
         """Holds coded video (read with PyAV) rather than pictures (read with Pillow)."""
-        return self in (FileKind.MP4, FileKind.MATROSKA)
+        return self in (FileKind.MP4, FileKind.MATROSKA, FileKind.AVI, FileKind.MPEG_TS)
 
 
 _SUFFIXES = {
     FileKind.MP4: (".mp4", ".mov", ".m4v", ".qt", ".3gp"),
     FileKind.MATROSKA: (".mkv", ".webm"),
+    FileKind.AVI: (".avi", ".divx"),
+    FileKind.MPEG_TS: (".ts", ".m2ts", ".mts"),
     FileKind.GIF: (".gif",),
     FileKind.WEBP: (".webp",),
     FileKind.PNG: (".png", ".apng"),
@@ -41,13 +45,29 @@ _KIND_OF_SUFFIX = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suff
 PICTURE_SUFFIXES = tuple(s for kind, suffixes in _SUFFIXES.items() if not kind.is_container for s in suffixes)
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"moof", b"styp")
 
+# An MPEG transport stream has no signature but this byte at the head of each packet; on discs a time of 4 bytes precedes it.
+_TS_SYNC, _TS_PACKETS = 0x47, ((0, 188), (4, 192))
+_HEAD = 512
+# Films that are not read here, by their first bytes.
+_OTHER_FILMS = (
+    (b"\x00\x00\x01\xba", "an MPEG program stream"),
+    (b"\x00\x00\x01\xb3", "a raw MPEG stream"),
+    (b"\x00\x00\x00\x01", "a raw H.264 or HEVC stream"),
+    (b"FLV\x01", "Flash video"),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "Windows Media"),
+    (b"OggS", "Ogg"),
+    (b".RMF", "RealMedia"),
+    (b"DKIF", "IVF"),
+    (b"YUV4MPEG2", "raw YUV4MPEG"),
+)
+
 
 def sniff(head: bytes) -> FileKind | None:
-    """The kind that the first 16 bytes of a file announce, or None."""
+    """The kind that the first bytes of a file announce, or None."""
     if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"):
         return FileKind.AVIF
     if head[:4] == b"RIFF":
-        return FileKind.WEBP if head[8:12] == b"WEBP" else None
+        return {b"WEBP": FileKind.WEBP, b"AVI ": FileKind.AVI}.get(head[8:12])
     for magic, kind in (
         (b"\x1a\x45\xdf\xa3", FileKind.MATROSKA),
         (b"GIF8", FileKind.GIF),
@@ -59,6 +79,8 @@ def sniff(head: bytes) -> FileKind | None:
     ):
         if head.startswith(magic):
             return kind
+    if any(len(head) > first + step and head[first] == head[first + step] == _TS_SYNC for first, step in _TS_PACKETS):
+        return FileKind.MPEG_TS
     return FileKind.MP4 if head[4:8] in _MP4_BOXES else None
 
 
@@ -84,7 +106,7 @@ def identify(path: Path) -> FileKind:
     """The kind of a readable file, from its content; InputError if it is empty, unknown, or named as another kind."""
     try:
         with path.open("rb") as file:
-            head = file.read(16)
+            head = file.read(_HEAD)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if not head:
@@ -93,10 +115,18 @@ def identify(path: Path) -> FileKind:
     suffix = path.suffix.lower()
     named = _KIND_OF_SUFFIX.get(suffix)
     if kind is None:
+        for magic, name in _OTHER_FILMS:
+            if head.startswith(magic):
+                raise InputError(
+                    f"{path}: is {name}, which is not read here; "
+                    "convert it: ffmpeg -fflags +genpts -i IN -c:v libx264 -crf 12 -c:a aac OUT.mp4"
+                )
         raise InputError(
-            f"{path}: the content is not a video or picture of a known kind (mp4, mov, mkv, webm, gif, webp, png, jpeg)"
+            f"{path}: the content is not a video or picture of a known kind (mp4, mov, mkv, webm, avi, ts, gif, webp, png, jpeg)"
         )
-    if suffix and named is not kind and (kind.is_container or named is None or named.is_container):
+    # Recorders and stream downloads give any film's name to a transport stream; it is read all the same.
+    loose = kind in (FileKind.AVI, FileKind.MPEG_TS) and named is not None and named.is_container
+    if suffix and named is not kind and not loose and (kind.is_container or named is None or named.is_container):
         raise InputError(
             f"{path}: the name ends in {suffix} but the content is {kind}; rename it to {_SUFFIXES[kind][0]}"
         )

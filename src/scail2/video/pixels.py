@@ -5,13 +5,15 @@ from fractions import Fraction
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from av.video.reformatter import Interpolation as Scaler
 
 from scail2.errors import InputError
-from scail2.video.resize import resize_cover
+from scail2.video.colour import conversion
+from scail2.video.resize import Interpolation, resize_stretch
 
 # Full-resolution chroma and exact rounding: the same bytes on every processor.
-EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
+EXACT = Scaler.BICUBIC | Scaler.ACCURATE_RND | Scaler.FULL_CHR_H_INT | Scaler.BITEXACT
 _UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
 _HD_HEIGHT = 720  # players take untagged video of this height and more for BT.709, smaller for BT.601
 
@@ -60,18 +62,31 @@ def rotation_of(frame: av.VideoFrame) -> Turn | None:
     return None
 
 
+def squared(pixel_aspect: Fraction) -> Fraction:
+    """The pixel aspect (width over height) to correct: 1 for one beyond 1:4 … 4:1, which no camera has."""
+    return pixel_aspect if Fraction(1, 4) <= pixel_aspect <= 4 else Fraction(1)
+
+
 def upright_size(height: int, width: int, turn: Turn, pixel_aspect: Fraction) -> tuple[int, int]:
-    """(height, width) with square pixels after turning; a pixel aspect beyond 1:4 … 4:1 is taken for a broken header."""
-    if pixel_aspect != 1 and Fraction(1, 4) <= pixel_aspect <= 4:
-        width = max(1, round(width * pixel_aspect))
+    """(height, width) with square pixels after turning: the stored width is stretched, cut to whole pixels (as FFmpeg's
+    ``scale=iw*sar:ih`` does), then the picture is turned."""
+    width = max(1, int(width * squared(pixel_aspect)))
     return (width, height) if turn.transpose else (height, width)
 
 
 class PixelConverter:
-    """Decoded frames to uint8 RGB ``(height, width, 3)``, or RGBA where the format has alpha."""
+    """Decoded frames to uint8 RGB ``(height, width, 3)``, or RGBA where the format has alpha.
 
-    def __init__(self, name: object, *, height: int, width: int, rotation: Turn):
-        self._name, self._size, self._turn = name, (height, width), rotation
+    Args:
+        name: begins the sentence of an error.
+        height, width: of the upright picture with square pixels.
+        rotation: how to turn it upright.
+        interpolation: how pixels that are not square are stretched; with ``"nearest"`` (masks, whose colours carry
+            meaning) wide gamut and high dynamic range are left alone too.
+    """
+
+    def __init__(self, name: object, *, height: int, width: int, rotation: Turn, interpolation: Interpolation):
+        self._name, self._size, self._turn, self._interpolation = name, (height, width), rotation, interpolation
         self._coded: tuple[int, int] | None = None
         self._reformatter = VideoReformatter()
 
@@ -84,8 +99,14 @@ class PixelConverter:
                 "encode the video at one size first"
             )
         alpha = any(component.is_alpha for component in frame.format.components)
-        picture = self._to_rgb(frame, "rgba" if alpha else "rgb24")
-        return resize_cover(self._turn.apply(picture), *self._size)
+        shown = None
+        if self._interpolation is not Interpolation.NEAREST:
+            shown = conversion(int(frame.color_primaries), int(frame.color_trc))
+        if shown is None:
+            picture = self._to_rgb(frame, "rgba" if alpha else "rgb24")
+        else:
+            picture = shown(self._to_rgb(frame, "rgba64le" if alpha else "rgb48le"))
+        return resize_stretch(self._turn.apply(picture), *self._size, interpolation=self._interpolation)
 
     def _to_rgb(self, frame: av.VideoFrame, layout: str) -> np.ndarray:
         matrix = None

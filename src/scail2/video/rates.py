@@ -14,7 +14,9 @@ _COMMON = [Fraction(n) for n in (8, 10, 12, 15, 16, 20, 24, 25, 30, 48, 50, 60, 
 _COMMON += [Fraction(n * 1000, 1001) for n in (24, 30, 60)]
 _SNAP = Fraction(3, 200)  # a variable rate within 1.5 % of a common one is named by it
 _MAX_FPS = 1000
-_FALLBACK = Fraction(25)  # one single picture without any rate
+FALLBACK = Fraction(25)  # one single picture without any rate
+# A picture on show for longer than both of these (seconds, usual intervals) is a gap: it says nothing about the rate.
+_GAP_SECONDS, _GAP_INTERVALS = 1.0, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,16 @@ def typical_interval(ticks: np.ndarray) -> int:
     return int(np.median(np.diff(ticks))) if len(ticks) > 1 else 0
 
 
+def gaps(ticks: np.ndarray, time_base: Fraction) -> list[tuple[Fraction, Fraction]]:
+    """Where a variable film stands still: (seconds after its first picture, seconds it lasts) of each gap."""
+    steps = np.diff(ticks)
+    limit = max(_GAP_SECONDS, _GAP_INTERVALS * float(typical_interval(ticks) * time_base))
+    return [
+        (int(ticks[at] - ticks[0]) * time_base, int(steps[at]) * time_base)
+        for at in np.flatnonzero(steps * float(time_base) > limit).tolist()
+    ]
+
+
 def is_constant(ticks: np.ndarray, time_base: Fraction, fps: Fraction) -> bool:
     """Whether picture i is nearest to time i / fps, for all i: coarse clocks (1 ms in Matroska) do not disturb this."""
     position = (ticks - ticks[0]).astype(np.float64) * float(time_base * fps)
@@ -68,8 +80,10 @@ def describe(ticks: np.ndarray, end_tick: int, time_base: Fraction, hints: Seque
         if 0 < candidate <= _MAX_FPS and is_constant(ticks, time_base, candidate):
             return Timing(candidate, False, max(duration, len(ticks) / candidate) if len(ticks) == 1 else duration)
     if not measured:
-        return Timing(_FALLBACK, False, 1 / _FALLBACK)
-    mean = Fraction(len(ticks)) / duration if duration else measured[0]
+        return Timing(FALLBACK, False, 1 / FALLBACK)
+    missing = gaps(ticks, time_base)
+    shown = duration - sum(length for _, length in missing)
+    mean = Fraction(len(ticks) - len(missing)) / shown if shown > 0 else measured[0]
     return Timing(min(max(_snap(mean), Fraction(1, 1000)), Fraction(_MAX_FPS)), True, duration)
 
 

@@ -37,14 +37,14 @@ class StoredPictures(Protocol):
     def close(self) -> None: ...
 
 
-def open_pictures(path: str | os.PathLike) -> StoredPictures:
+def open_pictures(path: str | os.PathLike, interpolation: Interpolation = Interpolation.BICUBIC) -> StoredPictures:
     """Opens a video file, animation or picture folder; InputError with one sentence if it is none of them."""
     path = check_path(path)
     if path.is_dir():
         return FolderFrames(path)
     kind = identify(path)
     if kind.is_container:
-        return ContainerFrames(path, kind)
+        return ContainerFrames(path, kind, interpolation)
     if kind in (FileKind.GIF, FileKind.WEBP, FileKind.PNG, FileKind.AVIF):
         return AnimatedPicture(path)
     raise InputError(f"{path}: is a still picture; give a video, an animation or a folder of pictures")
@@ -71,7 +71,7 @@ class VideoReader:
             a common one. Frame k belongs to the time k / fps after the first picture.
         size: wanted (height, width); None: as stored, turned upright, square pixels.
         fit: ``"cover"`` (centre crop) or ``"letterbox"`` (borders in ``background``).
-        interpolation: ``"bicubic"`` (antialiased), or ``"nearest"`` for masks.
+        interpolation: ``"bicubic"`` (antialiased), or ``"nearest"`` for masks (also where pixels are not square).
         background: RGB that shows through transparent pixels and fills letterbox borders.
 
     Attributes:
@@ -100,15 +100,16 @@ class VideoReader:
         self._fit, self._interpolation = Fit.parse(fit), Interpolation.parse(interpolation)
         self._background = np.array(background, dtype=np.uint8)
         self.path = Path(path)
-        self._pictures = open_pictures(path)
+        self._pictures = open_pictures(path, self._interpolation)
         self.source_info = info = self._pictures.info
         self.fps = info.fps if wanted_rate is None else wanted_rate
         self.height, self.width = (info.height, info.width) if size is None else (int(size[0]), int(size[1]))
         self.has_audio, self.has_alpha = info.has_audio, info.has_alpha
         self._source_index = self._sampling()
         self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
-        if info.high_dynamic_range:
-            logger.warning("%s is high dynamic range (PQ or HLG); its colours are not tone-mapped and look flat", path)
+        for note in info.notes:
+            if note.fix:
+                logger.info("%s: %s; %s", path, note.message, note.fix)
 
     def _sampling(self) -> np.ndarray:
         pictures, info = self._pictures, self.source_info

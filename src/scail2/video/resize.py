@@ -94,7 +94,13 @@ def resize_letterbox(
     return _resize(pixels, height, width, Fit.LETTERBOX, interpolation, fill)
 
 
-def _resize(pixels, height: int, width: int, fit: Fit, interpolation: str, fill):
+def resize_stretch(pixels: Pixels, height: int, width: int, *, interpolation: str = "bicubic") -> Pixels:
+    """Scales each axis by itself, so that everything stays visible (pixels that are not square become square so); other
+    arguments as above."""
+    return _resize(pixels, height, width, None, interpolation, 0)
+
+
+def _resize(pixels, height: int, width: int, fit: Fit | None, interpolation: str, fill):
     check_target(height, width)
     method = Interpolation.parse(interpolation)
     if isinstance(pixels, np.ndarray):
@@ -123,7 +129,7 @@ def check_target(height: object, width: object) -> None:
     check_frame_size("the wanted size", int(width), int(height))
 
 
-def _resize_array(pixels: np.ndarray, size: tuple[int, int], fit: Fit, method: Interpolation, fill):
+def _resize_array(pixels: np.ndarray, size: tuple[int, int], fit: Fit | None, method: Interpolation, fill):
     if pixels.ndim < 3:
         raise InputError(f"pixels must have the shape (..., H, W, C), got {pixels.shape}")
     if pixels.shape[-3:-1] == size:
@@ -134,7 +140,7 @@ def _resize_array(pixels: np.ndarray, size: tuple[int, int], fit: Fit, method: I
     inner, box = size, (0.0, 0.0, float(source_width), float(source_height))
     if fit is Fit.COVER:
         box = cover_box(source_height, source_width, *size)
-    else:
+    elif fit is Fit.LETTERBOX:
         inner = letterbox_size(source_height, source_width, *size)
     top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
     for picture, out in zip(flat, result, strict=True):

@@ -65,6 +65,16 @@ class ArrayFrames:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Note:
+    """One thing about a file that its user should know: a code for programs, a sentence without its name, and what to do
+    about it (empty where nothing needs doing)."""
+
+    code: str
+    message: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class VideoInfo:
     """What a file holds, as shown to a viewer (turned upright, square pixels), before any resampling or resizing."""
 
@@ -84,6 +94,8 @@ class VideoInfo:
     has_alpha: bool
     audio_codec: str | None
     high_dynamic_range: bool
+    stored_size: tuple[int, int]  # (height, width) upright, before pixels that are not square were stretched
+    notes: tuple[Note, ...] = ()  # what was passed over, converted or left unconverted
 
     @property
     def has_audio(self) -> bool:

@@ -3,8 +3,6 @@
 import errno
 import logging
 import os
-import shutil
-import uuid
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image
 
 from scail2.errors import InputError
+from scail2.staging import Staging
 from scail2.video import rates
 from scail2.video.audio import AudioCarrier
 from scail2.video.pixels import EXACT
@@ -163,7 +162,6 @@ class VideoWriter:
         self._has_alpha: bool | None = None
         self._before_publishing = before_publishing
         self._check_name()
-        self._beside = self.path.with_name(f".{self.path.stem}.{uuid.uuid4().hex[:8]}.part{self.path.suffix}")
         self._container: av.container.OutputContainer | None = None
         self._audio = AudioCarrier.open(audio_from, audio_start) if audio_from is not None else None
         self._reformatter = VideoReformatter()
@@ -187,7 +185,8 @@ class VideoWriter:
 
     def _reserve(self) -> None:
         """Makes the unfinished file now, so that a wrong place is reported before hours of work, not after."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._staging = Staging(self.path)
+        self._beside = self._staging.place
         if self.codec is Codec.PNG:
             self._beside.mkdir()
         else:
@@ -236,6 +235,7 @@ class VideoWriter:
                 self._container.close()
                 self._container = None
             self._publish()
+            self._staging.close()
         self._release_audio()
 
     def abort(self) -> None:
@@ -247,10 +247,7 @@ class VideoWriter:
                 container.close()
             except (av.error.FFmpegError, OSError, ValueError) as error:
                 logger.debug("closing an abandoned film: %s", error)
-        if self._beside.is_dir():
-            shutil.rmtree(self._beside, ignore_errors=True)
-        else:
-            self._beside.unlink(missing_ok=True)
+        self._staging.close()
 
     @contextmanager
     def _removing_on_failure(self):
@@ -359,15 +356,14 @@ def _is_frame_folder(path: Path) -> bool:
 
 
 def _replace_folder(new: Path, path: Path) -> None:
-    """Puts ``new`` at ``path``; an older folder of frames there is set aside first and removed last."""
+    """Puts ``new`` at ``path``; an older folder of frames there goes with the rest of the staging folder."""
     if not path.exists():
         os.replace(new, path)
         return
-    old = new.with_name(new.name + ".old")
+    old = new.with_name("replaced")
     os.replace(path, old)
     try:
         os.replace(new, path)
     except OSError:
         os.replace(old, path)
         raise
-    shutil.rmtree(old, ignore_errors=True)

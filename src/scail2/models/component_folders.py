@@ -1,0 +1,54 @@
+"""Components of a pipeline from their folders, once the folder's own words are checked.
+
+diffusers builds whatever a configuration asks for, so the arguments of our own classes are typed and compared with the
+tensors first; `scail2.models.model_folder` does what can be done without torch.
+"""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scail2.errors import InputError
+
+from .autoencoder import AutoencoderPatchTransform
+from .model_folder import arguments_of, check_component, check_pipeline, loading, read_config, shapes_in
+from .transformer import SCAIL2Transformer3DModel
+
+
+def load_component_folder(kind: Any, folder: str | Path, **options: Any) -> Any:
+    """``kind.from_pretrained(folder, ...)`` for a folder that was checked first; InputError where it does not load."""
+    check_component(Path(folder))
+    _check_class(Path(folder))
+    with loading(folder):
+        return kind.from_pretrained(folder, **options)
+
+
+def check_classes(folder: Path) -> None:
+    """What `check_pipeline` leaves out because it needs torch: the arguments of our own classes."""
+    for name in check_pipeline(folder):
+        if (folder / name).is_dir():
+            _check_class(folder / name)
+
+
+def _check_class(folder: Path) -> None:
+    """The arguments of our own classes; imports torch."""
+    config = read_config(folder)
+    if config.get("_class_name") == "SCAIL2Transformer3DModel":
+        arguments_of(SCAIL2Transformer3DModel, config, folder / "config.json")
+    elif config.get("_class_name") == "AutoencoderPatchTransform":
+        _check_patch_transform(config, shapes_in(folder), folder / "config.json")
+
+
+def _check_patch_transform(config: Mapping[str, Any], shapes: Mapping[str, Any] | None, where: Path) -> None:
+    arguments = arguments_of(AutoencoderPatchTransform, config, where)
+    defaults = inspect.signature(AutoencoderPatchTransform.__init__).parameters
+    size, frames, channels = (
+        arguments.get(name, defaults[name].default)
+        for name in ("scale_factor_spatial", "scale_factor_temporal", "z_dim")
+    )
+    wanted = {"image_basis": (channels, 3 * size**2), "video_basis": (channels, frames * 3 * size**2)}
+    for name, shape in wanted.items():
+        if shapes is None or shapes.get(name) != shape:
+            found = "missing" if shapes is None or name not in shapes else f"of shape {shapes[name]}"
+            raise InputError(f"{where} makes '{name}' a tensor of shape {shape}, but in its weights it is {found}.")

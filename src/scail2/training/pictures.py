@@ -1,0 +1,68 @@
+"""How wrong a picture is, for training: squared error and what it blurs away (absolute, gradient, structure)."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+_SIMILARITY_WINDOW = 7
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PictureLoss:
+    """Weights of the terms. Pixels are in [-1, 1].
+
+    Attributes:
+        squared: squared error, the figure that PSNR is made of.
+        absolute: absolute error; a decision costs less than it does squared, so edges get harder.
+        gradient: absolute error of the differences of neighbouring pixels.
+        similarity: 1 − SSIM.
+        character: how much a character's pixel counts beside another's 1.
+    """
+
+    squared: float = 1.0
+    absolute: float = 0.05
+    gradient: float = 0.03
+    similarity: float = 0.02
+    character: float = 3.0
+
+    def __call__(self, output: Tensor, truth: Tensor, region: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of frames ``(B, 3, T, H, W)`` with characters in ``region``, bool ``(B, T, H, W)``.
+
+        Returns:
+            A scalar, and its unweighted terms for the log.
+        """
+        weight = 1 + (self.character - 1) * region[:, None].float()
+        weight = weight / weight.mean()
+        difference = output - truth
+        terms = {
+            "squared": (weight * difference.square()).mean(),
+            "absolute": (weight * difference.abs()).mean(),
+            "gradient": sum(
+                (weight.narrow(d, 1, weight.shape[d] - 1) * difference.diff(dim=d).abs()).mean() for d in (3, 4)
+            ),
+            "dissimilarity": (weight * dissimilarity(output, truth)).mean(),
+        }
+        factors = (self.squared, self.absolute, self.gradient, self.similarity)
+        total = sum(factor * term for factor, term in zip(factors, terms.values(), strict=True))
+        return total, {name: term.detach() for name, term in terms.items()}
+
+
+def dissimilarity(output: Tensor, truth: Tensor) -> Tensor:
+    """1 − SSIM around each pixel, ``(B, 1, T, H, W)``: flat 7×7 windows, mean of the channels; clips in [-1, 1]."""
+    x, y = (clip.transpose(1, 2).flatten(0, 1) + 1 for clip in (output, truth))  # luminance is counted from black
+    mean_x, mean_y, square_x, square_y, product = (_windowed(v) for v in (x, y, x * x, y * y, x * y))
+    variance = (square_x - mean_x**2) + (square_y - mean_y**2)
+    covariance = product - mean_x * mean_y
+    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    # |mean|² and variance are at least 0 but for rounding.
+    similarity = similarity / ((mean_x**2 + mean_y**2 + c1) * (variance.clamp(min=0) + c2))
+    return (1 - similarity.mean(dim=1, keepdim=True)).unflatten(0, (len(output), -1)).transpose(1, 2)
+
+
+def _windowed(values: Tensor) -> Tensor:
+    half = _SIMILARITY_WINDOW // 2
+    padded = F.pad(values, (half, half, half, half), mode="replicate")
+    across = F.avg_pool2d(padded, (1, _SIMILARITY_WINDOW), stride=1)
+    return F.avg_pool2d(across, (_SIMILARITY_WINDOW, 1), stride=1)

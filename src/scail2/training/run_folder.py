@@ -1,0 +1,188 @@
+"""A training run's folder: whose it is, what it is continued with, and the transformer exported into it."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from scail2.documents import load_json
+from scail2.errors import InputError
+from scail2.ownership import Kind, check_folder, claimed_folder, is_document
+from scail2.request_files import refuse_overwriting
+from scail2.staging import Staging, atomic_file, set_aside, sweep
+from scail2.training.config import TrainConfig
+from scail2.training.state import latest_state, state_step
+
+CONFIG, CHANGES, CHECKPOINTS, SAMPLES = "config.json", "changes.jsonl", "checkpoints", "samples"
+TRAINING = Kind(
+    "training runs",
+    f"{CONFIG} of scail2 train",
+    lambda folder: is_document(folder / CONFIG, {"name", "model", "steps", "data", "optimizer", "seed"}),
+)
+# What may differ when a run goes on: how long and how it is watched. Everything else decides what is learnt.
+_FREE = frozenset(
+    {
+        "steps", "checkpoint_every", "log_every", "keep_checkpoints", "sheets", "compile_blocks",
+        "gradient_checkpointing",
+    }
+)  # fmt: skip
+_SAMPLED_BLOCKS, _BLOCK = 16, 1 << 20
+_EXPORT_MARK = ".scail2.json"
+
+
+@contextmanager
+def training_folder(path: str | Path, config: TrainConfig, start_from: Path | None = None) -> Iterator[Path]:
+    """Holds the folder of a training run: new, empty, or one that was trained in before.
+
+    Raises:
+        InputError: it holds something else, an input lies in it or it in an input, or another process trains there.
+    """
+    given = [("model", config.model), ("training data", config.data.shards), ("sheet data", config.sheets.shards)]
+    refuse_overwriting([Path(path)], [(name, Path(each)) for name, each in given if each is not None])
+    if start_from is not None:
+        refuse_overwriting([Path(path)], [("run to start from", start_from)])
+    check_folder(Path(path), TRAINING)
+    with claimed_folder(path, TRAINING) as folder:
+        for name in (CHECKPOINTS, SAMPLES, "tensorboard", "log.jsonl", CHANGES):
+            if (folder / name).is_symlink():
+                raise InputError(
+                    f"{folder / name} is a link, which training does not follow: replace it by its target."
+                )
+        for part in (CHECKPOINTS, SAMPLES):
+            sweep(folder / part)
+        yield folder
+
+
+def refuse_change(folder: Path, config: TrainConfig) -> None:
+    """Raises `InputError` when a run that has checkpoints would go on with other settings, data or model than it had."""
+    changed = _changes(folder, config)
+    if changed:
+        told = ", ".join(f"{name} ({_shown(old)}, now {_shown(new)})" for name, (old, new) in changed.items())
+        step = state_step(latest_state(folder / CHECKPOINTS))
+        raise InputError(
+            f"{folder} was trained to step {step} with another {told}: repeat the command it was begun with, choose another "
+            "--output, or go on in the new way with --change."
+        )
+
+
+def save_config(folder: Path, config: TrainConfig) -> None:
+    """Writes what the run is made with; a change of a run that has checkpoints is added to `changes.jsonl`."""
+    changed = _changes(folder, config)
+    if changed:
+        line = {"step": state_step(latest_state(folder / CHECKPOINTS)), "changed": changed}
+        with (folder / CHANGES).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+    with atomic_file(folder / CONFIG) as file:
+        file.write((json.dumps(_described(config), indent=2) + "\n").encode())
+
+
+def _described(config: TrainConfig) -> dict[str, Any]:
+    inputs = {"model": _model_identity(Path(config.model)), "data": _data_identity(Path(config.data.shards))}
+    return dataclasses.asdict(config) | {"inputs": inputs}
+
+
+def _changes(folder: Path, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Name → (then, now) of what decides the result and differs; nothing where nothing was trained yet."""
+    if latest_state(folder / CHECKPOINTS) is None or not (folder / CONFIG).is_file():
+        return {}
+    before = load_json(folder / CONFIG, dict[str, Any])
+    now = json.loads(json.dumps(_described(config)))
+    identified = "inputs" in before
+    old, new = (dict(_flat({name: v for name, v in each.items() if name not in _FREE})) for each in (before, now))
+    changed = {name: (old[name], new[name]) for name in new if name in old and old[name] != new[name]}
+    for name, path in (("model", "model"), ("data", "data.shards")):
+        same_place = path in old and os.path.realpath(str(old[path])) == os.path.realpath(new[path])
+        if identified or same_place:  # content counts, wherever it lies
+            changed.pop(path, None)
+        if f"inputs.{name}" in changed:
+            then, later = changed.pop(f"inputs.{name}")
+            named = same_place or path not in old
+            changed[name] = (then, later) if named else (old[path], new[path])
+    return changed
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value) if not isinstance(value, str) else value
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _data_identity(folder: Path) -> str:
+    """Digest of a cache: what it was made of, and the names and sizes of its shards."""
+    digest = hashlib.sha256()
+    description = folder / "cache.json"
+    if description.is_file():
+        digest.update(description.read_bytes())
+    shards = sorted(folder.glob("*.tar")) if folder.is_dir() else [folder]
+    for path in shards:
+        digest.update(f"{path.name!r} {path.stat().st_size if path.exists() else None}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _model_identity(folder: Path) -> str:
+    """Digest of a transformer: its configuration, and sizes and samples of its weights (all of small files)."""
+    digest = hashlib.sha256()
+    place = folder / "transformer"
+    for path in sorted([*place.glob("*.json"), *place.glob("*.safetensors")]):
+        size = path.stat().st_size
+        digest.update(f"{path.name!r} {size}\n".encode())
+        with path.open("rb") as file:
+            for number in range(_SAMPLED_BLOCKS):
+                file.seek(max(0, size - _BLOCK) * number // (_SAMPLED_BLOCKS - 1))
+                digest.update(file.read(_BLOCK))
+                if size <= _BLOCK:
+                    break
+    return digest.hexdigest()[:16]
+
+
+# ---- the exported transformer -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def exported_folder(place: Path) -> Iterator[Path]:
+    """Yields a folder to write an export into, which then takes its place.
+
+    An export that is still as it was written is replaced; anything else that is there moves to `superseded/` beside it.
+    """
+    sweep(place.parent, place.name)
+    with Staging(place) as staging:
+        staging.place.mkdir()
+        yield staging.place
+        files = _hashes(staging.place)
+        (staging.place / _EXPORT_MARK).write_text(json.dumps({"files": files}, indent=1) + "\n")
+        written = _written(place)
+        if written == files:
+            return
+        if written is not None:
+            os.rename(place, staging.folder / "replaced")
+        elif os.path.lexists(place):
+            set_aside(place)
+        staging.publish()
+
+
+def _written(place: Path) -> dict[str, str] | None:
+    """Names and hashes of an export that nobody has touched since; None for everything else."""
+    if place.is_symlink() or not is_document(place / _EXPORT_MARK, {"files"}):
+        return None
+    recorded = load_json(place / _EXPORT_MARK, dict[str, Any])["files"]
+    return recorded if _hashes(place) == recorded else None
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    hashes = {}
+    for path in sorted(folder.rglob("*")):
+        if path != folder / _EXPORT_MARK and not (path.is_dir() and not path.is_symlink()):
+            with path.open("rb") as file:
+                hashes[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes

@@ -1,0 +1,101 @@
+"""A film's sound, decoded: what is damaged in it is known by its place, and is never more than its own frame."""
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+
+import av
+
+from scail2.video import tracks
+from scail2.video.opening import decoding_errors, open_container
+from scail2.video.source import Note
+
+logger = logging.getLogger(__name__)
+
+# These carry checksums of their samples, which FFmpeg looks at only when told to.
+_CHECKED_CODECS = {"flac", "wavpack", "tta", "tak", "ape", "truehd", "mlp", "ac3", "eac3"}
+_SHOWN_PLACES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A part of the sound that cannot be decoded: seconds on the file's clock, the second possibly equal to the first."""
+
+    start: Fraction
+    stop: Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class SoundCheck:
+    """What running through a sound track found: its damage, and whether any of it could be decoded."""
+
+    damage: tuple[Damage, ...]
+    heard: bool
+
+
+def decoded(container: av.container.InputContainer, stream) -> Iterator[av.AudioFrame | Damage]:
+    """The frames of a sound track from where the container stands, and in their place what cannot be decoded."""
+    if tracks.codec_name(stream) in _CHECKED_CODECS and not stream.codec_context.is_open:
+        stream.codec_context.options = {"err_detect": "crccheck+explode"}
+    clock = Fraction(0)
+    for packet in container.demux(stream):
+        time = packet.pts if packet.pts is not None else packet.dts
+        clock = clock if time is None else time * Fraction(packet.time_base)
+        stop = clock + (packet.duration or 0) * Fraction(packet.time_base)
+        try:
+            frames = packet.decode() if packet.size else stream.codec_context.decode(None)
+        except (av.error.FFmpegError, ValueError) as error:
+            logger.debug("sound at %.3f s: %s", float(clock), error)
+            yield Damage(clock, stop)
+            continue
+        if packet.is_corrupt or any(frame.is_corrupt for frame in frames):
+            yield Damage(clock, stop)
+            continue
+        yield from frames
+
+
+def check_sound(path: Path) -> SoundCheck | None:
+    """Runs through a film's sound once; None if it has none. Remembered until the file changes.
+
+    Raises:
+        InputError: the file cannot be read to its end.
+    """
+    stat = os.stat(path)
+    return _check(Path(path).absolute(), stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=8)
+def _check(path: Path, _changed: int, _size: int) -> SoundCheck | None:
+    with decoding_errors(path, "reading the sound"), open_container(path) as container:
+        stream = tracks.sound_of(container)
+        if stream is None:
+            return None
+        damage, heard = [], False
+        for part in decoded(container, stream):
+            if isinstance(part, Damage):
+                damage.append(part)
+            else:
+                heard = heard or part.samples > 0
+    return SoundCheck(damage=tuple(damage), heard=heard)
+
+
+def notes_on(path: Path, start: Fraction, seconds: Fraction) -> list[Note]:
+    """What a film that carries this file's sound will lack, from ``start`` on the file's clock for so many seconds."""
+    check = check_sound(path)
+    if check is None:
+        return []
+    if not check.heard:
+        sentence = "no part of its sound can be decoded: the film will be silent"
+        return [Note(code="sound", message=sentence, fix="get or encode the sound again, or use --no-audio")]
+    within = [each for each in check.damage if each.stop >= start and each.start < start + seconds]
+    if not within:
+        return []
+    places = ", ".join(f"{max(0.0, float(each.start - start)):.2f} s" for each in within[:_SHOWN_PLACES])
+    more = f" and {len(within) - _SHOWN_PLACES} more" if len(within) > _SHOWN_PLACES else ""
+    what = "a damaged place" if len(within) == 1 else f"{len(within)} damaged places"
+    sentence = f"its sound has {what}, at {places}{more}: silence there"
+    return [Note(code="sound", message=sentence, fix="get or encode the sound again, or use --no-audio")]

@@ -1,0 +1,236 @@
+"""Model folders, indexes and shards that ask for too much or lead outside: refused before anything is built or read."""
+
+import io
+import json
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from scail2.data.shards import DamageReport, ShardWriter, find_shards, index_path, read_index
+from scail2.errors import InputError
+from scail2.models.checkpoints import load_transformer, open_transformer
+from scail2.models.hub import embedded_model_path, load_pipeline
+from scail2.models.inventory import describe
+from scail2.models.lora_files import own_alpha
+from scail2.models.model_folder import check_component, shards_of
+from scail2.models.tensor_files import open_tensor_file
+
+NANO = embedded_model_path()
+
+
+@pytest.fixture
+def small(tmp_path) -> Path:
+    """A pipeline folder with the embedded model's configurations, linked weights would lead outside, so they are copied."""
+    shutil.copytree(NANO, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def change(path: Path, **changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+TRANSFORMER = [
+    ({"num_layers": 10**9}, "1000000000"),
+    ({"num_layers": 10**6}, "1000000 'num_layers', but its weights have only"),
+    ({"num_layers": "6"}, "'num_layers' must be a whole number, not '6'"),
+    ({"num_layers": -1}, "it must be from 0 to"),
+    ({"patch_size": 2}, "'patch_size' must be a list"),
+    ({"patch_size": [1, 2]}, "'patch_size' must have 3 entries"),
+    ({"patch_size": [1, 2, 10**18]}, "'patch_size' is 1000000000000000000"),
+    ({"ffn_dim": 1e6}, "'ffn_dim' must be a whole number"),
+    ({"eps": "tiny"}, "'eps' must be a number"),
+    ({"windows": 3}, "'windows' is no setting"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "told"), TRANSFORMER, ids=[str(wrong) for wrong, _ in TRANSFORMER])
+def test_configurations_of_a_transformer_are_checked_before_it_is_built(small, wrong, told):
+    change(small / "transformer" / "config.json", **wrong)
+    for load in (load_pipeline, lambda folder: load_transformer(folder / "transformer")):
+        with pytest.raises(InputError, match=told):
+            load(small)
+
+
+AUTOENCODER = [
+    ({"scale_factor_spatial": 10**6}, "'image_basis' a tensor of shape"),
+    ({"z_dim": 65}, "'image_basis' a tensor of shape"),
+    ({"decoder_blocks": 10**6}, "1000000 'decoder_blocks'"),
+    ({"latents_mean": {"a": 1}}, "'latents_mean' must be a list"),
+    ({"latents_mean": ["a"]}, r"'latents_mean\[0\]' must be a number"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "told"), AUTOENCODER, ids=[str(wrong) for wrong, _ in AUTOENCODER])
+def test_configurations_of_an_autoencoder_are_checked_before_it_is_built(small, wrong, told):
+    change(small / "vae" / "config.json", **wrong)
+    with pytest.raises(InputError, match=told):
+        load_pipeline(small)
+
+
+def test_layers_of_other_peoples_classes_are_counted_too(tmp_path):
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"num_hidden_layers": 2}}))
+    with pytest.raises(InputError, match="asks for 2 'num_hidden_layers', but its weights have only 1"):
+        check_component(tmp_path)
+
+
+def test_block_numbers_in_a_file_build_no_more_blocks_than_it_has_tensors(small):
+    path = small / "transformer" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    loose = small.parent / "loose.safetensors"
+    save_file(tensors | {"blocks.999999999.scale_shift_table": torch.zeros(1, 6, 512)}, loose)
+    with pytest.raises(InputError, match="1000000000"):
+        open_transformer(loose, {"num_heads": 8})
+
+
+INDEX = [
+    ({"model_index.json": []}, "must be a table"),
+    ({"model_index.json": {"vae": [1, 2]}}, r"'vae\[0\]' must be text"),
+    ({"model_index.json": {"vae": ["a"]}}, "'vae' must have 2 entries"),
+    ({"model_index.json": {"../../etc": ["a", "b"]}}, "names the component '../../etc'"),
+]
+
+
+@pytest.mark.parametrize(("files", "told"), INDEX, ids=[told for _, told in INDEX])
+def test_model_indexes_are_typed(small, files, told):
+    for name, content in files.items():
+        (small / name).write_text(json.dumps(content))
+    for read in (load_pipeline, describe):
+        with pytest.raises(InputError, match=told):
+            read(small)
+
+
+# ---- pointing outside -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def secret(tmp_path) -> Path:
+    (tmp_path / "outside").mkdir()
+    save_file({"secret": torch.arange(3.0)}, tmp_path / "outside" / "secret.safetensors")
+    (tmp_path / "folder").mkdir()
+    return tmp_path / "outside" / "secret.safetensors"
+
+
+def write_index(folder: Path, weight_map: object) -> Path:
+    path = folder / "diffusion_pytorch_model.safetensors.index.json"
+    path.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return path
+
+
+@pytest.mark.parametrize("how", ["../outside/secret.safetensors", "absolute", "link", "folder link", "a/b.safetensors"])
+def test_indexes_that_name_files_elsewhere_are_refused(secret, how):
+    folder = secret.parent.parent / "folder"
+    name = str(secret) if how == "absolute" else how
+    if how == "link":
+        name = "inside.safetensors"
+        (folder / name).symlink_to(secret)
+    elif how == "folder link":
+        (folder / "sub").symlink_to(secret.parent)
+        name = "sub/secret.safetensors"
+    write_index(folder, {"secret": name})
+    for read in (open_tensor_file, check_component, load_transformer):
+        with pytest.raises(InputError, match=r"is not a file beside it|leads out of its folder"):
+            read(folder)
+
+
+def test_links_inside_the_folder_and_those_of_the_hub_cache_are_read(secret):
+    folder = secret.parent.parent / "folder"
+    shutil.copy(secret, folder / "true.safetensors")
+    (folder / "name.safetensors").symlink_to("true.safetensors")
+    assert open_tensor_file(write_index(folder, {"secret": "name.safetensors"})).read("secret").tolist() == [0, 1, 2]
+    snapshot = secret.parent.parent / "models--a--b" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    blobs = snapshot.parent.parent / "blobs"
+    blobs.mkdir()
+    shutil.copy(secret, blobs / "0123")
+    (snapshot / "x.safetensors").symlink_to("../../blobs/0123")
+    assert shards_of(write_index(snapshot, {"secret": "x.safetensors"})) == [snapshot / "x.safetensors"]
+
+
+WRONG_INDEX = [[], 3, {"a": 1}, {"a": ["b"]}, {"a": ""}, {"a": ".."}, {"a": "absent.safetensors"}, {"a": "x\0y"}, None]
+
+
+@pytest.mark.parametrize("weight_map", WRONG_INDEX, ids=[str(each) for each in WRONG_INDEX])
+def test_wrong_indexes_are_refused(tmp_path, weight_map):
+    with pytest.raises(InputError, match=r"index\.json"):
+        open_tensor_file(write_index(tmp_path, weight_map))
+
+
+def write_tar(path: Path, *members: tarfile.TarInfo) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for each in members:
+            tar.addfile(each, io.BytesIO(b"{}") if each.isfile() else None)
+    return path
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, target, 2 if kind == tarfile.REGTYPE else 0
+    return info
+
+
+OUTSIDE = [
+    member("../../secret.json"),
+    member("/etc/secret.json"),
+    member("a/../../b.json"),
+    member("0.safetensors", tarfile.SYMTYPE, "/etc/passwd"),
+    member("0.safetensors", tarfile.LNKTYPE, "0.json"),
+    member("0.safetensors", tarfile.CHRTYPE),
+]
+
+
+@pytest.mark.parametrize("wrong", OUTSIDE, ids=lambda info: f"{info.name} {info.type}")
+def test_shards_whose_members_lead_outside_are_refused(tmp_path, wrong):
+    path = write_tar(tmp_path / "shard.tar", member("0.json"), wrong)
+    with pytest.raises(InputError, match=r"leads out of its folder|is a link or device"):
+        read_index(path, DamageReport())
+
+
+def test_shards_of_a_folder_may_not_be_links_to_elsewhere(tmp_path):
+    (tmp_path / "folder").mkdir()
+    path = write_tar(tmp_path / "shard.tar", member("0.json"))
+    (tmp_path / "folder" / "shard.tar").symlink_to(path)
+    with pytest.raises(InputError, match="leads out of its folder"):
+        find_shards(tmp_path / "folder")
+    assert find_shards(path) == [path]
+
+
+def test_members_that_an_index_places_outside_its_shard_are_found_by_scanning_instead(tmp_path):
+    with ShardWriter(tmp_path / "shard.tar") as writer:
+        writer.write("0", {"a": 1}, {"bin": b"payload"})
+    index = json.loads(index_path(tmp_path / "shard.tar").read_text())
+    for place in ([-512, 7], [512, 10**9], [512], ["a", "b"], None):
+        index["samples"][0]["members"]["bin"] = place
+        index_path(tmp_path / "shard.tar").write_text(json.dumps(index))
+        report = DamageReport()
+        (record,) = read_index(tmp_path / "shard.tar", report)
+        assert record.read("bin") == b"payload"
+        assert list(report.shards) == ["shard.index.json"]
+
+
+def test_the_number_of_members_is_limited_and_the_limit_can_be_raised(tmp_path, monkeypatch):
+    path = write_tar(tmp_path / "many.tar", *(member(f"{number}.json") for number in range(30)))
+    monkeypatch.setenv("SCAIL2_MAX_MEMBERS", "20")
+    with pytest.raises(InputError, match=r"many\.tar: 21 members are more than the 20 allowed.*SCAIL2_MAX_MEMBERS"):
+        read_index(path, DamageReport())
+    monkeypatch.setenv("SCAIL2_MAX_MEMBERS", "30")
+    report = DamageReport()
+    assert read_index(path, report) == []
+    assert len(report.samples) == 30  # JSON alone is no sample
+
+
+def test_patterns_of_a_lora_that_could_match_for_ever_are_not_tried():
+    assert own_alpha({"blocks.0.attn1": 8.0, r"^blocks\.1\.attn1$": 4.0}, 2.0, "blocks.1.attn1") == 4.0
+    with pytest.raises(InputError, match="no module's name"):
+        own_alpha({"(a+)+$": 1.0}, 2.0, "a" * 64 + "!")
+
+
+def test_a_model_that_is_a_pipe_or_device_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="There is no file or folder"):
+        open_tensor_file(tmp_path / "model.safetensors")

@@ -1,0 +1,185 @@
+"""The refiner's training: fresh clips by number, the loss against its definition, what a run trains, resuming."""
+
+import dataclasses
+import multiprocessing
+
+import pytest
+import torch
+import torch.distributed as dist
+from tiny import bare_transformer
+
+from scail2.conditions import ConditionGeometry
+from scail2.data.puppet_source import PuppetSource
+from scail2.errors import InputError
+from scail2.evaluation.metrics import ssim_map
+from scail2.models.autoencoder import AutoencoderPatchTransform
+from scail2.training.config import OptimizerConfig
+from scail2.training.fresh_clips import FreshClipConfig, FreshClips
+from scail2.training.parallel import ParallelContext
+from scail2.training.pictures import PictureLoss, dissimilarity
+from scail2.training.refiner import RefinerConfig, RefinerTraining, joint_refiner, load_networks, with_refiner
+
+CPU = ParallelContext(torch.device("cpu"))
+SOURCE = PuppetSource(frames=9, height=32, width=32)
+
+
+@pytest.fixture(scope="module")
+def linear() -> AutoencoderPatchTransform:
+    return AutoencoderPatchTransform(z_dim=12, num_static_channels=9)
+
+
+def network(**changes):
+    return bare_transformer(in_channels=16, out_channels=12, **changes)
+
+
+def fresh_clips(linear, **changes) -> FreshClips:
+    return FreshClips(SOURCE, linear, ConditionGeometry.of(network()), FreshClipConfig(pairs=1, **changes))
+
+
+def training(linear, directory, config, **changes) -> RefinerTraining:
+    torch.manual_seed(0)
+    directory.mkdir(exist_ok=True)
+    vae = with_refiner(linear, (8, 12), (1, 1))
+    return RefinerTraining(vae, network(), fresh_clips(linear, **changes), config, directory, CPU)
+
+
+def test_a_batch_follows_from_its_number_and_shows_both_sides_of_a_pair(linear):
+    clips = fresh_clips(linear, whole_share=1.0, history_share=0.0)
+    first, again, other = clips(3), clips(3), clips(4)
+    assert torch.equal(first.pixels, again.pixels)
+    assert not torch.equal(first.pixels, other.pixels)
+    torch.testing.assert_close(linear.encode(first.pixels).latent_dist.mode(), first.latents)
+    # One side's driving video is the other side's target.
+    driving = linear.decode_linear(first.conditions.driving_latents)
+    shown = linear.decode_linear(linear.encode(first.pixels.flip(0)).latent_dist.mode())
+    torch.testing.assert_close(driving, shown)
+
+
+def test_windows_are_cut_alike_from_everything(linear):
+    whole = fresh_clips(linear, whole_share=1.0, history_share=0.0)
+    window = fresh_clips(linear, whole_share=0.0, window=2)
+    starts = set()
+    for number in range(6):
+        cut, full = window(number), whole(number)
+        starts.add(start := cut.frame_offset)
+        assert torch.equal(cut.latents, full.latents[:, :, start : start + 2])
+        assert torch.equal(cut.conditions.driving_latents, full.conditions.driving_latents[:, :, start : start + 2])
+        assert torch.equal(cut.conditions.driving_masks, full.conditions.driving_masks[:, :, start : start + 2])
+        frames = linear.decode_linear(cut.latents, first_alone=cut.starts_clip)
+        assert frames.shape == cut.pixels.shape
+        assert cut.region.shape == cut.pixels[:, 0].shape
+        assert torch.equal(cut.pixels, full.pixels[:, :, 0 if start == 0 else 1 : 5 if start == 0 else 9])
+    assert starts == {0, 1}
+
+
+def test_history_is_for_whole_clips_only(linear):
+    remembering = fresh_clips(linear, whole_share=0.5, history_share=1.0, history_frames=1)
+    for number in range(8):
+        batch = remembering(number)
+        assert batch.history_frames == (1 if batch.latents.shape[2] == 3 else 0)
+
+
+def test_the_loss_is_made_of_its_terms():
+    generator = torch.Generator().manual_seed(0)
+    output, truth = (torch.rand(1, 3, 2, 16, 16, generator=generator) * 2 - 1 for _ in range(2))
+    region = torch.zeros(1, 2, 16, 16, dtype=torch.bool)
+    region[..., :8] = True
+    total, terms = PictureLoss(squared=2.0, absolute=0.5, gradient=0.25, similarity=0.1)(output, truth, region)
+    expected = 2 * terms["squared"] + 0.5 * terms["absolute"] + 0.25 * terms["gradient"] + 0.1 * terms["dissimilarity"]
+    assert float(total) == pytest.approx(float(expected))
+    squares = (output - truth).square()
+    assert float(terms["squared"]) == pytest.approx(float((3 * squares[..., :8].mean() + squares[..., 8:].mean()) / 4))
+    assert float(PictureLoss()(truth, truth, region)[0]) == pytest.approx(0, abs=1e-6)
+
+
+def test_dissimilarity_is_the_measures_ssim():
+    generator = torch.Generator().manual_seed(1)
+    output, truth = (torch.randint(256, (1, 3, 2, 24, 24), generator=generator) for _ in range(2))
+    measured = ssim_map(*(clip[0].permute(1, 2, 3, 0).byte().numpy() for clip in (output, truth)))
+    ours = 1 - dissimilarity(output / 127.5 - 1, truth / 127.5 - 1)[0, 0].numpy()
+    # The measure divides variances by one pixel less; borders are padded differently.
+    assert abs(ours - measured)[:, 4:-4, 4:-4].max() < 0.01
+    assert measured[:, 4:-4, 4:-4].std() > 0.05
+
+
+def test_a_run_trains_the_refiner_only_and_gets_better(linear, tmp_path):
+    quick = OptimizerConfig(learning_rate=5e-3, weight_decay=0.0, clip_norm=1.0)
+    config = RefinerConfig(steps=25, log_every=5, checkpoint_every=25, optimizer=quick)
+    run = training(linear, tmp_path, config)
+    before = {name: value.clone() for name, value in run.transformer.state_dict().items()}
+    basis = run.vae.video_basis.clone()
+    batch, generator = run.clips(0), torch.Generator()
+    first = run.loss(batch, generator.manual_seed(0))[0].item()
+    assert run.run() == 50
+    assert run.loss(batch, generator.manual_seed(0))[0].item() < 0.95 * first
+    assert all(torch.equal(value, before[name]) for name, value in run.transformer.state_dict().items())
+    assert torch.equal(run.vae.video_basis, basis)
+    vae = with_refiner(linear, (8, 12), (1, 1))
+    load_networks(tmp_path, vae, network())
+    averages = {name: value for name, value in run.average.average.items() if name.startswith("refiner.")}
+    assert averages
+    assert all(torch.equal(vae.state_dict()[name], value) for name, value in averages.items())
+
+
+def test_a_joint_run_trains_both_and_goes_on_where_it_stopped(linear, tmp_path):
+    config = dataclasses.replace(joint_refiner(4), checkpoint_every=2, log_every=1)
+    changes = {"whole_share": 0.5, "history_share": 1.0, "history_frames": 1}
+    whole = training(linear, tmp_path / "whole", config, **changes)
+    start = {name: value.clone() for name, value in whole.model.state_dict().items()}
+    assert whole.run() == 16
+    moved = {
+        name.split(".")[0] for name, value in whole.model.state_dict().items() if not torch.equal(value, start[name])
+    }
+    assert moved == {"refiner", "transformer"}
+    training(linear, tmp_path / "parts", dataclasses.replace(config, steps=2), **changes).run()
+    resumed = training(linear, tmp_path / "parts", config, **changes)
+    resumed.run()
+    # The rate of a step depends on the number of steps, so only a run that was to have as many is the same.
+    assert resumed.average.updates == whole.average.updates == 4
+    assert len((tmp_path / "parts" / "log.jsonl").read_text().splitlines()) == 4
+
+
+def test_resuming_is_exact(linear, tmp_path):
+    config = RefinerConfig(steps=4, checkpoint_every=2, log_every=1)
+    whole = training(linear, tmp_path / "whole", config)
+    whole.run()
+    training(linear, tmp_path / "parts", dataclasses.replace(config, steps=2)).run()
+    resumed = training(linear, tmp_path / "parts", config)
+    resumed.run()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+def test_a_run_without_checkpoint_is_named(linear, tmp_path):
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        load_networks(tmp_path / "nothing", with_refiner(linear, (8,), (1,)), network())
+
+
+def _average_in_one_process(rank: int, store: str, results) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    parameters = [
+        torch.nn.Parameter(torch.zeros(3)),
+        torch.nn.Parameter(torch.zeros(2, 2)),
+        torch.nn.Parameter(torch.zeros(1)),
+    ]
+    parameters[0].grad = torch.full((3,), 2.0 + rank)
+    parameters[1].grad = torch.arange(4.0).view(2, 2) * (1 + rank)
+    ParallelContext.detect("cpu").average_gradients(parameters)
+    results.put((rank, parameters[0].grad.tolist(), parameters[1].grad.tolist(), parameters[2].grad))
+    dist.destroy_process_group()
+
+
+def test_processes_share_the_mean_of_their_gradients(tmp_path):
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    processes = [
+        context.Process(target=_average_in_one_process, args=(rank, str(tmp_path / "store"), results))
+        for rank in (0, 1)
+    ]
+    for process in processes:
+        process.start()
+    answers = sorted(results.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join()
+    assert [answer[1:] for answer in answers] == 2 * [([2.5] * 3, [[0.0, 1.5], [3.0, 4.5]], None)]

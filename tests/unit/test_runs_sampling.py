@@ -1,0 +1,97 @@
+"""What a plan says of sampling is what the run does: one resolution of preset, request, size and model."""
+
+import json
+
+import pytest
+import torch
+from diffusers import AdaptiveProjectedGuidance
+from run_material import make_request
+from tiny import SIZE, bare_pipeline, tiny_pipeline
+
+from scail2.errors import InputError
+from scail2.pipeline import SCAIL2Pipeline
+from scail2.runs import RunDirectory
+from scail2.runs.model import ModelHandle
+from scail2.sampling import make_scheduler
+
+
+def pipeline(scheduler=("unipc", 3.0), **changes) -> SCAIL2Pipeline:
+    torch.manual_seed(0)
+    return tiny_pipeline(scheduler=make_scheduler(*scheduler), native_height=SIZE, native_width=SIZE, **changes)
+
+
+def planned_and_done(folder, pipe, monkeypatch, **changes) -> tuple[dict, list]:
+    """``resolved`` of plan.json, and (settings, guidance scale) of every rendered segment, then all timesteps."""
+    done = []
+    denoise = pipe.denoise
+
+    def recorded(latents, conditions, settings, **arguments):
+        done.append((settings, getattr(arguments["guider"], "guidance_scale", 1.0)))
+        return denoise(latents, conditions, settings, **arguments)
+
+    monkeypatch.setattr(pipe, "denoise", recorded)
+    timesteps = []
+    pipe.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: timesteps.append(kwargs["timestep"].item()), with_kwargs=True
+    )
+    run = RunDirectory.create(folder / "film.run", make_request(folder, frames=9, **changes))
+    run.plan(pipe=pipe)
+    resolved = json.loads((run.path / "plan.json").read_text())["sampling"]["resolved"]
+    assert done == []
+    run.execute(pipe)
+    assert json.loads((run.path / "plan.json").read_text())["sampling"]["resolved"] == resolved
+    return resolved, [*done, timesteps]
+
+
+@pytest.mark.parametrize(
+    ("large", "changes", "expected"),
+    [
+        # shift, solver and first timesteps: a large picture samples the default preset at 5, a small one at 3.
+        (False, {"steps": 2}, (3.0, None, [999, 749])),
+        (True, {"steps": 2}, (5.0, None, [999, 833])),
+        (True, {"steps": 2, "shift": 2.0}, (2.0, None, [999, 666])),
+        (True, {"steps": 2, "preset": "quality"}, (5.0, "unipc", [999, 833])),
+        (True, {"steps": 2, "solver": "dpm++"}, (5.0, "dpm++", [1000, 833])),
+        (True, {"steps": 2, "preset": "distilled"}, (1.0, "unipc", [999, 499])),
+    ],
+)
+def test_a_plan_says_what_the_run_samples_with(tmp_path, monkeypatch, large, changes, expected):
+    monkeypatch.setattr("scail2.presets.LARGE_SHORT_SIDE", SIZE if large else SIZE + 1)
+    resolved, (*segments, timesteps) = planned_and_done(tmp_path, pipeline(), monkeypatch, **changes)
+    shift, solver, firsts = expected
+    guidance = 1.0 if changes.get("preset") == "distilled" else 5.0
+    assert resolved == {
+        "steps": 2,
+        "guidance_scale": guidance,
+        "solver": solver,
+        "shift": shift,
+        "scheduler": "UniPCMultistepScheduler",
+    }
+    ((settings, scale),) = segments
+    assert (settings.steps, settings.solver, settings.shift, scale) == (2, solver, shift, guidance)
+    assert timesteps[:: 1 if guidance == 1.0 else 2] == firsts
+
+
+def test_a_schedulers_own_shift_and_a_guiders_own_scale_are_planned(tmp_path, monkeypatch):
+    pipe = pipeline(("dpm++", 7.0), guider=AdaptiveProjectedGuidance(guidance_scale=2.5))
+    resolved, ((settings, scale), timesteps) = planned_and_done(tmp_path, pipe, monkeypatch, steps=2)
+    assert (resolved["shift"], resolved["guidance_scale"]) == (settings.shift, scale) == (7.0, 2.5)
+    assert resolved["scheduler"] == "DPMSolverMultistepScheduler"
+    assert timesteps[::2] == [1000, 875]
+
+
+def test_a_plan_refuses_guidance_that_the_model_has_no_text_for(tmp_path):
+    pipe = bare_pipeline(native_height=SIZE, native_width=SIZE)
+    run = RunDirectory.create(tmp_path / "film.run", make_request(tmp_path, frames=9, guidance_scale=5.0))
+    with pytest.raises(InputError, match="no text to guide away from: use --guidance-scale 1"):
+        run.plan(pipe=pipe)
+
+
+def test_facts_written_before_schedulers_were_among_them_are_read_off_the_model_again(tmp_path):
+    request, pipe = make_request(tmp_path, frames=9), pipeline()
+    facts = ModelHandle(request, pipe).facts(tmp_path)
+    stored = json.loads((tmp_path / "model.json").read_text())
+    old = {key: value for key, value in stored.items() if key != "sampling"} | {"preset": "quality"}
+    (tmp_path / "model.json").write_text(json.dumps(old))
+    assert ModelHandle(request)._remembered(tmp_path) is None
+    assert ModelHandle(request, pipe).facts(tmp_path) == facts
