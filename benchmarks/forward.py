@@ -51,6 +51,16 @@ def stock_call() -> tuple[torch.nn.Module, dict]:
     return WanTransformer3DModel(**SIZE, in_channels=20, image_dim=1280, added_kv_proj_dim=dim), inputs
 
 
+def in_type(model: torch.nn.Module, inputs: dict, dtype: torch.dtype) -> tuple[torch.nn.Module, dict]:
+    """Model and inputs in a type, as loading would give them: what a model keeps in float32 stays so."""
+    kept = set(model._keep_in_fp32_modules)
+    for name, parameter in model.eval().requires_grad_(False).named_parameters():
+        if not kept & set(name.split(".")):
+            parameter.data = parameter.data.to(dtype)
+    given = {key: value.to(dtype) if isinstance(value, torch.Tensor) else value for key, value in inputs.items()}
+    return model, given | {"timestep": inputs["timestep"]}
+
+
 def measure(calls: dict[str, tuple[torch.nn.Module, dict]], runs: int) -> dict[str, dict[str, list[float]]]:
     """Seconds of every run by clock, after two warm-up runs, the models taking turns."""
     clocks = {"cpu": time.thread_time, "wall": time.perf_counter}
@@ -68,15 +78,20 @@ def measure(calls: dict[str, tuple[torch.nn.Module, dict]], runs: int) -> dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=15, help="timed runs of each model")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="type of weights and inputs"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     calls = {"scail2": scail2_call(), "stock Wan": stock_call()}
-    for model, _ in calls.values():
-        model.eval().requires_grad_(False)
+    dtype = getattr(torch, arguments.dtype)
+    calls = {name: in_type(*call, dtype) for name, call in calls.items()}
     with torch.inference_mode():
         seconds = measure(calls, arguments.runs)
-    print(f"torch {torch.__version__}, {platform.machine()}, 1 thread, 1856 tokens, {arguments.runs} runs each")
+    print(
+        f"torch {torch.__version__}, {platform.machine()}, 1 thread, 1856 tokens, {arguments.dtype}, {arguments.runs} runs each"
+    )
     medians = {
         name: {clock: statistics.median(values) for clock, values in clocks.items()} for name, clocks in seconds.items()
     }

@@ -14,6 +14,7 @@ python recipes/nano.py package   out/nano src/scail2/assets/nano --run joint
 """
 
 import dataclasses
+import itertools
 import json
 import logging
 import os
@@ -47,8 +48,10 @@ from scail2.data.triplets import draw_triplet
 from scail2.errors import InputError
 from scail2.models.autoencoder import AutoencoderPatchTransform
 from scail2.models.transformer import SCAIL2Transformer3DModel
+from scail2.ownership import is_document, lock_beside, locked, new_folder
 from scail2.pipeline import SCAIL2Pipeline
 from scail2.presets import preset
+from scail2.staging import Staging, sweep
 from scail2.training.autoencoder import fit_basis, reconstruction_psnr
 from scail2.training.fresh_clips import FreshClipConfig, FreshClips
 from scail2.training.growth import grow
@@ -108,8 +111,9 @@ def initial(folder: Path, clips: int = 400) -> None:
     torch.manual_seed(0)
     transformer = SCAIL2Transformer3DModel(**TRANSFORMER)
     initialise(transformer)
-    vae.save_pretrained(folder / "initial" / "vae")
-    transformer.save_pretrained(folder / "initial" / "transformer")
+    with new_folder(folder / "initial") as made:
+        vae.save_pretrained(made / "vae")
+        transformer.save_pretrained(made / "transformer")
 
 
 @torch.no_grad()
@@ -195,14 +199,21 @@ def grow_pipeline(
     """Writes FOLDER/INTO: the transformer of FOLDER/RUN made wider (64 channels a head) and deeper, to be trained on."""
     small = trained_transformer(folder, run)
     large = grow(small, heads=heads, layers=layers, ffn_dim=ffn_dim, generator=torch.Generator().manual_seed(seed))
-    large.save_pretrained(folder / into / "transformer")
-    shutil.copytree(folder / "initial" / "vae", folder / into / "vae", dirs_exist_ok=True)
+    with new_folder(folder / into) as made:
+        large.save_pretrained(made / "transformer")
+        shutil.copytree(folder / "initial" / "vae", made / "vae")
     typer.echo(f"{small.num_parameters():,} parameters became {large.num_parameters():,}")
 
 
 @app.command()
 def package(folder: Path, output: Path, run: str = "further", segment_frames: int = 17) -> None:
-    """Writes the pipeline with the averaged weights of FOLDER/RUN to OUTPUT, transformer and refiner in half precision."""
+    """Writes the pipeline with the averaged weights of FOLDER/RUN to OUTPUT, transformer and refiner in half precision.
+
+    A pipeline that is there moves to FOLDER/superseded.
+    """
+    replaced = os.path.lexists(output) and any([output.is_symlink(), not output.is_dir(), *output.glob("*")])
+    if replaced and not is_pipeline(output):
+        raise InputError(f"{output} exists and is no packaged pipeline (no model_index.json): choose another OUTPUT.")
     transformer, vae = trained_networks(folder, run)
     pipeline = SCAIL2Pipeline(
         transformer=transformer,
@@ -213,17 +224,30 @@ def package(folder: Path, output: Path, run: str = "further", segment_frames: in
         native_height=SIZE,
         native_width=SIZE,
     )
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    pipeline.save_pretrained(partial)
-    for weights in partial.glob("*/*.safetensors"):
-        tensors = {n: t if n.endswith("_basis") else t.half() for n, t in load_file(weights).items()}
-        save_file(tensors, weights, metadata={"format": "pt"})
-        weights.chmod(0o644)
-    shutil.rmtree(output, ignore_errors=True)
-    partial.rename(output)
+    with locked(output, lock_beside(output)):
+        sweep(output.parent, output.name)
+        with Staging(output) as staging:
+            pipeline.save_pretrained(staging.place)
+            for weights in staging.place.glob("*/*.safetensors"):
+                tensors = {n: t if n.endswith("_basis") else t.half() for n, t in load_file(weights).items()}
+                save_file(tensors, weights, metadata={"format": "pt"})
+                weights.chmod(0o644)
+            if replaced:
+                numbers = (folder / "superseded" / f"{output.name}-{number}" for number in itertools.count(1))
+                aside = next(place for place in numbers if not os.path.lexists(place))
+                aside.parent.mkdir(exist_ok=True)
+                shutil.move(output, aside)
+            staging.publish()
     size = sum(f.stat().st_size for f in output.rglob("*") if f.is_file())
     typer.echo(f"{output}: {size / 2**20:.1f} MiB from {folder / run}")
+
+
+def is_pipeline(folder: Path) -> bool:
+    """Whether a folder is a saved pipeline of this package."""
+    index = folder / "model_index.json"
+    return (
+        is_document(index, {"_class_name"}) and json.loads(index.read_text())["_class_name"] == SCAIL2Pipeline.__name__
+    )
 
 
 # The bundled examples: puppets, motions and scenes of the test split, chosen by eye among the first sixteen.

@@ -101,7 +101,7 @@ class VelocityPredictor:
         # The context's name keeps the caches of the conditional and the unconditional pass apart.
         with self.transformer.cache_context(context, **where):
             return self.transformer(
-                hidden_states=latents.to(self.conditions.reference_latents.dtype),
+                hidden_states=latents,
                 timestep=timestep.expand(latents.shape[0]),
                 attention_kwargs=self.attention_kwargs,
                 return_dict=False,

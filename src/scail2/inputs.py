@@ -14,7 +14,9 @@ from torch import Tensor
 from scail2.errors import InputError
 from scail2.masks import BINDING_SLOTS, BindingSlot, check_polarity, paint_mask, slots_shown
 from scail2.modes import MODE_TRAITS, AnimationMode
+from scail2.perception.snapping import LOSSLESS_CODECS, SnappedFrames
 from scail2.video.convert import to_float, to_uint8
+from scail2.video.images import image_pixels
 from scail2.video.resize import resize_cover, resize_stretch
 from scail2.video.source import ArrayFrames, FrameSource
 
@@ -24,26 +26,39 @@ _JUDGED_FRAMES = 64
 
 
 def read_picture(picture: Any, name: str) -> np.ndarray:
-    """A picture as uint8 RGB (H, W, 3).
+    """A picture as uint8 RGB (H, W, 3), with the pixels that `scail2.video.read_image` gives its file.
 
     Args:
-        picture: a PIL image, a uint8 array or tensor (H, W, 3), or a float tensor (3, H, W) in [-1, 1]. Transparency
-            must be resolved first: what lies behind it is for the caller to say.
+        picture: a PIL image (turned upright and converted to sRGB as a file is), a uint8 or uint16 array or tensor (H, W),
+            (H, W, 3) or opaque (H, W, 4), or a float tensor (3, H, W) in [-1, 1]. Transparency must be resolved first:
+            what lies behind it is for the caller to say.
     """
+    given = picture
     if isinstance(picture, Image.Image):
-        if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-            raise InputError(f"{name} has transparent parts: put it on a background first, then pass it as RGB.")
-        return np.asarray(picture.convert("RGB"))
-    if isinstance(picture, Tensor) and picture.dtype == torch.uint8:
+        picture = image_pixels(picture, name=name)
+    if isinstance(picture, Tensor) and picture.dtype in (torch.uint8, torch.uint16):
         picture = picture.cpu().numpy()
-    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:
-        return picture
+    if isinstance(picture, np.ndarray) and (pixels := _eight_bits(picture)) is not None:
+        if pixels.shape[-1] == 4 and pixels[..., 3].min() < 255:
+            raise InputError(f"{name} has transparent parts: put it on a background first, then pass it as RGB.")
+        return np.ascontiguousarray(pixels[..., :3])
     if isinstance(picture, Tensor) and picture.is_floating_point() and picture.ndim == 3 and picture.shape[0] == 3:
         return to_uint8(picture[None])[0]
-    described = f"{getattr(picture, 'dtype', type(picture).__name__)} {tuple(getattr(picture, 'shape', ()))}"
+    described = f"{getattr(given, 'dtype', type(given).__name__)} {tuple(getattr(given, 'shape', ()))}"
     raise InputError(
         f"{name} must be a PIL image, a uint8 array (H, W, 3) or a float tensor (3, H, W) in [-1, 1], not {described}."
     )
+
+
+def _eight_bits(picture: np.ndarray) -> np.ndarray | None:
+    """A uint8 or uint16 picture as uint8 (H, W, 3 or 4), 16 bits scaled as in files; None if it is no picture."""
+    if picture.dtype not in (np.uint8, np.uint16) or picture.ndim not in (2, 3):
+        return None
+    if picture.ndim == 2 or picture.shape[2] == 1:
+        picture = np.repeat(picture.reshape(*picture.shape[:2], 1), 3, axis=2)
+    if picture.shape[2] not in (3, 4) or not picture.size:
+        return None
+    return picture if picture.dtype == np.uint8 else np.rint(picture / 257).astype(np.uint8)
 
 
 def picture_tensor(picture: Any, name: str, size: tuple[int, int]) -> Tensor:
@@ -65,7 +80,7 @@ def mask_tensor(mask: Any, name: str, size: tuple[int, int], mode: AnimationMode
     if (planes := _character_planes(mask, 3)) is not None:
         painted = paint_mask(planes, _slots(planes, name), MODE_TRAITS[mode].reference_background)
     else:
-        painted = read_picture(mask, name)
+        painted = SnappedFrames(ArrayFrames(read_picture(mask, name)[None]), name, lossy=True).frames(0, 1)[0]
     resized = resize_cover(painted, *size, interpolation="nearest")
     return torch.from_numpy(np.array(resized)[None])
 
@@ -133,7 +148,7 @@ def _source(video: Any, name: str) -> FrameSource:
     elif isinstance(video, list | tuple) and video:
         video = np.stack([read_picture(picture, f"frame {i} of {name}") for i, picture in enumerate(video)])
     if isinstance(video, np.ndarray):
-        return ArrayFrames(video)
+        return ArrayFrames(np.rint(video / 257).astype(np.uint8) if video.dtype == np.uint16 else video)
     if not isinstance(video, FrameSource):
         raise InputError(
             f"{name} must be a uint8 array (T, H, W, 3), a list of pictures or a frame source such as VideoReader, "
@@ -195,8 +210,12 @@ def driving_mask_footage(
             "make one with `scail2 masks`."
         )
     if (planes := _character_planes(mask, 4)) is not None:
-        mask = _PaintedMask(planes, mode)
-    footage = Footage(_as_the_film(_source(mask, "driving_mask"), film), size, "nearest")
+        source: FrameSource = _PaintedMask(planes, mode)
+    else:
+        given = _source(mask, "driving_mask")
+        codec = getattr(getattr(given, "source_info", None), "codec", None)
+        source = SnappedFrames(given, "the driving mask", lossy=codec not in LOSSLESS_CODECS)
+    footage = Footage(_as_the_film(source, film), size, "nearest")
     if len(footage) != num_frames:
         raise InputError(
             f"the driving mask has {len(footage)} frames and the driving video {num_frames}: they must match."

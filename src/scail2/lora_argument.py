@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from scail2.user_paths import expanded
+
 
 def split_lora(text: str, folder: Path = Path()) -> tuple[str, str | None]:
     """Path and strength, a number as it was written (None if not given); relative paths count from ``folder``.
@@ -9,7 +11,7 @@ def split_lora(text: str, folder: Path = Path()) -> tuple[str, str | None]:
     A file whose whole name is ``text`` wins, and what follows the last colon is a strength only if it is a number.
     """
     path, _, strength = text.rpartition(":")
-    if path and not (folder / Path(text).expanduser()).exists():
+    if path and not (folder / expanded(text)).exists():
         try:
             float(strength)
         except ValueError:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scail2.disk_errors import WRITING, naming
 from scail2.documents import load_json
 from scail2.errors import InputError
 from scail2.staging import Staging, is_staging, roll_back, still_named, sweep
@@ -126,7 +127,8 @@ def _sign(descriptor: int, path: Path) -> None:
     if facts.st_size > 32 or (content and not content.isdigit()):
         raise InputError(f"{path} is no lock of scail2: remove it, or choose another output.")
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    with suppress(OSError):  # the number is for messages; on a full disk the lock holds without it
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
 
 # ---- outputs ------------------------------------------------------------------------------------------------------
@@ -145,7 +147,7 @@ def claimed_folder(path: str | Path, kind: Kind) -> Iterator[Path]:
     check_folder(place, kind, path)
     made = not place.exists()
     try:
-        with locked(place):
+        with naming(place, WRITING), locked(place):
             roll_back(place)
             sweep(place)
             check_folder(place, kind, path)
@@ -186,7 +188,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         InputError: ``path`` exists and is not an empty folder, or another process is making it.
     """
     place = Path(os.path.realpath(path))
-    with locked(place, lock_beside(place)):
+    with naming(place, WRITING), locked(place, lock_beside(place)):
         sweep(place.parent, place.name)
         if os.path.lexists(place) and (not place.is_dir() or any(place.iterdir())):
             raise InputError(f"{path} exists already: choose a new folder.")
@@ -204,7 +206,7 @@ def new_file(path: str | Path) -> Iterator[Path]:
         InputError: ``path`` exists, or another process is making it.
     """
     place = _place_of_file(path)
-    with locked(place, lock_beside(place)):
+    with naming(place, WRITING), locked(place, lock_beside(place)):
         sweep(place.parent, place.name)
         if os.path.lexists(place):
             raise InputError(f"{path} exists already: choose another name.")
@@ -222,7 +224,7 @@ def claimed_file(path: str | Path, kind: Kind) -> Iterator[Staging]:
     """
     place = _place_of_file(path)
     check_file(place, kind, path)
-    with locked(place, lock_beside(place)):
+    with naming(place, WRITING), locked(place, lock_beside(place)):
         sweep(place.parent, place.name)
         check_file(place, kind, path)
         with Staging(place) as staging:

@@ -8,6 +8,7 @@ its options, so a setting cannot exist in one face and miss in another.
 import difflib
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
@@ -18,6 +19,7 @@ from scail2.documents import decode, load_toml, parse_json, short
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
 from scail2.request_files import absolute_lora, refuse_overwriting
+from scail2.user_paths import expanded
 
 REQUEST_VERSION = 1
 
@@ -101,7 +103,9 @@ class AnimationRequest:
     height: int | None = setting(None, OUTPUT, "Height in pixels, a multiple of the model's step.")
     width: int | None = setting(None, OUTPUT, "Width in pixels, a multiple of the model's step.")
     fit: Fit = setting(Fit.COVER, OUTPUT, "Fit of the driving video: cover (crop) or letterbox (bars).")
-    fps: float | None = setting(None, SEGMENTS, "Frame rate; without it the driving video's own.")
+    fps: str | float | None = setting(
+        None, SEGMENTS, "Frame rate, such as 16 or 30000/1001; without it the driving video's own."
+    )
     frames: int | None = setting(None, SEGMENTS, "Use only this many frames from the driving video's beginning.")
     segment_frames: int | None = setting(None, SEGMENTS, "Frames a segment, 4n+1 (81 for the full-size model).")
     overlap: int | None = setting(None, SEGMENTS, "Frames a segment takes over from the one before, 4n+1.")
@@ -143,8 +147,8 @@ class AnimationRequest:
             object.__setattr__(self, name, convert(name, getattr(self, name)))
         _check_paths(self)
         object.__setattr__(self, "lora", tuple(absolute_lora(each) for each in self.lora))
-        if self.model is not None and Path(self.model).expanduser().exists():
-            object.__setattr__(self, "model", os.path.abspath(Path(self.model).expanduser()))
+        if self.model is not None and expanded(self.model).exists():
+            object.__setattr__(self, "model", os.path.abspath(expanded(self.model)))
 
     @property
     def compare_output(self) -> Path:
@@ -237,7 +241,7 @@ def _named_by_field(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 def _relative_to(folder: Path, value: Any) -> Any:
     if isinstance(value, str):
-        return str(folder / Path(value).expanduser())
+        return str(folder / expanded(value))
     return [_relative_to(folder, each) for each in value] if isinstance(value, list) else value
 
 
@@ -264,7 +268,7 @@ def _path(name: str, value: Any) -> Path:
         raise InputError(f"{_label(name)} is missing.")
     if not isinstance(value, str | os.PathLike) or not str(value) or "\0" in str(value):
         raise InputError(f"{_label(name)} must be a path, not {short(value)}.")
-    return Path(os.path.abspath(Path(value).expanduser()))
+    return Path(os.path.abspath(expanded(value)))
 
 
 def _flag(name: str, value: Any) -> bool:
@@ -322,6 +326,20 @@ def _real(low: float, high: float, *, open_low: bool = False):
     return convert
 
 
+def _rate(name: str, value: Any) -> str | float:
+    """A rate as a number, or as the text of a fraction that no number is: ``30000/1001``."""
+    fraction = re.fullmatch(r"\s*(\d{1,9})\s*/\s*(\d{1,9})\s*", value) if isinstance(value, str) else None
+    if fraction and int(fraction[2]):
+        _real(0, 1000, open_low=True)(name, int(fraction[1]) / int(fraction[2]))
+        return f"{int(fraction[1])}/{int(fraction[2])}"
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise InputError(f"{_label(name)} must be a number such as 16 or 30000/1001, not {short(value)}.") from None
+    return _real(0, 1000, open_low=True)(name, value)
+
+
 _SIZE = _optional(_whole(16, 8192))
 _CONVERTERS = {
     "mode": lambda name, value: AnimationMode.parse(value),
@@ -342,7 +360,7 @@ _CONVERTERS = {
     "seed": _whole(0, 2**63 - 1),
     "height": _SIZE,
     "width": _SIZE,
-    "fps": _optional(_real(0, 1000, open_low=True)),
+    "fps": _optional(_rate),
     "frames": _optional(_whole(1, 10_000_000)),
     "segment_frames": _optional(_whole(5, 10_001, stride=4, offset=1)),
     "overlap": _optional(_whole(1, 9_997, stride=4, offset=1)),

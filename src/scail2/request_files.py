@@ -6,6 +6,7 @@ from pathlib import Path
 
 from scail2.errors import InputError
 from scail2.lora_argument import split_lora
+from scail2.user_paths import expanded
 
 # Never a folder: one that was given for them is refused for that reason.
 _PICTURES = ("reference", "additional_references")
@@ -36,7 +37,7 @@ def absolute_lora(text: str, folder: Path | None = None) -> str:
         return text
     folder = Path.cwd() if folder is None else folder
     path, strength = split_lora(text, folder)
-    absolute = os.path.abspath(folder / Path(path).expanduser())
+    absolute = os.path.abspath(folder / expanded(path))
     return absolute if strength is None else f"{absolute}:{strength}"
 
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from scail2.disk_errors import named
 from scail2.documents import DocumentError, load_json
 from scail2.errors import InputError
 
@@ -54,8 +55,12 @@ class Staging:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: object) -> None:
+        # Before the rest is removed: whether the disk is full is looked up.
+        told = None if error is None else named(error, self.target, self.folder)
         self.close()
+        if told is not None:
+            raise told from error
 
 
 def _marked_folder(target: Path) -> tuple[Path, int]:

@@ -33,7 +33,7 @@ from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.pipeline import SCAIL2Pipeline
 from scail2.step_caches import taylorseer_config
 
-FLOAT32_ISLANDS = ("time_embedder", "time_proj", "scale_shift_table", "norm1", "norm2", "norm3")
+FLOAT32_ISLANDS = ("time_embedder", "time_proj", "scale_shift_table", "norm1", "norm2", "norm3", "proj_out")
 
 
 @pytest.fixture

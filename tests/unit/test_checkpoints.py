@@ -1,6 +1,7 @@
 """The transformer in every public dialect: read exactly, refused with a reason, written back unchanged."""
 
 import json
+import re
 from pathlib import Path
 
 import gguf
@@ -15,6 +16,7 @@ from tiny import bare_transformer
 import scail2
 from scail2.errors import InputError
 from scail2.models.checkpoints import CONFIG_KEY, convert_transformer, save_official
+from scail2.models.inventory import describe
 from scail2.models.official_names import (
     config_from_official,
     config_to_official,
@@ -123,7 +125,7 @@ def test_comfy_fp8(state, tmp_path, style):
         else:
             # Three bits of mantissa; below the smallest normal number (2^-6 of 448 scales) steps are absolute.
             assert torch.allclose(found[name], value, rtol=2**-4, atol=float(value.abs().max()) * 2**-10 / 448), name
-    assert scail2.load_transformer(tmp_path / "fp8.safetensors", WORDS).proj_out.weight.dtype == torch.bfloat16
+    assert scail2.load_transformer(tmp_path / "fp8.safetensors", WORDS).patch_embedding.weight.dtype == torch.bfloat16
 
 
 def test_unscaled_fp8_is_taken_as_it_is(state, tmp_path):
@@ -204,7 +206,7 @@ def test_weights_that_need_no_cast_stay_in_the_file_and_others_leave_it(state, t
     del mapped
     cast = scail2.load_transformer(path, WORDS, torch.bfloat16)
     assert path.name not in Path("/proc/self/maps").read_text()
-    assert torch.equal(cast.proj_out.weight, state["head.head.weight"].bfloat16())
+    assert torch.equal(cast.patch_embedding.weight, state["patch_embedding.weight"].bfloat16())
 
 
 def test_large_tensors_are_copied_in_pieces(state, tmp_path, monkeypatch):
@@ -259,16 +261,102 @@ def test_other_networks_are_refused(state, tmp_path):
             scail2.load_transformer(tmp_path / "wan.safetensors", WORDS)
 
 
-@pytest.mark.parametrize("kind", ["mxfp8", "int8", "nvfp4", "marker", "no scale", "same twice"])
+@pytest.mark.parametrize("style", ["tensor", "rows", "marked"])
+def test_int8_with_one_scale_per_tensor_or_row(state, tmp_path, style):
+    stored = {}
+    for name, value in state.items():
+        if not is_block_matrix(name, value):
+            stored[name] = value.to(torch.bfloat16)
+            continue
+        scale = (value.abs().amax(1, keepdim=True) if style == "rows" else value.abs().max()) / 127
+        stored[name] = (value / scale).round().to(torch.int8)
+        stored[name.removesuffix("weight") + "weight_scale"] = scale
+        if style == "marked":
+            marker = bytearray(b'{"format": "int8_tensorwise"}')
+            stored[name.removesuffix("weight") + "comfy_quant"] = torch.frombuffer(marker, dtype=torch.uint8)
+    save_file(stored, tmp_path / "model.safetensors")
+    assert describe(tmp_path / "model.safetensors").dialect == "comfy-int8"
+    found = loaded_state(tmp_path / "model.safetensors", dtype=torch.float32)
+    for name, value in state.items():
+        if is_block_matrix(name, value):
+            expected = stored[name].float() * stored[name.removesuffix("weight") + "weight_scale"].float()
+            assert torch.equal(found[name], expected)
+            assert (found[name] - value).abs().max() <= value.abs().max() / 127
+    loaded = scail2.load_transformer(tmp_path / "model.safetensors", WORDS)
+    assert loaded.blocks[0].ffn.net[2].weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        "_orig_mod.{}",
+        "module.{}",
+        "module._orig_mod.{}",
+        "_orig_mod.model.diffusion_model.{}",
+        "ema.{}",
+        "ema_model.module.{}",
+    ],
+)
+def test_names_that_training_programs_wrap(state, tmp_path, wrapped):
+    save_file({wrapped.format(name): value for name, value in state.items()}, tmp_path / "model.safetensors")
+    assert_equal(loaded_state(tmp_path / "model.safetensors"), state)
+
+
+def test_names_that_are_wrapped_block_by_block(state, tmp_path):
+    inner = {
+        re.sub(r"(blocks\.\d+\.)", r"\1_checkpoint_wrapped_module._orig_mod.", name): v for name, v in state.items()
+    }
+    save_file(inner, tmp_path / "model.safetensors")
+    assert_equal(loaded_state(tmp_path / "model.safetensors"), state)
+
+
+def test_averaged_weights_go_before_those_they_are_the_average_of(state, tmp_path):
+    others = {name: value + 1 for name, value in state.items()}
+    save_file(
+        {f"model.{name}": value for name, value in others.items()} | {f"ema.{name}": v for name, v in state.items()},
+        tmp_path / "flat.safetensors",
+    )
+    save_file(others | {f"ema.{name}": v for name, v in state.items()}, tmp_path / "beside.safetensors")
+    torch.save({"state_dict": {"model": others, "ema": {"module": state}}, "step": 7}, tmp_path / "nested.pt")
+    for name in ("flat.safetensors", "beside.safetensors", "nested.pt"):
+        assert_equal(loaded_state(tmp_path / name), state)
+
+
+@pytest.mark.parametrize("fold", ["first two", "to a matrix", "single frame dropped"])
+def test_gguf_whose_patch_embeddings_are_folded(state, tmp_path, fold):
+    """Programs of four dimensions (stable-diffusion.cpp) fold them without noting the shape."""
+    folded = dict(state)
+    for name, value in state.items():
+        if value.ndim == 5:
+            shapes = {
+                "first two": (value.shape[0] * value.shape[1], *value.shape[2:]),
+                "to a matrix": (value.shape[0], value[0].numel()),
+                "single frame dropped": (*value.shape[:2], *value.shape[3:]),
+            }
+            folded[name] = value.reshape(shapes[fold])
+    save_gguf(folded, tmp_path / "model.gguf", "F16")
+    found = loaded_state(tmp_path / "model.gguf", dtype=torch.float32)
+    for name, value in state.items():
+        assert found[name].shape == value.shape
+        if value.ndim == 5:
+            assert torch.equal(found[name], value)
+
+
+@pytest.mark.parametrize("kind", ["mxfp8", "int8 blocks", "int8 rotated", "nvfp4", "marker", "no scale", "same twice"])
 def test_unreadable_quantisation_is_refused(state, tmp_path, kind):
     name = "blocks.0.ffn.0"
     stored, weight = dict(state), state[f"{name}.weight"]
     if kind == "mxfp8":
         stored[f"{name}.weight"] = weight.to(torch.float8_e4m3fn)
         stored[f"{name}.weight_scale"] = torch.full((96, 2), 127, dtype=torch.uint8)
-    elif kind == "int8":
+    elif kind == "int8 blocks":
+        stored[f"{name}.weight"] = weight.to(torch.int8)
+        stored[f"{name}.weight_scale"] = torch.ones(3, 2)
+    elif kind == "int8 rotated":
         stored[f"{name}.weight"] = weight.to(torch.int8)
         stored[f"{name}.weight_scale"] = torch.tensor(0.1)
+        marker = bytearray(b'{"format": "int8_tensorwise", "convrot": true}')
+        stored[f"{name}.comfy_quant"] = torch.frombuffer(marker, dtype=torch.uint8)
     elif kind == "nvfp4":
         stored[f"{name}.weight"] = torch.zeros(96, 32, dtype=torch.uint8)
         stored[f"{name}.weight_scale"] = torch.ones(96, 4).to(torch.float8_e4m3fn)
@@ -281,7 +369,8 @@ def test_unreadable_quantisation_is_refused(state, tmp_path, kind):
         stored["blocks.0.attn1.to_q.weight"] = weight.clone()
     save_file(stored, tmp_path / "model.safetensors")
     reasons = {"no scale": "has no scale beside it", "same twice": "are both 'blocks.0.self_attn.q.weight'"}
-    with pytest.raises(InputError, match=reasons.get(kind, "only fp8 with one scale")):
+    reasons_else = r"fp8 and int8 with one scale.*take the bf16, fp8-scaled or GGUF file of the same model"
+    with pytest.raises(InputError, match=reasons.get(kind, reasons_else)):
         scail2.load_transformer(tmp_path / "model.safetensors", WORDS)
 
 
@@ -377,7 +466,8 @@ def test_from_single_file_infers_the_configuration_and_keeps_islands(state, tmp_
         str(tmp_path / "m.safetensors"), original_config=WORDS, torch_dtype=torch.bfloat16
     )
     assert model.scale_shift_table.dtype == torch.float32
-    assert model.proj_out.weight.dtype == torch.bfloat16
+    assert model.proj_out.weight.dtype == torch.float32
+    assert model.patch_embedding.weight.dtype == torch.bfloat16
     from_state = SCAIL2Transformer3DModel.from_single_file(dict(state), original_config=WORDS)
     assert_equal({to_official_name(n): v for n, v in from_state.state_dict().items()}, state)
 

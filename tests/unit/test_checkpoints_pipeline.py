@@ -140,7 +140,7 @@ def test_comfy_folders_and_files_given_by_name(models, state, tmp_path):
     arguments = ["convert", str(transformer), "--pipeline", "--config", str(config), "--dtype", "bfloat16"]
     run(*arguments, "--out", str(tmp_path / "out"))
     pipe = load_pipeline(tmp_path / "out")
-    assert pipe.transformer.proj_out.weight.dtype == torch.bfloat16
+    assert pipe.transformer.patch_embedding.weight.dtype == torch.bfloat16
     assert pipe.vae.dtype == torch.float32
     assert pipe.text_encoder is None
     torch.save(published_umt5(models["text_encoder"]), comfy / "text_encoders" / "umt5.pth")

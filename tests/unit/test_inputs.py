@@ -1,9 +1,11 @@
 """What users hand in, made into tensors: kinds of pictures and masks, windows, padding, and embeddings."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from tiny import footage, tiny_image_encoder, tiny_text_encoder, tiny_tokenizer
 
 from scail2.errors import InputError
@@ -17,7 +19,9 @@ from scail2.inputs import (
 )
 from scail2.modes import AnimationMode
 from scail2.text_image import CLIP_MEAN, CLIP_STD, clean_prompt, embed_picture, embed_prompt
+from scail2.video import VideoReader, read_image
 
+MASKS = Path(__file__).parents[1] / "media" / "masks"
 ANIMATION, REPLACEMENT = AnimationMode.ANIMATION, AnimationMode.REPLACEMENT
 
 
@@ -37,11 +41,12 @@ def test_every_kind_of_picture_means_the_same_pixels():
 @pytest.mark.parametrize(
     ("picture", "message"),
     [
-        (Image.new("RGBA", (4, 4)), "transparent"),
-        (np.zeros((4, 4, 4), np.uint8), "must be a PIL image"),
+        (Image.new("RGBA", (8, 8)), "transparent"),
+        (np.zeros((8, 8, 4), np.uint8), "transparent"),
+        (np.zeros((4, 4, 5), np.uint8), "must be a PIL image"),
         (np.zeros((4, 4, 3)), "float64"),
         (torch.zeros(4, 4, 3), r"\(4, 4, 3\)"),
-        (torch.zeros(3, 4, 4, dtype=torch.uint8), "uint8"),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), "uint8"),
         ("photo.png", "not str"),
         (None, "NoneType"),
     ],
@@ -49,6 +54,55 @@ def test_every_kind_of_picture_means_the_same_pixels():
 def test_other_things_are_refused(picture, message):
     with pytest.raises(InputError, match=message):
         read_picture(picture, "the image")
+
+
+def test_a_pillow_picture_and_an_array_mean_what_their_file_means(tmp_path):
+    """16 bits, a turn, a profile, a palette, an opaque alpha channel: the same pixels through every door."""
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    wide = rng.integers(0, 65536, (12, 16), dtype=np.uint16)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    linear = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    options = {
+        "turned.png": (Image.fromarray(pixels), {"exif": turned}),
+        "sixteen.png": (Image.fromarray(wide), {}),
+        "palette.png": (Image.fromarray(pixels).quantize(16), {}),
+        "profile.png": (Image.fromarray(pixels), {"icc_profile": linear}),
+        "opaque.png": (Image.fromarray(np.dstack([pixels, np.full((12, 16), 255, np.uint8)])), {}),
+        "cmyk.tif": (Image.fromarray(pixels).convert("CMYK"), {}),
+        "bits.png": (Image.fromarray(pixels[..., 0] > 127), {}),
+    }
+    for name, (picture, saved) in options.items():
+        picture.save(tmp_path / name, **saved)
+        with Image.open(tmp_path / name) as opened:
+            assert np.array_equal(read_picture(opened, "image"), read_image(tmp_path / name)), name
+    assert read_image(tmp_path / "turned.png").shape == (16, 12, 3)
+    scaled = np.repeat(np.rint(wide / 257).astype(np.uint8)[..., None], 3, axis=2)
+    assert np.array_equal(read_image(tmp_path / "sixteen.png"), scaled)
+    for array in (wide, wide[..., None], np.repeat(wide[..., None], 3, axis=2), torch.from_numpy(wide)):
+        assert np.array_equal(read_picture(array, "image"), scaled)
+    assert np.array_equal(read_picture(pixels[..., 0], "image"), np.repeat(pixels[..., :1], 3, axis=2))
+
+
+@pytest.mark.parametrize("door", ["arrays", "pictures", "reader"])
+def test_blurred_masks_are_snapped_here_too(tmp_path, door):
+    """The mask that the command line takes: H.264, thin lines of white and cyan around a green puppet."""
+    with VideoReader(MASKS / "mask17.mkv") as reader, VideoReader(MASKS / "mask_h264_crf19.mp4") as lossy:
+        right, blurred = reader.frames(0, 17), lossy.frames(0, 17)
+        mask = {"arrays": blurred, "pictures": [*map(Image.fromarray, blurred)], "reader": lossy}[door]
+        found = driving_mask_footage(mask, (128, 128), 17, ANIMATION)
+        assert np.array_equal(found.window(3, 17), right[3:])
+    assert np.array_equal(mask_tensor(Image.fromarray(blurred[0]), "mask", (128, 128), ANIMATION)[0], right[0])
+
+
+def test_masks_of_zeros_and_ones_are_named():
+    mask = np.zeros((5, 16, 16, 3), np.uint8)
+    mask[:, 4:9] = 1
+    with pytest.raises(InputError, match="the driving mask holds only the values 0 and 1"):
+        driving_mask_footage(mask, (16, 16), 5, ANIMATION).window(0, 5)
+    with pytest.raises(InputError, match="reference_mask holds only the values 0 and 1"):
+        mask_tensor(mask[0], "reference_mask", (16, 16), ANIMATION)
 
 
 def test_character_planes_are_painted_for_their_mode():

@@ -4,6 +4,7 @@ import inspect
 import json
 import math
 from dataclasses import fields
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from scail2.cli.options import make_request, request_parameters
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
 from scail2.request import AnimationRequest, DriftCorrection, check_files, read_toml
+from scail2.video.rates import parse_rate
 
 FILES = {"reference": "a.png", "driving": "b.mp4", "output": "c.mp4"}
 
@@ -62,8 +64,29 @@ def test_paths_become_absolute_and_words_become_choices():
 
 
 @pytest.mark.parametrize(
+    ("given", "kept", "rate"),
+    [
+        (16, 16.0, Fraction(16)),
+        ("30000/1001", "30000/1001", Fraction(30000, 1001)),
+        (" 24000 / 1001 ", "24000/1001", Fraction(24000, 1001)),
+        ("29.97", 29.97, Fraction(2997, 100)),
+        (0.5, 0.5, Fraction(1, 2)),
+    ],
+)
+def test_rates_are_numbers_or_fractions(given, kept, rate):
+    request = AnimationRequest(**FILES | {"fps": given})
+    assert request.fps == kept
+    assert parse_rate(request.fps) == rate
+    assert AnimationRequest.from_json(json.dumps(request.to_json())) == request
+
+
+@pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        ({"fps": "30000/0"}, "must be a number such as 16 or 30000/1001, not '30000/0'."),
+        ({"fps": "ntsc"}, "must be a number such as 16 or 30000/1001, not 'ntsc'."),
+        ({"fps": "5000/1"}, "must be a number above 0 and at most 1000, not 5000.0."),
+        ({"fps": "0/1"}, "must be a number above 0"),
         ({"height": math.nan}, "'height' (--height) must be a whole number from 16 to 8192, not nan."),
         ({"width": 512.0}, "'width' (--width) must be a whole number"),
         ({"width": 20_000}, "not 20000"),

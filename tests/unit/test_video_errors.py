@@ -164,6 +164,25 @@ def test_oversized_pictures(tmp_path, side):
     refused("more than the limit|larger than any", tmp_path / "huge.gif")
 
 
+@pytest.mark.parametrize(
+    ("brand", "others"), [(b"heic", b"mif1heic"), (b"mif1", b"heicmiaf"), (b"heix", b"mif1"), (b"msf1", b"hevc")]
+)
+@pytest.mark.parametrize("name", ["photo.heic", "photo.jpg", "photo"])
+def test_phone_pictures_are_named_with_the_way_out(tmp_path, name, brand, others):
+    box = b"ftyp" + brand + bytes(4) + others
+    (tmp_path / name).write_bytes((len(box) + 4).to_bytes(4) + box + bytes(600))
+    assert "save it as JPEG or PNG" in refused("is a HEIC picture", tmp_path / name)
+    with pytest.raises(InputError, match="is a HEIC picture, as phones take them"):
+        read_image(tmp_path / name)
+
+
+def test_an_avif_that_claims_to_be_heif_first_is_read(tmp_path):
+    Image.new("RGB", (16, 16), (200, 30, 30)).save(tmp_path / "a.avif", quality=100)
+    content = (tmp_path / "a.avif").read_bytes()
+    (tmp_path / "b.avif").write_bytes(content[:8] + b"mif1" + content[12:])
+    assert np.abs(read_image(tmp_path / "b.avif").astype(int) - (200, 30, 30)).max() < 6
+
+
 def test_names_that_lie(tmp_path):
     film = write_film(tmp_path / "film.mp4", 2)
     for name in ("film.png", "film.txt", "film.mkv"):

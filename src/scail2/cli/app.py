@@ -1,13 +1,21 @@
 """The `scail2` command: one small module per verb, and one place where errors become a sentence and an exit code."""
 
+import logging
+import os
 import sys
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from importlib import import_module
 
 import typer
-from rich.console import Console
 
+from scail2.cli.signals import INTERRUPTED, stoppable
+from scail2.cli.terminal import GuardedStream, StreamError, Terminal, VisibleFormatter
+from scail2.disk_errors import as_system_error, reason, sentence
 from scail2.errors import InputError
+
+NOBODY_READS = 141  # 128 + SIGPIPE, as shells report it
+# typer brings a click of its own; its base class of usage errors is found through an error that typer exports.
+_CLICK_ERROR = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "ClickException")
 
 # Modules of `scail2.cli`; each defines `register(app: typer.Typer) -> None` and imports nothing heavy at its top.
 VERBS: tuple[str, ...] = (
@@ -43,13 +51,77 @@ def build_app() -> typer.Typer:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: exit code 0 on success, 2 for bad input (one sentence on stderr), 130 when interrupted."""
-    with suppress(AttributeError):  # a stream that is not a file has no such setting
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
-    try:
-        build_app()(args=arguments)
-    except InputError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    """Entry point. Exit codes: 0 success; 2 bad input or a refusal of the operating system, with one sentence on stderr;
+    130, 143 and 129 when stopped by Ctrl-C, TERM and HUP; 141 when nobody reads the output any more.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):  # a stream that is not a file has no such setting
+            stream.reconfigure(errors="backslashreplace")  # file names need not be text
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(VisibleFormatter("%(message)s"))
+    with (
+        redirect_stdout(GuardedStream(sys.stdout, "standard output")),
+        redirect_stderr(GuardedStream(sys.stderr, "standard error")),
+    ):
+        code = _outcome(arguments)
+    sys.exit(code)
+
+
+def _outcome(arguments: list[str] | None) -> int:
+    """Runs the command; errors become a sentence, and everything an exit code."""
+    with stoppable() as stopped:
+        try:
+            code = build_app()(args=arguments, standalone_mode=False) or 0
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        except StreamError as error:
+            return _stream_failed(error)
+        except Exception as error:
+            if isinstance(error, typer.Abort):
+                return INTERRUPTED
+            told = _sentence(error)
+            if told is None:
+                raise
+            if told:
+                _tell(told)
+            return 2
+    # typer, too, turns every interruption into the code of Ctrl-C.
+    return stopped.exit_code if code == INTERRUPTED else code
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to tell about an error; None for one that is a fault of the program, empty where all is told already."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, _CLICK_ERROR):
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+            return ""
+        command = getattr(getattr(error, "ctx", None), "command_path", "scail2")
+        return f"{error.format_message().rstrip('.')}. See: {command} --help"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "There is not enough memory for this; take a smaller size, fewer frames or a smaller model."
+    if type(error).__name__ == "BrokenProcessPool":
+        return "A worker process was ended from outside (often for want of memory); run again with fewer --workers."
+    found = as_system_error(error)
+    return None if found is None else sentence(found)
+
+
+def _tell(text: str) -> None:
+    with suppress(OSError, StreamError):  # where standard error is full or closed there is nobody to tell
+        Terminal(stderr=True).say(f"error: {text}")
+
+
+def _stream_failed(error: StreamError) -> int:
+    # What is left in the buffer would be tried again, and fail again, when Python ends.
+    for stream in (sys.__stdout__, sys.__stderr__):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+            continue
+        with suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    if isinstance(error.cause, BrokenPipeError):
+        return NOBODY_READS
+    _tell(f"The {error.name} cannot be written to: {reason(error.cause)}.")
+    return 2

@@ -48,11 +48,10 @@ def cache(
 
     The same settings and seed always give the same samples. Interrupt it and continue with --resume.
     """
-    from rich.console import Console
-
     from scail2.cli.counting import counted_progress
     from scail2.cli.extras import need
     from scail2.cli.sizes import parse_size
+    from scail2.cli.terminal import Terminal
     from scail2.models.model_folder import check_model
 
     height, width = parse_size(size)
@@ -97,14 +96,14 @@ def cache(
     )
     # Encoders live in this process; everything else runs on all cores.
     count = 1 if job.embedder is not None else workers or os.cpu_count() or 1
-    console = Console()
+    console = Terminal()
     with counted_progress(console, "caching") as progress:
         summary = write_cache(job, out, workers=count, resume=resume, progress=progress)
-    console.print(f"{summary.written} samples written, {summary.shards} shards in {summary.directory}")
+    console.say(f"{summary.written} samples written, {summary.shards} shards in {summary.directory}")
     for line in pairs.damage.lines() if isinstance(pairs, PairShards) else ():
-        console.print(f"damaged {line}", markup=False)
+        console.say(f"damaged {line}")
     for key, reason in summary.skipped.items():
-        console.print(f"skipped {key}: {reason}", markup=False)
+        console.say(f"skipped {key}: {reason}")
 
 
 def _embedded_autoencoder() -> Path:

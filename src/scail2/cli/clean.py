@@ -18,9 +18,8 @@ def clean(
     ] = False,
 ) -> None:
     """Delete what a run no longer needs: replaced segments and leftovers of interrupted writes."""
-    from rich.console import Console
-
+    from scail2.cli.terminal import say
     from scail2.runs import RunDirectory
 
     freed = RunDirectory.open(run).clean(everything=everything)
-    Console(stderr=True).print(f"{freed / 1e6:.1f} MB freed", highlight=False)
+    say(f"{freed / 1e6:.1f} MB freed", stderr=True)

@@ -26,8 +26,7 @@ def convert(
     image_encoder: Annotated[Path | None, typer.Option(help="CLIP file, if it is elsewhere.")] = None,
 ) -> None:
     """Convert checkpoints: official, training, ComfyUI and GGUF files to diffusers, and back to published names."""
-    from rich.console import Console
-
+    from scail2.cli.terminal import Terminal
     from scail2.documents import load_json
     from scail2.models.model_folder import check_model
 
@@ -50,7 +49,7 @@ def convert(
             "image_encoder": image_encoder,
         },
     )
-    console = Console()
+    console = Terminal()
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"wrote {out}", markup=False, highlight=False, soft_wrap=True)
+        console.say(line)
+    console.say(f"wrote {out}")

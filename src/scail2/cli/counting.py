@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from scail2.cli.terminal import Terminal
 
 
 @contextmanager
-def counted_progress(console: Console, label: str) -> Iterator[Callable[[int, int], None]]:
+def counted_progress(console: Terminal, label: str) -> Iterator[Callable[[int, int], None]]:
     """Yields a function to call with (done, total); shows a bar with rate and remaining time meanwhile."""
     from rich.progress import (
         BarColumn,

@@ -30,6 +30,7 @@ def demo(
     Beside each film, NAME-compare.mp4 shows reference, driving video and output side by side.
     """
     from scail2.cli.rendering import default_run_dir, render
+    from scail2.cli.terminal import say
     from scail2.errors import InputError
     from scail2.modes import AnimationMode
     from scail2.request import AnimationRequest
@@ -38,7 +39,7 @@ def demo(
         raise InputError(f"There is no example {only!r}; choose one of {', '.join(EXAMPLES)}.")
     for name in [only] if only else EXAMPLES:
         mode, suffix, what = EXAMPLES[name]
-        typer.echo(f"{name}: {what}", err=True)
+        say(f"{name}: {what}", stderr=True)
         with resources.as_file(resources.files("scail2") / "assets" / "example" / name) as folder:
             request = AnimationRequest(
                 mode=AnimationMode.parse(mode),

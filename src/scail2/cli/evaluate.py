@@ -38,11 +38,10 @@ def evaluate(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, … (default: the best there is).")] = None,
 ) -> None:
     """Evaluate a checkpoint on held-out puppets: table, plot, contact sheets and JSON, copying baselines beside it."""
-    from rich.console import Console
-
     from scail2.cli.counting import counted_progress
     from scail2.cli.extras import need
     from scail2.cli.sizes import parse_size
+    from scail2.cli.terminal import Terminal
 
     need("skia", "data", "drawing the test clips")
     if out is not None:
@@ -57,7 +56,7 @@ def evaluate(
     from scail2.evaluation.protocols import MeasuredClip, evaluate_pipeline
     from scail2.models.hub import load_pipeline
 
-    console = Console()
+    console = Terminal()
     tasks = tuple(EvaluationTask) if not task else tuple(_task(name) for name in task)
     options = {name: value for name, value in (("preset", preset), ("num_inference_steps", steps)) if value is not None}
     networks = GivenNetworks.load(lpips, video_features)
@@ -94,9 +93,9 @@ def evaluate(
         outputs.write(report, shown)
     console.print(report.table())
     if json_file is not None:
-        console.print(f"measures: {json_file}")
+        console.say(f"measures: {json_file}")
     if out is not None:
-        console.print(f"contact sheets, plot and report: {out}")
+        console.say(f"contact sheets, plot and report: {out}")
 
 
 def _task(name: str):

@@ -16,13 +16,11 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Say what a file is: kind, dialect, parameters, types, configuration, and whether it is complete."""
-    import json
-    import sys
     from dataclasses import asdict
 
-    from rich.console import Console
     from rich.table import Table
 
+    from scail2.cli.terminal import Terminal, visible, write_json
     from scail2.models.model_folder import check_model
 
     check_model(path)
@@ -30,7 +28,7 @@ def info(
 
     found = describe(path)
     if as_json:
-        sys.stdout.write(json.dumps(asdict(found), indent=1) + "\n")
+        write_json(asdict(found))
         return
     table = Table(show_header=False, box=None)
     table.add_row("kind", found.kind + (f" ({found.dialect})" if found.dialect else ""))
@@ -44,5 +42,5 @@ def info(
     if found.complete:
         table.add_row("names and shapes", "exactly those of its configuration")
     if found.problem:
-        table.add_row("problem", found.problem)
-    Console(soft_wrap=True).print(table, markup=False)
+        table.add_row("problem", visible(found.problem))
+    Terminal(soft_wrap=True).print(table)

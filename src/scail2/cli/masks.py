@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scail2.cli.terminal import Terminal, say, write_json
+from scail2.disk_errors import naming
 from scail2.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,7 +67,9 @@ def _make(
     characters: Annotated[int | None, typer.Option(min=1, help="How many characters to expect.")] = None,
     width: Annotated[int | None, typer.Option(help="Width of the masks; without it the video's.")] = None,
     height: Annotated[int | None, typer.Option(help="Height of the masks; without it the video's.")] = None,
-    fps: Annotated[float | None, typer.Option(help="Resample the video to this rate, as the run will.")] = None,
+    fps: Annotated[
+        str | None, typer.Option(help="Resample the video to this rate (16, 30000/1001), as the run will.")
+    ] = None,
     fit: Annotated[str, typer.Option(help="cover or letterbox.")] = "cover",
     reframe: Annotated[str, typer.Option(help="off or auto: rescale the reference.")] = "off",
     fix_polarity: Annotated[bool, typer.Option(help="Repaint backgrounds that contradict the mode.")] = False,
@@ -80,7 +84,7 @@ def _make(
     if reframe not in ("off", "auto"):
         raise InputError(f"--reframe is {reframe!r}; it must be off or auto.")
     given = {name: value for name, value in locals().items() if name not in ("context", "as_json")}
-    with _plain(output):
+    with naming(output):
         report = make(given)
     _show(report, as_json)
     report.refuse_errors()
@@ -237,7 +241,7 @@ def _check(
     from scail2.perception.tracks import MaskStore
 
     store = MaskStore(folder)
-    with _plain(folder), tempfile.TemporaryDirectory(prefix="scail2-masks-") as scratch:
+    with naming(folder), tempfile.TemporaryDirectory(prefix="scail2-masks-") as scratch:
         store.verify()
         reference, driving = store.measure(Path(scratch))
         found = validate.check_masks(
@@ -250,11 +254,9 @@ def _check(
             )
         )
     if as_json:
-        _print_json([each.to_json() for each in found])
+        write_json([each.to_json() for each in found])
     else:
-        from rich.console import Console
-
-        Console().print(findings.table(found))
+        Terminal().print(findings.table(found))
     findings.refuse(found)
 
 
@@ -280,21 +282,21 @@ def _preview(
     read += [(path.name, path) for path in folder.iterdir() if not path.name.startswith("preview.")]
     refuse_overwriting((video, picture), [(name, Path(path)) for name, path in read if path])
     made = previews(store, video, picture)
-    with _plain(folder), _changing(folder), made as (film, still), _progress("preview") as progress:
+    with naming(folder), _changing(folder), made as (film, still), _progress("preview") as progress:
         write_preview(store, reference, driving, film, still, progress=progress)
-    _say(f"wrote {video} and {picture}")
+    say(f"wrote {video} and {picture}")
 
 
 def _edit(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
-    with _plain(folder), _editable(folder) as store:
+    with naming(folder), _editable(folder) as store:
         frames = store.unpack()
-    _say(f"edit the pictures in {frames} (pure palette colours), then: scail2 masks check {folder}")
+    say(f"edit the pictures in {frames} (pure palette colours), then: scail2 masks check {folder}")
 
 
 def _pack(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
-    with _plain(folder), _editable(folder) as store:
+    with naming(folder), _editable(folder) as store:
         video = store.pack()
-    _say(f"wrote {video}")
+    say(f"wrote {video}")
 
 
 @contextmanager
@@ -318,52 +320,30 @@ def _editable(folder: Path) -> "Iterator[MaskStore]":
 
 
 def _freeze(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
-    with _plain(folder), _changing(folder) as store:
+    with naming(folder), _changing(folder) as store:
         store.freeze()
-    _say(f"froze the masks in {folder}")
+    say(f"froze the masks in {folder}")
 
 
 def _unfreeze(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
-    with _plain(folder), _changing(folder) as store:
+    with naming(folder), _changing(folder) as store:
         store.unfreeze()
-    _say(f"the masks in {folder} can be changed again")
+    say(f"the masks in {folder} can be changed again")
 
 
 def _show(report: "PreflightReport", as_json: bool) -> None:
-    from rich.console import Console
-
     if as_json:
-        _print_json(report.to_json())
+        write_json(report.to_json())
     else:
-        Console().print(report.table())
-
-
-def _print_json(value: Any) -> None:
-    import json
-
-    typer.echo(json.dumps(value, indent=1))
-
-
-def _say(text: str) -> None:
-    typer.echo(text)
-
-
-@contextmanager
-def _plain(path: Path):
-    """The operating system's refusals as one sentence."""
-    from scail2.runs.storage import plain_errors
-
-    with plain_errors("write", path):
-        yield
+        Terminal().print(report.table())
 
 
 @contextmanager
 def _progress(what: str):
     """A bar on stderr; yields a function of (done, total)."""
-    from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
 

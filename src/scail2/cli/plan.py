@@ -110,26 +110,29 @@ def _claimed_sheet(path: Path | None, request: AnimationRequest) -> "Iterator[St
 
 
 def _show(values: dict[str, Any], as_json: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from scail2.cli.progress import print_json
+    from scail2.cli.terminal import Terminal, visible, write_json
 
     if as_json:
-        print_json(values)
+        write_json(values)
         return
-    console = Console()
+    console = Terminal()
     facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in plan_rows(values):
-        facts.add_row(Text(name, style="dim"), Text(value))
+        facts.add_row(Text(name, style="dim"), Text(visible(value)))
     console.print(facts)
     found = Table(show_header=True)
     for column in ("", "what", "fix"):
         found.add_column(column, overflow="fold")
     style = {"error": "bold red", "warning": "yellow", "info": "dim"}
     for each in values["preflight"]["findings"]:
-        found.add_row(Text(each["severity"], style=style[each["severity"]]), Text(each["message"]), Text(each["fix"]))
+        found.add_row(
+            Text(each["severity"], style=style[each["severity"]]),
+            Text(visible(each["message"])),
+            Text(visible(each["fix"])),
+        )
     console.print(found)
 
 

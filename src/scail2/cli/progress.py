@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from scail2.cli.terminal import Terminal, visible
 from scail2.runs.journal import RunEvent
 
 
@@ -19,7 +19,7 @@ def run_events(as_json: bool) -> Iterator[Callable[[RunEvent], None]]:
     if as_json:
         yield print_event
         return
-    with RunDisplay(Console(stderr=True)) as display:
+    with RunDisplay(Terminal(stderr=True)) as display:
         yield display.show
 
 
@@ -29,15 +29,10 @@ def print_event(event: RunEvent) -> None:
     sys.stdout.flush()
 
 
-def print_json(value: Any) -> None:
-    """A value as indented JSON on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
-
-
 class RunDisplay:
     """The live display: one bar over all steps of all segments to render, and a line for everything worth keeping."""
 
-    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, console: Terminal, clock: Callable[[], float] = time.monotonic):
         self._console = console
         self._clock = clock
         self._progress = Progress(
@@ -77,7 +72,7 @@ class RunDisplay:
             handler(event.facts)
 
     def _line(self, text: str, style: str | None = None) -> None:
-        self._progress.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        self._progress.console.print(visible(text), style=style, soft_wrap=True)
 
     def _segment_started(self, facts: dict[str, Any]) -> None:
         self._update(_name(facts), 0, None, "")

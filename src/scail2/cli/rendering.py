@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from scail2.cli.options import make_request, request_parameters, with_parameters
+from scail2.cli.terminal import Terminal
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
 from scail2.request import AnimationRequest
@@ -46,9 +46,9 @@ def render(request: AnimationRequest, run_dir: Path, *, dry_run: bool, as_json: 
     """Executes a run, or only plans it, and says where everything is."""
     from scail2.runs import RunDirectory
 
-    console = Console(stderr=True, quiet=as_json)
+    console = Terminal(stderr=True, quiet=as_json)
     if request.model is None:
-        say(console, EMBEDDED_NOTE)
+        console.say(EMBEDDED_NOTE)
     if dry_run:
         from scail2.cli.plan import plan
 
@@ -61,19 +61,19 @@ def work(run: Any, action: Any, *, as_json: bool) -> None:
     """Runs ``action(run, events)`` with a display; Ctrl-C keeps everything and exits with 130."""
     from scail2.cli.progress import run_events
 
-    console = Console(stderr=True, quiet=as_json)
+    console = Terminal(stderr=True, quiet=as_json)
     quiet_libraries()
     try:
         with run_events(as_json) as events:
             output = action(run, events)
     except KeyboardInterrupt:
-        say(console, f"Stopped; every finished segment is kept. Go on with: scail2 resume {run.path}")
+        console.say(f"Stopped; every finished segment is kept. Go on with: scail2 resume {run.path}")
         raise typer.Exit(130) from None
     except InputError:
         if any((run.path / "segments").glob("[0-9]*")):
-            say(console, f"What was rendered so far is kept in {run.path}.")
+            console.say(f"What was rendered so far is kept in {run.path}.")
         raise
-    say(console, f"{output} is finished; the run with its segments, masks and measurements is {run.path}.")
+    console.say(f"{output} is finished; the run with its segments, masks and measurements is {run.path}.")
 
 
 def quiet_libraries() -> None:
@@ -84,8 +84,3 @@ def quiet_libraries() -> None:
 
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers")
-
-
-def say(console: Console, text: str) -> None:
-    """One line for people, without markup or wrapping."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

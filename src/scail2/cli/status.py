@@ -16,17 +16,16 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Show how far a run is: segments, drift, output, disk use. Also works while it is running."""
-    from rich.console import Console
     from rich.table import Table
 
-    from scail2.cli.progress import print_json
+    from scail2.cli.terminal import Terminal, visible, write_json
     from scail2.runs import RunDirectory
 
     found = RunDirectory.open(run).status()
     if as_json:
-        print_json(found.to_json())
+        write_json(found.to_json())
         return
     table = Table(show_header=False, box=None)
     for name, value in found.rows():
-        table.add_row(name, value)
-    Console().print(table, markup=False)
+        table.add_row(name, visible(value))
+    Terminal().print(table)

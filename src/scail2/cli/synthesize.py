@@ -29,11 +29,10 @@ def synthesize(
     resume: Annotated[bool, typer.Option(help="Continue a folder begun with the same settings.")] = False,
 ) -> None:
     """Draw motion pairs of puppets and write them as shards of videos, masks and stills that any viewer opens."""
-    from rich.console import Console
-
     from scail2.cli.counting import counted_progress
     from scail2.cli.extras import need
     from scail2.cli.sizes import parse_size
+    from scail2.cli.terminal import Terminal
 
     need("skia", "data", "drawing puppets")
     from scail2.data.puppet_source import PuppetSource
@@ -54,9 +53,9 @@ def synthesize(
     job = SynthesisJob(
         source=source, recipe=recipe_named(recipe), pairs=pairs, pairs_per_shard=pairs_per_shard, seed=seed
     )
-    console = Console()
+    console = Terminal()
     with counted_progress(console, "synthesizing") as progress:
         summary = write_pairs(job, out, workers=workers or os.cpu_count() or 1, resume=resume, progress=progress)
-    console.print(f"{summary.written} pairs written, {summary.shards} shards in {summary.directory}")
+    console.say(f"{summary.written} pairs written, {summary.shards} shards in {summary.directory}")
     for key, reason in summary.skipped.items():
-        console.print(f"skipped {key}: {reason}", markup=False)
+        console.say(f"skipped {key}: {reason}")

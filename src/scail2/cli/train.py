@@ -43,6 +43,7 @@ def train(
     """Train; run the same command again to resume. Ctrl-C ends after the step, with a checkpoint."""
     import logging
 
+    from scail2.cli.terminal import say, show_log
     from scail2.models.model_folder import check_model
 
     check_model(model)
@@ -50,7 +51,7 @@ def train(
     from scail2.training.run_folder import training_folder
     from scail2.training.session import build_trainer, count_parameters, export_transformer, with_overrides
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    show_log(logging.INFO, "%(asctime)s %(message)s")
     config = with_overrides(
         find_recipe(recipe),
         shards=data,
@@ -67,7 +68,7 @@ def train(
     with training_folder(output, config, start_from) as folder:
         trainer = build_trainer(config, folder, start_from=start_from, device=device, change=change)
         trained, total = count_parameters(trainer.transformer)
-        typer.echo(f"{config.name}: training {trained:,} of {total:,} parameters on {trainer.context.device}")
+        say(f"{config.name}: training {trained:,} of {total:,} parameters on {trainer.context.device}")
         checkpoint = trainer.run()
         exported = export_transformer(config, folder, folder / "transformer")
-    typer.echo(f"step {trainer.step}: checkpoint {checkpoint}, averaged weights {exported}")
+    say(f"step {trainer.step}: checkpoint {checkpoint}, averaged weights {exported}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from scail2.data.shards import ShardIndex, ShardWriter, load_index
+from scail2.disk_errors import WRITING, naming
 from scail2.documents import DocumentError, load_json
 from scail2.errors import InputError
 from scail2.ownership import Kind, claimed_folder, is_document
@@ -137,7 +138,7 @@ def _held(shard: Path) -> int:
 
 
 def _write(run: ShardRun, job: ShardJob, number: int, tick: Callable[[int], None]) -> None:
-    with ShardWriter(run.path(number)) as writer:
+    with naming(run.path(number), WRITING), ShardWriter(run.path(number)) as writer:
         job.write_shard(writer, number, tick)
 
 

@@ -25,6 +25,15 @@ def _may_overwrite() -> bool:
     return not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
+def _branched(x: torch.Tensor) -> torch.Tensor:
+    """A branch off the residual stream, in the type that autocast has linear layers work in, if it is on.
+
+    Cast once instead of once for each of three projections, and also before quantised layers, which autocast knows nothing of.
+    """
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
 def rotate_pairs(x: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     """Multiply adjacent lanes, taken as complex numbers, by rotary factors of any modulus, in float32.
 
@@ -71,6 +80,7 @@ class SCAIL2AttnProcessor(WanAttnProcessor):
         if attn.add_k_proj is not None:
             image_context = encoder_hidden_states[:, : self.image_length]
             encoder_hidden_states = encoder_hidden_states[:, self.image_length :]
+        hidden_states = _branched(hidden_states)
         query, key, value = _get_qkv_projections(attn, hidden_states, encoder_hidden_states)
         query, key = _normalised(attn.norm_q, query), _normalised(attn.norm_k, key)
         query, key, value = (x.unflatten(2, (attn.heads, -1)) for x in (query, key, value))
@@ -128,7 +138,7 @@ class TanhGELU(nn.Module):
         self.proj = proj
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        hidden_states = self.proj(hidden_states)
+        hidden_states = self.proj(_branched(hidden_states))
         if _may_overwrite():
             return torch.ops.aten.gelu_(hidden_states, approximate="tanh")
         return functional.gelu(hidden_states, approximate="tanh")

@@ -23,7 +23,7 @@ def timestep_sinusoid(timestep: torch.Tensor, dim: int) -> torch.Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1).float().to(timestep.device)
 
 
-def _match_weight(x: torch.Tensor, module: nn.Module) -> torch.Tensor:
+def match_weight(x: torch.Tensor, module: nn.Module) -> torch.Tensor:
     """Cast to the module's weights where those are floating point.
 
     They are float32 in a model loaded by this package; a file loaded by other means may have them in bfloat16, and
@@ -65,8 +65,8 @@ class SCAIL2ConditionEmbedder(nn.Module):
         """Timestep ``(B,)`` in 0..1000 -> ``temb (B, dim)`` and block modulation ``(B, 6, dim)``, both float32."""
         with torch.autocast(timestep.device.type, enabled=False):
             sinusoid = timestep_sinusoid(timestep, self.freq_dim)
-            temb = self.time_embedder(_match_weight(sinusoid, self.time_embedder)).float()
-            modulation = self.time_proj(_match_weight(self.act_fn(temb), self.time_proj)).float()
+            temb = self.time_embedder(match_weight(sinusoid, self.time_embedder)).float()
+            modulation = self.time_proj(match_weight(self.act_fn(temb), self.time_proj)).float()
         return temb, modulation.unflatten(1, (6, -1))
 
     def embed_context(self, text: torch.Tensor | None, image: torch.Tensor | None) -> torch.Tensor | None:

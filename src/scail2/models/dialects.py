@@ -8,21 +8,33 @@ training code's names, splits its fused projections and multiplies 8-bit weights
 | official | `blocks.N.self_attn.q.weight` ... | float32, float16, bfloat16 |
 | training | the training branch's, `query_key_value` and `key_value` fused | float32, bfloat16 |
 | comfy fp8 | official, `model.diffusion_model.` in front or not | float8 with a scale per tensor or per row |
+| comfy int8 | the same | int8, scaled alike |
 | gguf | official | blocks of the gguf package |
 | diffusers | `blocks.N.attn1.to_q.weight` ... | float32, float16, bfloat16 |
 """
 
+import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+
+import torch
 
 from ..errors import InputError
 from . import official_names as names
 from .quantised import FP8, companions
-from .tensor_files import GgufFile, TensorFile, TensorInfo
+from .tensor_files import GgufFile, TensorFile
 from .views import Source, View
 
-_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "module.", "model.")
+# What programs put before a network's names, in any order and number; averages kept beside the weights among them.
+_AVERAGES = ("ema", "ema_model", "model_ema", "averaged_model")
+_PREFIX = re.compile(
+    rf"(?P<prefix>(?:(?:model|diffusion_model|module|net|dit|transformer|{'|'.join(_AVERAGES)})\.)*)"
+    r"(?:patch_embedding|mixins\.patch_embed\.proj)\.weight"
+)
+# And between them, for `torch.compile`, sharding and recomputation.
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 
 class Dialect(StrEnum):
@@ -31,6 +43,7 @@ class Dialect(StrEnum):
     OFFICIAL = "official"
     TRAINING = "training"
     COMFY_FP8 = "comfy-fp8"
+    COMFY_INT8 = "comfy-int8"
     GGUF = "gguf"
     DIFFUSERS = "diffusers"
 
@@ -73,6 +86,8 @@ _FUSED = {
     "key_value": ("k", "v"),
     "key_value_img": ("k_img", "v_img"),
 }
+_PATCH_EMBEDDING = re.compile(r"patch_embedding(_pose|_mask)?\.weight")
+_PATCH = (1, 2, 2)  # of every published SCAIL-2 and Wan 2.1 network
 _NUMBER = re.compile(r"(?<=\.)(\d+)(?=\.|$)")
 
 
@@ -87,23 +102,24 @@ def view_transformer(file: TensorFile) -> TransformerView:
     """Finds out which dialect a file has and presents it in published names.
 
     Raises:
-        InputError: quantised in a way that cannot be undone exactly here (mxfp8, int8, nvfp4), or an ambiguous file.
+        InputError: quantised in a way that cannot be undone exactly here (mxfp8, nvfp4, blocks of int8), or an ambiguous file.
     """
-    prefix = _common_prefix(file.tensors)
+    plain = {stored: _without_wrappers(stored) for stored in file.tensors}
+    prefix, averaged = _prefix_of(plain.values())
     scales, markers = companions(file)
     sources: dict[str, Source] = {}
     unexpected, fused, foreign = [], False, False
-    for stored in file.tensors:
-        if stored in markers:
+    for stored, name in plain.items():
+        if stored in markers or (averaged and not name.startswith(prefix)):
             continue
-        targets, is_training, is_foreign = _targets(stored.removeprefix(prefix))
+        targets, is_training, is_foreign = _targets(name.removeprefix(prefix))
         fused, foreign = fused or is_training, foreign or is_foreign
         if not targets:
             unexpected.append(stored)
         for index, target in enumerate(targets):
             if target in sources:
                 raise InputError(f"{file.path}: '{stored}' and '{sources[target].stored}' are both '{target}'.")
-            sources[target] = Source(stored, index, len(targets))
+            sources[target] = Source(stored, index, len(targets), _unfolded(file, stored, target))
     dialect = Dialect.OFFICIAL
     if isinstance(file, GgufFile):
         dialect = Dialect.GGUF
@@ -113,15 +129,41 @@ def view_transformer(file: TensorFile) -> TransformerView:
         dialect = Dialect.DIFFUSERS
     elif any(info.dtype in FP8 for info in file.tensors.values()):
         dialect = Dialect.COMFY_FP8
+    elif scales and any(info.dtype is torch.int8 for info in file.tensors.values()):
+        dialect = Dialect.COMFY_INT8
     return TransformerView(file, sources, unexpected, scales, dialect)
 
 
-def _common_prefix(stored: dict[str, TensorInfo]) -> str:
-    anchors = [name for name in stored if name.endswith(("patch_embedding.weight", "mixins.patch_embed.proj.weight"))]
-    for prefix in _PREFIXES:
-        if any(name.startswith(prefix) for name in anchors):
-            return prefix
-    return ""
+def _without_wrappers(name: str) -> str:
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
+def _prefix_of(plain: Iterable[str]) -> tuple[str, bool]:
+    """What stands before the names, and whether these are averages beside the weights they were made of, which are left out."""
+    found = {match["prefix"] for match in map(_PREFIX.fullmatch, plain) if match}
+    averages = [prefix for prefix in found if set(prefix.split(".")) & set(_AVERAGES)]
+    if len(found) == 2 and len(averages) == 1:
+        return averages[0], True
+    return min(found, key=len, default=""), False
+
+
+def _unfolded(file: TensorFile, stored: str, target: str) -> tuple[int, ...] | None:
+    """Shape of a patch embedding that was stored with fewer than its five dimensions; None for everything else.
+
+    Formats of four dimensions fold two of them into one. The values keep their order, and the bias tells the width.
+    """
+    shape = file.tensors[stored].shape
+    if not _PATCH_EMBEDDING.fullmatch(target) or len(shape) >= 5:
+        return None
+    bias = file.tensors.get(stored.removesuffix("weight") + "bias")
+    if bias is None or len(bias.shape) != 1:
+        return None
+    width, taps = bias.shape[0], math.prod(_PATCH)
+    if not width or math.prod(shape) % (width * taps):
+        return None
+    return (width, math.prod(shape) // (width * taps), *_PATCH)
 
 
 def _targets(bare: str) -> tuple[tuple[str, ...], bool, bool]:

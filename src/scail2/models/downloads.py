@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..errors import InputError
+from ..user_paths import expanded
 
 HUB_PREFIX = "hub:"
 
@@ -10,7 +11,7 @@ HUB_PREFIX = "hub:"
 def local_path(name: str | Path) -> Path:
     """A path on this disk: ``hub:owner/name`` or ``hub:owner/name@revision`` is downloaded, anything else is a path."""
     if not str(name).startswith(HUB_PREFIX):
-        return Path(name).expanduser()
+        return expanded(name)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -131,8 +131,8 @@ PUBLIC_FILES = (
         "--model FILE, or scail2 convert",
     ),
     PublicFile(
-        "SCAIL-2 14B, ComfyUI bf16 or fp8-scaled",
-        "the same weights; mxfp8, nvfp4 and int8 files are refused",
+        "SCAIL-2 14B, ComfyUI bf16, fp8-scaled or int8",
+        "the same weights; mxfp8, nvfp4 and int8 files of blocks are refused",
         "MIT",
         "--model FILE, or scail2 convert",
     ),

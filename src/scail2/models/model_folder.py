@@ -17,6 +17,7 @@ from typing import Annotated, Any, get_type_hints
 from scail2.documents import Between, decode, load_json, parse_json, short
 from scail2.errors import InputError
 from scail2.limits import DOCUMENT_BYTES
+from scail2.user_paths import expanded
 
 # No width, length or count of any public network comes near; products of such numbers still fit 64 bits.
 _LARGEST = 2**24
@@ -104,7 +105,7 @@ def check_model(model: str | Path | None) -> None:
 
     Raises InputError like `check_pipeline`. Names that are no files or folders are left to who loads them.
     """
-    path = Path() if model is None else Path(model).expanduser()
+    path = Path() if model is None else expanded(model)
     if model is None or not path.exists():
         return
     if path.name.endswith(".index.json"):

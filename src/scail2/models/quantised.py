@@ -8,25 +8,28 @@ from typing import Any
 
 import torch
 
-from ..documents import decode, parse_json
+from ..documents import decode, parse_json, short
 from ..errors import InputError
 from .tensor_files import GgufFile, TensorFile, TensorInfo
 
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+EIGHT_BIT = (*FP8, torch.int8)
 # Companions of an 8-bit weight. Input scales matter only to kernels that also quantise activations.
 _SCALE_LEAVES = ("scale_weight", "weight_scale")
 _INPUT_SCALE_LEAVES = ("scale_input", "input_scale")
 _MARKER_LEAF = "comfy_quant"
 _FILE_MARKER = "scaled_fp8"
 _MARKER_BYTES = 1 << 16
-_READABLE_MARKERS = ("float8_e4m3fn", "float8_e5m2")
+_READABLE_MARKERS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise", "int8_rowwise")
+# Words of a marker that say nothing about the values of the weights.
+_HARMLESS_WORDS = {"format", "full_precision_matrix_mult"}
 
 
 def companions(file: TensorFile) -> tuple[dict[str, str], set[str]]:
     """Scales by the weight they belong to, and all names that are no weights themselves.
 
     Raises:
-        InputError: some weight is quantised in a way that cannot be undone exactly here (mxfp8, nvfp4, int8).
+        InputError: some weight is quantised in a way that cannot be undone exactly here (mxfp8, nvfp4, blocks).
     """
     scales: dict[str, str] = {}
     markers: set[str] = set()
@@ -54,15 +57,17 @@ def _check_marker(file: TensorFile, name: str) -> None:
     kind = decode(marker.get("format"), str, where, "format")
     if kind not in _READABLE_MARKERS:
         raise _unsupported(file, name, kind)
+    if kind.startswith("int8") and (more := sorted(marker.keys() - _HARMLESS_WORDS)):
+        raise _unsupported(file, name, f"{kind} with {', '.join(map(short, more))}")
 
 
 def _check_stored(file: TensorFile, name: str, info: TensorInfo, scales: dict[str, str]) -> None:
     if isinstance(file, GgufFile) or not name.endswith("weight"):
         return
     scale = scales.get(name)
-    if info.dtype is None or not info.dtype.is_floating_point:
+    if info.dtype is None or not (info.dtype.is_floating_point or (info.dtype is torch.int8 and scale is not None)):
         raise _unsupported(file, name, info.format)
-    if info.dtype not in FP8:
+    if info.dtype not in EIGHT_BIT:
         if scale is not None and file.tensors[scale].shape not in ((), (1,)):
             raise _unsupported(file, name, f"{info.format} with a scale of shape {file.tensors[scale].shape}")
         return
@@ -78,6 +83,6 @@ def _check_stored(file: TensorFile, name: str, info: TensorInfo, scales: dict[st
 
 def _unsupported(file: TensorFile, name: str, kind: str) -> InputError:
     return InputError(
-        f"{file.path}: '{name}' is stored as {kind}; of ComfyUI's quantised files only fp8 with one scale per "
-        "tensor or row is read (not mxfp8, nvfp4 or int8): take the bf16, fp8-scaled or GGUF file of the same model."
+        f"{file.path}: '{name}' is stored as {kind}; of ComfyUI's quantised files fp8 and int8 with one scale per tensor or row "
+        "are read (not mxfp8, nvfp4, blocks or rotated weights): take the bf16, fp8-scaled or GGUF file of the same model."
     )

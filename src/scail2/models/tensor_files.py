@@ -35,8 +35,12 @@ _SAFETENSORS_TYPES = {
 }
 _SAFETENSORS_NAMES = {dtype: name for name, dtype in _SAFETENSORS_TYPES.items()}
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-# State dictionaries are found under one of these keys, or are the file's top level.
-_STATE_KEYS = ("module", "state_dict", "model")
+# State dictionaries are found under the first of these keys, on any level, or are the file's top level. Averaged weights go
+# before those they are the average of.
+_STATE_KEYS = (
+    "ema", "ema_state_dict", "model_ema", "ema_model", "module", "state_dict", "model_state_dict", "model", "transformer",
+)  # fmt: skip
+_STATE_LEVELS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +154,9 @@ class PickleFile(TensorFile):
 
 
 def _find_state(path: Path, content: Any) -> Mapping[str, torch.Tensor]:
-    for key in _STATE_KEYS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
+    for _ in range(_STATE_LEVELS):
+        inner = [key for key in _STATE_KEYS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)]
+        content = content[inner[0]] if inner else content
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors.")
     state = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}

@@ -5,6 +5,7 @@ D width of the network, K binding slots. Mode enters only through positions and 
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from ..errors import InputError
 from ..modes import AnimationMode
 from . import integration
 from .blocks import SCAIL2AttnProcessor, build_block
-from .condition_embedder import SCAIL2ConditionEmbedder
+from .condition_embedder import SCAIL2ConditionEmbedder, match_weight
 from .rope import SCAIL2RotaryPosEmbed, TokenLayout
 
 # Channels appended to every latent: ones where the content is known (references, driving, clean history), else zeros.
@@ -71,11 +72,12 @@ class SCAIL2Transformer3DModel(
     """
 
     _supports_gradient_checkpointing = True
-    _skip_layerwise_casting_patterns = ["patch_embedding", "condition_embedder", "norm"]
+    _skip_layerwise_casting_patterns = ["patch_embedding", "condition_embedder", "norm", "proj_out"]
     _no_split_modules = ["WanTransformerBlock"]
     _repeated_blocks = ["WanTransformerBlock"]
-    # Wan's list plus the projection of the timestep embedding: the whole timestep path is float32 here.
-    _keep_in_fp32_modules = ["rope", "time_embedder", "time_proj", "scale_shift_table", "norm1", "norm2", "norm3"]
+    # Wan's list plus the projection of the timestep embedding and the head: timestep path and head are float32 here.
+    _keep_in_fp32_modules = ["rope", "time_embedder", "time_proj", "scale_shift_table", "proj_out"]
+    _keep_in_fp32_modules += ["norm1", "norm2", "norm3"]
     _cp_plan = {
         "rope": {
             0: ContextParallelInput(split_dim=1, expected_dims=4, split_output=True),
@@ -156,8 +158,8 @@ class SCAIL2Transformer3DModel(
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
         """Velocity of the noisy video.
 
-        All tensors are ``(B, C, T, H, W)`` and are cast to ``hidden_states``' dtype; ``h, w`` below are ``H, W``
-        divided by ``driving_downsample``.
+        All tensors are ``(B, C, T, H, W)`` and are cast to the weights' dtype; ``h, w`` below are ``H, W`` divided by
+        ``driving_downsample``. Float32 latents may go through a bfloat16 model: its output is not rounded then.
 
         Args:
             hidden_states: noisy latents ``(B, C, T, H, W)``; history frames, where there are any, are clean in it.
@@ -183,7 +185,7 @@ class SCAIL2Transformer3DModel(
         Raises:
             InputError: an input is missing, not taken by this model, or of the wrong shape.
         """
-        noisy, dtype = hidden_states, hidden_states.dtype
+        noisy, dtype = hidden_states, self.patch_embedding.weight.dtype
         references, reference_masks = _join_references(
             reference_latents, reference_masks, additional_reference_latents, additional_reference_masks
         )
@@ -193,13 +195,14 @@ class SCAIL2Transformer3DModel(
 
         # 1. Embed: references and noisy video as one clip, driving by its own embedding; masks are added to both.
         known = references.new_ones(references.shape[0], KNOWN_CHANNELS, *references.shape[2:])
-        video = torch.cat([references.to(dtype), noisy], dim=2)
+        video = torch.cat([references.to(dtype), noisy.to(dtype)], dim=2)
         video = _append_known(video, torch.cat([known, _history_or_zeros(history_mask, noisy)], dim=2))
         video_masks = _pad_frames(reference_masks.to(dtype), video.shape[2])
         video = _to_tokens(self.patch_embedding(video) + self.patch_embedding_mask(video_masks))
         driving = _append_known(driving_latents.to(dtype), driving_latents.new_ones(()))
         driving = _to_tokens(self.patch_embedding_pose(driving) + self.patch_embedding_mask(driving_masks.to(dtype)))
-        hidden_states = torch.cat([video, driving], dim=1).to(dtype)
+        # The residual stream is float32 in every model, as where the network was trained: it adds up some 120 results.
+        hidden_states = torch.cat([video, driving], dim=1).to(torch.promote_types(dtype, torch.float32))
 
         # 2. Positions: the only place where the mode is seen.
         rotary_emb = self.rope(layout, hidden_states.device)
@@ -207,20 +210,24 @@ class SCAIL2Transformer3DModel(
         # 3. Conditions.
         temb, modulation, context = self.condition_embedder(timestep, text, image)
 
-        # 4. Blocks.
-        for block in self.blocks:
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                hidden_states = self._gradient_checkpointing_func(block, hidden_states, context, modulation, rotary_emb)
-            else:
-                hidden_states = block(hidden_states, context, modulation, rotary_emb)
+        # 4. Blocks: each branches off the residual stream in the weights' type.
+        with _linear_layers_in(dtype, hidden_states.device):
+            for block in self.blocks:
+                if torch.is_grad_enabled() and self.gradient_checkpointing:
+                    hidden_states = self._gradient_checkpointing_func(
+                        block, hidden_states, context, modulation, rotary_emb
+                    )
+                else:
+                    hidden_states = block(hidden_states, context, modulation, rotary_emb)
 
         # 5. Head. Tokens are cut after proj_out, where context parallelism has gathered all of them.
         shift, scale = (self.scale_shift_table.float() + temb.unsqueeze(1)).to(hidden_states.device).chunk(2, dim=1)
-        hidden_states = (self.norm_out(hidden_states.float()) * (1 + scale) + shift).to(hidden_states.dtype)
-        prediction = self._to_video(self.proj_out(hidden_states)[:, layout.video_slice], layout)
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            hidden_states = match_weight(self.norm_out(hidden_states.float()) * (1 + scale) + shift, self.proj_out)
+            prediction = self._to_video(self.proj_out(hidden_states)[:, layout.video_slice], layout)
         if self.config.prediction_type == "sample" and not return_prediction:
             prediction = velocity_from_sample(noisy, prediction, timestep)
-        prediction = prediction.to(dtype)
+        prediction = prediction.to(noisy.dtype)
         return Transformer2DModelOutput(sample=prediction) if return_dict else (prediction,)
 
     def _layout(
@@ -243,6 +250,14 @@ class SCAIL2Transformer3DModel(
         grid = (layout.frames, layout.height, layout.width)
         video = tokens.reshape(tokens.shape[0], *grid, patch_height, patch_width, -1)
         return video.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+
+
+def _linear_layers_in(dtype: torch.dtype, device: torch.device) -> AbstractContextManager:
+    """Has linear layers and attention of a half-precision model take the float32 residual stream's branches in ``dtype``.
+
+    Autocast, because the weights do not always show the type they work in: some are quantised, some cast by a hook on use.
+    """
+    return torch.autocast(device.type, dtype=dtype) if dtype.itemsize < 4 else nullcontext()
 
 
 def _to_tokens(grid: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..errors import InputError
-from .quantised import FP8, companions
+from .quantised import EIGHT_BIT, FP8, companions
 from .tensor_files import GgufFile, TensorFile
 
 # Elements copied at a time, and between two unmappings: 64 MiB of float32.
@@ -125,7 +125,7 @@ def main_dtype(file: TensorFile) -> torch.dtype | None:
     """Floating type in which most bytes of a file are stored; None for 8-bit files and GGUF blocks."""
     sizes: dict[torch.dtype | None, int] = {}
     for info in file.tensors.values():
-        dtype = None if isinstance(file, GgufFile) or info.dtype in FP8 else info.dtype
+        dtype = None if isinstance(file, GgufFile) or info.dtype in EIGHT_BIT else info.dtype
         if dtype is not None and not dtype.is_floating_point:
             continue  # position indices, a packed tokenizer
         sizes[dtype] = sizes.get(dtype, 0) + info.nbytes

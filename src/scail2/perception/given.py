@@ -18,13 +18,20 @@ from scail2.perception.alignment import AlignedMask, MaskFile
 from scail2.perception.following import Follower, follow_regions
 from scail2.perception.labels import TrackedMasks, TrackRecorder
 from scail2.perception.segmenter import Prompts
-from scail2.perception.snapping import PALETTE, PALETTE_NAMES, PaletteSnapper, near_palette
+from scail2.perception.snapping import (
+    LOSSLESS_CODECS,
+    MATTE_LEVEL,
+    PALETTE,
+    PALETTE_NAMES,
+    PaletteSnapper,
+    near_palette,
+    too_dark,
+)
 from scail2.video import FrameSource, VideoReader, read_image
 from scail2.video.images import AnimatedPicture, is_film
 from scail2.video.kinds import PICTURE_SUFFIXES, identify
 
 LOSSLESS_SUFFIXES = {".png", ".apng", ".bmp", ".tif", ".tiff"}
-LOSSLESS_CODECS = {"ffv1", "png", "qtrle", "huffyuv", "utvideo"}
 # Delays of an animation are rounded to milliseconds or hundredths: so far from a whole number of pictures they may be.
 _UNEVEN = 0.25
 _WINDOW = 16
@@ -32,7 +39,6 @@ _WINDOW = 16
 _GREY_SPREAD, _GREY_SLACK = 24, 0.001
 # No noise of a codec takes them this far apart; so many pixels of one frame make a colour file, stray ones do not.
 _COLOUR_SPREAD, _COLOUR_PIXELS = 96, 4
-_MATTE_LEVEL = 127
 
 
 def nearest_cover(array: np.ndarray, height: int, width: int, *, letterbox: bool = False) -> np.ndarray:
@@ -175,27 +181,9 @@ def _kind(mask: AlignedMask) -> MaskKind:
         # Pictures of a cut-out may fill whole frames before their transparency begins.
         if kind is MaskKind.PALETTE and (frames.shape[-1] == 3 or _in_palette(frames[..., :3])):
             break
-    if kind is MaskKind.GREY and 0 < peak <= _MATTE_LEVEL:
-        raise InputError(_too_dark(mask.path, peak))
+    if kind is MaskKind.GREY and 0 < peak <= MATTE_LEVEL:
+        raise InputError(too_dark(f"the mask {mask.path}", peak))
     return kind
-
-
-def _too_dark(path: Path, peak: int) -> str:
-    if peak == 1:
-        return (
-            f"the mask {path} holds only the values 0 and 1, which are both black: write it with 0 and 255 "
-            "(every value times 255)."
-        )
-    if peak <= len(BINDING_SLOTS):
-        return (
-            f"the mask {path} holds only the values 0 to {peak}, which are all black: these look like numbers of characters; "
-            f"paint each in a colour instead (1 {PALETTE_NAMES[2]}, 2 {PALETTE_NAMES[3]} …), or write one mask each with 0 "
-            "and 255."
-        )
-    return (
-        f"the mask {path} is nowhere brighter than {peak} of 255, and only what is brighter than {_MATTE_LEVEL} counts as a "
-        "character: write it with 0 and 255."
-    )
 
 
 def _matte_level(mask: AlignedMask, kind: MaskKind, start: int, stop: int) -> np.ndarray:
@@ -298,7 +286,7 @@ class GivenMasks:
         follower, total = Follower(count), len(mask)
         for start in range(0, total, _WINDOW):
             stop = min(start + _WINDOW, total)
-            inside = self._resized(_matte_level(mask, kind, start, stop), recorder) > _MATTE_LEVEL
+            inside = self._resized(_matte_level(mask, kind, start, stop), recorder) > MATTE_LEVEL
             pictures = mask.clip.frames(start, stop)[..., :3]
             labels = [follow_regions(follower, rgb, here) for rgb, here in zip(pictures, inside, strict=True)]
             recorder.add(np.stack(labels))
@@ -318,7 +306,7 @@ class GivenMasks:
         for start in range(0, total, _WINDOW):
             stop = min(start + _WINDOW, total)
             shape = (stop - start, recorder.height, recorder.width)
-            labels, best = np.zeros(shape, np.uint8), np.full(shape, _MATTE_LEVEL, np.uint8)
+            labels, best = np.zeros(shape, np.uint8), np.full(shape, MATTE_LEVEL, np.uint8)
             for number, (mask, kind) in enumerate(mattes, start=1):
                 level = self._resized(_matte_level(mask, kind, start, stop), recorder)
                 labels[level > best] = number
@@ -332,9 +320,9 @@ class GivenMasks:
 
 def from_alpha(picture: np.ndarray, *, name: str = "the reference") -> TrackedMasks | None:
     """The character of a picture uint8 (H, W, 3 or 4) that comes with transparency; None where alpha says nothing."""
-    if picture.shape[-1] != 4 or picture[..., 3].min() > _MATTE_LEVEL:
+    if picture.shape[-1] != 4 or picture[..., 3].min() > MATTE_LEVEL:
         return None
-    labels = (picture[..., 3] > _MATTE_LEVEL).astype(np.uint8)[None]
+    labels = (picture[..., 3] > MATTE_LEVEL).astype(np.uint8)[None]
     if not labels.any():
         raise InputError(f"{name} is wholly transparent: there is no character in it.")
     recorder = TrackRecorder(None, height=labels.shape[1], width=labels.shape[2])

@@ -13,10 +13,14 @@ import numpy as np
 
 from scail2.errors import InputError
 from scail2.masks import BINDING_SLOTS
+from scail2.video.source import FrameSource
 
 # Rows of the palette: black, white, then the slots in the order in which they are handed out.
 PALETTE = np.array([(0, 0, 0), (255, 255, 255), *(slot.rgb for slot in BINDING_SLOTS)], np.int16)
 PALETTE_NAMES = ("black", "white", *(slot.name.lower() for slot in BINDING_SLOTS))
+LOSSLESS_CODECS = {"ffv1", "png", "qtrle", "huffyuv", "utvideo"}
+MATTE_LEVEL = 127
+"""What is brighter than this in a grey or alpha matte is the character."""
 # A channel this far from a palette value may still be that colour. Lossy codecs stray further than brushes.
 NOISE, LOSSY_NOISE = 48, 72
 # Channels of a square of 3x3 pixels within this are one colour: enlarging makes few such squares between two others.
@@ -34,6 +38,7 @@ _EDGE_REACH = 2
 # An edge's brightness is right where its colour is not: codecs halve the colour planes.
 _BRIGHTNESS = np.array([0.299, 0.587, 0.114], np.float32)
 _BRIGHTNESS_WEIGHT = 4.0
+_WINDOW = 16
 
 _ROW_OF_BITS = np.zeros(8, np.uint8)
 for _row, _colour in enumerate(PALETTE):
@@ -54,6 +59,25 @@ def near_palette(rgb: np.ndarray) -> np.ndarray:
     return nearest(rgb)[1] <= LOSSY_NOISE
 
 
+def too_dark(where: str, peak: int) -> str:
+    """Why a mask whose brightest value is ``peak`` shows nothing, and what to write instead."""
+    if peak == 1:
+        return (
+            f"{where} holds only the values 0 and 1, which are both black: write it with 0 and 255 "
+            "(every value times 255)."
+        )
+    if peak <= len(BINDING_SLOTS):
+        return (
+            f"{where} holds only the values 0 to {peak}, which are all black: these look like numbers of characters; "
+            f"paint each in a colour instead (1 {PALETTE_NAMES[2]}, 2 {PALETTE_NAMES[3]} …), or write one mask each with 0 "
+            "and 255."
+        )
+    return (
+        f"{where} is nowhere brighter than {peak} of 255, and only what is brighter than {MATTE_LEVEL} counts as a "
+        "character: write it with 0 and 255."
+    )
+
+
 class PaletteSnapper:
     """Two passes over a clip: `learn` from every window, in any order, which colours count; then `snap` windows.
 
@@ -68,6 +92,7 @@ class PaletteSnapper:
         self._inexact = self._pixels = 0
         self._dissolved: set[int] = set()
         self._all_exact = True
+        self.peak = 0
         self._noise = LOSSY_NOISE if lossy else NOISE
 
     def learn(self, rgb: np.ndarray) -> None:
@@ -75,6 +100,7 @@ class PaletteSnapper:
         for picture in rgb:
             rows, distance = nearest(picture)
             self._all_exact &= not distance.any()
+            self.peak = max(self.peak, int(picture.max()))
             self.counting |= np.bincount(rows[self._sure(rows, distance)], minlength=len(PALETTE)) > 0
 
     def snap(self, rgb: np.ndarray, start: int = 0) -> np.ndarray:
@@ -161,6 +187,45 @@ class PaletteSnapper:
             f"{int(unknown.sum())} pixels of frame {frame}; paint characters in pure {', '.join(PALETTE_NAMES[2:])} "
             "and the background in black or white."
         )
+
+
+class SnappedFrames:
+    """Mask frames in which every pixel is exactly a palette colour, as a `FrameSource`.
+
+    Frames that are exact already pass as they are; the first that is not has the whole clip looked at.
+
+    Args:
+        source: the frames.
+        where: name of the mask, for messages.
+        lossy: whether they may have gone through a lossy codec.
+    """
+
+    def __init__(self, source: FrameSource, where: str, *, lossy: bool):
+        self.source, self.where, self.lossy = source, where, lossy
+        self._snapper: PaletteSnapper | None = None
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def frames(self, start: int, stop: int) -> np.ndarray:
+        """Frames [start, stop): uint8 (T, H, W, 3). Raises `InputError` for colours outside the palette."""
+        return PALETTE.astype(np.uint8)[self.rows(start, stop)]
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """The same as rows of the palette: uint8 (T, H, W)."""
+        rgb = self.source.frames(start, stop)[..., :3]
+        rows, distance = nearest(rgb)
+        return self._learnt().snap(rgb, start) if distance.any() else rows
+
+    def _learnt(self) -> PaletteSnapper:
+        if self._snapper is None:
+            snapper = PaletteSnapper(lossy=self.lossy, where=self.where)
+            for first in range(0, len(self), _WINDOW):
+                snapper.learn(self.source.frames(first, min(first + _WINDOW, len(self)))[..., :3])
+            if 0 < snapper.peak <= MATTE_LEVEL:
+                raise InputError(too_dark(self.where, snapper.peak))
+            self._snapper = snapper
+        return self._snapper
 
 
 def _neighbours(values: np.ndarray) -> Iterator[np.ndarray]:

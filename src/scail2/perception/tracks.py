@@ -31,7 +31,7 @@ from scail2.perception.binding import Binding
 from scail2.perception.given import GivenMasks, PictureFrames
 from scail2.perception.labels import CharacterTrack, TrackedMasks, TrackRecorder
 from scail2.perception.mask_folder import replacing
-from scail2.perception.snapping import PALETTE, PaletteSnapper, nearest
+from scail2.perception.snapping import PALETTE, SnappedFrames
 from scail2.perception.stored_facts import StoredFacts
 from scail2.staging import Staging, atomic_file, set_aside
 from scail2.video import FrameSource, VideoReader, VideoWriter, read_image
@@ -76,33 +76,20 @@ class PaletteFrames:
     """
 
     def __init__(self, source: FrameSource, where: str, repaint: tuple[str, str] | None = None):
-        self.source, self.where, self.repaint = source, where, repaint
+        self.source, self.repaint = source, repaint
         self.height, self.width = source.height, source.width
-        self._snapper: PaletteSnapper | None = None
+        self._snapped = SnappedFrames(source, where, lossy=False)
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self._snapped)
 
     def frames(self, start: int, stop: int) -> np.ndarray:
         """Frames [start, stop): uint8 (T, H, W, 3). Raises `InputError` for colours outside the palette."""
-        read = self.source.frames(start, stop)[..., :3]
-        rows = self._snapped(read, start)
         table = _RGB.copy()
         if self.repaint:
             old, new = self.repaint
             table[0 if old == "black" else 1] = _BACKGROUNDS[new]
-        return table[rows]
-
-    def _snapped(self, rgb: np.ndarray, start: int) -> np.ndarray:
-        """Palette rows; only where somebody painted with soft edges the whole clip has to be looked at for them."""
-        rows, distance = nearest(rgb)
-        if not distance.any():
-            return rows
-        if self._snapper is None:
-            self._snapper = PaletteSnapper(lossy=False, where=self.where)
-            for first in range(0, len(self), _WINDOW):
-                self._snapper.learn(self.source.frames(first, min(first + _WINDOW, len(self)))[..., :3])
-        return self._snapper.snap(rgb, start)
+        return table[self._snapped.rows(start, stop)]
 
 
 def _track_json(track: CharacterTrack, slot: BindingSlot | None) -> dict[str, Any]:

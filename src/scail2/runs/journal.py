@@ -48,7 +48,16 @@ class Journal:
         if event not in TRANSIENT:
             self._append(json_bytes(entry.to_json()))
         if self._listener is not None:
+            self._tell(entry)
+
+    def _tell(self, entry: RunEvent) -> None:
+        try:
             self._listener(entry)
+        except BrokenPipeError:
+            raise  # whoever listened went away; the run says so itself
+        except OSError as error:
+            # Left as it is, it would be taken for a refusal of the run's own disk.
+            raise RuntimeError(f"the listener to the run's events failed: {error}") from error
 
     def entries(self) -> list[dict[str, Any]]:
         """All whole lines so far, oldest first."""

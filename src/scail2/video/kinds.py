@@ -43,6 +43,7 @@ _SUFFIXES = {
 }
 _KIND_OF_SUFFIX = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes}
 PICTURE_SUFFIXES = tuple(s for kind, suffixes in _SUFFIXES.items() if not kind.is_container for s in suffixes)
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1")
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"moof", b"styp")
 
 # An MPEG transport stream has no signature but this byte at the head of each packet; on discs a time of 4 bytes precedes it.
@@ -64,7 +65,7 @@ _OTHER_FILMS = (
 
 def sniff(head: bytes) -> FileKind | None:
     """The kind that the first bytes of a file announce, or None."""
-    if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"):
+    if _brands(head) & {b"avif", b"avis"}:
         return FileKind.AVIF
     if head[:4] == b"RIFF":
         return {b"WEBP": FileKind.WEBP, b"AVI ": FileKind.AVI}.get(head[8:12])
@@ -82,6 +83,14 @@ def sniff(head: bytes) -> FileKind | None:
     if any(len(head) > first + step and head[first] == head[first + step] == _TS_SYNC for first, step in _TS_PACKETS):
         return FileKind.MPEG_TS
     return FileKind.MP4 if head[4:8] in _MP4_BOXES else None
+
+
+def _brands(head: bytes) -> set[bytes]:
+    """What a file of boxes claims to be, its first claim among them."""
+    if head[4:8] != b"ftyp":
+        return set()
+    end = min(int.from_bytes(head[:4]), len(head))
+    return {head[8:12], *(head[at : at + 4] for at in range(16, end, 4))}
 
 
 def check_path(path: str | os.PathLike) -> Path:
@@ -112,6 +121,10 @@ def identify(path: Path) -> FileKind:
     if not head:
         raise InputError(f"{path}: the file is empty; copy or download it again")
     kind = sniff(head)
+    if kind is FileKind.MP4 and head[8:12] in _HEIF_BRANDS:
+        raise InputError(
+            f"{path}: is a HEIC picture, as phones take them, which is not read here; open it and save it as JPEG or PNG"
+        )
     suffix = path.suffix.lower()
     named = _KIND_OF_SUFFIX.get(suffix)
     if kind is None:

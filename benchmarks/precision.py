@@ -1,0 +1,82 @@
+"""How far a run in half precision is from the same run in float32, with the goldens' network: 8 steps, guidance 5.
+
+    python benchmarks/precision.py
+
+The relative difference of the final latents in the 2-norm, for every golden run of 8 steps with guidance, segment by
+segment; later segments continue from what the earlier ones made of it. Beside each type stands its floor: the float32
+network with nothing but its weights rounded to that type. `benchmarks/forward.py --dtype bfloat16` gives the time.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+import scail2
+from scail2.models.encoders import load_vae
+from scail2.pipeline import SCAIL2Pipeline
+from scail2.sampling import make_scheduler
+
+GOLDENS = Path(__file__).parents[1] / "tests" / "goldens"
+PALETTE = np.array([[255 * (code >> bit & 1) for bit in range(3)] for code in range(8)], dtype=np.uint8)
+TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def transformer(config: dict, dtype: torch.dtype, *, computed_in_float32: bool = False) -> torch.nn.Module:
+    """The goldens' network with weights of a type, which may be computed with in float32 all the same."""
+    model = scail2.load_transformer(GOLDENS / "dit_tiny.safetensors", config=config, torch_dtype=dtype)
+    return model.float() if computed_in_float32 else model
+
+
+def final_latents(model: torch.nn.Module, runs: dict, case: dict) -> list[torch.Tensor]:
+    """What each segment of a golden run comes to."""
+    stored = load_file(GOLDENS / "e2e" / "e2e.safetensors")
+    given = {key.removeprefix(f"{case['name']}."): value for key, value in stored.items()}
+    vae = load_vae(GOLDENS / "e2e" / "vae_tiny.safetensors")
+    pipe = SCAIL2Pipeline(transformer=model, vae=vae, scheduler=make_scheduler("unipc", 3.0))
+    pipe.set_progress_bar_config(disable=True)
+    found, decode = [], pipe.decode
+    pipe.decode = lambda latents: found.append(latents) or decode(latents)
+    segments = pipe.stream(
+        given["image"].numpy(),
+        given["driving"].numpy(),
+        PALETTE[given["reference_mask"].numpy()],
+        PALETTE[given["driving_mask"].numpy()],
+        mode=case["mode"],
+        prompt_embeds=given["prompt"].float()[None],
+        negative_prompt_embeds=given["negative"].float()[None],
+        image_embeds=stored["clip"].float(),
+        num_inference_steps=case["steps"],
+        guidance_scale=case["guidance_scale"],
+        shift=case["shift"],
+        solver=case["solver"],
+        generator=torch.Generator("cpu").manual_seed(case["seed"]),
+        segment_frame_length=runs["segment_frame_length"],
+        prev_segment_conditioning_frames=runs["overlap"],
+        black_out_reference=False,
+    )
+    for _ in segments:
+        pass
+    return found
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    torch.set_num_threads(1)
+    runs = json.loads((GOLDENS / "e2e" / "e2e.json").read_text())
+    cases = [case for case in runs["cases"] if case["steps"] == 8 and case["guidance_scale"] != 1.0]
+    for case in cases:
+        exact = final_latents(transformer(runs["config"], torch.float32), runs, case)
+        for name, dtype in TYPES.items():
+            for what, in_float32 in (("computed in it", False), ("weights only", True)):
+                model = transformer(runs["config"], dtype, computed_in_float32=in_float32)
+                found = final_latents(model, runs, case)
+                shares = [(torch.dist(a, b) / b.norm()).item() for a, b in zip(found, exact, strict=True)]
+                print(f"{case['name']:27s} {name:9s} {what:15s}", *(f"{share:.2%}" for share in shares))
+
+
+if __name__ == "__main__":
+    main()
