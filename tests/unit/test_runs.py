@@ -401,10 +401,10 @@ def test_neither_output_nor_inputs_are_deleted_with_the_run(tmp_path):
 def test_a_run_begins_again_where_its_request_could_not_be_written(tmp_path, monkeypatch):
     request = make_request(tmp_path / "in")
     with monkeypatch.context() as patch:
-        patch.setattr("scail2.runs.directory.write_json", lambda path, value: path.open("w").write(value))
+        patch.setattr("scail2.runs.directory.write_sealed", lambda path, value: path.open("w").write(value))
         with pytest.raises(TypeError):
             RunDirectory.create(tmp_path / "film.run", request)
-    (tmp_path / "film.run" / "request.json").rename(tmp_path / "film.run" / ".request.json.partial")
+    (tmp_path / "film.run" / "request.json").rename(tmp_path / "film.run" / ".request.json.0123abcd.partial")
     assert RunDirectory.create(tmp_path / "film.run", request).status().state == "new"
 
 
