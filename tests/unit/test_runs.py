@@ -264,9 +264,9 @@ def test_resume_refuses_changed_files_and_lost_ones(tmp_path, pipe):
     with pytest.raises(InputError, match="given as driving has changed since this run began"):
         run.resume(pipe)
     (tmp_path / "reference.png").unlink()
-    with pytest.raises(InputError, match=r"there is no file .*reference.png"):
+    with pytest.raises(InputError, match=r"not where they were when it began: --reference .*reference.png"):
         run.resume(pipe)
-    assert run.status().failure.startswith("'reference'")
+    assert run.status().failure.startswith("Files of this run")
 
 
 def test_a_failure_keeps_what_was_rendered(tmp_path, pipe):

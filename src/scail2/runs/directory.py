@@ -14,7 +14,7 @@
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -94,12 +94,23 @@ class RunDirectory:
         return self._work(lambda task: task.run(), pipe, events, "run_started")
 
     def resume(
-        self, pipe: "SCAIL2Pipeline | None" = None, *, events: Listener | None = None, drift_limit: float | None = None
+        self,
+        pipe: "SCAIL2Pipeline | None" = None,
+        *,
+        events: Listener | None = None,
+        drift_limit: float | None = None,
+        moved: Mapping[str, Any] | None = None,
     ) -> Path:
         """Finishes an interrupted run as it was begun; refuses when a given file has changed since.
 
-        ``drift_limit`` replaces the request's, to go on after it stopped the run.
+        ``drift_limit`` replaces the request's, to go on after it stopped the run. ``moved`` says where given files are now:
+        names of the request's fields, and paths.
         """
+        if moved:
+            from scail2.runs.moved import at_new_places
+
+            renewed = at_new_places(self.path, self.request, moved)
+            self._change(**{name: getattr(renewed, name) for name in moved})
         if drift_limit is not None:
             self._change(drift_limit=drift_limit)
 

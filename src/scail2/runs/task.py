@@ -10,6 +10,7 @@ from scail2.request import AnimationRequest
 from scail2.runs.executor import Executor
 from scail2.runs.journal import Journal
 from scail2.runs.model import ModelHandle
+from scail2.runs.moved import refuse_missing
 from scail2.runs.output import OutputStage, check_mine, check_output
 from scail2.runs.preparation import Preparation, Prepared, changed_inputs
 from scail2.runs.sealed import read_sealed, write_sealed
@@ -62,6 +63,7 @@ class RunTask:
 
     def check_unchanged(self) -> None:
         """Refuses to continue with other files or another model than the run began with."""
+        refuse_missing(self.folder, self.request)
         changed = changed_inputs(self.folder, self.request)
         if changed:
             raise InputError(
