@@ -109,16 +109,14 @@ class ContainerFrames:
         raise InputError(f"{self.path}: holds {holds}; give a file with pictures")
 
     def _refuse_restarting_clock(self) -> None:
-        """Several recordings in one file: neither their pictures nor their sound have times that mean anything."""
-        if (fall := self._packets.fall(Fraction(self._stream.time_base))) is None:
-            return
-        command = "join them anew: ffmpeg -i IN -c copy OUT.mp4"
+        """Several transport streams in one: neither their pictures nor their sound have times that mean anything."""
         if self._container.format.name != "mpegts":
-            command = _RENUMBER.format(rate=self._stream.average_rate or "RATE")
-        raise InputError(
-            f"{self.path}: its clock falls back by {float(fall[1]):.1f} s at {float(fall[0]):.2f} s, as in recordings that "
-            f"were put together; {command}"
-        )
+            return
+        if (fall := self._packets.fall(Fraction(self._stream.time_base))) is not None:
+            raise InputError(
+                f"{self.path}: its clock falls back by {float(fall[1]):.1f} s at {float(fall[0]):.2f} s, as in recordings "
+                "that were put together; join them anew: ffmpeg -i IN -c copy OUT.mp4"
+            )
 
     def _prepare_decoder(self) -> None:
         context, codec = self._stream.codec_context, tracks.codec_name(self._stream)
