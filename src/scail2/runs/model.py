@@ -11,6 +11,7 @@ import torch
 from scail2.conditions import ConditionGeometry
 from scail2.devices import default_device
 from scail2.errors import InputError
+from scail2.models.lora import has_loras
 from scail2.request import AnimationRequest
 from scail2.runs.storage import digest, read_json, write_json
 from scail2.sampling import SamplingDefaults
@@ -36,6 +37,7 @@ class ModelFacts:
     overlap: int
     sampling: SamplingDefaults
     takes_text: bool
+    has_loras: bool
     files: str = ""
 
     @classmethod
@@ -62,6 +64,7 @@ class ModelFacts:
             overlap=pipe.config.prev_segment_conditioning_frames,
             sampling=SamplingDefaults.of(pipe),
             takes_text=config.text_dim is not None,
+            has_loras=has_loras(pipe.transformer),
             files=files,
         )
 
@@ -118,7 +121,7 @@ class ModelHandle:
         if self._given or not (folder / _FACTS).exists():
             return None
         stored = read_json(folder / _FACTS)
-        if "sampling" not in stored:  # written before a model's scheduler was among its facts
+        if not {"sampling", "has_loras"} <= stored.keys():  # written before these were among a model's facts
             return None
         facts = ModelFacts.from_json(stored)
         marks = _file_marks(self._request)
