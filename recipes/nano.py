@@ -53,6 +53,7 @@ from scail2.pipeline import SCAIL2Pipeline
 from scail2.presets import preset
 from scail2.staging import Staging, sweep
 from scail2.training.autoencoder import fit_basis, reconstruction_psnr
+from scail2.training.config import OptimizerConfig
 from scail2.training.fresh_clips import FreshClipConfig, FreshClips
 from scail2.training.growth import grow
 from scail2.training.parallel import ParallelContext
@@ -131,12 +132,14 @@ def initialise(transformer: SCAIL2Transformer3DModel) -> None:
 def refine(
     folder: Path,
     model: Path = Path("src/scail2/assets/nano"),
-    run: str = "refiner",
+    into: str = "refiner",
     start_from: str | None = None,
     steps: int = 4_000,
     joint: bool = False,
+    adversarial: float = 0.0,
+    rate: float = 1.0,
 ) -> None:
-    """Trains the decoder's refiner on what MODEL generates, with --joint MODEL's transformer, too; FOLDER/RUN is its run.
+    """Trains the decoder's refiner on what MODEL generates, with --joint MODEL's transformer, too; FOLDER/INTO is its run.
 
     Under `torchrun --nproc-per-node 2` it takes two cores.
     """
@@ -152,13 +155,23 @@ def refine(
     source = PuppetSource(split="train", frames=FRAMES, height=SIZE, width=SIZE)
     clips = FreshClips(source, vae, ConditionGeometry.of(transformer), FreshClipConfig())
     config = joint_refiner(steps) if joint else RefinerConfig(steps=steps)
-    directory = folder / run
+    config = dataclasses.replace(config, adversarial=adversarial, optimizer=scaled(config.optimizer, rate))
+    directory = folder / into
     directory.mkdir(parents=True, exist_ok=True)
     record = {"model": str(model), "start_from": start_from, "refiner": dataclasses.asdict(config)}
     (directory / "config.json").write_text(json.dumps(record | {"clips": dataclasses.asdict(clips.config)}, indent=2))
     seen = RefinerTraining(vae, transformer, clips, config, directory, context).run()
     if context.rank == 0:
         typer.echo(f"{directory}: {steps} steps, {seen} clips")
+
+
+def scaled(optimizer: OptimizerConfig, rate: float) -> OptimizerConfig:
+    """The same with its learning rates times ``rate``."""
+    return dataclasses.replace(
+        optimizer,
+        learning_rate=rate * optimizer.learning_rate,
+        muon_learning_rate=rate * optimizer.muon_learning_rate,
+    )
 
 
 def trained_transformer(folder: Path, run: str) -> SCAIL2Transformer3DModel:

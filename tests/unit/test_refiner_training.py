@@ -14,6 +14,7 @@ from scail2.errors import InputError
 from scail2.evaluation.metrics import ssim_map
 from scail2.models.autoencoder import AutoencoderPatchTransform
 from scail2.training.config import OptimizerConfig
+from scail2.training.critic import PatchCritic, critic_terms
 from scail2.training.fresh_clips import FreshClipConfig, FreshClips
 from scail2.training.parallel import ParallelContext
 from scail2.training.pictures import PictureLoss, dissimilarity
@@ -183,3 +184,56 @@ def test_processes_share_the_mean_of_their_gradients(tmp_path):
     for process in processes:
         process.join()
     assert [answer[1:] for answer in answers] == 2 * [([2.5] * 3, [[0.0, 1.5], [3.0, 4.5]], None)]
+
+
+def test_the_critic_is_bounded_and_learns_what_was_drawn():
+    torch.manual_seed(0)
+    critic = PatchCritic((8, 8))
+    sharp = torch.rand(2, 3, 2, 16, 16) * 2 - 1
+    region = torch.ones(2, 2, 16, 16, dtype=torch.bool)
+    dull = torch.zeros_like(sharp)
+    assert critic(sharp, dull).shape == (2, 2, 4, 4)
+    # No layer stretches anything by more than its overlapping patches allow.
+    with torch.no_grad():
+        critic.layers[0].weight.mul_(100)
+        critic.layers[0].bias.zero_()
+        before = critic(sharp, dull)
+        critic.layers[0].weight.mul_(7)
+        torch.testing.assert_close(critic(sharp, dull), before, atol=1e-4, rtol=1e-4)
+    optimizer = torch.optim.Adam(critic.parameters(), lr=5e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        judgement = critic_terms(critic, dull, sharp, dull, region)[1]
+        judgement.backward()
+        optimizer.step()
+    assert judgement.item() < 1.0  # 2 is a critic that knows nothing
+    refined = dull.clone().requires_grad_(True)
+    wish, judgement = critic_terms(critic, refined, sharp, dull, region)
+    (wish + judgement).backward()
+    assert refined.grad.abs().sum() > 0
+    optimizer.zero_grad()
+    critic_terms(critic, refined, sharp, dull, region)[0].backward()
+    assert all(parameter.grad is None for parameter in critic.parameters())
+
+
+def test_only_patches_with_characters_are_judged():
+    torch.manual_seed(0)
+    critic = PatchCritic((8, 8))
+    refined = torch.rand(1, 3, 1, 32, 32).requires_grad_(True)
+    region = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
+    region[..., :8, :8] = True
+    critic_terms(critic, refined, torch.rand(1, 3, 1, 32, 32), torch.zeros(1, 3, 1, 32, 32), region)[0].backward()
+    assert refined.grad[..., :8, :8].abs().sum() > 0
+    assert refined.grad[..., 24:, 24:].abs().sum() == 0
+
+
+def test_an_adversarial_run_goes_on_exactly(linear, tmp_path):
+    config = RefinerConfig(steps=4, adversarial=0.01, checkpoint_every=2, log_every=1)
+    whole = training(linear, tmp_path / "whole", config)
+    whole.run()
+    training(linear, tmp_path / "parts", dataclasses.replace(config, steps=2)).run()
+    resumed = training(linear, tmp_path / "parts", config)
+    resumed.run()
+    assert {name.split(".")[0] for name in whole.model.state_dict()} == {"refiner", "critic"}
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name

@@ -50,6 +50,28 @@ def test_muon_gets_block_matrices_only():
     assert sum(p.numel() for g in adamw.param_groups for p in g["params"]) == 4 + 16 + 4
 
 
+def test_muon_takes_a_convolution_as_the_matrix_it_is():
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"blocks": nn.ModuleList([nn.Conv2d(3, 4, 3)])})
+    convolution = model["blocks"][0]
+    matrix = nn.Parameter(convolution.weight.detach().flatten(1).clone())
+    config = OptimizerConfig(muon_learning_rate=0.02, clip_norm=0.0)
+    optimizers, alone = OptimizerSet(model.named_parameters(), config), torch.optim.Muon([matrix], 0.02, 0.0)
+    picture = torch.randn(1, 3, 5, 5)
+    for _ in range(3):
+        convolution(picture).square().sum().backward()
+        matrix.grad = convolution.weight.grad.flatten(1).clone()
+        optimizers.step(1.0)
+        alone.step()
+        torch.testing.assert_close(convolution.weight.flatten(1), matrix)
+        assert convolution.weight.grad is None
+    again = OptimizerSet(model.named_parameters(), config)
+    again.load_state_dict(optimizers.state_dict())
+    kept = again.optimizers[0].state_dict()["state"][0]["momentum_buffer"]
+    assert torch.equal(kept, optimizers.optimizers[0].state_dict()["state"][0]["momentum_buffer"])
+    assert kept.shape == (4, 27)
+
+
 def test_weight_average_follows_and_is_written_back():
     model = nn.Linear(2, 1, bias=False)
     nn.init.zeros_(model.weight)

@@ -29,10 +29,10 @@ class PixelRefiner(nn.Module):
         self.neighbours = neighbours
         self.enter = nn.Conv2d(12 * (2 * neighbours + 1), widths[0], 3, padding=1)
         levels = list(zip(widths, blocks, strict=True))
-        self.down = nn.ModuleList(_blocks(*level) for level in levels)
+        self.down_blocks = nn.ModuleList(_blocks(*level) for level in levels)
         self.shrink = nn.ModuleList(nn.Conv2d(4 * a, b, 1) for a, b in pairwise(widths))
         self.grow = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairwise(widths))
-        self.up = nn.ModuleList(_blocks(*level) for level in levels[:-1])
+        self.up_blocks = nn.ModuleList(_blocks(*level) for level in levels[:-1])
         self.leave = nn.Conv2d(widths[0], 12, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
@@ -40,18 +40,18 @@ class PixelRefiner(nn.Module):
     @property
     def stride(self) -> int:
         """Frame sides must be multiples of this."""
-        return 2 ** len(self.down)
+        return 2 ** len(self.down_blocks)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """Frames with their neighbours in order of time ``(N, (2·neighbours+1)·3, H, W)`` → corrections ``(N, 3, H, W)``."""
         hidden = self.enter(F.pixel_unshuffle(frames, 2).contiguous(memory_format=torch.channels_last))
         kept = []
-        for blocks, shrink in zip(self.down, self.shrink, strict=False):
+        for blocks, shrink in zip(self.down_blocks, self.shrink, strict=False):
             hidden = blocks(hidden)
             kept.append(hidden)
             hidden = shrink(F.pixel_unshuffle(hidden, 2))
-        hidden = self.down[-1](hidden)
-        for blocks, grow, finer in reversed(list(zip(self.up, self.grow, kept, strict=True))):
+        hidden = self.down_blocks[-1](hidden)
+        for blocks, grow, finer in reversed(list(zip(self.up_blocks, self.grow, kept, strict=True))):
             hidden = blocks(finer + F.pixel_shuffle(grow(hidden), 2))
         return F.pixel_shuffle(self.leave(F.silu(hidden)), 2)
 

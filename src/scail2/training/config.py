@@ -66,7 +66,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerConfig:
-    """AdamW, or Muon on the blocks' matrices with AdamW on everything else (``muon_learning_rate`` > 0).
+    """AdamW, or Muon on the blocks' matrices and convolutions with AdamW on everything else (``muon_learning_rate`` > 0).
 
     The learning rate rises over ``warmup`` steps, stays flat until ``decay_from`` (a share of the steps) and falls by
     ``decay`` "cosine" or "linear" to ``final_fraction`` of itself.

@@ -1,4 +1,4 @@
-"""Optimisers: AdamW, or Muon on the blocks' matrices beside AdamW on everything else; and the learning-rate curve."""
+"""Optimisers: AdamW, or Muon on the blocks' matrices and convolutions beside AdamW on everything else; the rate's curve."""
 
 import math
 from collections.abc import Iterable
@@ -27,8 +27,11 @@ class OptimizerSet:
     def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> None:
         self.config = config
         trained = [(name, p) for name, p in named_parameters if p.requires_grad]
-        matrices = [p for name, p in trained if config.muon_learning_rate and _is_block_matrix(name, p)]
-        chosen = {id(p) for p in matrices}
+        hidden = [p for name, p in trained if config.muon_learning_rate and _is_hidden_weight(name, p)]
+        chosen = {id(p) for p in hidden}
+        # Muon takes matrices: a convolution's weights are looked at as one, in the same memory.
+        matrices = [p if p.ndim == 2 else nn.Parameter(p.detach().view(len(p), -1)) for p in hidden]
+        self._views = [(p, matrix) for p, matrix in zip(hidden, matrices, strict=True) if p is not matrix]
         rest = [p for _, p in trained if id(p) not in chosen]
         self.parameters = [p for _, p in trained]
         self.optimizers: list[torch.optim.Optimizer] = []
@@ -46,6 +49,8 @@ class OptimizerSet:
     def step(self, factor: float) -> float:
         """Clips, steps with the learning rates times ``factor``, clears gradients; returns the norm before clipping."""
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf)
+        for convolution, matrix in self._views:
+            matrix.grad, convolution.grad = convolution.grad.view_as(matrix), None
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
@@ -72,6 +77,6 @@ class OptimizerSet:
                 group.update(own)
 
 
-def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
-    # Muon orthogonalises updates of hidden matrices; embeddings and the head keep AdamW (its authors' advice).
-    return parameter.ndim == 2 and ("blocks." in name or name.startswith("blocks"))
+def _is_hidden_weight(name: str, parameter: nn.Parameter) -> bool:
+    # Muon orthogonalises updates of hidden layers; embeddings and the head keep AdamW (its authors' advice).
+    return parameter.ndim in (2, 4) and "blocks." in name

@@ -21,6 +21,7 @@ from scail2.errors import InputError
 from scail2.models.autoencoder import AutoencoderPatchTransform
 from scail2.training.batches import step_generator
 from scail2.training.config import OptimizerConfig
+from scail2.training.critic import PatchCritic, critic_terms
 from scail2.training.ema import WeightAverage
 from scail2.training.fresh_clips import ClipBatch, FreshClips
 from scail2.training.optimizers import OptimizerSet, learning_rate_factor
@@ -45,6 +46,7 @@ class RefinerConfig:
         own_history_share: of the clips with history, those whose history is the networks' own output (joint run only).
         anchor: weight of the squared error of what comes out unrefined (joint run only); latents and the linear decoder's
             pixels are an orthonormal transform of each other, so it is the latents' loss, weighted by pixel.
+        adversarial: weight of what a critic thinks of the refined characters, 0 for none.
         accumulation: micro-batches that make a step.
     """
 
@@ -54,11 +56,20 @@ class RefinerConfig:
     true_share: float = 0.1
     own_history_share: float = 0.5
     anchor: float = 0.3
+    adversarial: float = 0.0
     accumulation: int = 1
     loss: PictureLoss = field(default_factory=PictureLoss)
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(
-            learning_rate=1e-3, betas=(0.9, 0.99), weight_decay=0.0, clip_norm=0.3, warmup=50, decay_from=1.0
+            learning_rate=1e-3,
+            muon_learning_rate=0.012,
+            betas=(0.9, 0.99),
+            weight_decay=0.0,
+            clip_norm=0.3,
+            warmup=20,
+            decay="linear",
+            decay_from=0.5,
+            final_fraction=0.02,
         )
     )
     ema_decay: float = 0.998
@@ -133,6 +144,9 @@ class RefinerTraining:
         networks = {"refiner": self.vae.refiner}
         if config.joint:
             networks["transformer"] = self.transformer
+        if config.adversarial:
+            torch.manual_seed(config.seed)
+            networks["critic"] = context.wrap(PatchCritic())
         self.model = nn.ModuleDict(networks)
         self.optimizers = OptimizerSet(self.model.named_parameters(), config.optimizer)
         self.average = WeightAverage(self.model, config.ema_decay)
@@ -195,7 +209,13 @@ class RefinerTraining:
         chosen = range(start, start + length)
         truth, region = (v.to(self.context.device) for v in (batch.pixels, batch.region))
         refined = self.vae.refine(linear, chosen)
-        total, terms = config.loss(refined, truth[:, :, start : start + length], region[:, start : start + length])
+        aim, where = truth[:, :, start : start + length], region[:, start : start + length]
+        total, terms = config.loss(refined, aim, where)
+        if config.adversarial:
+            shown = linear[:, :, start : start + length]
+            wish, judgement = critic_terms(self.model["critic"], refined, aim, shown, where)
+            total = total + config.adversarial * wish + judgement
+            terms |= {"wish": wish.detach(), "judgement": judgement.detach()}
         if config.joint:
             weight = 1 + (config.loss.character - 1) * region[:, None].float()
             unrefined = (weight * (linear - truth).square()).sum() / weight.sum() / 3
