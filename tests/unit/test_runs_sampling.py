@@ -11,7 +11,7 @@ from tiny import SIZE, bare_pipeline, tiny_pipeline
 from scail2.errors import InputError
 from scail2.pipeline import SCAIL2Pipeline
 from scail2.runs import RunDirectory
-from scail2.runs.model import ModelHandle
+from scail2.runs.model import ModelHandle, read_facts
 from scail2.sampling import make_scheduler
 
 
@@ -93,7 +93,7 @@ def test_facts_written_before_schedulers_were_among_them_are_read_off_the_model_
     stored = json.loads((tmp_path / "model.json").read_text())
     old = {key: value for key, value in stored.items() if key != "sampling"} | {"preset": "quality"}
     (tmp_path / "model.json").write_text(json.dumps(old))
-    assert ModelHandle(request)._remembered(tmp_path) is None
+    assert read_facts(tmp_path) is None
     assert ModelHandle(request, pipe).facts(tmp_path) == facts
 
 
