@@ -20,12 +20,12 @@ import av
 import numpy as np
 
 from scail2.errors import InputError
-from scail2.video import colour, packets, rates, tracks
+from scail2.video import colour, packets, rates, remarks, tracks
 from scail2.video.headers import check_headers
 from scail2.video.kinds import FileKind
 from scail2.video.opening import decoding_errors, open_container
 from scail2.video.packets import NO_TIME
-from scail2.video.pixels import PixelConverter, rotation_of, squared, upright_size
+from scail2.video.pixels import PixelConverter, rotation_of, upright_size
 from scail2.video.resize import Interpolation
 from scail2.video.source import MAX_PIXELS, Note, VideoInfo, check_frame_size
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 _HDR_TRANSFERS = (colour.PQ, colour.HLG)
 _TRIED_KEYS = 3
 _TRIED_GROUPS, _TRIED_PICTURES = 3, 32  # decoded when a file is opened, to see whether its times can be believed
-_RENUMBER = "number its pictures anew: ffmpeg -i IN -fps_mode passthrough -vf setpts=N/({rate}*TB) -crf 12 OUT.mp4"
+_RENUMBER = "number its pictures anew: ffmpeg -i IN -fps_mode passthrough -vf 'setpts=N/({rate}*TB)' -crf 12 OUT.mp4"
 
 
 class ContainerFrames:
@@ -91,6 +91,7 @@ class ContainerFrames:
             raise InputError(f"{self.path}: no picture can be decoded; the file is damaged, get or encode it again")
         notes = tracks.passed_over_pictures(self._container, self._stream, scanned.tables)
         notes += tracks.passed_over_sound(self._container)
+        self._refuse_restarting_clock()
         self._counted = not self._packets.has_times or self._is_reordered_avi() or self._times_fall()
         if self._counted:
             self._number_by_output()
@@ -106,6 +107,16 @@ class ContainerFrames:
             raise InputError(f"{self.path}: its video codec is unknown here; convert it to H.264 first")
         holds = "only sound" if self._container.streams.audio else "no video"
         raise InputError(f"{self.path}: holds {holds}; give a file with pictures")
+
+    def _refuse_restarting_clock(self) -> None:
+        """Several transport streams in one: neither their pictures nor their sound have times that mean anything."""
+        if self._container.format.name != "mpegts":
+            return
+        if (fall := self._packets.fall(Fraction(self._stream.time_base))) is not None:
+            raise InputError(
+                f"{self.path}: its clock falls back by {float(fall[1]):.1f} s at {float(fall[0]):.2f} s, as in recordings "
+                "that were put together; join them anew: ffmpeg -i IN -c copy OUT.mp4"
+            )
 
     def _prepare_decoder(self) -> None:
         context, codec = self._stream.codec_context, tracks.codec_name(self._stream)
@@ -158,8 +169,8 @@ class ContainerFrames:
 
     def _times_fall(self) -> bool:
         """Whether the decoder, which gives pictures in the order they are shown, gives falling times."""
-        if not self._stream.codec_context.has_b_frames:
-            return False
+        if not self._stream.codec_context.has_b_frames:  # then decoding order is the order of showing
+            return bool((np.diff(self._packets.pts) <= 0).any())
         groups = self._packets.rising_groups() if self._seekable else []
         chosen = sorted({0, len(groups) // 2, len(groups) - 1})[:_TRIED_GROUPS] if groups else []
         starts = [None, *(groups[number][0] for number in chosen)]
@@ -210,13 +221,18 @@ class ContainerFrames:
         height, width = upright_size(first.height, first.width, rotation, aspect)
         stored = upright_size(first.height, first.width, rotation, Fraction(1))
         check_frame_size(self.path, width, height)
-        notes += self._notes_on_pictures(aspect, f"{stored[1]}×{stored[0]} to {width}×{height}")
+        notes += remarks.on_picture(
+            first, stream.codec_context.field_order, aspect, f"{stored[1]}×{stored[0]} to {width}×{height}"
+        )
         self._pixels = PixelConverter(
             self.path, height=height, width=width, rotation=rotation, interpolation=self._interpolation
         )
         hints = (stream.average_rate, stream.guessed_rate)
         timing = rates.describe(self.ticks, self.end_tick, self.time_base, hints)
-        notes += _notes_on_gaps(rates.gaps(self.ticks, self.time_base) if timing.variable else [])
+        if timing.variable and self._container.format.name == "avi":
+            # One step of an AVI's clock is one picture; where it leaves one out the last is shown again.
+            timing = replace(timing, fps=1 / self.time_base)
+        notes += remarks.on_gaps(rates.gaps(self.ticks, self.time_base) if timing.variable else [])
         sound = tracks.sound_of(self._container)
         return VideoInfo(
             path=self.path,
@@ -238,35 +254,6 @@ class ContainerFrames:
             stored_size=stored,
             notes=tuple(notes),
         )
-
-    def _notes_on_pictures(self, aspect: Fraction, stretched: str) -> list[Note]:
-        """What is done, and not done, to the pictures on their way to upright sRGB."""
-        first, notes = self._first, []
-        if squared(aspect) != aspect:
-            sentence = f"its pixels claim to be {aspect.numerator}:{aspect.denominator}, which no camera makes: taken as square"
-            notes.append(
-                Note(
-                    code="pixel_aspect",
-                    message=sentence,
-                    fix="set the right shape: ffmpeg -i IN -aspect 16:9 -c copy OUT",
-                )
-            )
-        elif aspect != 1:
-            sentence = f"its pixels are {aspect.numerator}:{aspect.denominator}: stretched from {stretched}"
-            notes.append(Note(code="pixel_aspect", message=sentence))
-        notes += colour.notes_on(
-            int(first.color_primaries), int(first.color_trc), 0 if first.format.is_rgb else int(first.colorspace)
-        )
-        if first.interlaced_frame:
-            sentence = "it is interlaced and read as it is stored: what moves is torn into lines"
-            notes.append(
-                Note(
-                    code="interlaced",
-                    message=sentence,
-                    fix="deinterlace it first: ffmpeg -i IN -vf bwdif=0 -crf 12 OUT.mp4",
-                )
-            )
-        return notes
 
     # Reading
 
@@ -388,12 +375,3 @@ class ContainerFrames:
         at = float((before.pts - int(self.ticks[0])) * self.time_base) if before is not None else 0.0
         command = _RENUMBER.format(rate=self._stream.average_rate or "RATE")
         raise InputError(f"{self.path}: the times of its pictures run backwards behind {at:.2f} s; {command}")
-
-
-def _notes_on_gaps(gaps: list[tuple[Fraction, Fraction]]) -> list[Note]:
-    if not gaps:
-        return []
-    at, length = max(gaps, key=lambda gap: gap[1])
-    more = f" (the longest of {len(gaps)})" if len(gaps) > 1 else ""
-    sentence = f"the picture at {float(at):.2f} s stays on show for {float(length):.1f} s{more}"
-    return [Note(code="gap", message=sentence, fix="cut the video there if its clock is wrong")]
