@@ -99,8 +99,9 @@ def test_dissimilarity_is_the_measures_ssim():
     measured = ssim_map(*(clip[0].permute(1, 2, 3, 0).byte().numpy() for clip in (output, truth)))
     ours = 1 - dissimilarity(output / 127.5 - 1, truth / 127.5 - 1)[0, 0].numpy()
     # The measure divides variances by one pixel less; borders are padded differently.
-    assert abs(ours - measured)[:, 4:-4, 4:-4].max() < 0.01
-    assert measured[:, 4:-4, 4:-4].std() > 0.05
+    inner = measured[:, 4:-4:2, 4:-4:2]
+    assert abs(ours[:, 2:-2, 2:-2] - inner).max() < 0.01
+    assert inner.std() > 0.05
 
 
 def test_a_run_trains_the_refiner_only_and_gets_better(linear, tmp_path):
