@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -20,6 +21,7 @@ class PictureLoss:
         gradient: absolute error of the differences of neighbouring pixels.
         similarity: 1 − SSIM.
         character: how much a character's pixel counts beside another's 1.
+        detail: the same for what people look at first, heads and hands.
     """
 
     squared: float = 1.0
@@ -27,15 +29,20 @@ class PictureLoss:
     gradient: float = 0.03
     similarity: float = 0.02
     character: float = 3.0
+    detail: float = 6.0
 
-    def __call__(self, output: Tensor, truth: Tensor, region: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of frames ``(B, 3, T, H, W)`` with characters in ``region``, bool ``(B, T, H, W)``.
+    def weight(self, region: Tensor, details: Tensor) -> Tensor:
+        """How much each pixel counts, ``(B, 1, T, H, W)`` with mean 1, for two masks, bool ``(B, T, H, W)``."""
+        weight = 1 + (self.character - 1) * region.float()
+        weight = torch.where(details, self.detail, weight)[:, None]
+        return weight / weight.mean()
+
+    def __call__(self, output: Tensor, truth: Tensor, weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of frames ``(B, 3, T, H, W)`` under a `weight`.
 
         Returns:
-            A scalar, and its unweighted terms for the log.
+            A scalar, and its terms, without their factors, for the log.
         """
-        weight = 1 + (self.character - 1) * region[:, None].float()
-        weight = weight / weight.mean()
         difference = output - truth
         terms = {
             "squared": (weight * difference.square()).mean(),
