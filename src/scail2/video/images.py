@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from scail2.errors import InputError
+from scail2.limits import PIXELS
 from scail2.video import rates
 from scail2.video.kinds import PICTURE_SUFFIXES, check_path, identify
 from scail2.video.profiles import to_srgb
@@ -190,6 +191,8 @@ class AnimatedPicture:
 
     def _check_animated(self) -> None:
         count = getattr(self._picture, "n_frames", 1) - self._skipped
+        width, height = self._picture.size
+        PIXELS.check(count * width * height, f"{self.path} ({count} pictures of {width}×{height})")
         if count > MAX_FRAMES:
             raise InputError(f"{self.path}: more than {MAX_FRAMES:,} pictures; cut the animation into parts")
         if count < 2 and self._picture.format != "GIF":
