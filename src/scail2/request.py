@@ -10,8 +10,10 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
 
@@ -103,9 +105,7 @@ class AnimationRequest:
     height: int | None = setting(None, OUTPUT, "Height in pixels, a multiple of the model's step.")
     width: int | None = setting(None, OUTPUT, "Width in pixels, a multiple of the model's step.")
     fit: Fit = setting(Fit.COVER, OUTPUT, "Fit of the driving video: cover (crop) or letterbox (bars).")
-    fps: str | float | None = setting(
-        None, SEGMENTS, "Frame rate, such as 16 or 30000/1001; without it the driving video's own."
-    )
+    fps: str | float | None = setting(None, SEGMENTS, "Frame rate (16, 30000/1001); else the driving video's own.")
     frames: int | None = setting(None, SEGMENTS, "Use only this many frames from the driving video's beginning.")
     segment_frames: int | None = setting(None, SEGMENTS, "Frames a segment, 4n+1 (81 for the full-size model).")
     overlap: int | None = setting(None, SEGMENTS, "Frames a segment takes over from the one before, 4n+1.")
@@ -251,8 +251,14 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path | StrEnum) else value
 
 
+def option_of(name: str) -> str:
+    """The command line's option for a setting."""
+    stated = next((each.metadata.get("option") for each in fields(AnimationRequest) if each.name == name), None)
+    return stated or "--" + name.replace("_", "-")
+
+
 def _label(name: str) -> str:
-    return f"'{name}' (--{name.replace('_', '-')})"
+    return f"'{name}' ({option_of(name)})"
 
 
 def _text(name: str, value: Any) -> str:
@@ -326,16 +332,11 @@ def _real(low: float, high: float, *, open_low: bool = False):
 
 def _rate(name: str, value: Any) -> str | float:
     """A rate as a number, or as the text of a fraction that no number is: ``30000/1001``."""
-    fraction = re.fullmatch(r"\s*(\d{1,9})\s*/\s*(\d{1,9})\s*", value) if isinstance(value, str) else None
-    if fraction and int(fraction[2]):
-        _real(0, 1000, open_low=True)(name, int(fraction[1]) / int(fraction[2]))
-        return f"{int(fraction[1])}/{int(fraction[2])}"
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            raise InputError(f"{_label(name)} must be a number such as 16 or 30000/1001, not {short(value)}.") from None
-    return _real(0, 1000, open_low=True)(name, value)
+    text = value.replace(" ", "") if isinstance(value, str) else ""
+    with suppress(ValueError, ZeroDivisionError):
+        value = float(Fraction(text)) if re.fullmatch(r"[\d./]{1,20}", text) else value
+    rate = _real(0, 1000, open_low=True)(name, value)
+    return text if "/" in text else rate
 
 
 _SIZE = _optional(_whole(16, 8192))

@@ -43,6 +43,13 @@ def absolute_lora(text: str, folder: Path | None = None) -> str:
     return absolute if strength is None else f"{absolute}:{strength}"
 
 
+def model_paths(model: str | None, loras: Iterable[str]) -> list[Path]:
+    """Where the model and the LoRAs of a request lie, of those that are files or folders here."""
+    named = [model] if model else []
+    named += [split_lora(each)[0] for each in loras]
+    return [Path(each) for each in named if Path(each).exists()]
+
+
 def refuse_overwriting(outputs: Iterable[Path], inputs: Iterable[tuple[str, Path]]) -> None:
     """Raises `InputError` when writing an output would replace an input, or change a folder that is one.
 

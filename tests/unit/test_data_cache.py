@@ -263,6 +263,22 @@ def test_shards_are_plain_webdataset_and_readable_without_an_index(cache, tmp_pa
     assert [(r.key, r.members) for r in scanned.records] == [(r.key, r.members) for r in indexed.records]
 
 
+def test_shards_that_were_packed_again_are_read_alike(cache, tmp_path):
+    """`tar cf new.tar .`: the folder itself is a member, and every name begins with ``./``."""
+    folder, packed = copied(cache, tmp_path), tmp_path / "packed"
+    packed.mkdir()
+    with tarfile.open(shard_path(folder, 0)) as old, tarfile.open(shard_path(packed, 0), "w") as new:
+        for info in [tarfile.TarInfo("."), *old.getmembers()]:
+            info.type = tarfile.DIRTYPE if info.name == "." else info.type
+            content = old.extractfile(info) if info.isfile() else None
+            info.name = f"./{info.name}" if content else "."
+            new.addfile(info, content)
+    again, before = LatentDataset(packed), LatentDataset(shard_path(folder, 0))
+    assert not again.damage
+    assert [record.key for record in again.records] == [record.key for record in before.records]
+    assert torch.equal(again[3].target, before[3].target)
+
+
 def test_a_shard_with_an_error_is_absent(tmp_path):
     def fail_after_one() -> None:
         with ShardWriter(tmp_path / "a.tar") as writer:

@@ -9,6 +9,7 @@ from film_samples import write_film
 from PIL import Image
 
 from scail2.errors import InputError
+from scail2.inputs import driving_mask_footage
 from scail2.masks import BindingSlot
 from scail2.modes import AnimationMode
 from scail2.perception.given import GivenMasks, PictureFrames
@@ -174,3 +175,54 @@ def test_the_mask_stage_passes_the_rate_on(uneven, tmp_path):
     )
     (track,) = [each for each in prepare(inputs, tmp_path / "store").driving_masks.tracks if each.first_frame >= 0]
     assert [int(box[0]) for box in track.boxes] == clip.source_indices[:COUNT].tolist()
+
+
+ASPECT = Fraction(118, 81)  # 64 stored columns are 93.2 square ones: FFmpeg makes 93 of them, others 94
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    def widen(stream):
+        stream.sample_aspect_ratio = stream.codec_context.sample_aspect_ratio = ASPECT
+
+    return write_film(tmp_path_factory.mktemp("films") / "wide.mp4", 8, prepare=widen)
+
+
+@pytest.mark.parametrize("width", [64, 93, 94])
+@pytest.mark.parametrize("size", [None, (96, 186), (24, 42)])
+def test_masks_of_a_film_whose_pixels_are_not_square(wide, tmp_path, width, size):
+    """Stored size, shown size, or shown size as another program rounds it: the character is where the film shows it."""
+    frames = mask_frames(8)
+    stored = np.minimum((np.arange(width) + 0.5) * 64 / width, 63).astype(int)
+    with VideoWriter(tmp_path / "mask.mkv", 16, (48, width), codec="ffv1") as writer:
+        writer.write(frames[:, :, stored])
+    with VideoReader(wide, size=size) as clip:
+        found = GivenMasks([tmp_path / "mask.mkv"], original=(48, 93)).segment(clip)
+        (track,) = [track for track in found.tracks if track.first_frame >= 0]
+        scale = clip.height / 48
+        cut = (93 * scale - clip.width) / 2
+        for index, box in enumerate(track.boxes):
+            left, right = (k * 93 / 64 * scale - cut for k in (index, index + 4))
+            if left > 2:
+                assert abs(box[0] - left) <= 1.5 * scale
+                assert abs(box[2] - right) <= 1.5 * scale
+            assert abs(box[1] - 10 * scale) <= 1
+
+
+def test_a_mask_of_no_size_of_the_film_is_refused(wide, tmp_path):
+    with VideoWriter(tmp_path / "mask.mkv", 16, (48, 80), codec="ffv1") as writer:
+        writer.write(np.zeros((8, 48, 80, 3), np.uint8))
+    with pytest.raises(InputError, match="80x48 pixels but the picture it masks is 64x48 or 93x48"):
+        GivenMasks([tmp_path / "mask.mkv"], original=(48, 93)).segment(VideoReader(wide))
+
+
+def test_the_python_door_takes_masks_in_stored_pixels(wide, tmp_path):
+    stored = mask_frames(8)
+    shown = stored[:, :, ((np.arange(93) + 0.5) * 64 / 93).astype(int)]
+    film = VideoReader(wide)
+    windows = [
+        driving_mask_footage(frames, (48, 93), 8, AnimationMode.ANIMATION, film).window(0, 8)
+        for frames in (stored, shown)
+    ]
+    np.testing.assert_array_equal(windows[0], windows[1])
+    np.testing.assert_array_equal(windows[1], shown)

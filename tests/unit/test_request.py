@@ -83,8 +83,8 @@ def test_rates_are_numbers_or_fractions(given, kept, rate):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"fps": "30000/0"}, "must be a number such as 16 or 30000/1001, not '30000/0'."),
-        ({"fps": "ntsc"}, "must be a number such as 16 or 30000/1001, not 'ntsc'."),
+        ({"fps": "30000/0"}, "must be a number above 0 and at most 1000, not '30000/0'."),
+        ({"fps": "ntsc"}, "must be a number above 0 and at most 1000, not 'ntsc'."),
         ({"fps": "5000/1"}, "must be a number above 0 and at most 1000, not 5000.0."),
         ({"fps": "0/1"}, "must be a number above 0"),
         ({"height": math.nan}, "'height' (--height) must be a whole number from 16 to 8192, not nan."),

@@ -264,9 +264,9 @@ def test_resume_refuses_changed_files_and_lost_ones(tmp_path, pipe):
     with pytest.raises(InputError, match="given as driving has changed since this run began"):
         run.resume(pipe)
     (tmp_path / "reference.png").unlink()
-    with pytest.raises(InputError, match=r"there is no file .*reference.png"):
+    with pytest.raises(InputError, match=r"not where they were when it began: --reference .*reference.png"):
         run.resume(pipe)
-    assert run.status().failure.startswith("'reference'")
+    assert run.status().failure.startswith("Files of this run")
 
 
 def test_a_failure_keeps_what_was_rendered(tmp_path, pipe):
@@ -401,10 +401,10 @@ def test_neither_output_nor_inputs_are_deleted_with_the_run(tmp_path):
 def test_a_run_begins_again_where_its_request_could_not_be_written(tmp_path, monkeypatch):
     request = make_request(tmp_path / "in")
     with monkeypatch.context() as patch:
-        patch.setattr("scail2.runs.directory.write_json", lambda path, value: path.open("w").write(value))
+        patch.setattr("scail2.runs.directory.write_sealed", lambda path, value: path.open("w").write(value))
         with pytest.raises(TypeError):
             RunDirectory.create(tmp_path / "film.run", request)
-    (tmp_path / "film.run" / "request.json").rename(tmp_path / "film.run" / ".request.json.partial")
+    (tmp_path / "film.run" / "request.json").rename(tmp_path / "film.run" / ".request.json.0123abcd.partial")
     assert RunDirectory.create(tmp_path / "film.run", request).status().state == "new"
 
 

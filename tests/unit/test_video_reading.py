@@ -264,3 +264,29 @@ def test_real_clip(pytestconfig):
         assert len(reader) == 22
         np.testing.assert_array_equal(reader.source_indices, np.arange(22) * 2)
         assert reader.frames(20, 22).std() > 20
+
+
+@pytest.mark.parametrize("aspect", [Fraction(1, 8), Fraction(9, 2)])
+def test_pixels_that_no_camera_makes_are_taken_as_square_and_said(tmp_path, aspect):
+    def stretch(stream):
+        stream.sample_aspect_ratio = stream.codec_context.sample_aspect_ratio = aspect
+
+    info = probe(write_film(tmp_path / "broken.mp4", 2, prepare=stretch))
+    assert (info.height, info.width) == (48, 64)
+    (note,) = info.notes
+    assert (note.code, bool(note.fix)) == ("pixel_aspect", True)
+    assert f"{aspect.numerator}:{aspect.denominator}" in note.message
+
+
+def test_masks_of_pixels_that_are_not_square_stay_exact(tmp_path):
+    """Read for a mask, a stretched film holds the stored colours and no others, each column where it belongs."""
+
+    def widen(stream):
+        stream.sample_aspect_ratio = stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+
+    film = write_film(tmp_path / "mask.mov", 2, codec="png", pixels="rgb24", size=(48, 96), prepare=widen)
+    with VideoReader(film, interpolation="nearest") as reader:
+        frame = reader.frames(1, 2)[0]
+    assert frame.shape == (48, 128, 3)
+    columns = ((np.arange(128) + 0.5) * 96 / 128).astype(int)
+    np.testing.assert_array_equal(frame, numbered_frame(1, 48, 96)[:, columns])

@@ -78,7 +78,7 @@ def _plan_in(folder: Path, request: AnimationRequest, *, as_json: bool, contact_
 
     quiet_libraries()
     with _claimed_sheet(contact_sheet, request) as sheet:
-        run = RunDirectory.create(folder, request)
+        run = RunDirectory.create(folder, request, renders=False)
         try:
             run.plan()
         except InputError:

@@ -1,14 +1,21 @@
 """`scail2 resume`: finishes an interrupted run."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from scail2.cli.options import request_parameters, with_parameters
+
+_MOVABLE = (
+    "reference", "driving", "additional_references", "additional_masks", "masks", "reference_mask", "driving_mask",
+)  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
     """Adds the verb."""
-    app.command("resume")(resume)
+    files = [each for each in request_parameters() if each.name in _MOVABLE]
+    app.command("resume")(with_parameters(resume, files))
 
 
 def resume(
@@ -17,12 +24,19 @@ def resume(
         float | None, typer.Option(help="Another drift limit, to go on where the first one stopped the run.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Events as JSON lines on stdout.")] = False,
+    **files: Any,
 ) -> None:
     """Finish an interrupted run, to its own output path.
 
-    Finished segments are kept; the result is the one an uninterrupted run would have given, bit for bit.
+    Finished segments are kept; the result is the one an uninterrupted run would have given, bit for bit. Where given files
+    were moved since, name their new places with the options they were given with.
     """
     from scail2.cli.rendering import work
     from scail2.runs import RunDirectory
 
-    work(RunDirectory.open(run), lambda it, events: it.resume(events=events, drift_limit=drift_limit), as_json=as_json)
+    moved = {name: given for name, given in files.items() if given}
+    work(
+        RunDirectory.open(run),
+        lambda it, events: it.resume(events=events, drift_limit=drift_limit, moved=moved),
+        as_json=as_json,
+    )

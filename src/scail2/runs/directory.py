@@ -13,18 +13,23 @@
     RUN/journal.jsonl       everything that happened
 """
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from scail2.documents import DocumentError
 from scail2.errors import InputError
 from scail2.request import AnimationRequest, check_files
-from scail2.request_files import lies_inside
+from scail2.request_files import lies_inside, model_paths
 from scail2.runs.journal import Journal, Listener
-from scail2.runs.lock import LOCK, locked
+from scail2.runs.layout import LOCK, check_genuine, delete, entries, is_own
+from scail2.runs.ledger import STAGES, StageLedger
+from scail2.runs.lock import locked
+from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.status import RunStatus, status_of
-from scail2.runs.storage import folder_bytes, plain_errors, read_json, remove, write_json
+from scail2.runs.storage import is_present, plain_errors, stands
 
 if TYPE_CHECKING:
     from scail2.pipeline import SCAIL2Pipeline
@@ -42,30 +47,42 @@ class RunDirectory:
         self.request = request
 
     @classmethod
-    def create(cls, path: str | Path, request: AnimationRequest) -> Self:
+    def create(cls, path: str | Path, request: AnimationRequest, *, renders: bool = True) -> Self:
         """Starts a run in a new or empty folder, or gives an existing run a changed request.
 
-        With a changed request, whatever does not depend on the change is kept and the rest is made again.
+        With a changed request, whatever does not depend on the change is kept and the rest is made again. What stands at
+        the outputs' paths now is replaced when they are written, unless ``renders`` is False: then nobody asked for that.
         """
         path = Path(path).absolute()
         check_files(request)
         with plain_errors("make the run directory", path):
-            if path.exists() and not (path / REQUEST).exists() and not _is_free(path):
+            if stands(path) and not is_present(path / REQUEST) and not _is_free(path):
                 raise InputError(f"{path} exists and is not a run directory; choose another --run-dir.")
             _keep_apart(path, request)
             path.mkdir(parents=True, exist_ok=True)
+            check_genuine(path)
             with locked(path):
-                write_json(path / REQUEST, request.to_json())
+                ledger = _usable_ledger(path)
+                if renders:
+                    ledger.ask(request.outputs)
+                write_sealed(path / REQUEST, request.to_json())
         return cls(path, request)
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Opens an existing run; `InputError` when the folder is not one."""
+        """Opens an existing run; `InputError` when the folder is not one, or its request was changed by hand."""
         path = Path(path).absolute()
-        if not (path / REQUEST).is_file():
-            raise InputError(f"{path} is not a run directory: it has no {REQUEST}.")
         with plain_errors("read the run directory", path):
-            return cls(path, AnimationRequest.from_json(read_json(path / REQUEST)))
+            if not is_present(path / REQUEST):
+                raise InputError(f"{path} is not a run directory: it has no {REQUEST}.")
+            try:
+                values = read_sealed(path / REQUEST, dict[str, Any])
+            except DocumentError as error:
+                raise DocumentError(
+                    f"{error} To change a run, give its command again with the new settings and --run-dir {path}: what does "
+                    "not depend on a change is kept."
+                ) from error
+            return cls(path, AnimationRequest.from_json(values))
 
     def execute(self, pipe: "SCAIL2Pipeline | None" = None, *, events: Listener | None = None) -> Path:
         """Does whatever is missing or stale, up to the output file, and returns its path.
@@ -77,12 +94,23 @@ class RunDirectory:
         return self._work(lambda task: task.run(), pipe, events, "run_started")
 
     def resume(
-        self, pipe: "SCAIL2Pipeline | None" = None, *, events: Listener | None = None, drift_limit: float | None = None
+        self,
+        pipe: "SCAIL2Pipeline | None" = None,
+        *,
+        events: Listener | None = None,
+        drift_limit: float | None = None,
+        moved: Mapping[str, Any] | None = None,
     ) -> Path:
         """Finishes an interrupted run as it was begun; refuses when a given file has changed since.
 
-        ``drift_limit`` replaces the request's, to go on after it stopped the run.
+        ``drift_limit`` replaces the request's, to go on after it stopped the run. ``moved`` says where given files are now:
+        names of the request's fields, and paths.
         """
+        if moved:
+            from scail2.runs.moved import at_new_places
+
+            renewed = at_new_places(self.path, self.request, moved)
+            self._change(**{name: getattr(renewed, name) for name in moved})
         if drift_limit is not None:
             self._change(drift_limit=drift_limit)
 
@@ -122,30 +150,39 @@ class RunDirectory:
 
     def status(self) -> RunStatus:
         """What is there and what is missing, read from the files (also while another process works on it)."""
-        return status_of(self.path, self.request)
+        with plain_errors("read", self.path):
+            check_genuine(self.path)
+            return status_of(self.path, self.request)
 
     def clean(self, *, everything: bool = False) -> int:
         """Deletes replaced segments and leftovers of interrupted writes, and returns the bytes freed.
 
-        ``everything`` deletes the whole run directory (never the output, the inputs or masks given by path: it refuses
-        where one of them lies in there).
+        Only files that the run itself made are deleted, never links, inputs or anything of the user's. ``everything``
+        deletes all of the run's own files, and the directory if nothing else is in it; it refuses where an output or an
+        input (a model or LoRA too) lies in there.
         """
         if everything:
             self._refuse_deleting_others()
         with plain_errors("clean", self.path), locked(self.path):
-            before = folder_bytes(self.path)
-            remove(self.path / "superseded")
-            for leftover in self.path.rglob(".*.partial"):
-                remove(leftover)
-            freed = before - folder_bytes(self.path)
+            own = [each for each in entries(self.path) if each.relative != LOCK]
+            if not everything:
+                own = [each for each in own if each.temporary or each.relative.startswith("superseded")]
+            freed = delete(own, self._read_paths)
             if everything:
-                remove(self.path)
-                freed = before
+                freed += delete([each for each in entries(self.path) if each.relative == LOCK])
+                if not os.listdir(self.path) and not self.path.is_symlink():
+                    self.path.rmdir()
         return freed
 
+    @property
+    def _read_paths(self) -> list[Path]:
+        """Everything that the request reads: pictures, videos, masks, model and LoRAs."""
+        given = [path for _, path in self.request.input_files]
+        return given + model_paths(self.request.model, self.request.lora)
+
     def _refuse_deleting_others(self) -> None:
-        for path in (*self.request.outputs, *(path for _, path in self.request.input_files)):
-            if path.exists() and lies_inside(path, self.path):
+        for path in (*self.request.outputs, *self._read_paths):
+            if stands(path) and lies_inside(path, self.path):
                 raise InputError(
                     f"{path} lies inside {self.path} and would be deleted with it; move it elsewhere first."
                 )
@@ -157,27 +194,54 @@ class RunDirectory:
     def _change(self, **changes: Any) -> None:
         self.request = self.request.with_changes(**changes)
         with plain_errors("write to", self.path), locked(self.path):
-            write_json(self.path / REQUEST, self.request.to_json())
+            write_sealed(self.path / REQUEST, self.request.to_json())
 
     def _work(
         self, action: Callable[["RunTask"], Any], pipe: "SCAIL2Pipeline | None", events: Listener | None, event: str
     ) -> Any:
         from scail2.runs.task import RunTask
 
+        with plain_errors("work in", self.path):
+            check_genuine(self.path)
         with plain_errors("write to", self.path), locked(self.path):
+            _keep_apart(self.path, self.request)
             journal = self.journal(events)
             with _journalled(journal):
+                delete([each for each in entries(self.path) if each.temporary], self._read_paths)
                 journal.emit(event, run=str(self.path), output=str(self.request.output))
                 return action(RunTask(self.path, self.request, journal, pipe))
 
 
 def _is_free(path: Path) -> bool:
     """Whether a run may begin here: an empty folder, or one in which a run could not even write its request."""
-    return path.is_dir() and all(each.name in (LOCK, f".{REQUEST}.partial") for each in path.iterdir())
+    if not path.is_dir():
+        return False
+    early = {each.path.name for each in entries(path) if each.temporary or each.relative in (LOCK, STAGES)}
+    return set(os.listdir(path)) <= early
+
+
+def _usable_ledger(path: Path) -> StageLedger:
+    """The run's notes; a damaged file of them makes room for new ones, since the run is begun anew."""
+    try:
+        return StageLedger(path)
+    except DocumentError:
+        (path / STAGES).unlink()
+        return StageLedger(path)
 
 
 def _keep_apart(path: Path, request: AnimationRequest) -> None:
-    """Refuses a run directory around the output, or inside it: deleting or replacing one would destroy the other."""
+    """Refuses a run directory around the output, or inside it: deleting or replacing one would destroy the other.
+
+    An input may lie in there, but not under a name of the run's own, which the run replaces, moves aside and deletes.
+    """
+    for name, given in request.input_files:
+        if is_own(given, path):
+            raise InputError(
+                f"The {name} {given} is one of the run directory's own files, which the run replaces; copy it elsewhere, or "
+                "leave it out where the run made it."
+            )
+        if given.is_dir() and lies_inside(path, given):
+            raise InputError(f"The run directory {path} would lie inside the {name} folder {given}; choose another.")
     for output in request.outputs:
         if lies_inside(output, path):
             raise InputError(
@@ -196,11 +260,11 @@ def _journalled(journal: Journal) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        with suppress(OSError):
+        with suppress(OSError, InputError):
             journal.emit("interrupted")
         raise
     except Exception as error:
         # A full disk refuses this line too; the error itself still reaches the caller.
-        with suppress(OSError):
+        with suppress(OSError, InputError):
             journal.emit("failed", message=str(error))
         raise

@@ -3,23 +3,30 @@
 Whatever a correction is anchored to is read from the run's files, so a resumed run corrects with the same bits.
 """
 
+import os
+import shutil
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from scail2.conditions import character_region
+from scail2.documents import DocumentError
 from scail2.errors import InputError
 from scail2.evaluation import drift, drift_plot
 from scail2.evaluation.colour import ColourStatistics, colour_statistics
 from scail2.evaluation.drift import DriftLimitExceeded, DriftReport, SegmentDrift, SegmentStatistics
 from scail2.request import AnimationRequest, DriftCorrection
 from scail2.runs.journal import Journal
+from scail2.runs.layout import temporary_name
 from scail2.runs.preparation import Prepared
+from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.segment_store import SegmentStore
-from scail2.runs.storage import digest, read_json
+from scail2.runs.storage import digest, hash_file, is_present
 
 if TYPE_CHECKING:
     from scail2.pipeline import SegmentOutput
@@ -64,14 +71,14 @@ class DriftControl:
 
     def measure(self, index: int) -> None:
         """Measures a finished segment, unless that was done already, and stops the run when it is over the limit."""
-        key = self._key(index)
-        known = self.store.metrics(index)
-        if known is None or known["key"] != key:
-            measured = self._measured(index)
-            self.store.write_metrics(index, {"key": key, "drift": measured.to_json()})
+        measured = self._known(index)
+        if measured is None:
+            try:
+                measured = self._measured(index)
+            except InputError as error:
+                raise self.store.unreadable(index, error) from error
+            self.store.write_metrics(index, {"key": self._key(index), "drift": measured.to_json()})
             self.journal.emit("drift", segment=index, score=round(measured.score, 4), seam_energy=measured.seam_energy)
-        else:
-            measured = SegmentDrift.from_json(known["drift"])
         try:
             drift.check_limit(measured, self.request.drift_limit)
         except DriftLimitExceeded:
@@ -82,18 +89,38 @@ class DriftControl:
         """Writes ``drift.json`` and, where matplotlib is installed, ``drift.png`` from the measures of all segments."""
         report = DriftReport()
         for index in self.store.finished():
-            known = self.store.metrics(index)
-            if known is not None:
-                report.add(SegmentDrift.from_json(known["drift"]))
+            if (known := self._known(index)) is not None:
+                report.add(known)
         path = self.store.folder.parent / "drift.json"
         picture = path.with_suffix(".png")
-        if path.exists() and picture.exists() and read_json(path) == report.to_json():
-            return
-        report.save(path)
+        drawn = {"limit": self.request.drift_limit, "sha256": hash_file(picture) if is_present(picture) else None}
+        if drawn["sha256"] is None or _written(path) != report.to_json() | {"picture": drawn}:
+            drawn["sha256"] = self._draw(report, picture)
+            write_sealed(path, report.to_json() | {"picture": drawn})
+
+    def _draw(self, report: DriftReport, picture: Path) -> str | None:
+        """Draws ``drift.png`` and returns its hash, None where that cannot be done."""
+        partial = temporary_name(picture.with_suffix(""))
+        partial.mkdir()
         try:
-            drift_plot.plot(report, picture, limit=self.request.drift_limit)
+            drift_plot.plot(report, partial / picture.name, limit=self.request.drift_limit)
+            os.replace(partial / picture.name, picture)
         except InputError as problem:
             self.journal.emit("plot_left_out", reason=str(problem))
+            return None
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return hash_file(picture)
+
+    def _known(self, index: int) -> SegmentDrift | None:
+        """The measures stored beside a segment, if they are of its present frames; damaged ones are made again."""
+        known = self.store.metrics(index)
+        if known is None or known.get("key") != self._key(index):
+            return None
+        try:
+            return SegmentDrift.from_json(known["drift"])
+        except (TypeError, ValueError, KeyError, AttributeError):
+            return None
 
     def _measured(self, index: int) -> SegmentDrift:
         segment = self.prepared.plan.segments[index]
@@ -128,7 +155,7 @@ class DriftControl:
     @property
     def _first(self) -> SegmentStatistics:
         """Statistics of the first segment, which was measured before any later one is rendered."""
-        return SegmentDrift.from_json(self.store.metrics(0)["drift"]).statistics
+        return self._known(0).statistics
 
     @cached_property
     def _reference(self) -> SegmentStatistics:
@@ -139,3 +166,10 @@ class DriftControl:
     def _characters(self, start: int, stop: int) -> np.ndarray:
         """Where the driving masks show a character: bool (T, H, W)."""
         return character_region(torch.from_numpy(self.prepared.masks.driving_mask.frames(start, stop))).numpy()
+
+
+def _written(path: Path) -> dict[str, Any] | None:
+    """The report as it was written; None when it is missing or no longer what was written: it is made again."""
+    with suppress(DocumentError):
+        return read_sealed(path, dict[str, Any], nonfinite=True) if is_present(path) else None
+    return None

@@ -1,6 +1,5 @@
 """What happened in a run, one JSON object a line, and the same events for a listener."""
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,7 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from scail2.runs.storage import json_bytes
+from scail2.documents import parse_json
+from scail2.errors import InputError
+from scail2.runs.storage import is_present, json_bytes, open_plain, read_bytes, write_bytes
 
 # Events of every denoising step would fill the journal without helping anyone resume.
 TRANSIENT = frozenset({"step", "masks_progress", "output_progress"})
@@ -60,26 +61,32 @@ class Journal:
 
     def entries(self) -> list[dict[str, Any]]:
         """All whole lines so far, oldest first."""
-        if not self.path.exists():
+        if not is_present(self.path):
             return []
-        lines = self.path.read_bytes().splitlines()
-        parsed = (_parse(line) for line in lines)
+        parsed = (_parse(line, self.path) for line in read_bytes(self.path).splitlines())
         return [entry for entry in parsed if entry is not None]
 
     def _append(self, line: bytes) -> None:
-        with open(self.path, "ab+") as file:
-            if file.tell() > 0:
+        descriptor = open_plain(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+        with open(descriptor, "rb+") as file:
+            if os.fstat(descriptor).st_nlink > 1:
+                # Another name of this file is a copy, or somebody else's: it must not grow.
+                return write_bytes(self.path, _closed_off(file.read()) + line + b"\n")
+            end = file.seek(0, os.SEEK_END)
+            if end > 0:
                 file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    line = b"\n" + line
+                line = (b"" if file.read(1) == b"\n" else b"\n") + line
             file.write(line + b"\n")
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(descriptor)
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def _closed_off(content: bytes) -> bytes:
+    return content if not content or content.endswith(b"\n") else content + b"\n"
+
+
+def _parse(line: bytes, path: Path) -> dict[str, Any] | None:
     try:
-        entry = json.loads(line)
-    except ValueError:
+        return parse_json(line, dict[str, Any], path, nonfinite=True)
+    except InputError:
         return None
-    return entry if isinstance(entry, dict) else None

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scail2.errors import InputError
+from scail2.runs.layout import LOCK
+from scail2.runs.storage import is_present, open_plain
 
-LOCK = ".lock"
 # `is_locked` holds the lock for an instant to look; a few attempts keep that from refusing a real owner.
 _ATTEMPTS = 5
 
@@ -16,9 +17,11 @@ _ATTEMPTS = 5
 @contextmanager
 def locked(folder: Path):
     """Holds the run's lock; `InputError` naming the other process when the run is in use."""
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = open_plain(folder / LOCK, os.O_RDWR | os.O_CREAT)
     try:
         _acquire(descriptor, folder)
+        if os.fstat(descriptor).st_nlink > 1:
+            raise InputError(f"{folder / LOCK} has another name elsewhere, which would be written to: delete it.")
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
@@ -41,10 +44,9 @@ def _acquire(descriptor: int, folder: Path) -> None:
 
 def is_locked(folder: Path) -> bool:
     """Whether some process is working on the run right now."""
-    try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY)
-    except FileNotFoundError:
+    if not is_present(folder / LOCK):
         return False
+    descriptor = open_plain(folder / LOCK)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -8,6 +8,7 @@
 """
 
 import itertools
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from scail2.documents import DocumentError, decode
 from scail2.errors import InputError
 from scail2.masks import colours_nobody_moves
 from scail2.modes import AnimationMode
@@ -27,12 +29,13 @@ from scail2.perception.given import GivenMasks, PictureFrames, nearest_cover
 from scail2.perception.labels import TrackedMasks, TrackRecorder
 from scail2.perception.tracks import MaskJob, MaskStore
 from scail2.request import AnimationRequest, Fit, Reframe
+from scail2.runs.layout import temporary_name
 from scail2.runs.planning import RunPlan
-from scail2.runs.storage import move_folder, remove, sync_tree, write_json
+from scail2.runs.storage import digest, hash_file, is_present, move_folder, names_in, read_json, sync_tree, write_json
 from scail2.video import FrameSource, read_image, resize_cover, resize_letterbox
 
 Progress = Callable[[int, int], None]
-REPORT, SHEET, LABELS = "preflight.json", "contact_sheet.png", "labels"
+REPORT, SHEET, LABELS, TRACKS = "preflight.json", "contact_sheet.png", "labels", "tracks.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,8 +63,7 @@ class RunMasks:
 
 def make_masks(task: MaskTask, folder: Path, progress: Progress) -> dict[str, Any]:
     """Makes ``folder`` (whole or not at all), inspects the job, and returns the preflight report as JSON values."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    remove(partial)
+    partial = temporary_name(folder)
     partial.mkdir()
     try:
         prepared = _reused(task, partial) if task.request.masks else _made(task, partial, progress)
@@ -71,7 +73,7 @@ def make_masks(task: MaskTask, folder: Path, progress: Progress) -> dict[str, An
             _write_picture(partial / f"additional_{number}.png", picture)
         # Label maps repeat what the palette files say; they were only needed to inspect the job.
         for labels in (LABELS, "measured"):
-            remove(partial / labels)
+            shutil.rmtree(partial / labels, ignore_errors=True)
         sync_tree(partial)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -85,21 +87,56 @@ def inspect_again(task: MaskTask, folder: Path) -> dict[str, Any]:
     """Preflight over masks that were edited since they were made; rewrites report and contact sheet."""
     store = MaskStore(folder)
     store.verify()
-    reference, driving = _measured(store, folder / LABELS)
-    picture = read_image(folder / "reference.png")
-    binding = bind(reference, driving, BindingRequest())
-    backgrounds = (reference.background, driving.background)
-    unbound = _unbound_colours(reference, driving, binding)
-    prepared = _Prepared(picture, (), reference, driving, binding, backgrounds=backgrounds, findings=unbound)
-    report = _inspect(task, prepared, folder)
-    remove(folder / LABELS)
+    labels = temporary_name(folder.with_name(LABELS))
+    labels.mkdir()
+    try:
+        reference, driving = _measured(store, labels)
+        picture = read_image(folder / "reference.png")
+        binding = bind(reference, driving, BindingRequest())
+        backgrounds = (reference.background, driving.background)
+        unbound = _unbound_colours(reference, driving, binding)
+        prepared = _Prepared(picture, (), reference, driving, binding, backgrounds=backgrounds, findings=unbound)
+        return _inspect(task, prepared, folder)
+    finally:
+        shutil.rmtree(labels, ignore_errors=True)
+
+
+def derived_hashes(folder: Path) -> dict[str, str]:
+    """Hashes of what the stage made besides the masks, by name: pictures, report and track list are nobody's to edit.
+
+    Of the track list only what was made: freezing the masks marks it.
+    """
+    made = [name for name in names_in(folder) if re.fullmatch(r"(reference|additional_\d+|contact_sheet)\.png", name)]
+    hashes = {name: hash_file(folder / name) for name in made}
+    if is_present(folder / REPORT):
+        hashes[REPORT] = hash_file(folder / REPORT)
+    tracks = MaskStore(folder).info
+    return hashes | {TRACKS: digest({name: tracks[name] for name in tracks.keys() - {"frozen", "content_hash"}})}
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    severity: Severity
+    message: str
+    fix: str
+
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """The stored preflight report as JSON values, None when it is missing or damaged: it can be made again."""
+    try:
+        report = read_json(folder / REPORT, dict[str, Any], nonfinite=True)
+        decode(report.get("facts"), dict[str, Any], folder / REPORT)
+        decode(report.get("findings"), list[_Told], folder / REPORT, unknown=True)
+    except (FileNotFoundError, DocumentError):
+        return None
     return report
 
 
 def load_masks(folder: Path, mode: AnimationMode) -> RunMasks:
     """Reads the finished stage back."""
     store = MaskStore(folder)
-    names = sorted(folder.glob("additional_[0-9]*.png"), key=lambda path: int(path.stem.rsplit("_", 1)[1]))
+    found = [folder / name for name in names_in(folder) if re.fullmatch(r"additional_\d+\.png", name)]
+    names = sorted(found, key=lambda path: int(path.stem.rsplit("_", 1)[1]))
     return RunMasks(
         reference=read_image(folder / "reference.png"),
         reference_mask=store.reference_for(mode),
@@ -311,11 +348,11 @@ def _to_size(request: AnimationRequest, picture: np.ndarray, size: tuple[int, in
 
 def _set_aside(folder: Path) -> None:
     """Masks that no longer fit the request move to `superseded/`: somebody may have painted on them."""
-    if not folder.exists():
+    if not is_present(folder):
         return
     for version in itertools.count(1):
         target = folder.parent / "superseded" / f"{folder.name}-{version}"
-        if not target.exists():
+        if not is_present(target):
             move_folder(folder, target)
             return
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -10,9 +11,11 @@ import torch
 
 from scail2.conditions import ConditionGeometry
 from scail2.devices import default_device
+from scail2.documents import DocumentError, decode
 from scail2.errors import InputError
 from scail2.request import AnimationRequest
-from scail2.runs.storage import digest, read_json, write_json
+from scail2.runs.sealed import read_sealed, write_sealed
+from scail2.runs.storage import digest, is_present
 from scail2.sampling import SamplingDefaults
 
 if TYPE_CHECKING:
@@ -66,14 +69,8 @@ class ModelFacts:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dictionary; `from_json` reads it back."""
+        """A plain dictionary."""
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        """Reads what `to_json` gave."""
-        pairs = {name: tuple(values[name]) for name in ("size_step", "native_size", "largest_size")}
-        return cls(**values | pairs | {"sampling": SamplingDefaults(**values["sampling"])})
 
 
 class ModelHandle:
@@ -99,30 +96,41 @@ class ModelHandle:
 
     def facts(self, folder: Path | None = None) -> ModelFacts:
         """The model's facts, from ``folder``/model.json while the model's files are unchanged, else from the model."""
-        known = self._remembered(folder) if folder else None
-        if known is not None:
+        known = read_facts(folder) if folder else None
+        if known is not None and self._has_same_files(known):
             return known
         files = "" if self._given else _file_marks(self._request)
         facts = ModelFacts.of(self.pipe, name=self._request.model or "embedded", files=files)
         if folder:
-            write_json(folder / _FACTS, facts.to_json())
+            write_sealed(folder / _FACTS, facts.to_json())
         return facts
 
     def unchanged_since(self, folder: Path) -> bool:
         """Whether the model has the content that ``folder``/model.json remembers (or nothing is remembered yet)."""
-        if self._remembered(folder) is not None or not (folder / _FACTS).exists():
+        facts = read_facts(folder)
+        if facts is not None and self._has_same_files(facts):
             return True
-        return fingerprint(self.pipe) == read_json(folder / _FACTS)["fingerprint"]
+        known = _noted(folder).get("fingerprint")
+        return known is None or fingerprint(self.pipe) == known
 
-    def _remembered(self, folder: Path) -> ModelFacts | None:
-        if self._given or not (folder / _FACTS).exists():
-            return None
-        stored = read_json(folder / _FACTS)
-        if "sampling" not in stored:  # written before a model's scheduler was among its facts
-            return None
-        facts = ModelFacts.from_json(stored)
-        marks = _file_marks(self._request)
-        return facts if marks and facts.files == marks else None
+    def _has_same_files(self, facts: ModelFacts) -> bool:
+        marks = "" if self._given else _file_marks(self._request)
+        return bool(marks) and facts.files == marks
+
+
+def read_facts(folder: Path) -> ModelFacts | None:
+    """The facts that a run noted of its model; None when they are missing, incomplete or damaged: the model has them."""
+    with suppress(DocumentError):
+        return decode(_noted(folder), ModelFacts, folder / _FACTS)
+    return None
+
+
+def _noted(folder: Path) -> dict[str, Any]:
+    """What ``model.json`` holds, as it is (earlier versions wrote less); nothing when it is missing or damaged."""
+    path = folder / _FACTS
+    with suppress(DocumentError):
+        return read_sealed(path, dict[str, Any]) if is_present(path) else {}
+    return {}
 
 
 def fingerprint(pipe: "SCAIL2Pipeline") -> str:

@@ -8,7 +8,8 @@ import numpy as np
 from scail2.errors import InputError
 from scail2.request import AnimationRequest
 from scail2.runs.journal import Journal
-from scail2.runs.preparation import Prepared, StageLedger
+from scail2.runs.ledger import StageLedger
+from scail2.runs.preparation import Prepared
 from scail2.runs.segment_store import JoinedFrames, SegmentStore
 from scail2.runs.sound import output_codec
 from scail2.runs.storage import digest, hash_file
@@ -23,6 +24,20 @@ def check_output(request: AnimationRequest, prepared: Prepared) -> None:
     for path in request.outputs:
         size = (prepared.plan.height, prepared.plan.width)
         VideoWriter(path, prepared.plan.fps, size, codec=output_codec(request)).abort()
+
+
+def check_mine(request: AnimationRequest, ledger: StageLedger) -> None:
+    """Refuses to replace what this run neither wrote nor was asked to write over, before anything is rendered."""
+    for path in request.outputs:
+        _refuse_foreign(path, ledger)
+
+
+def _refuse_foreign(path: Path, ledger: StageLedger) -> None:
+    if not ledger.may_replace(path):
+        raise InputError(
+            f"{path} is not the film that this run wrote there (somebody else's, or another run's): move it elsewhere and "
+            "resume, or give the run's own command again to replace it."
+        )
 
 
 class OutputStage:
@@ -59,8 +74,7 @@ class OutputStage:
         return self.request.output
 
     def _stage(self, name: str, key: str, path: Path, chunks: Iterator[np.ndarray], *, panels: int) -> None:
-        known = self.ledger.facts(name, key)
-        if known and path.exists() and known["path"] == str(path) and known["sha256"] == hash_file(path):
+        if self.ledger.facts(name, key) and self.ledger.wrote(name, path):
             self.journal.emit("stage_skipped", stage=name)
             return
         self.journal.emit("stage_started", stage=name)
@@ -75,6 +89,7 @@ class OutputStage:
             codec=self.codec,
             audio_from=self.request.driving if self.request.audio else None,
             total_frames=plan.total,
+            before_publishing=lambda unfinished: self._announce(name, path, unfinished),
         ) as writer:
             for chunk in chunks:
                 writer.write(chunk)
@@ -82,6 +97,11 @@ class OutputStage:
                 self.journal.emit("output_progress", done=done, total=plan.total)
         self.ledger.record(name, key, path=str(path), sha256=hash_file(path))
         self.journal.emit("stage_finished", stage=name, path=str(path), frames=plan.total)
+
+    def _announce(self, name: str, path: Path, unfinished: Path) -> None:
+        """Notes what is about to stand at ``path``, so that a kill before `record` leaves no film that nobody knows."""
+        self.ledger.record(f"{name}_announced", "", path=str(path), sha256=hash_file(unfinished))
+        _refuse_foreign(path, self.ledger)
 
     def _compared(self, frames: JoinedFrames) -> Iterator[np.ndarray]:
         """Reference | driving | output, (T, H, 3W, 3)."""

@@ -4,26 +4,42 @@ Each stage writes what it was made from into ``stages.json``; with the same inpu
 """
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from scail2.documents import DocumentError
 from scail2.errors import InputError
 from scail2.perception.tracks import MaskStore
 from scail2.request import AnimationRequest, check_files
 from scail2.runs.journal import Journal
-from scail2.runs.masking import MaskTask, RunMasks, inspect_again, load_masks, make_masks, refuse_errors
+from scail2.runs.ledger import StageLedger
+from scail2.runs.masking import (
+    REPORT,
+    SHEET,
+    MaskTask,
+    RunMasks,
+    derived_hashes,
+    inspect_again,
+    load_masks,
+    make_masks,
+    read_report,
+    refuse_errors,
+)
 from scail2.runs.model import ModelFacts, ModelHandle
 from scail2.runs.planning import RunPlan, plan_run
 from scail2.runs.sampling import SamplingChoice
+from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.segment_store import hash_frames
 from scail2.runs.sound import sound_findings, with_findings
-from scail2.runs.storage import digest, hash_file, read_json, write_json
+from scail2.runs.storage import digest, hash_file, is_present
 from scail2.video import FrameSource, VideoReader, read_image
 
-INPUTS, STAGES, PLAN = "inputs.json", "stages.json", "plan.json"
+INPUTS, PLAN = "inputs.json", "plan.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,24 +77,6 @@ class FirstFrames:
         return self.source.frames(start, stop)
 
 
-class StageLedger:
-    """Which stage was last made from what: ``stages.json``."""
-
-    def __init__(self, folder: Path):
-        self._path = folder / STAGES
-        self._stages: dict[str, dict[str, Any]] = read_json(self._path) if self._path.exists() else {}
-
-    def facts(self, stage: str, key: str) -> dict[str, Any] | None:
-        """What was noted when the stage was made from these inputs; None when it was made from others or never."""
-        entry = self._stages.get(stage)
-        return entry if entry is not None and entry["key"] == key else None
-
-    def record(self, stage: str, key: str, **facts: Any) -> None:
-        """Notes that the stage is done for these inputs."""
-        self._stages[stage] = {"key": key, **facts}
-        write_json(self._path, self._stages)
-
-
 def hash_inputs(request: AnimationRequest) -> dict[str, str]:
     """Content hashes of every given file, by the name it goes by in messages."""
     check_files(request)
@@ -93,9 +91,15 @@ def hash_inputs(request: AnimationRequest) -> dict[str, str]:
 
 def changed_inputs(folder: Path, request: AnimationRequest) -> list[str]:
     """Names of the given files whose content is not what the run last used."""
-    if not (folder / INPUTS).exists():
+    if not is_present(folder / INPUTS):
         return []
-    known, now = read_json(folder / INPUTS), hash_inputs(request)
+    try:
+        known, now = read_sealed(folder / INPUTS, dict[str, str]), hash_inputs(request)
+    except DocumentError as error:
+        raise DocumentError(
+            f"{error} It said which files the run began with; give the run's own command again with --run-dir {folder} to "
+            "go on with the present ones."
+        ) from error
     return sorted(name for name in known.keys() | now.keys() if known.get(name) != now.get(name))
 
 
@@ -113,7 +117,7 @@ class Preparation:
         """Runs the stages; raises `InputError` for anything that preflight or a stage refuses."""
         request = self.request
         inputs = hash_inputs(request)
-        write_json(self.folder / INPUTS, inputs)
+        write_sealed(self.folder / INPUTS, inputs)
         read_image(request.reference)
         source = VideoReader(request.driving, fps=request.fps)
         aspect, fps, frames = source.width / source.height, source.fps, len(source)
@@ -165,21 +169,41 @@ class Preparation:
         folder = self.folder / "masks"
         key = digest(task.sources)
         known = self.ledger.facts("masks", key)
-        if known and (folder / "tracks.json").exists():
-            content = MaskStore(folder).content_hash()
-            inspected = digest([content, task.plan.to_json()])
-            if known.get("inspected") == inspected:
+        if known and is_present(folder / "tracks.json"):
+            report = self._kept_masks(task, folder, known)
+            if report is not None:
                 self.journal.emit("stage_skipped", stage="masks")
-                return read_json(folder / "preflight.json")
-            report = inspect_again(task, folder)
+                return report
+            with _way_out(folder):
+                report = inspect_again(task, folder)
         else:
             self.journal.emit("stage_started", stage="masks")
             report = make_masks(task, folder, self._on_masks)
-        content = MaskStore(folder).content_hash()
-        inspected = digest([content, task.plan.to_json()])
-        self.ledger.record("masks", key, inspected=inspected)
+        facts = {"inspected": _inspected(task, folder), "derived": derived_hashes(folder)}
+        self.ledger.record("masks", key, **facts)
         self.journal.emit("stage_finished", stage="masks", folder=str(folder))
         return report
+
+    def _kept_masks(self, task: MaskTask, folder: Path, known: dict[str, Any]) -> dict[str, Any] | None:
+        """The report of masks that are as they were; None where they must be inspected again.
+
+        The masks themselves may be painted on. Everything else in the folder is the stage's own: what a segment is
+        rendered from must be what was made, and what was only found out can be found out again.
+        """
+        with _way_out(folder):
+            derived, made = derived_hashes(folder), known.get("derived")
+            if isinstance(made, dict):
+                changed = sorted(name for name in derived.keys() | made.keys() if derived.get(name) != made.get(name))
+                if lost := [name for name in changed if name not in (REPORT, SHEET)]:
+                    raise InputError(f"{folder / lost[0]} is not what this run made.")
+            else:  # a run of an earlier version
+                changed = []
+            if known.get("inspected") != _inspected(task, folder):
+                self.journal.emit(
+                    "note", message=f"The masks in {folder} or the plan have changed; they are judged anew."
+                )
+                return None
+            return None if changed else read_report(folder)
 
     def _on_masks(self, done: int, total: int) -> None:
         self.journal.emit("masks_progress", done=done, total=total)
@@ -192,7 +216,7 @@ class Preparation:
             "preflight": report,
             "contact_sheet": str(self.folder / "masks" / "contact_sheet.png"),
         }
-        write_json(self.folder / PLAN, values)
+        write_sealed(self.folder / PLAN, values)
 
     def _tell(self, report: dict[str, Any], sampling: SamplingChoice) -> None:
         for finding in report["findings"]:
@@ -233,3 +257,17 @@ class Preparation:
 def hash_pixels(picture: np.ndarray) -> str:
     """SHA-256 of a uint8 picture (H, W, 3), shape included."""
     return hash_frames(picture[None])
+
+
+def _inspected(task: MaskTask, folder: Path) -> str:
+    """Hash of what preflight judges: the masks as they are now, and the plan."""
+    return digest([MaskStore(folder).content_hash(), task.plan.to_json()])
+
+
+@contextmanager
+def _way_out(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        told = str(error).rstrip(".")
+        raise InputError(f"{told}. Put it right, or delete {folder} to have everything in it made again.") from error

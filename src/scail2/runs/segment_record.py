@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scail2.errors import InputError
-from scail2.runs.storage import read_json
+from scail2.runs.sealed import read_sealed
 
 RECORD = "segment.json"
 
@@ -17,7 +16,7 @@ class SegmentRecord:
     predecessor's ``state`` (hash of float history and generator state) it continued from. ``also_continues`` lists
     states of replaced versions of this segment from which the next segment may still be continued: that is how a
     segment is re-rendered alone. ``seed`` is the segment's own (None: its noise continues the run's generator), and
-    ``run_seed`` the run's when it was rendered.
+    ``run_seed`` the run's when it was rendered. ``file_sha256`` is the hash of the frames' file as it was written.
     """
 
     index: int
@@ -30,6 +29,7 @@ class SegmentRecord:
     run_seed: int | None = None
     also_continues: tuple[str, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
+    file_sha256: str = field(default="", compare=False)
 
     def accepted_states(self) -> tuple[str, ...]:
         """States the next segment may have been continued from."""
@@ -37,9 +37,5 @@ class SegmentRecord:
 
 
 def read_record(folder: Path) -> SegmentRecord:
-    """A segment's record. Raises `InputError` when its file is missing or damaged."""
-    values = read_json(folder / RECORD)
-    try:
-        return SegmentRecord(**values | {"also_continues": tuple(values["also_continues"])})
-    except (TypeError, KeyError) as error:
-        raise InputError(f"{folder / RECORD} is damaged ({error}); it must hold a segment's record.") from error
+    """A segment's record. Raises `DocumentError` when its file is damaged or edited, `OSError` when it cannot be read."""
+    return read_sealed(folder / RECORD, SegmentRecord)

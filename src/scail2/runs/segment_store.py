@@ -12,7 +12,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
+from scail2.documents import DocumentError
 from scail2.errors import InputError
+from scail2.runs.layout import temporary_name
+from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.segment_record import RECORD, SegmentRecord, read_record
-from scail2.runs.storage import move_folder, read_json, remove, sync_tree, write_json
+from scail2.runs.storage import hash_file, is_present, move_folder, names_in, read_bytes, sync_tree
 from scail2.video import VideoReader, VideoWriter
 
 FRAMES, STATE, METRICS = "frames.mkv", "state.safetensors", "metrics.json"
@@ -62,34 +65,53 @@ class SegmentStore:
     def record(self, index: int) -> SegmentRecord | None:
         """The record of a finished segment, None when it is not finished (or its files are gone); damage sets it aside."""
         folder = self.path(index)
-        if not all((folder / name).exists() for name in (RECORD, STATE, FRAMES)):
+        if not all(is_present(folder / name) for name in (RECORD, STATE, FRAMES)):
             return None
         try:
-            return read_record(folder)
-        except InputError as error:
+            record = read_record(folder)
+        except DocumentError as error:
             raise self.set_aside(index, RECORD) from error
+        if record.index != index:
+            raise self.set_aside(index, RECORD)
+        return record
 
     def last_record(self, index: int) -> SegmentRecord | None:
         """The record of a segment's latest version, also when that is damaged or was set aside; None if there is none."""
-        older = self.superseded.glob(f"{index:03d}-*")
-        folders = [*sorted(older, key=lambda path: int(path.name.rsplit("-", 1)[1])), self.path(index)]
-        known = [each for each in folders if (each / RECORD).exists()]
-        with suppress(InputError):
+        known = [each for each in self._versions(index) if is_present(each / RECORD)]
+        with suppress(DocumentError):
             return read_record(known[-1]) if known else None
         return None
 
+    def known_states(self, index: int) -> set[str]:
+        """States of all versions of a segment, also replaced ones."""
+        states = set()
+        for folder in self._versions(index):
+            with suppress(DocumentError):
+                states |= {read_record(folder).state} if is_present(folder / RECORD) else set()
+        return states
+
+    def _versions(self, index: int) -> list[Path]:
+        """Folders of a segment's versions, oldest first, the present one last (there or not)."""
+        names = [name for name in names_in(self.superseded) if re.fullmatch(rf"{index:03d}-\d+", name)]
+        older = [self.superseded / name for name in sorted(names, key=lambda name: int(name.partition("-")[2]))]
+        return [*older, self.path(index)]
+
     def finished(self) -> list[int]:
         """Indices of all finished segments."""
-        folders = self.folder.iterdir() if self.folder.exists() else ()
-        return sorted(int(each.name) for each in folders if each.name.isdigit() and self.record(int(each.name)))
+        numbers = sorted(int(name) for name in names_in(self.folder) if re.fullmatch(r"\d{3,9}", name))
+        return [index for index in numbers if self.path(index).name in names_in(self.folder) and self.record(index)]
 
     def state(self, index: int) -> SegmentState:
         """Float history and generator states of a finished segment; damage sets the segment aside."""
+        # Read first: a disk that does not answer is an `OSError`, and only what was read can be damaged.
+        content = read_bytes(self.path(index) / STATE)
+        record = self.record(index)
         try:
-            state = SegmentState(**load_file(self.path(index) / STATE))
-        except (SafetensorError, TypeError) as error:
+            state = SegmentState(**load(content))
+            damaged = state.identity() != record.state
+        except (SafetensorError, TypeError, ValueError, RuntimeError) as error:
             raise self.set_aside(index, STATE) from error
-        if state.identity() != self.record(index).state:
+        if damaged:
             raise self.set_aside(index, STATE)
         return state
 
@@ -97,22 +119,32 @@ class SegmentStore:
         """A finished segment's new frames, a `FrameSource` of uint8 (T, H, W, 3)."""
         return VideoReader(self.path(index) / FRAMES)
 
+    def unreadable(self, index: int, error: InputError) -> InputError:
+        """What to raise when a segment's frames do not decode: damage, seen in the file's bytes, sets it aside.
+
+        Raises `OSError` when the bytes cannot be read: decoders say no more than that they failed.
+        """
+        if hash_file(self.path(index) / FRAMES) == self.record(index).file_sha256:
+            return error
+        return self.set_aside(index, FRAMES)
+
     def metrics(self, index: int) -> dict[str, Any] | None:
-        """The drift measurements of a finished segment, if they were made."""
+        """The drift measurements of a finished segment, if they were made (and are whole: they can be made again)."""
         path = self.path(index) / METRICS
-        return read_json(path) if path.exists() else None
+        with suppress(DocumentError):
+            return read_sealed(path, dict[str, Any], nonfinite=True) if is_present(path) else None
+        return None
 
     def write_metrics(self, index: int, metrics: dict[str, Any]) -> None:
         """Stores (or replaces) the drift measurements of a finished segment."""
-        write_json(self.path(index) / METRICS, metrics)
+        write_sealed(self.path(index) / METRICS, metrics)
 
     def save(self, record: SegmentRecord, frames: np.ndarray, state: SegmentState, fps: Fraction) -> None:
         """Writes a segment: uint8 frames (T, H, W, 3), state and record, all or nothing.
 
         A version already there moves to `superseded/`. Raises `OSError` when the disk refuses, leaving nothing behind.
         """
-        partial = self.folder / f".{record.index:03d}.partial"
-        remove(partial)
+        partial = temporary_name(self.path(record.index))
         partial.mkdir(parents=True)
         try:
             self._write(partial, record, frames, state, fps)
@@ -129,7 +161,8 @@ class SegmentStore:
             writer.write(frames)
         with _system_errors(partial / STATE):
             save_file({name: value.contiguous() for name, value in asdict(state).items()}, partial / STATE)
-        write_json(partial / RECORD, asdict(record))
+        file_sha256 = hash_file(partial / FRAMES)
+        write_sealed(partial / RECORD, asdict(replace(record, file_sha256=file_sha256)))
         written = VideoReader(partial / FRAMES)
         if len(written) != len(frames) or hash_frames(written.frames(0, len(frames))) != record.frames_sha256:
             raise InputError(
@@ -140,11 +173,11 @@ class SegmentStore:
 
     def supersede(self, index: int) -> Path | None:
         """Moves a finished segment out of the way, to `superseded/NNN-VERSION`, and returns its new place."""
-        if not self.path(index).exists():
+        if not is_present(self.path(index)):
             return None
         for version in itertools.count(1):
             target = self.superseded / f"{index:03d}-{version}"
-            if not target.exists():
+            if not is_present(target):
                 move_folder(self.path(index), target)
                 return target
         raise AssertionError("unreachable")
@@ -153,13 +186,6 @@ class SegmentStore:
         """Supersedes a damaged segment; the error to raise."""
         place = self.supersede(index)
         return InputError(f"Segment {index} has a damaged {what} and was set aside ({place}); resume to redo it.")
-
-    def discard_partial(self) -> list[Path]:
-        """Deletes what an interrupted write left behind and returns what it deleted."""
-        leftovers = sorted(self.folder.glob(".*.partial")) if self.folder.exists() else []
-        for path in leftovers:
-            remove(path)
-        return leftovers
 
 
 class JoinedFrames:
@@ -199,8 +225,8 @@ class JoinedFrames:
                 sha.update(np.ascontiguousarray(chunk))
                 yield chunk
             damaged = sha.hexdigest() != record.frames_sha256
-        except InputError:
-            damaged = True
+        except InputError as error:
+            raise self._store.unreadable(index, error) from error
         if damaged:
             raise self._store.set_aside(index, FRAMES)
 

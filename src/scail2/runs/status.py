@@ -1,16 +1,21 @@
 """A run at a glance, read from its files only: quick, and possible while another process works on it."""
 
-from contextlib import suppress
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from scail2.errors import InputError
+from scail2.documents import DocumentError, decode
 from scail2.request import AnimationRequest
 from scail2.runs.journal import Journal
+from scail2.runs.layout import used_bytes
+from scail2.runs.ledger import STAGES, StageLedger
 from scail2.runs.lock import is_locked
-from scail2.runs.segment_record import SegmentRecord, read_record
-from scail2.runs.storage import folder_bytes, read_json
+from scail2.runs.sealed import read_sealed
+from scail2.runs.segment_record import RECORD, SegmentRecord, read_record
+from scail2.runs.storage import is_present, names_in
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,7 +24,7 @@ class RunStatus:
 
     Attributes:
         state: ``new`` (no plan yet), ``planned``, ``partial`` (some segments), ``rendered`` (all segments, no output),
-            ``finished``.
+            ``overwritten`` (what stands at the output's path is not the film this run wrote there), ``finished``.
         running: whether a process works on it right now.
         segments: how many are planned; None without a plan.
         finished: indices of finished segments.
@@ -27,6 +32,7 @@ class RunStatus:
         worst_drift: the largest drift score measured, None before the second segment.
         bytes, superseded_bytes: disk use, and how much of it `clean` gives back.
         failure: why the last attempt ended, if it did not end well.
+        damaged: files of the run that do not hold what was written, so that the rest of this may be too little.
     """
 
     path: Path
@@ -41,10 +47,15 @@ class RunStatus:
     bytes: int
     superseded_bytes: int
     failure: str | None
+    damaged: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """For `scail2 status --json`."""
-        return asdict(self) | {"path": str(self.path), "output": str(self.output), "finished": list(self.finished)}
+        return (
+            asdict(self)
+            | {"path": str(self.path), "output": str(self.output), "finished": list(self.finished)}
+            | {"damaged": list(self.damaged)}
+        )
 
     def rows(self) -> list[tuple[str, str]]:
         """Names and values for a table."""
@@ -59,55 +70,92 @@ class RunStatus:
         if self.worst_drift is not None:
             rows.append(("worst drift", f"{self.worst_drift:.2f}"))
         rows.append(("disk", f"{self.bytes / 1e6:.1f} MB, {self.superseded_bytes / 1e6:.1f} MB of it superseded"))
+        if self.state == "overwritten":
+            rows.append(
+                ("film", f"{self.output} is not the one this run wrote: another run or program has replaced it")
+            )
+        if self.damaged:
+            rows.append(("damaged", ", ".join(self.damaged) + " (`scail2 resume` redoes it or says what to do)"))
         if self.failure:
             rows.append(("last attempt", self.failure))
         return rows
 
 
 def status_of(path: Path, request: AnimationRequest) -> RunStatus:
-    """The status of a run directory."""
-    plan = read_json(path / "plan.json") if (path / "plan.json").exists() else None
-    records = _records(path)
-    planned = len(plan["segments"]) if plan else None
+    """The status of a run directory. Raises `OSError` for files that cannot be read."""
+    damaged: list[str] = []
+    plan = _derived(path, "plan.json", _Plan, damaged)
+    planned = len(plan.segments) if plan else None
+    records = _records(path, damaged)
     done = [index for index in records if planned is None or index < planned]
-    seconds = [records[index].timings["total"] for index in done]
+    seconds = [records[index].timings["total"] for index in done if "total" in records[index].timings]
+    drift = _derived(path, "drift.json", _Drift, damaged)
     return RunStatus(
         path=path,
-        state=_state(path, request, planned, len(done)),
+        state=_state(path, request, planned, len(done), damaged),
         running=is_locked(path),
         mode=str(request.mode),
         output=request.output,
         segments=planned,
         finished=tuple(done),
         seconds_per_segment=sum(seconds) / len(seconds) if seconds else None,
-        worst_drift=_worst_drift(path),
-        bytes=folder_bytes(path),
-        superseded_bytes=folder_bytes(path / "superseded"),
+        worst_drift=drift.worst if drift else None,
+        bytes=used_bytes(path),
+        superseded_bytes=used_bytes(path, "superseded"),
         failure=_failure(path),
+        damaged=tuple(damaged),
     )
 
 
-def _records(path: Path) -> dict[int, SegmentRecord]:
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    segments: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Drift:
+    worst: float | None = None
+
+
+def _derived(path: Path, name: str, kind: type[T], damaged: list[str]) -> T | None:
+    """What is told by a file that can be made again; None when it is missing or damaged."""
+    if not is_present(path / name):
+        return None
+    try:
+        return decode(read_sealed(path / name, dict[str, Any], nonfinite=True), kind, path / name, unknown=True)
+    except DocumentError:
+        damaged.append(name)
+        return None
+
+
+def _records(path: Path, damaged: list[str]) -> dict[int, SegmentRecord]:
     found = {}
-    for folder in sorted((path / "segments").glob("[0-9]*")):
-        # A damaged record makes its segment unfinished; the next resume says so and redoes it.
-        with suppress(InputError):
-            found[int(folder.name)] = read_record(folder)
+    for name in names_in(path / "segments"):
+        if not re.fullmatch(r"\d{3,9}", name) or not is_present(path / "segments" / name / RECORD):
+            continue
+        try:
+            found[int(name)] = read_record(path / "segments" / name)
+        except DocumentError:
+            # Its segment is unfinished; the next resume says so and redoes it.
+            damaged.append(f"segments/{name}/{RECORD}")
     return found
 
 
-def _state(path: Path, request: AnimationRequest, planned: int | None, done: int) -> str:
+def _state(path: Path, request: AnimationRequest, planned: int | None, done: int, damaged: list[str]) -> str:
     if planned is None:
         return "new"
     if done < planned:
         return "partial" if done else "planned"
-    stages = read_json(path / "stages.json") if (path / "stages.json").exists() else {}
-    return "finished" if "output" in stages and request.output.exists() else "rendered"
-
-
-def _worst_drift(path: Path) -> float | None:
-    report = path / "drift.json"
-    return read_json(report).get("worst") if report.exists() else None
+    try:
+        ledger = StageLedger(path)
+    except DocumentError:
+        damaged.append(STAGES)
+        return "rendered"
+    stages = {"output": request.output} | ({"compare": request.compare_output} if request.compare else {})
+    written = [ledger.wrote(stage, output) for stage, output in stages.items()]
+    if False in written:
+        return "overwritten"
+    return "finished" if all(written) else "rendered"
 
 
 def _failure(path: Path) -> str | None:
@@ -115,7 +163,7 @@ def _failure(path: Path) -> str | None:
     entries = Journal(path / "journal.jsonl").entries()
     last = entries[-1] if entries else {}
     if last.get("event") == "failed":
-        return last["message"]
+        return str(last.get("message", "failed"))
     return "interrupted" if last.get("event") == "interrupted" else None
 
 

@@ -5,14 +5,18 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from scail2.documents import DocumentError, parse_json
 from scail2.errors import InputError
+from scail2.limits import DOCUMENT_BYTES
+from scail2.runs.layout import temporary_name
 
-_BLOCK = 1 << 20
+T = TypeVar("T")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -26,10 +30,10 @@ def json_bytes(value: Any, *, indent: int | None = None) -> bytes:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes beside ``path``, syncs to disk and renames over it."""
-    partial = path.with_name(f".{path.name}.partial")
+    """Writes beside ``path``, under a name nobody can know in advance, syncs to disk and renames over it."""
+    partial = temporary_name(path)
     try:
-        with open(partial, "wb") as file:
+        with open(_open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -40,14 +44,78 @@ def write_bytes(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; `InputError` when it is missing or damaged."""
+def open_plain(path: Path, flags: int = os.O_RDONLY) -> int:
+    """A descriptor of a plain file: never follows a link, waits for a pipe or reads from a device.
+
+    Raises:
+        InputError: something else is there.
+        OSError: it cannot be opened, which says nothing about its content.
+    """
     try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is missing; is {path.parent} a run directory?") from error
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}); it must hold JSON.") from error
+        descriptor = _open(path, flags)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR) and not _is_plain(os.lstat(path)):
+            raise _not_plain(path) from error
+        raise
+    if not _is_plain(os.fstat(descriptor)):
+        os.close(descriptor)
+        raise _not_plain(path)
+    return descriptor
+
+
+def _open(path: Path, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+
+
+def _is_plain(facts: os.stat_result) -> bool:
+    return stat.S_ISREG(facts.st_mode)
+
+
+def _not_plain(path: Path) -> InputError:
+    return InputError(f"{path} is a link or no plain file; nothing in a run is followed: remove it.")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a plain file; see `open_plain`."""
+    with open(open_plain(path), "rb") as file:
+        return file.read()
+
+
+def is_present(path: Path) -> bool:
+    """Whether something is at ``path``, links not followed; a folder that cannot be searched is an `OSError`, not a no."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def names_in(folder: Path) -> list[str]:
+    """What lies in a folder, in name order; nothing if there is no such folder. Raises `OSError` when it cannot be read."""
+    return sorted(os.listdir(folder)) if is_present(folder) else []
+
+
+def stands(path: Path) -> bool:
+    """Whether a file or folder is at ``path``, links followed; what cannot be looked at is an `OSError`, not a no."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def read_json(path: Path, kind: type[T] = Any, *, nonfinite: bool = False) -> T:
+    """The content of a JSON file as ``kind`` (see `scail2.documents.decode`).
+
+    Raises:
+        DocumentError: it holds something else.
+        OSError: it cannot be read.
+    """
+    with open(open_plain(path), "rb") as file:
+        content = file.read(DOCUMENT_BYTES.value + 1)
+    if len(content) > DOCUMENT_BYTES.value:
+        raise DocumentError(f"{path} cannot be used: it is larger than a run's files are.")
+    return parse_json(content, kind, path, nonfinite=nonfinite)
 
 
 def sync_folder(folder: Path) -> None:
@@ -84,18 +152,17 @@ def hash_file(path: Path) -> str:
     if path.is_dir():
         files = sorted(each for each in path.rglob("*") if each.is_file() and not each.name.startswith("."))
         return digest([[str(each.relative_to(path)), hash_file(each)] for each in files])
-    with open(path, "rb") as file:
+    # Given files may be links, but a pipe would be waited for without end.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        if not _is_plain(os.fstat(descriptor)):
+            raise InputError(f"{path} is no plain file (a pipe, a socket or a device); put a file or folder there.")
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(value: Any) -> str:
     """SHA-256 of a JSON-able value, independent of key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def folder_bytes(folder: Path) -> int:
-    """Bytes of all files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
 
 
 def remove(path: Path) -> None:
@@ -115,6 +182,9 @@ _SENTENCES = {
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.ENAMETOOLONG: "the name is too long",
+    errno.EIO: "Input/output error; nothing was set aside because of it, try again when the disk is well",
+    errno.ESTALE: "the network file system has lost it for now; nothing was set aside because of it, try again",
+    errno.ENOENT: "it is not there (any more)",
 }
 
 

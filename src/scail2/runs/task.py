@@ -1,22 +1,36 @@
 """The work on one run while its lock is held: prepare, render, measure, write."""
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from scail2.documents import Between, DocumentError
 from scail2.errors import InputError
 from scail2.request import AnimationRequest
 from scail2.runs.executor import Executor
 from scail2.runs.journal import Journal
 from scail2.runs.model import ModelHandle
-from scail2.runs.output import OutputStage, check_output
+from scail2.runs.moved import refuse_missing
+from scail2.runs.output import OutputStage, check_mine, check_output
 from scail2.runs.preparation import Preparation, Prepared, changed_inputs
+from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.segment_store import SegmentStore
-from scail2.runs.storage import read_json, remove, write_json
+from scail2.runs.storage import is_present
 
 if TYPE_CHECKING:
     from scail2.pipeline import SCAIL2Pipeline
 
 PENDING = "pending.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Order:
+    """A segment that is to be rendered again: its seed, what may still continue from its older versions, its state."""
+
+    segment: Annotated[int, Between(0, 10**9)]
+    seed: int | None
+    continues: tuple[str, ...]
+    replaces: str = ""
 
 
 class RunTask:
@@ -36,10 +50,9 @@ class RunTask:
 
     def run(self) -> Path:
         """Does whatever is missing or stale, a waiting re-rendering first, and returns the output's path."""
+        check_mine(self.request, self.preparation.ledger)
         prepared = self.prepare()
         check_output(self.request, prepared)
-        for leftover in self.store.discard_partial():
-            self.journal.emit("leftover_removed", folder=str(leftover))
         executor = Executor(self.store, self.request, prepared, self.model, self.journal)
         self._rerender_pending(executor)
         rendered = executor.render()
@@ -50,6 +63,7 @@ class RunTask:
 
     def check_unchanged(self) -> None:
         """Refuses to continue with other files or another model than the run began with."""
+        refuse_missing(self.folder, self.request)
         changed = changed_inputs(self.folder, self.request)
         if changed:
             raise InputError(
@@ -73,16 +87,25 @@ class RunTask:
             told = f"0 to {finished[-1]}" if finished else "none yet"
             raise InputError(f"Segment {segment} of {self.folder} is not rendered; finished are {told}.")
         record = self.store.record(segment)
-        continues = [] if cascade else list(record.accepted_states())
-        pending = {"segment": segment, "seed": record.seed if seed is None else seed, "continues": continues}
-        write_json(self.folder / PENDING, pending)
+        order = _Order(
+            segment=segment,
+            seed=record.seed if seed is None else seed,
+            continues=() if cascade else record.accepted_states(),
+            replaces=record.state,
+        )
+        write_sealed(self.folder / PENDING, asdict(order))
 
     def _rerender_pending(self, executor: Executor) -> None:
         path = self.folder / PENDING
-        if not path.exists():
+        if not is_present(path):
             return
-        pending = read_json(path)
-        index = pending["segment"]
+        try:
+            order = read_sealed(path, _Order)
+            if order.replaces and order.replaces not in self.store.known_states(order.segment):
+                raise DocumentError(f"{path} orders a segment to be rendered again that this run never had.")
+        except DocumentError as error:
+            raise DocumentError(f"{error} Delete it, and give `scail2 rerender` again if it was meant.") from error
+        index = order.segment
         if index < len(executor.segments) and (index == 0 or self.store.record(index - 1) is not None):
-            executor.rerender(index, seed=pending["seed"], continues=pending["continues"])
-        remove(path)
+            executor.rerender(index, seed=order.seed, continues=order.continues)
+        path.unlink()

@@ -29,10 +29,7 @@ _GAMUT_NAMES = {4: "BT.470 M", 8: "film", 9: "BT.2020", 10: "XYZ", 11: "DCI-P3",
 _ORDINARY = (1, 2, 3, 5, 6, 7, 22)  # BT.709, unknown, and the primaries of PAL and NTSC, too close to tell apart
 _UNUSUAL_CURVES = {8: "linear", 9: "logarithmic", 10: "logarithmic", 17: "SMPTE 428"}
 _CONVERTED_MATRICES = (0, 1, 2, 4, 5, 6, 7, 9, 10)
-_TONE_MAP = (
-    "for softer highlights tone-map it first: ffmpeg -i IN -vf zscale=t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,"
-    "tonemap=mobius,zscale=t=bt709:m=bt709:r=tv,format=yuv420p -c:a copy OUT.mp4"
-)
+_SOFTER = "for softer highlights convert it to SDR (BT.709) in an editor first"
 
 
 def notes_on(primaries: int, transfer: int, matrix: int) -> list[Note]:
@@ -41,7 +38,7 @@ def notes_on(primaries: int, transfer: int, matrix: int) -> list[Note]:
     if transfer in (PQ, HLG):
         name = "PQ" if transfer == PQ else "HLG"
         sentence = f"it is high dynamic range ({name}): diffuse white became white, brighter highlights are clipped"
-        notes.append(Note(code="high_dynamic_range", message=sentence, fix=_TONE_MAP))
+        notes.append(Note(code="high_dynamic_range", message=sentence, fix=_SOFTER))
     elif transfer in _UNUSUAL_CURVES and transfer != 8:
         sentence = f"its {_UNUSUAL_CURVES[transfer]} transfer curve is not converted: contrast will be wrong"
         notes.append(Note(code="transfer", message=sentence, fix="export it from the editor as BT.709"))

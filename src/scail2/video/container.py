@@ -20,12 +20,12 @@ import av
 import numpy as np
 
 from scail2.errors import InputError
-from scail2.video import colour, packets, rates, tracks
+from scail2.video import colour, packets, rates, remarks, tracks
 from scail2.video.headers import check_headers
 from scail2.video.kinds import FileKind
 from scail2.video.opening import decoding_errors, open_container
 from scail2.video.packets import NO_TIME
-from scail2.video.pixels import PixelConverter, rotation_of, squared, upright_size
+from scail2.video.pixels import PixelConverter, rotation_of, upright_size
 from scail2.video.resize import Interpolation
 from scail2.video.source import MAX_PIXELS, Note, VideoInfo, check_frame_size
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 _HDR_TRANSFERS = (colour.PQ, colour.HLG)
 _TRIED_KEYS = 3
 _TRIED_GROUPS, _TRIED_PICTURES = 3, 32  # decoded when a file is opened, to see whether its times can be believed
-_RENUMBER = "number its pictures anew: ffmpeg -i IN -fps_mode passthrough -vf setpts=N/({rate}*TB) -crf 12 OUT.mp4"
+_RENUMBER = "number its pictures anew: ffmpeg -i IN -fps_mode passthrough -vf 'setpts=N/({rate}*TB)' -crf 12 OUT.mp4"
 
 
 class ContainerFrames:
@@ -210,13 +210,16 @@ class ContainerFrames:
         height, width = upright_size(first.height, first.width, rotation, aspect)
         stored = upright_size(first.height, first.width, rotation, Fraction(1))
         check_frame_size(self.path, width, height)
-        notes += self._notes_on_pictures(aspect, f"{stored[1]}×{stored[0]} to {width}×{height}")
+        notes += remarks.on_picture(first, aspect, f"{stored[1]}×{stored[0]} to {width}×{height}")
         self._pixels = PixelConverter(
             self.path, height=height, width=width, rotation=rotation, interpolation=self._interpolation
         )
         hints = (stream.average_rate, stream.guessed_rate)
         timing = rates.describe(self.ticks, self.end_tick, self.time_base, hints)
-        notes += _notes_on_gaps(rates.gaps(self.ticks, self.time_base) if timing.variable else [])
+        if timing.variable and self._container.format.name == "avi":
+            # One step of an AVI's clock is one picture; where it leaves one out the last is shown again.
+            timing = replace(timing, fps=1 / self.time_base)
+        notes += remarks.on_gaps(rates.gaps(self.ticks, self.time_base) if timing.variable else [])
         sound = tracks.sound_of(self._container)
         return VideoInfo(
             path=self.path,
@@ -238,35 +241,6 @@ class ContainerFrames:
             stored_size=stored,
             notes=tuple(notes),
         )
-
-    def _notes_on_pictures(self, aspect: Fraction, stretched: str) -> list[Note]:
-        """What is done, and not done, to the pictures on their way to upright sRGB."""
-        first, notes = self._first, []
-        if squared(aspect) != aspect:
-            sentence = f"its pixels claim to be {aspect.numerator}:{aspect.denominator}, which no camera makes: taken as square"
-            notes.append(
-                Note(
-                    code="pixel_aspect",
-                    message=sentence,
-                    fix="set the right shape: ffmpeg -i IN -aspect 16:9 -c copy OUT",
-                )
-            )
-        elif aspect != 1:
-            sentence = f"its pixels are {aspect.numerator}:{aspect.denominator}: stretched from {stretched}"
-            notes.append(Note(code="pixel_aspect", message=sentence))
-        notes += colour.notes_on(
-            int(first.color_primaries), int(first.color_trc), 0 if first.format.is_rgb else int(first.colorspace)
-        )
-        if first.interlaced_frame:
-            sentence = "it is interlaced and read as it is stored: what moves is torn into lines"
-            notes.append(
-                Note(
-                    code="interlaced",
-                    message=sentence,
-                    fix="deinterlace it first: ffmpeg -i IN -vf bwdif=0 -crf 12 OUT.mp4",
-                )
-            )
-        return notes
 
     # Reading
 
@@ -388,12 +362,3 @@ class ContainerFrames:
         at = float((before.pts - int(self.ticks[0])) * self.time_base) if before is not None else 0.0
         command = _RENUMBER.format(rate=self._stream.average_rate or "RATE")
         raise InputError(f"{self.path}: the times of its pictures run backwards behind {at:.2f} s; {command}")
-
-
-def _notes_on_gaps(gaps: list[tuple[Fraction, Fraction]]) -> list[Note]:
-    if not gaps:
-        return []
-    at, length = max(gaps, key=lambda gap: gap[1])
-    more = f" (the longest of {len(gaps)})" if len(gaps) > 1 else ""
-    sentence = f"the picture at {float(at):.2f} s stays on show for {float(length):.1f} s{more}"
-    return [Note(code="gap", message=sentence, fix="cut the video there if its clock is wrong")]

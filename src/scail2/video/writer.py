@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -135,6 +136,7 @@ class VideoWriter:
             by one row or column** (the edge repeated), because 4:2:0 has no odd sizes. ``ffv1`` is lossless RGB(A).
         audio_from: a file whose sound is carried over, cut to the film's exact length; one without sound is fine.
         audio_start: seconds into that file's *picture track* at which the film's first frame lies.
+        before_publishing: called with the finished film's path before it gets its name; what it raises keeps it from it.
         total_frames: the planned number; more are refused, fewer fail at the end.
 
     Raises:
@@ -151,12 +153,14 @@ class VideoWriter:
         total_frames: int | None = None,
         *,
         audio_start: float | Fraction = 0,
+        before_publishing: Callable[[Path], None] | None = None,
     ):
         self.path, self.codec, self.fps = Path(path), Codec.parse(codec), rates.parse_rate(fps)
         self.height, self.width = int(size[0]), int(size[1])
         check_frame_size(path, self.width, self.height)
         self.total_frames, self.frames_written = total_frames, 0
         self._has_alpha: bool | None = None
+        self._before_publishing = before_publishing
         self._check_name()
         self._container: av.container.OutputContainer | None = None
         self._audio = AudioCarrier.open(audio_from, audio_start) if audio_from is not None else None
@@ -336,11 +340,14 @@ class VideoWriter:
     # Finishing
 
     def _publish(self) -> None:
+        if self.codec is not Codec.PNG:
+            with self._beside.open("rb+") as file:
+                os.fsync(file.fileno())
+        if self._before_publishing is not None:
+            self._before_publishing(self._beside)
         if self.codec is Codec.PNG:
             _replace_folder(self._beside, self.path)
             return
-        with self._beside.open("rb+") as file:
-            os.fsync(file.fileno())
         os.replace(self._beside, self.path)
 
 

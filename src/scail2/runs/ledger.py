@@ -1,0 +1,62 @@
+"""Which stage of a run was last made from what, and what came of it: ``stages.json``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scail2.documents import DocumentError
+from scail2.runs.sealed import read_sealed, write_sealed
+from scail2.runs.storage import hash_file, is_present, stands
+
+STAGES = "stages.json"
+# What stood at the output's path when the run was asked to write there.
+_ASKED = "asked"
+
+
+class StageLedger:
+    """Notes of the stages; each change is on disk when the call returns.
+
+    Raises `DocumentError` when the file is damaged: without it a run does not know what it made.
+    """
+
+    def __init__(self, folder: Path):
+        self._path = folder / STAGES
+        self._stages: dict[str, dict[str, Any]] = {}
+        if is_present(self._path):
+            try:
+                self._stages = read_sealed(self._path, dict[str, dict[str, Any]])
+            except DocumentError as error:
+                raise DocumentError(
+                    f"{error} Give the run's own command again with --run-dir {folder}: it is begun anew from what is there."
+                ) from error
+
+    def facts(self, stage: str, key: str) -> dict[str, Any] | None:
+        """What was noted when the stage was made from these inputs; None when it was made from others or never."""
+        entry = self._stages.get(stage)
+        return entry if entry is not None and entry.get("key") == key else None
+
+    def record(self, stage: str, key: str, **facts: Any) -> None:
+        """Notes that the stage is done for these inputs."""
+        self._stages[stage] = {"key": key, **facts}
+        write_sealed(self._path, self._stages)
+
+    def ask(self, outputs: Sequence[Path]) -> None:
+        """Notes what stands where the run is asked to write: that much may be replaced."""
+        found = {str(path): hash_file(path) for path in outputs if stands(path)}
+        self.record(_ASKED, "", found=found)
+
+    def may_replace(self, path: Path) -> bool:
+        """Whether what stands at ``path`` is what this run wrote there, or what it was asked to write over."""
+        if not stands(path):
+            return True
+        known = [entry.get("sha256") for entry in self._stages.values() if entry.get("path") == str(path)]
+        found = self._stages.get(_ASKED, {}).get("found")
+        known += [found.get(str(path))] if isinstance(found, dict) else []
+        return hash_file(path) in known
+
+    def wrote(self, stage: str, path: Path) -> bool | None:
+        """Whether the file at ``path`` is the one that the stage wrote; None when there is none, or it was not made."""
+        entry = self._stages.get(stage)
+        if entry is None or entry.get("path") != str(path) or not stands(path):
+            return None
+        return entry.get("sha256") == hash_file(path)

@@ -1,0 +1,52 @@
+"""Given files that are no longer where a run found them: which these are, and their new places."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scail2.errors import InputError
+from scail2.request import AnimationRequest, option_of
+from scail2.runs.preparation import changed_inputs
+
+MOVABLE = (
+    "reference", "driving", "additional_references", "additional_masks", "masks", "reference_mask", "driving_mask",
+)  # fmt: skip
+
+
+def refuse_missing(folder: Path, request: AnimationRequest) -> None:
+    """Raises `InputError` naming every given file that is not there any more, and how to say where it is now."""
+    missing = [(name, path) for name, path in request.input_files if not path.exists()]
+    if not missing:
+        return
+    listed = ", ".join(f"{option_of(name)} {path}" for name, path in missing)
+    options = " ".join(f"{option_of(name)} NEW" for name, _ in missing)
+    raise InputError(
+        f"Files of this run are not where they were when it began: {listed}. Say where they are now: "
+        f"scail2 resume {folder} {options}"
+    )
+
+
+def at_new_places(folder: Path, request: AnimationRequest, places: Mapping[str, Any]) -> AnimationRequest:
+    """The run's request with files at other places; they must be the files that it began with.
+
+    Args:
+        places: fields of the request (`MOVABLE`) and their new paths; of a field of several files all in their order.
+
+    Raises:
+        InputError: a field is none of these, was not given before, or a file is missing or another one.
+    """
+    for name in places:
+        if name not in MOVABLE:
+            raise InputError(f"'{name}' is no file of a run; its files are {', '.join(MOVABLE)}.")
+        if not getattr(request, name):
+            raise InputError(
+                f"This run was begun without {option_of(name)}; give its own command again to change that."
+            )
+    renewed = request.with_changes(**places)
+    refuse_missing(folder, renewed)
+    if changed := changed_inputs(folder, renewed):
+        raise InputError(
+            f"The file given as {changed[0]} is not the one this run began with: its content differs; find that one, or give "
+            "the run's own command again to render what depends on it anew."
+        )
+    return renewed
