@@ -47,20 +47,7 @@ def _picture_errors(path: object):
         raise InputError(
             f"{path}: permission to read it is missing; change it with chmod or copy it elsewhere"
         ) from None
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        IndexError,
-        KeyError,
-        TypeError,
-        OverflowError,
-        AttributeError,
-        ArithmeticError,
-        RuntimeError,
-        NotImplementedError,
-    ) as error:
+    except Exception as error:
         raise InputError(f"{path}: the picture is damaged or cut off ({error}); get or save it again") from error
 
 
