@@ -14,7 +14,7 @@ from scail2.conditions import SegmentConditions, assemble, encode_video
 from scail2.errors import InputError
 from scail2.guidance import choose_guider, needs_negative
 from scail2.inputs import Footage, driving_footage, driving_mask_footage, mask_problems, mask_tensor, picture_tensor
-from scail2.models.lora import fused_loras
+from scail2.models.lora import has_loras
 from scail2.modes import AnimationMode
 from scail2.presets import SamplingPreset, preset
 from scail2.sampling import SamplingDefaults, SamplingSettings, resolve_settings
@@ -140,10 +140,8 @@ def _settings(pipe: SCAIL2Pipeline, options: StreamOptions, size: tuple[int, int
 
 def _check_adapters(pipe: SCAIL2Pipeline, chosen: SamplingPreset) -> None:
     """Few-step presets without their adapters give mush: say so, but only warn, for adapters may have been merged."""
-    loaded = fused_loras(pipe.transformer).loras or getattr(pipe.transformer, "peft_config", None)
-    if chosen.loras and not loaded:
-        wanted = ", then ".join(f"{lora.name} at {lora.strength}" for lora in chosen.loras)
-        logger.warning("Preset %s is tuned for LoRAs (%s); none is loaded.", chosen.name, wanted)
+    if chosen.loras and not has_loras(pipe.transformer):
+        logger.warning("Preset %s is tuned for LoRAs (%s); none is loaded.", chosen.name, chosen.told_loras())
 
 
 def _additional(

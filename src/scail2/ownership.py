@@ -123,6 +123,8 @@ def _acquire(path: Path, place: Path) -> int:
 
 def _sign(descriptor: int, path: Path) -> None:
     facts = os.fstat(descriptor)
+    if facts.st_nlink > 1:
+        raise InputError(f"{path} has another name elsewhere, which would be written to: remove it.")
     content = os.pread(descriptor, 32, 0).strip() if stat.S_ISREG(facts.st_mode) else b"?"
     if facts.st_size > 32 or (content and not content.isdigit()):
         raise InputError(f"{path} is no lock of scail2: remove it, or choose another output.")
@@ -152,6 +154,7 @@ def claimed_folder(path: str | Path, kind: Kind) -> Iterator[Path]:
             sweep(place)
             check_folder(place, kind, path)
             yield place
+            sweep(place)  # what a killed command's workers held for a moment longer than the command
     finally:
         if made:
             with suppress(OSError):

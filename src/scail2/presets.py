@@ -57,6 +57,10 @@ class SamplingPreset:
     large_shift: float | None = None
     loras: tuple[PresetLora, ...] = ()
 
+    def told_loras(self) -> str:
+        """The adapters, in words."""
+        return ", then ".join(f"{lora.name} at {lora.strength}" for lora in self.loras)
+
     def shift_for(self, height: int, width: int) -> float:
         """The timestep shift for a video of this size in pixels."""
         if self.large_shift is not None and min(height, width) >= LARGE_SHORT_SIDE:

@@ -140,7 +140,7 @@ def _work(folder: Path, words: tuple[str, ...], kill_at: int | None, notes: Path
 def _stable(path: Path) -> bytes:
     """A file's bytes without what differs each time: how long a segment took, how pickle shares equal objects."""
     if path.name == "segment.json":
-        return json.dumps(json.loads(path.read_bytes()) | {"timings": None}).encode()
+        return json.dumps(json.loads(path.read_bytes()) | {"timings": None, "seal": None}).encode()
     if path.suffix == ".pt":
         return _spelled(torch.load(path, weights_only=True)).encode()
     return path.read_bytes()

@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -153,3 +156,27 @@ def test_masks_are_not_written_through_links(place, capsys):
     assert (place / "out" / "superseded" / "1" / "driving_mask.mkv").is_symlink()
     (place / "out" / "tracks.json").write_text('{"version": 1, "tracks": "another program\'s"}')
     refused(place, capsys, f"{MASKS} out", "holds other files and no masks")
+
+
+def test_the_workers_of_a_killed_command_end_with_it(tmp_path):
+    """They share its standard output, which ends when the last of them has ended; what they left is swept."""
+    program = """
+import os, signal, sys
+from scail2.data.puppet_source import PuppetSource
+from scail2.data.recipe import recipe
+from scail2.data.synthesis import SynthesisJob, write_pairs
+source = PuppetSource(frames=5, height=32, width=32)
+job = SynthesisJob(source=source, recipe=recipe("nano"), pairs=400, pairs_per_shard=200)
+def progress(done, total):
+    if done and sys.argv[2] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+write_pairs(job if sys.argv[2] == "kill" else __import__("dataclasses").replace(job, pairs=4), sys.argv[1], workers=2,
+            resume=True, progress=progress)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "pairs")]
+    killed = subprocess.run([*command, "kill"], stdout=subprocess.PIPE, check=False, timeout=300)
+    assert killed.returncode == -signal.SIGKILL
+    assert not list((tmp_path / "pairs").glob("*.tar"))
+    subprocess.run([*command, "finish"], stdout=subprocess.PIPE, check=True, timeout=300)
+    names = {path.name for path in (tmp_path / "pairs").iterdir()}
+    assert names == {"pairs.json", "shard-00000.tar", "shard-00000.index.json"}

@@ -77,6 +77,10 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
     (tmp_path / ".lock").symlink_to(tmp_path / "mine")
     with pytest.raises(InputError, match="is no lock of scail2"):
         ExitStack().enter_context(locked(tmp_path))
+    (tmp_path / ".lock").unlink()
+    (tmp_path / ".lock").hardlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match="has another name elsewhere"):
+        ExitStack().enter_context(locked(tmp_path))
     assert (tmp_path / "mine").read_text() == "12"
 
 

@@ -11,7 +11,7 @@ from tiny import SIZE, bare_pipeline, tiny_pipeline
 from scail2.errors import InputError
 from scail2.pipeline import SCAIL2Pipeline
 from scail2.runs import RunDirectory
-from scail2.runs.model import ModelHandle
+from scail2.runs.model import ModelHandle, read_facts
 from scail2.sampling import make_scheduler
 
 
@@ -93,5 +93,22 @@ def test_facts_written_before_schedulers_were_among_them_are_read_off_the_model_
     stored = json.loads((tmp_path / "model.json").read_text())
     old = {key: value for key, value in stored.items() if key != "sampling"} | {"preset": "quality"}
     (tmp_path / "model.json").write_text(json.dumps(old))
-    assert ModelHandle(request)._remembered(tmp_path) is None
+    assert read_facts(tmp_path) is None
     assert ModelHandle(request, pipe).facts(tmp_path) == facts
+
+
+def findings_of(folder, pipe, **changes) -> dict[str, str]:
+    run = RunDirectory.create(folder / "film.run", make_request(folder, frames=9, **changes))
+    run.plan(pipe=pipe)
+    report = json.loads((run.path / "plan.json").read_text())["preflight"]
+    return {each["code"]: each["message"] for each in report["findings"] if each["severity"] == "warning"}
+
+
+def test_a_plan_warns_of_presets_without_their_loras_and_of_prompts_that_are_not_used(tmp_path, monkeypatch):
+    bare = bare_pipeline(native_height=SIZE, native_width=SIZE)
+    found = findings_of(tmp_path / "a", bare, preset="fast", prompt="a puppet dances")
+    assert found["preset_loras"].startswith("preset fast is tuned for LoRAs (SCAIL-2 Bias-Aware DPO at 1.0, then ")
+    assert found["prompt"].startswith("this model takes no text")
+    assert not findings_of(tmp_path / "b", bare, preset="nano").keys() & {"preset_loras", "prompt"}
+    monkeypatch.setattr("scail2.runs.model.has_loras", lambda transformer: True)
+    assert "preset_loras" not in findings_of(tmp_path / "c", bare, preset="fast")

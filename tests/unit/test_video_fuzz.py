@@ -18,6 +18,8 @@ FILMS = (
     "lossless.mkv",
     "fragmented.mp4",
     "sound.mp4",
+    "b.avi",
+    "b.ts",
     "a.gif",
     "a.webp",
     "a.png",
@@ -34,6 +36,8 @@ def originals(tmp_path_factory, pytestconfig) -> dict[str, bytes]:
     write_film(folder / "vp8.webm", 8, codec="libvpx", options={"cpu-used": "8"})
     write_film(folder / "lossless.mkv", 4, codec="ffv1", pixels="bgr0")
     write_film(folder / "fragmented.mp4", 12, muxer={"movflags": "frag_keyframe+empty_moov"})
+    write_film(folder / "b.avi", 12, codec="mpeg4", options={"bf": "2", "g": "6"})
+    write_film(folder / "b.ts", 12, metadata_format="mpegts", options={"bf": "2", "g": "6"})
     add_sound(folder / "b.mp4", folder / "sound.mp4", seconds=0.5)
     first, *others = (Image.fromarray(numbered_frame(i)) for i in range(5))
     for name in ("a.gif", "a.webp", "a.png"):

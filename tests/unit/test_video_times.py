@@ -109,6 +109,23 @@ def test_few_shared_times_do_not_disturb_the_rate(tmp_path):
         assert read_numbers(reader.frames(0, len(reader))) == list(range(120))
 
 
+def test_recordings_put_together_are_refused_with_a_command(tmp_path):
+    """Two transport streams one behind the other: the clock starts again, and a stream copy joins it."""
+    film = write_film(tmp_path / "one.ts", COUNT, metadata_format="mpegts", options={"bf": "2"})
+    (tmp_path / "two.ts").write_bytes(film.read_bytes() * 2)
+    with pytest.raises(InputError, match=r"falls back by 2\.\d s at 2\.\d+ s.*ffmpeg -i IN -c copy OUT.mp4"):
+        VideoReader(tmp_path / "two.ts")
+
+
+def test_times_that_fall_without_b_frames(tmp_path):
+    """Nothing is reordered in this film, so its packets alone show that two times are exchanged."""
+    film = write_film(tmp_path / "film.mp4", COUNT, options={"bf": "0"})
+    exchanged = {20 * 1024: 21 * 1024, 21 * 1024: 20 * 1024}
+    wrong = remuxed(film, tmp_path / "wrong.mkv", lambda number, pts, dts: (exchanged.get(pts, pts), dts - 4096))
+    with VideoReader(wrong) as reader:
+        assert in_any_order(reader) == list(range(COUNT))
+
+
 def test_a_gap_does_not_slow_the_film_down(tmp_path):
     """Ten minutes without a picture: the mean rate would be one picture in 15 s, and all motion lost."""
     times = [*range(20), *range(9600, 9620)]

@@ -54,7 +54,6 @@ class RunDisplay:
             "masks_progress": lambda facts: self._count("masks", facts),
             "output_progress": lambda facts: self._count("writing the video", facts),
             "finding": self._finding,
-            "note": lambda facts: self._line(facts["message"]),
             "drift_limit": lambda facts: self._line(facts["message"]),
         }
 

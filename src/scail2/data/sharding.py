@@ -1,12 +1,14 @@
 """Filling a folder with shards: on all cores, resumable shard by shard, never mixing two jobs."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any, Protocol
 
 from scail2.data.shards import ShardIndex, ShardWriter, load_index
@@ -157,7 +159,14 @@ class _Ticker:
 _worker: dict[str, Any] = {}
 
 
+def _end_with_parent() -> None:
+    """A killed command has no chance to end its workers: they would fill the folder beside its successor, or wait for ever."""
+    parent_process().join()
+    os._exit(1)
+
+
 def _start_worker(run: ShardRun, job: ShardJob, counter: Any) -> None:
+    Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
     torch.set_num_threads(1)

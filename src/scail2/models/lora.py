@@ -108,6 +108,11 @@ def unfuse_loras(transformer: torch.nn.Module) -> None:
     setattr(transformer, _STATE, FusedLoras())
 
 
+def has_loras(transformer: torch.nn.Module) -> bool:
+    """Whether any LoRA is fused into a transformer or loaded beside its weights."""
+    return bool(fused_loras(transformer).loras or getattr(transformer, "peft_config", None))
+
+
 def fused_loras(transformer: torch.nn.Module) -> FusedLoras:
     """What is fused into a transformer, in order."""
     return getattr(transformer, _STATE, None) or FusedLoras()

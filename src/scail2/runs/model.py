@@ -13,6 +13,7 @@ from scail2.conditions import ConditionGeometry
 from scail2.devices import default_device
 from scail2.documents import DocumentError, decode
 from scail2.errors import InputError
+from scail2.models.lora import has_loras
 from scail2.request import AnimationRequest
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.storage import digest, is_present
@@ -39,6 +40,7 @@ class ModelFacts:
     overlap: int
     sampling: SamplingDefaults
     takes_text: bool
+    has_loras: bool
     files: str = ""
 
     @classmethod
@@ -65,6 +67,7 @@ class ModelFacts:
             overlap=pipe.config.prev_segment_conditioning_frames,
             sampling=SamplingDefaults.of(pipe),
             takes_text=config.text_dim is not None,
+            has_loras=has_loras(pipe.transformer),
             files=files,
         )
 

@@ -32,7 +32,7 @@ from scail2.runs.masking import (
 )
 from scail2.runs.model import ModelFacts, ModelHandle
 from scail2.runs.planning import RunPlan, plan_run
-from scail2.runs.sampling import SamplingChoice
+from scail2.runs.sampling import SamplingChoice, sampling_findings
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.segment_store import hash_frames
 from scail2.runs.sound import sound_findings, with_findings
@@ -141,9 +141,11 @@ class Preparation:
         )
         report = self._masks(task)
         masks = load_masks(self.folder / "masks", request.mode)
-        report = with_findings(report, sound_findings(request, plan, info))
+        found = [*sampling_findings(request, facts), *sound_findings(request, plan, info)]
+        report = with_findings(report, found)
         self._write_plan(plan, sampling, facts, report)
-        self._tell(report, sampling)
+        for finding in report["findings"]:
+            self.journal.emit("finding", **finding)
         refuse_errors(report, self.folder / "masks")
         key = self._key(inputs, masks, plan, sampling, facts)
         return Prepared(
@@ -217,12 +219,6 @@ class Preparation:
             "contact_sheet": str(self.folder / "masks" / "contact_sheet.png"),
         }
         write_sealed(self.folder / PLAN, values)
-
-    def _tell(self, report: dict[str, Any], sampling: SamplingChoice) -> None:
-        for finding in report["findings"]:
-            self.journal.emit("finding", **finding)
-        if self.request.prompt and sampling.asked["prompt"] is None:
-            self.journal.emit("note", message="This model takes no text: the prompt is kept with the run but not used.")
 
     def _check_space(self, plan: RunPlan) -> None:
         """Refuses to start when not even one segment fits on the disk."""

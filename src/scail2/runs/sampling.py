@@ -4,6 +4,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from scail2.errors import InputError
+from scail2.perception import findings
+from scail2.perception.findings import Finding
+from scail2.presets import preset
 from scail2.request import AnimationRequest
 from scail2.runs.model import ModelFacts
 from scail2.runs.planning import RunPlan
@@ -48,6 +51,7 @@ class SamplingChoice:
         """Keyword arguments of `SCAIL2Pipeline.stream`: nothing is left for it to decide again."""
         settings = self.settings
         return self.asked | {
+            "preset": None,
             "num_inference_steps": settings.steps,
             "guidance_scale": settings.guidance_scale,
             "solver": settings.solver,
@@ -63,3 +67,25 @@ class SamplingChoice:
         decides = all(self.asked[name] is None for name in ("preset", "solver", "shift"))
         settings = replace(self.settings, shift=None) if decides else self.settings
         return self.asked | {"resolved": asdict(settings)}
+
+
+def sampling_findings(request: AnimationRequest, facts: ModelFacts) -> list[Finding]:
+    """Warnings about what was asked and will not work as asked."""
+    found = []
+    if request.prompt and not facts.takes_text:
+        found.append(
+            findings.warning(
+                "prompt", "this model takes no text: the prompt is kept with the run but not used", "leave it out"
+            )
+        )
+    chosen = None if request.preset is None else preset(request.preset)
+    if chosen is not None and chosen.loras and not facts.has_loras:
+        found.append(
+            findings.warning(
+                "preset_loras",
+                f"preset {chosen.name} is tuned for LoRAs ({chosen.told_loras()}) and none is loaded: few steps without "
+                "them give mush, unless they were merged into the model's file",
+                "name them with --lora, or choose the preset quality",
+            )
+        )
+    return found

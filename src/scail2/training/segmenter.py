@@ -15,7 +15,6 @@ import argparse
 import json
 import logging
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from torch.nn import functional as F
 from scail2.data.puppets import FULL, NANO, Split
 from scail2.perception.embedded import EmbeddedSegmenter
 from scail2.perception.network import Familiarity, NetworkConfig, SegmentationNetwork, save_network
+from scail2.staging import atomic_file
 from scail2.training.segmenter_data import CLIP_FRAMES, Batch, sample_batch
 
 logger = logging.getLogger(__name__)
@@ -108,7 +108,6 @@ class SegmenterTraining:
 
     def save(self) -> None:
         """Writes the checkpoint beside the old one, then renames."""
-        part = self.checkpoint.with_suffix(".part")
         state = {
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
@@ -116,8 +115,8 @@ class SegmenterTraining:
             "step": self.step,
             "seconds": self.seconds,
         }
-        torch.save(state, part)
-        os.replace(part, self.checkpoint)
+        with atomic_file(self.checkpoint) as file:
+            torch.save(state, file)
 
     def learning_rate(self, step: int) -> float:
         """Warm-up, then cosine."""

@@ -91,6 +91,7 @@ class ContainerFrames:
             raise InputError(f"{self.path}: no picture can be decoded; the file is damaged, get or encode it again")
         notes = tracks.passed_over_pictures(self._container, self._stream, scanned.tables)
         notes += tracks.passed_over_sound(self._container)
+        self._refuse_restarting_clock()
         self._counted = not self._packets.has_times or self._is_reordered_avi() or self._times_fall()
         if self._counted:
             self._number_by_output()
@@ -106,6 +107,16 @@ class ContainerFrames:
             raise InputError(f"{self.path}: its video codec is unknown here; convert it to H.264 first")
         holds = "only sound" if self._container.streams.audio else "no video"
         raise InputError(f"{self.path}: holds {holds}; give a file with pictures")
+
+    def _refuse_restarting_clock(self) -> None:
+        """Several transport streams in one: neither their pictures nor their sound have times that mean anything."""
+        if self._container.format.name != "mpegts":
+            return
+        if (fall := self._packets.fall(Fraction(self._stream.time_base))) is not None:
+            raise InputError(
+                f"{self.path}: its clock falls back by {float(fall[1]):.1f} s at {float(fall[0]):.2f} s, as in recordings "
+                "that were put together; join them anew: ffmpeg -i IN -c copy OUT.mp4"
+            )
 
     def _prepare_decoder(self) -> None:
         context, codec = self._stream.codec_context, tracks.codec_name(self._stream)
@@ -158,8 +169,8 @@ class ContainerFrames:
 
     def _times_fall(self) -> bool:
         """Whether the decoder, which gives pictures in the order they are shown, gives falling times."""
-        if not self._stream.codec_context.has_b_frames:
-            return False
+        if not self._stream.codec_context.has_b_frames:  # then decoding order is the order of showing
+            return bool((np.diff(self._packets.pts) <= 0).any())
         groups = self._packets.rising_groups() if self._seekable else []
         chosen = sorted({0, len(groups) // 2, len(groups) - 1})[:_TRIED_GROUPS] if groups else []
         starts = [None, *(groups[number][0] for number in chosen)]
@@ -210,7 +221,9 @@ class ContainerFrames:
         height, width = upright_size(first.height, first.width, rotation, aspect)
         stored = upright_size(first.height, first.width, rotation, Fraction(1))
         check_frame_size(self.path, width, height)
-        notes += remarks.on_picture(first, aspect, f"{stored[1]}×{stored[0]} to {width}×{height}")
+        notes += remarks.on_picture(
+            first, stream.codec_context.field_order, aspect, f"{stored[1]}×{stored[0]} to {width}×{height}"
+        )
         self._pixels = PixelConverter(
             self.path, height=height, width=width, rotation=rotation, interpolation=self._interpolation
         )

@@ -43,6 +43,15 @@ class PacketTable:
         """Whether every picture has a time of its own."""
         return bool((self.pts != NO_TIME).all() and len(np.unique(self.pts)) == len(self.pts))
 
+    def fall(self, time_base: Fraction) -> tuple[Fraction, Fraction] | None:
+        """Where the clock of decoding falls back by more than a second, and by how many seconds: recordings put together."""
+        known = self.dts[self.dts != NO_TIME]
+        steps = np.diff(known)
+        if not len(steps) or int(steps.min()) * time_base > -1:
+            return None
+        at = int(np.argmin(steps))
+        return int(known[at] - known[0]) * time_base, -int(steps[at]) * time_base
+
     def rising_groups(self) -> list[tuple[int, int]]:
         """Groups of pictures [start, stop) whose times rise in decoding order: no B-frames, or times of decoding."""
         edges = [*self.keys.tolist(), len(self)]

@@ -8,8 +8,10 @@ from scail2.video import colour
 from scail2.video.pixels import squared
 from scail2.video.source import Note
 
+_INTERLACED = (2, 3, 4, 5)  # FFmpeg's field orders: 1 is progressive, 0 unknown
 
-def on_picture(first: av.VideoFrame, pixel_aspect: Fraction, stretched: str) -> list[Note]:
+
+def on_picture(first: av.VideoFrame, field_order: int, pixel_aspect: Fraction, stretched: str) -> list[Note]:
     """Notes on a film by its first picture; ``stretched`` tells the two sizes of one whose pixels are not square."""
     notes, shape = [], f"{pixel_aspect.numerator}:{pixel_aspect.denominator}"
     if squared(pixel_aspect) != pixel_aspect:
@@ -20,7 +22,7 @@ def on_picture(first: av.VideoFrame, pixel_aspect: Fraction, stretched: str) -> 
         notes.append(Note(code="pixel_aspect", message=f"its pixels are {shape}: stretched from {stretched}"))
     matrix = 0 if first.format.is_rgb else int(first.colorspace)
     notes += colour.notes_on(int(first.color_primaries), int(first.color_trc), matrix)
-    if first.interlaced_frame:
+    if first.interlaced_frame or field_order in _INTERLACED:
         sentence = "it is interlaced and read as it is stored: what moves is torn into lines"
         fix = "deinterlace it first: ffmpeg -i IN -vf bwdif=0 -crf 12 OUT.mp4"
         notes.append(Note(code="interlaced", message=sentence, fix=fix))

@@ -7,7 +7,6 @@ white, driving background black).
 
 import argparse
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from scail2.data.puppets.render import Performance, PuppetClip, render, render_s
 from scail2.data.puppets.repertoire import sample_motion
 from scail2.data.puppets.scenes import sample_scene
 from scail2.data.puppets.seeds import Split
+from scail2.staging import atomic_file
 
 logger = logging.getLogger(__name__)
 
@@ -107,12 +107,11 @@ def write_example(example: PuppetExample, folder: Path) -> list[Path]:
         "target.npy": example.target.frames,
     }
     for name, picture in pictures.items():
-        Image.fromarray(picture).save(folder / f".{name}", format="PNG")
+        with atomic_file(folder / name) as stream:
+            Image.fromarray(picture).save(stream, format="PNG")
     for name, array in arrays.items():
-        with (folder / f".{name}").open("wb") as stream:
+        with atomic_file(folder / name) as stream:
             np.save(stream, array)
-    for name in (*pictures, *arrays):
-        os.replace(folder / f".{name}", folder / name)
     return [folder / name for name in (*pictures, *arrays)]
 
 
