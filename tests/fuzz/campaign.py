@@ -1,4 +1,4 @@
-"""``python tests/fuzz/campaign.py COUNT [FIRST]``: damaged inputs for every reader in turn; prints what failed and exits with 1 if any did.
+"""``python tests/fuzz/campaign.py COUNT [FIRST]``: damaged inputs for every reader in turn; exits with 1 if anything failed.
 
 A thousand inputs share a process, which is ended when it takes too long: an input that hangs is found, too.
 """
