@@ -30,11 +30,11 @@ class SCAIL2LoraLoaderMixin(WanLoraLoaderMixin):
         hotswap: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Load a file of low-rank pairs as an adapter.
+        """Load a file of low-rank pairs, LoHa or LoKr of a low rank, as an adapter.
 
         Args:
             pretrained_model_name_or_path_or_dict: a file, a folder or Hub repository with ``weight_name``, or a state
-                dictionary; names as published, as in ComfyUI, or as diffusers saves them.
+                dictionary; spelled as any of the programs in `scail2.models.lora_names` does.
 
         Raises:
             InputError: a tensor fits no parameter, or the file also holds full differences (``.diff``), which adapters

@@ -1,5 +1,6 @@
 """The checkpoint that ships: what the README shows works, and it does what no copying could."""
 
+import base64
 import re
 from fractions import Fraction
 from importlib import resources
@@ -10,6 +11,7 @@ import pytest
 
 from scail2 import load_pipeline
 from scail2.cli.app import main
+from scail2.cli.demo import write_page
 from scail2.evaluation.clips import EvaluationTask
 from scail2.evaluation.protocols import evaluate_pipeline
 from scail2.inputs import Footage
@@ -44,6 +46,24 @@ def test_demo_writes_film_and_comparison(tmp_path):
     assert not stopped.value.code
     assert len(VideoReader(tmp_path / "demo-replacement.mp4")) == 65
     assert VideoReader(tmp_path / "demo-replacement-compare.mp4").width == 3 * 128
+    page = (tmp_path / "demo.html").read_text()
+    (film,) = re.findall(r'src="data:video/mp4;base64,([^"]*)"', page)
+    assert base64.b64decode(film) == (tmp_path / "demo-replacement-compare.mp4").read_bytes()
+    assert "<h2>replacement</h2>" in page
+
+
+def test_the_demos_page_replaces_only_its_own(tmp_path):
+    page, film = tmp_path / "demo.html", tmp_path / "film.mp4"
+    for content in (b"one", b"two"):
+        film.write_bytes(content)
+        write_page(page, {"animation": film, "duet": film})
+        assert page.read_text().count(base64.b64encode(content).decode()) == 2
+    page.write_text("<html>somebody's notes</html>")
+    with pytest.raises(SystemExit) as stopped:
+        main(["demo", "--output", str(tmp_path / "demo.mp4")])
+    assert stopped.value.code == 2
+    assert page.read_text() == "<html>somebody's notes</html>"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["demo.html", "film.mp4"]
 
 
 def test_unseen_puppets_are_animated_better_than_by_copying():

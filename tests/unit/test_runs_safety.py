@@ -392,3 +392,66 @@ def test_frames_that_fail_to_decode_once_are_kept(run, pipe, monkeypatch):
     assert snapshot(run.path / "segments") == before
     run.resume(pipe)
     assert not (run.path / "superseded").exists()
+
+
+# ---- runs of earlier versions ------------------------------------------------------------------------------------------
+
+
+def as_written_before(run):
+    """Brings a run into the layout without seals, without notes of takes and with the old names of temporaries."""
+    for path in run.rglob("*.json"):
+        values = json.loads(path.read_text())
+        for name in ("seal", "file_sha256", "picture"):
+            values.pop(name, None)
+        if path.name == "stages.json":
+            values = {name: values[name] for name in ("masks", "output")}
+            del values["masks"]["derived"]
+        path.write_text(json.dumps(values))
+    (run / ".inputs.json.partial").write_text("{")
+    (run / "segments" / ".001.partial").mkdir()
+    (run / "segments" / ".001.partial" / "frames.mkv").write_bytes(b"cut short")
+
+
+def test_a_run_of_an_earlier_version_resumes(run, pipe):
+    film = run.request.output.read_bytes()
+    as_written_before(run.path)
+    events = []
+    assert RunDirectory.open(run.path).status().state == "finished"
+    RunDirectory.open(run.path).resume(pipe, events=events.append)
+    assert [event.name for event in events if event.name == "segment_finished"] == []
+    assert list(run.path.rglob(".*.partial")) == []
+    as_written_before(run.path)
+    shutil.rmtree(run.path / "segments" / "001")
+    run.request.output.unlink()
+    RunDirectory.open(run.path).resume(pipe)
+    RunDirectory.open(run.path).rerender(0, pipe=pipe)
+    assert run.request.output.read_bytes() == film
+
+
+def test_a_seed_of_its_own_survives_the_loss_of_its_record(run, pipe):
+    run.rerender(0, seed=8, cascade=True, pipe=pipe)
+    film = run.request.output.read_bytes()
+    run.clean()
+    (run.path / "segments" / "000" / "segment.json").write_bytes(b"")
+    with pytest.raises(InputError, match=r"damaged segment\.json and was set aside"):
+        run.resume(pipe)
+    run.resume(pipe)
+    assert run.request.output.read_bytes() == film
+    assert SegmentStore(run.path).record(0).seed == 8
+
+
+@pytest.mark.parametrize("name", ["reference.png", "tracks.json"])
+def test_what_the_mask_stage_made_is_not_exchanged_in_silence(run, pipe, name):
+    path = run.path / "masks" / name
+    if name == "tracks.json":
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"mode": "replacement"}))
+    else:
+        shutil.copyfile(run.path / "masks" / "contact_sheet.png", path)
+    film = run.request.output.read_bytes()
+    with pytest.raises(
+        InputError, match=rf"masks/{name} is not what this run made.*or delete .*masks to have everything"
+    ):
+        run.resume(pipe)
+    shutil.rmtree(run.path / "masks")
+    run.resume(pipe)
+    assert run.request.output.read_bytes() == film

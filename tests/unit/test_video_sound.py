@@ -128,6 +128,16 @@ def test_mp3_is_copied_bit_for_bit(tmp_path, suffix):
     assert set(carried) <= set(copied)
 
 
+@pytest.mark.parametrize(("suffix", "carried"), [(".mp4", "aac"), (".mkv", "mp3")])
+def test_sound_that_a_container_refuses_is_encoded_anew(tmp_path, suffix, carried):
+    """MP3 of 8 kHz has no place in mp4, which is found out only by its muxer."""
+    silent = write_film(tmp_path / "silent.mp4", 40, options={"preset": "ultrafast"})
+    film = add_sound(silent, tmp_path / "telephone.mkv", seconds=2.5, rate=8_000, codec="libmp3lame")
+    sound, rate, _ = carry(film, tmp_path / f"o{suffix}", "h264" if suffix == ".mp4" else "ffv1")
+    assert probe(tmp_path / f"o{suffix}").audio_codec == carried
+    assert np.abs(sound[rate // 2 : rate]).max() > 0.2
+
+
 def test_sound_without_a_single_good_frame(tmp_path, caplog):
     silent = write_film(tmp_path / "silent.mp4", 16, options={"preset": "ultrafast"})
     whole = add_sound(silent, tmp_path / "whole.mkv", seconds=1, rate=RATE, codec="flac")

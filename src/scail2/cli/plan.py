@@ -74,7 +74,8 @@ def _plan_in(folder: Path, request: AnimationRequest, *, as_json: bool, contact_
     from scail2.cli.rendering import quiet_libraries
     from scail2.errors import InputError
     from scail2.runs import RunDirectory
-    from scail2.runs.storage import plain_errors, read_json
+    from scail2.runs.sealed import read_sealed
+    from scail2.runs.storage import plain_errors
 
     quiet_libraries()
     with _claimed_sheet(contact_sheet, request) as sheet:
@@ -84,13 +85,13 @@ def _plan_in(folder: Path, request: AnimationRequest, *, as_json: bool, contact_
         except InputError:
             # A refused job still has a plan to look at, unless it was refused before there was one.
             if (folder / "plan.json").exists():
-                _show(read_json(folder / "plan.json"), as_json)
+                _show(read_sealed(folder / "plan.json", dict[str, Any]), as_json)
             raise
         if sheet is not None:
             with plain_errors("write the contact sheet", contact_sheet):
                 sheet.place.write_bytes((folder / "masks" / "contact_sheet.png").read_bytes())
                 sheet.publish()
-    values = read_json(folder / "plan.json")
+    values = read_sealed(folder / "plan.json", dict[str, Any])
     _show(values | {"contact_sheet": str(contact_sheet.absolute()) if contact_sheet else None}, as_json)
 
 

@@ -14,6 +14,7 @@ import torch
 from scail2.request import AnimationRequest
 from scail2.runs.drift_control import DriftControl
 from scail2.runs.journal import Journal
+from scail2.runs.ledger import StageLedger
 from scail2.runs.model import ModelHandle
 from scail2.runs.preparation import Prepared
 from scail2.runs.segment_record import SegmentRecord
@@ -36,6 +37,7 @@ class Executor:
         store: where finished segments are.
         prepared: the run's inputs, masks, plan and model facts.
         model: gives the pipeline when something must be rendered.
+        ledger: which versions of the segments this run made.
         journal: receives ``segment_started``, ``step``, ``segment_finished``, ``segment_skipped``.
     """
 
@@ -46,7 +48,9 @@ class Executor:
         prepared: Prepared,
         model: ModelHandle,
         journal: Journal,
+        ledger: StageLedger,
     ):
+        self.ledger = ledger
         self.store = store
         self.request = request
         self.prepared = prepared
@@ -74,7 +78,7 @@ class Executor:
     def is_current(self, index: int) -> bool:
         """Whether the finished segment on disk is what rendering it now would give (or was accepted in its place)."""
         record = self.store.record(index)
-        if record is None or record.key != self.key(index):
+        if record is None or record.key != self.key(index) or not self.ledger.made(record):
             return False
         if index == 0:
             return record.previous_state == self._initial_state()
@@ -134,9 +138,25 @@ class Executor:
             generator.manual_seed(seed)
         return identity, history, generator
 
+    def _last_record(self, index: int) -> SegmentRecord | None:
+        """The record of a segment's latest version; where its file is damaged or another run's, as the run noted it."""
+        record = self.store.last_record(index)
+        return record if record is not None and self.ledger.made(record) else self.ledger.take(index)
+
+    def _tell_other_start(self, index: int) -> None:
+        """Says so when a segment that is gone had been continued from a version of its predecessor that was replaced."""
+        older = self._last_record(index)
+        previous = self.store.record(index - 1) if index else None
+        if older is not None and previous is not None and older.previous_state in previous.also_continues:
+            self.journal.emit(
+                "note",
+                message=f"Segment {index} had been continued from an older version of segment {index - 1}; it is rendered "
+                "again from the present one and will differ.",
+            )
+
     def _own_seed(self, index: int) -> int | None:
         """The seed a segment was last given, which stays with it while its length and the run's seed do."""
-        record = self.store.last_record(index)
+        record = self._last_record(index)
         if record is None or record.num_frames != self.segments[index].new_frames:
             return None
         return record.seed if record.run_seed in (None, self.request.seed) else None
@@ -144,6 +164,7 @@ class Executor:
     def _render_from(self, first: int, *, seed: int | None = None, only: bool = False) -> int:
         """Renders from ``first`` until a segment is current again or has a seed of its own; returns how many."""
         seed = self._own_seed(first) if seed is None else seed
+        self._tell_other_start(first)
         identity, history, generator = self._previous(first, seed)
         stop = first + 1 if only else len(self.segments)
         index = first
@@ -208,7 +229,7 @@ class Executor:
         """As `rerender` was told; a segment that is redone with the result it had keeps what continued from it."""
         if self._continues is not None:
             return self._continues
-        older = self.store.last_record(index)
+        older = self._last_record(index)
         return older.also_continues if older is not None and older.state == state.identity() else ()
 
     def _save(self, output: "SegmentOutput", previous: str, seed: int | None, seconds: float) -> str:
@@ -231,6 +252,7 @@ class Executor:
             also_continues=self._also_continues(output.index, state),
             timings={**output.timings, "total": seconds},
         )
+        self.ledger.note_take(record)
         self.journal.emit("segment_saving", segment=output.index)
         self.store.save(record, frames, state, self.prepared.plan.fps)
         self.journal.emit(

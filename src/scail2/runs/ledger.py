@@ -1,16 +1,22 @@
 """Which stage of a run was last made from what, and what came of it: ``stages.json``."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from scail2.documents import DocumentError
+from scail2.documents import DocumentError, decode
 from scail2.runs.sealed import read_sealed, write_sealed
+from scail2.runs.segment_record import SegmentRecord
 from scail2.runs.storage import hash_file, is_present, stands
 
 STAGES = "stages.json"
 # What stood at the output's path when the run was asked to write there.
 _ASKED = "asked"
+
+
+def _take(index: int) -> str:
+    return f"segment {index}"
 
 
 class StageLedger:
@@ -39,6 +45,26 @@ class StageLedger:
         """Notes that the stage is done for these inputs."""
         self._stages[stage] = {"key": key, **facts}
         write_sealed(self._path, self._stages)
+
+    def note_take(self, record: SegmentRecord) -> None:
+        """Notes a segment that is about to be put in place: which versions are this run's, and how the latest was made."""
+        stage = _take(record.index)
+        states = dict.fromkeys([*self._states(record.index), record.state])
+        self.record(stage, record.key, record=asdict(record), states=list(states))
+
+    def take(self, index: int) -> SegmentRecord | None:
+        """The record of a segment's latest version as it was when that was made; None for runs of earlier versions."""
+        noted = self._stages.get(_take(index))
+        return decode(noted.get("record"), SegmentRecord, self._path) if noted is not None else None
+
+    def made(self, record: SegmentRecord) -> bool:
+        """Whether this run made that version of a segment, as far as it knows."""
+        states = self._states(record.index)
+        return not states or record.state in states
+
+    def _states(self, index: int) -> list[str]:
+        noted = self._stages.get(_take(index))
+        return decode(noted.get("states"), list[str], self._path) if noted is not None else []
 
     def ask(self, outputs: Sequence[Path]) -> None:
         """Notes what stands where the run is asked to write: that much may be replaced."""

@@ -174,6 +174,9 @@ class Preparation:
         if known and is_present(folder / "tracks.json"):
             report = self._kept_masks(task, folder, known)
             if report is not None:
+                if "derived" not in known:  # a run of an earlier version: from now on its pictures are watched
+                    facts = {"inspected": known["inspected"], "derived": derived_hashes(folder)}
+                    self.ledger.record("masks", key, **facts)
                 self.journal.emit("stage_skipped", stage="masks")
                 return report
             with _way_out(folder):

@@ -53,7 +53,7 @@ class RunTask:
         check_mine(self.request, self.preparation.ledger)
         prepared = self.prepare()
         check_output(self.request, prepared)
-        executor = Executor(self.store, self.request, prepared, self.model, self.journal)
+        executor = Executor(self.store, self.request, prepared, self.model, self.journal, self.preparation.ledger)
         self._rerender_pending(executor)
         rendered = executor.render()
         executor.drift.finish()

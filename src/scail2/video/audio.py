@@ -1,5 +1,7 @@
 """The driving video's sound, carried into the finished film and cut to its exact length."""
 
+import io
+import itertools
 import logging
 import os
 from collections.abc import Iterator
@@ -27,6 +29,7 @@ _COPIED = {
 }
 _ENCODER = {"mp4": "aac", "mov": "aac", "matroska": "aac", "webm": "libopus"}
 _RATE = 48_000
+_TRIED_PACKETS = 8
 
 
 class AudioCarrier:
@@ -79,7 +82,8 @@ class AudioCarrier:
 
     def attach(self, output: av.container.OutputContainer, container_format: str) -> None:
         """Adds the output stream; call before the first packet is muxed."""
-        self._copied = self._may_copy and tracks.codec_name(self._source) in _COPIED[container_format]
+        listed = self._may_copy and tracks.codec_name(self._source) in _COPIED[container_format]
+        self._copied = listed and self._is_accepted(container_format)
         self._allows_negative = container_format in ("mp4", "mov")
         if self._copied:
             self._target = output.add_stream_from_template(self._source)
@@ -95,6 +99,22 @@ class AudioCarrier:
         self._waiting = np.zeros((1 if layout == "mono" else 2, 0), dtype=np.float32)
         self._next: av.AudioFrame | None = None
         self._encoded = 0  # samples handed to the encoder so far; `_waiting` follows them directly
+
+    def _is_accepted(self, container_format: str) -> bool:
+        """Whether the container takes the track as it is (mp4 refuses MP3 of 8 kHz): tried with its first packets, in
+        memory, because the film itself must not fail by it."""
+        try:
+            with open_container(self.path) as source, av.open(io.BytesIO(), "w", format=container_format) as trial:
+                stream = source.streams[self._source.index]
+                target = trial.add_stream_from_template(stream)
+                packets = (packet for packet in source.demux(stream) if packet.size and packet.pts is not None)
+                for packet in itertools.islice(packets, _TRIED_PACKETS):
+                    packet.stream = target
+                    trial.mux(packet)
+        except (av.error.FFmpegError, ValueError) as error:
+            logger.debug("%s: its sound is encoded anew for %s: %s", self.path, container_format, error)
+            return False
+        return True
 
     def packets_until(self, time: Fraction, *, last: bool = False) -> Iterator[av.Packet]:
         """Packets that belong before ``time`` seconds of the film; with ``last`` the track ends there."""
