@@ -31,6 +31,7 @@ MAX_NESTING = 64
 # Whatever is counted, seeded or measured fits 64 bits; Python's own conversions fail or crawl far above.
 MAX_INTEGER = 2**64
 _INTEGER_DIGITS = 20
+_CONTAINERS = (Mapping, list, tuple)
 
 
 class DocumentError(InputError):
@@ -179,15 +180,23 @@ def _check_bounds(value: Any, where: str | Path, key: str, nonfinite: bool) -> N
     waiting = [(value, key, 1)]
     while waiting:
         each, at, depth = waiting.pop()
-        if isinstance(each, Mapping | list | tuple):
+        if isinstance(each, _CONTAINERS):
             if depth > MAX_NESTING:
                 _refuse(where, f"it is nested deeper than {MAX_NESTING} levels")
             inner = each.items() if isinstance(each, Mapping) else enumerate(each)
-            waiting += [(item, (at, name), depth + 1) for name, item in inner]
+            # Of long lists of numbers only the wrong ones are kept.
+            waiting += [(item, (at, name), depth + 1) for name, item in inner if not _is_plain(item)]
         elif isinstance(each, int) and abs(each) > MAX_INTEGER:
             _refuse(where, f"{_named(_flat(at))} is an integer of more than 64 bits")
         elif isinstance(each, float) and not nonfinite and not math.isfinite(each):
             _refuse(where, f"{_named(_flat(at))} is {each}, which is no number to work with")
+
+
+def _is_plain(value: Any) -> bool:
+    kind = type(value)
+    if kind is int:
+        return -MAX_INTEGER <= value <= MAX_INTEGER
+    return (kind is float and math.isfinite(value)) or kind is str or kind is bool or value is None
 
 
 def _flat(at: Any) -> str:

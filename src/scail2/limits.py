@@ -39,5 +39,7 @@ class Limit:
             )
 
 
+# 67 million pixels a picture are allowed anyway; these are all pictures of one animation or stored clip together.
+PIXELS = Limit("SCAIL2_MAX_PIXELS", 4_000_000_000, "pixels")
 MEMBERS = Limit("SCAIL2_MAX_MEMBERS", 50_000, "members")
-DOCUMENT_BYTES = Limit("SCAIL2_MAX_DOCUMENT_BYTES", 64 * 2**20, "bytes")
+DOCUMENT_BYTES = Limit("SCAIL2_MAX_DOCUMENT_BYTES", 32 * 2**20, "bytes")

@@ -2,7 +2,21 @@
 
 from pathlib import Path
 
+from scail2.errors import InputError
 from scail2.user_paths import expanded
+
+# Published strengths lie between -2 and 2, sliders reach ten or so; far above, weights overflow.
+LARGEST_STRENGTH = 1000.0
+
+
+def check_strength(strength: float, name: object) -> float:
+    """The strength; `InputError` where it is not a number from -1000 to 1000. ``name`` says whose it is."""
+    if not abs(strength) <= LARGEST_STRENGTH:
+        raise InputError(
+            f"The strength of LoRA {name} is {strength:g}; it must be a number from -{LARGEST_STRENGTH:g} to "
+            f"{LARGEST_STRENGTH:g}."
+        )
+    return strength
 
 
 def split_lora(text: str, folder: Path = Path()) -> tuple[str, str | None]:

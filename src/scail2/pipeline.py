@@ -28,7 +28,7 @@ from scail2.guidance import VelocityPredictor, call_back
 from scail2.job import Job, prepare_job
 from scail2.lora_loader import SCAIL2LoraLoaderMixin
 from scail2.models.component_folders import check_classes
-from scail2.models.model_folder import loading
+from scail2.models.model_folder import forget_origin, loading
 from scail2.modes import MODE_TRAITS, AnimationMode
 from scail2.sampling import SamplingSettings, fresh_scheduler, set_timesteps, sigma_at, take_step
 from scail2.segments import Segment, SegmentPlan
@@ -130,6 +130,11 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
 
         hub_options = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         return super().from_pretrained(snapshot_download(str(pretrained_model_name_or_path), **hub_options), **kwargs)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """As every pipeline's, without the paths the components were loaded from."""
+        super().save_pretrained(save_directory, **kwargs)
+        forget_origin(Path(save_directory))
 
     @property
     def geometry(self) -> ConditionGeometry:

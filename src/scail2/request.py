@@ -246,11 +246,9 @@ def _relative_to(folder: Path, value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
     if isinstance(value, tuple):
         return [_plain(each) for each in value]
-    return str(value) if isinstance(value, StrEnum) else value
+    return str(value) if isinstance(value, Path | StrEnum) else value
 
 
 def option_of(name: str) -> str:
@@ -394,6 +392,8 @@ def check_files(request: AnimationRequest) -> None:
     for name, path in request.input_files:
         if not path.exists():
             raise InputError(f"{_label(name)}: there is no file {path}.")
+        if not (path.is_file() or path.is_dir()):
+            raise InputError(f"{_label(name)}: {path} is a pipe or device, not a file; save it first.")
         if not os.access(path, os.R_OK):
             raise InputError(f"{_label(name)}: {path} may not be read; check its permissions.")
     if request.reference.is_dir():

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from scail2.errors import InputError
-from scail2.lora_argument import split_lora
+from scail2.lora_argument import check_strength, split_lora
 from scail2.user_paths import expanded
 
 # Never a folder: one that was given for them is refused for that reason.
@@ -37,6 +37,8 @@ def absolute_lora(text: str, folder: Path | None = None) -> str:
         return text
     folder = Path.cwd() if folder is None else folder
     path, strength = split_lora(text, folder)
+    if strength is not None:
+        check_strength(float(strength), path)
     absolute = os.path.abspath(folder / expanded(path))
     return absolute if strength is None else f"{absolute}:{strength}"
 

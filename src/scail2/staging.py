@@ -123,7 +123,10 @@ def sweep(folder: Path, name: str | None = None) -> None:
 
 def is_staging(path: Path) -> bool:
     """Whether a path is a temporary of this program: neither the user's nor part of an output."""
-    return bool(_NAME.fullmatch(path.name)) and path.is_dir() and os.path.lexists(path / _MARK)
+    if not _NAME.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
+        return False
+    # Killed before it was marked, such a folder is empty.
+    return os.path.lexists(path / _MARK) or not any(path.iterdir())
 
 
 def still_named(descriptor: int, path: Path) -> bool:

@@ -4,11 +4,13 @@ import io
 import json
 import os
 import shutil
+import socket
 import tarfile
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from scail2.data.shards import DamageReport, ShardWriter, find_shards, index_path, read_index
@@ -19,6 +21,9 @@ from scail2.models.inventory import describe
 from scail2.models.lora_files import own_alpha
 from scail2.models.model_folder import check_component, shards_of
 from scail2.models.tensor_files import open_tensor_file
+from scail2.request_files import absolute_lora
+from scail2.training.records import TrainingRecord
+from scail2.video import VideoReader
 
 NANO = embedded_model_path()
 
@@ -234,3 +239,39 @@ def test_a_model_that_is_a_pipe_or_device_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "model.safetensors")
     with pytest.raises(InputError, match="There is no file or folder"):
         open_tensor_file(tmp_path / "model.safetensors")
+
+
+def test_an_animation_may_not_unpack_to_more_pixels_than_allowed(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.gif"
+    frames = [Image.new("L", (1024, 1024), 255 * (number % 2)) for number in range(8)]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=50)
+    assert path.stat().st_size < 100_000
+    assert len(VideoReader(path)) == 8
+    monkeypatch.setenv("SCAIL2_MAX_PIXELS", str(8 * 2**20 - 1))
+    with pytest.raises(InputError, match=r"bomb\.gif \(8 pictures of 1024×1024\): 8,388,608 pixels are more than"):
+        VideoReader(path)
+
+
+@pytest.mark.parametrize("strength", ["1e308", "nan", "-inf", "1001"])
+def test_strengths_that_no_lora_has_are_refused(strength):
+    with pytest.raises(InputError, match="must be a number from -1000 to 1000"):
+        absolute_lora(f"a.safetensors:{strength}")
+    assert absolute_lora("/a.safetensors:-2.5") == "/a.safetensors:-2.5"
+
+
+def test_saved_models_do_not_tell_where_they_came_from(small, tmp_path):
+    load_pipeline(small).save_pretrained(tmp_path / "saved")
+    for path in (tmp_path / "saved").rglob("*.json"):
+        assert str(tmp_path) not in path.read_text()
+        assert "_name_or_path" not in path.read_text()
+    assert load_pipeline(tmp_path / "saved").config.native_width == 128
+
+
+def test_event_files_do_not_name_the_machine(tmp_path):
+    pytest.importorskip("tensorboard")
+    record = TrainingRecord(tmp_path, from_step=0)
+    record.write(1, loss=0.5)
+    record.close()
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    assert ".host." in path.name
+    assert socket.gethostname() not in path.name

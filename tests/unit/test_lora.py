@@ -123,7 +123,7 @@ def refused_files() -> dict[str, tuple[dict[str, torch.Tensor], float, str]]:
             "are both for",
         ),
         "conv_low_rank": (pair("patch_embedding", rows=128, columns=80), 1, r"which is \(128, 20, 1, 2, 2\)"),
-        "alpha_inf": (whole, float("inf"), "must be a finite number"),
+        "alpha_inf": (whole, float("inf"), "must be a number from -1000 to 1000"),
     }
 
 

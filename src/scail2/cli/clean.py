@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
 def clean(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     everything: Annotated[
-        bool, typer.Option("--all", help="Delete the whole run directory (never the output or the inputs).")
+        bool, typer.Option("--all", help="Delete everything the run made but its output.")
     ] = False,
 ) -> None:
     """Delete what a run no longer needs: replaced segments and leftovers of interrupted writes."""

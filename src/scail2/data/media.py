@@ -7,6 +7,10 @@ import av
 import numpy as np
 from PIL import Image
 
+from scail2.errors import InputError
+from scail2.limits import PIXELS
+from scail2.video.source import check_frame_size
+
 
 def encode_video(frames: np.ndarray, fps: int = 16) -> bytes:
     """uint8 `(T, H, W, 3)` → a lossless FFV1 Matroska file, equal bytes for equal frames."""
@@ -29,7 +33,12 @@ def decode_video(payload: bytes) -> np.ndarray:
     """
     try:
         with av.open(io.BytesIO(payload)) as container:
-            return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+            frames, pixels = [], 0
+            for frame in container.decode(video=0):
+                pixels += frame.width * frame.height
+                PIXELS.check(pixels, "a stored clip")
+                frames.append(frame.to_ndarray(format="rgb24"))
+            return np.stack(frames)
     except (av.FFmpegError, IndexError) as error:
         raise ValueError(f"unreadable video: {error}") from error
 
@@ -44,6 +53,10 @@ def encode_png(image: np.ndarray) -> bytes:
 def decode_png(payload: bytes) -> np.ndarray:
     """PNG bytes → uint8 `(H, W, 3)`; raises ValueError for anything else."""
     try:
-        return np.asarray(Image.open(io.BytesIO(payload)).convert("RGB"))
-    except OSError as error:
+        picture = Image.open(io.BytesIO(payload))
+        check_frame_size("a stored picture", *picture.size)
+        return np.asarray(picture.convert("RGB"))
+    except InputError:
+        raise
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"unreadable picture: {error}") from error

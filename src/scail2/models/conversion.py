@@ -15,6 +15,7 @@ from .checkpoints import convert_transformer, diffusers_folder, open_transformer
 from .components import COMPANIONS, ComponentFiles, FileKind, find_components, kind_of, load_component
 from .downloads import local_path
 from .encoders import load_image_encoder, load_text_encoder, load_vae
+from .model_folder import forget_origin
 from .tensor_files import open_tensor_file
 
 TARGETS = ("diffusers", "official", "comfy")
@@ -83,6 +84,7 @@ def _convert_one(source: Path, folder: Path, config: Mapping | None, torch_dtype
         raise InputError(f"{source} is {_described(kind)}: there is no diffusers folder to make of it.")
     arguments = (source,) if kind is FileKind.VAE and torch_dtype is None else (source, torch_dtype)
     loaders[kind](*arguments).save_pretrained(folder)
+    forget_origin(folder)
     return kind.value
 
 
@@ -104,6 +106,7 @@ def _convert_pipeline(
             lines.append(f"no {name}: the pipeline will need precomputed embeddings")
             continue
         part.save_pretrained(folder / name)
+        forget_origin(folder / name)
         # The index only names classes: weights are let go before the next component is read.
         parts[name] = part.to("meta") if isinstance(part, torch.nn.Module) else part
         lines.append(name + (f" from {path}" if (path := getattr(files, name, None)) else ""))

@@ -10,7 +10,7 @@ import torch
 
 from ..devices import find_device
 from ..errors import InputError
-from ..lora_argument import split_lora
+from ..lora_argument import check_strength, split_lora
 from .downloads import HUB_PREFIX, local_path
 from .lora import apply_loras
 from .model_folder import check_pipeline
@@ -65,7 +65,7 @@ def parse_lora(lora: str | Path | tuple[str | Path, float]) -> tuple[Path, float
     path = Path(name)
     if not path.exists():
         raise InputError(f"There is no LoRA file {path}.")
-    return path, 1.0 if strength is None else float(strength)
+    return path, 1.0 if strength is None else check_strength(float(strength), path)
 
 
 def _folder_of(model: str | Path | None) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from ..errors import InputError
+from ..lora_argument import check_strength
 from . import official_names as names
 from .lora_files import LoraDelta, LoraFile, LoraReport, LoraSource, open_lora, own_alpha
 from .tensor_files import write_safetensors
@@ -59,8 +60,7 @@ def apply_loras(
     parameters = _parameters(transformer)
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     for source, strength in loras:
-        if not math.isfinite(strength):
-            raise InputError(f"The strength of LoRA {_label(source)} is {strength}; it must be a finite number.")
+        check_strength(strength, _label(source))
     opened = [(open_lora(source, shapes, skip=skip), strength) for source, strength in loras]
     additions: dict[str, list[tuple[LoraFile, LoraDelta, float]]] = {}
     for lora, strength in opened:
@@ -161,6 +161,8 @@ def load_adapters(transformer: torch.nn.Module, loras: Sequence[tuple[LoraSource
 
     Returns the adapters' names, ``lora_0`` and so on (``set_adapters``, ``delete_adapters`` take them).
     """
+    for source, strength in loras:
+        check_strength(strength, _label(source))
     states = [adapter_state_dict(transformer, source) for source, _ in loras]
     first = len(getattr(transformer, "peft_config", {}))
     adapters = [f"lora_{first + index}" for index in range(len(loras))]

@@ -30,6 +30,7 @@ from .tensor_files import StateDict, TensorFile, open_tensor_file
 
 LoraSource = str | Path | Mapping[str, torch.Tensor]
 
+_LARGEST_SCALE = 1e6
 _ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers notes rank and alpha
 _PLAIN_PATTERN = re.compile(r"\^?(\w|\.|\\\.)+\$?")
 _LISTED = 20
@@ -318,6 +319,14 @@ class _Parser:
         return LoraDelta(target, (name,))
 
     def _scale(self, module: str, alpha: str | None, rank: int) -> float:
+        if not rank:
+            raise InputError(f"{self._file.path}: '{module}' has rank 0, which adds nothing and cannot be scaled.")
+        scale = self._stored_scale(module, alpha, rank)
+        if not abs(scale) <= _LARGEST_SCALE:
+            raise InputError(f"{self._file.path}: '{module}' is scaled by {scale:g}, which no LoRA means.")
+        return scale
+
+    def _stored_scale(self, module: str, alpha: str | None, rank: int) -> float:
         if alpha is not None:
             if self._file.tensors[alpha].shape not in ((), (1,)):
                 raise InputError(f"{self._file.path}: '{alpha}' is {self._file.tensors[alpha].shape}, not one number.")

@@ -5,6 +5,7 @@ configuration is compared with the tensors that are really there, and indexes ma
 """
 
 import inspect
+import json
 import os
 import re
 import stat
@@ -17,6 +18,7 @@ from typing import Annotated, Any, get_type_hints
 from scail2.documents import Between, decode, load_json, parse_json, short
 from scail2.errors import InputError
 from scail2.limits import DOCUMENT_BYTES
+from scail2.staging import atomic_file
 from scail2.user_paths import expanded
 
 # No width, length or count of any public network comes near; products of such numbers still fit 64 bits.
@@ -108,8 +110,12 @@ def check_model(model: str | Path | None) -> None:
     path = Path() if model is None else expanded(model)
     if model is None or not path.exists():
         return
+    if not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path} is a pipe or device, not a file or folder.")
     if path.name.endswith(".index.json"):
         shards_of(path)
+    elif path.suffix == ".safetensors":
+        stored_shapes(path)
     elif (path / "model_index.json").is_file():
         check_pipeline(path)
     elif path.is_dir():
@@ -183,6 +189,17 @@ def check_pipeline(folder: Path) -> dict[str, tuple[str | None, str | None]]:
         if (folder / name).is_dir():
             check_component(folder / name)
     return components
+
+
+def forget_origin(folder: Path) -> None:
+    """Takes out of a saved model's configurations where it was loaded from: who uploads it would disclose the path."""
+    for path in (*folder.glob("*.json"), *folder.glob("*/*.json")):
+        if path.name not in ("config.json", "model_index.json"):
+            continue
+        content = load_json(path, dict[str, Any])
+        if content.pop("_name_or_path", None) is not None:
+            with atomic_file(path) as file:
+                file.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
 @contextmanager

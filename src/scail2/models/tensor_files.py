@@ -139,7 +139,7 @@ class PickleFile(TensorFile):
             try:
                 content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=mapped)
             except Exception as error:
-                reason = str(error).splitlines()[0]
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
                 raise InputError(
                     f"{self.path} cannot be read as tensors only; files that need to run code are refused: {reason}"
                 ) from error

@@ -2,7 +2,10 @@
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +27,8 @@ class TrainingRecord:
         except ImportError:
             self._board = None
         else:
-            self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=from_step + 1)
+            with _nameless_host():
+                self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=from_step + 1)
 
     def write(self, step: int, **numbers: float) -> None:
         """Records the numbers of one step."""
@@ -54,6 +58,19 @@ class TrainingRecord:
         kept = [line for line in lines if _step_of(line, self._path) <= step]
         with atomic_file(self._path) as file:
             file.write("".join(line + "\n" for line in kept).encode())
+
+
+@contextmanager
+def _nameless_host() -> Iterator[None]:
+    """TensorBoard puts the machine's name into its files' names, which are shared: there it is called ``host``."""
+    from tensorboard.summary.writer import event_file_writer
+
+    true = event_file_writer.socket
+    event_file_writer.socket = SimpleNamespace(gethostname=lambda: "host")
+    try:
+        yield
+    finally:
+        event_file_writer.socket = true
 
 
 def _step_of(line: str, path: Path) -> float:

@@ -11,6 +11,7 @@ from scail2.data.cache import load_autoencoder
 from scail2.data.dataset import LatentDataset
 from scail2.errors import InputError
 from scail2.models.component_folders import load_component_folder
+from scail2.models.model_folder import forget_origin
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.training.config import TrainConfig
 from scail2.training.latent_batches import LatentBatches
@@ -126,6 +127,7 @@ def export_transformer(config: TrainConfig, directory: Path, output: Path) -> Pa
             transformer.save_lora_adapter(folder)
         else:
             transformer.save_pretrained(folder)
+        forget_origin(folder)
     return output
 
 

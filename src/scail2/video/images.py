@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from scail2.errors import InputError
+from scail2.limits import PIXELS
 from scail2.video import rates
 from scail2.video.kinds import PICTURE_SUFFIXES, check_path, identify
 from scail2.video.profiles import to_srgb
@@ -46,20 +47,7 @@ def _picture_errors(path: object):
         raise InputError(
             f"{path}: permission to read it is missing; change it with chmod or copy it elsewhere"
         ) from None
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        IndexError,
-        KeyError,
-        TypeError,
-        OverflowError,
-        AttributeError,
-        ArithmeticError,
-        RuntimeError,
-        NotImplementedError,
-    ) as error:
+    except Exception as error:
         raise InputError(f"{path}: the picture is damaged or cut off ({error}); get or save it again") from error
 
 
@@ -190,6 +178,8 @@ class AnimatedPicture:
 
     def _check_animated(self) -> None:
         count = getattr(self._picture, "n_frames", 1) - self._skipped
+        width, height = self._picture.size
+        PIXELS.check(count * width * height, f"{self.path} ({count} pictures of {width}×{height})")
         if count > MAX_FRAMES:
             raise InputError(f"{self.path}: more than {MAX_FRAMES:,} pictures; cut the animation into parts")
         if count < 2 and self._picture.format != "GIF":
