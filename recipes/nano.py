@@ -138,10 +138,12 @@ def refine(
     joint: bool = False,
     adversarial: float = 0.0,
     rate: float = 1.0,
+    first_pair: int = FreshClipConfig().first_index,
 ) -> None:
     """Trains the decoder's refiner on what MODEL generates, with --joint MODEL's transformer, too; FOLDER/INTO is its run.
 
-    Under `torchrun --nproc-per-node 2` it takes two cores.
+    Pairs are drawn from --first-pair on; a run that goes on from another should begin where that one ended. Under
+    `torchrun --nproc-per-node 2` it takes two cores.
     """
     if "WORLD_SIZE" in os.environ:
         torch.distributed.init_process_group("gloo")
@@ -153,7 +155,7 @@ def refine(
     if start_from is not None:
         load_networks(folder / start_from, vae, transformer)
     source = PuppetSource(split="train", frames=FRAMES, height=SIZE, width=SIZE)
-    clips = FreshClips(source, vae, ConditionGeometry.of(transformer), FreshClipConfig())
+    clips = FreshClips(source, vae, ConditionGeometry.of(transformer), FreshClipConfig(first_index=first_pair))
     config = joint_refiner(steps) if joint else RefinerConfig(steps=steps)
     config = dataclasses.replace(config, adversarial=adversarial, optimizer=scaled(config.optimizer, rate))
     directory = folder / into
