@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.utils.torch_utils import get_module_execution_device
@@ -370,4 +371,15 @@ def build(
         history_latents=None if history is None else encode_video(vae, history),
         prompt_embeds=prompt_embeds,
         image_embeds=image_embeds,
+    )
+
+
+def to_pixels(frames: np.ndarray) -> Tensor:
+    """uint8 `(T, H, W, 3)` → float `(1, 3, T, H, W)` in [-1, 1]."""
+    return (
+        torch.from_numpy(np.require(frames, requirements=["C", "W"]))
+        .permute(3, 0, 1, 2)
+        .float()
+        .div_(127.5)
+        .sub_(1.0)[None]
     )

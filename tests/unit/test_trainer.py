@@ -13,11 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from training_material import configuration, make_world, weights
 
-from scail2.data.cache import load_autoencoder
 from scail2.data.dataset import LatentDataset, collate
 from scail2.errors import InputError
+from scail2.loading.components import load_autoencoder
 from scail2.models.autoencoder import AutoencoderPatchTransform
-from scail2.training.autoencoder import fit_basis, reconstruction_psnr
 from scail2.training.batches import step_generator
 from scail2.training.config import (
     LoRAConfig,
@@ -25,7 +24,8 @@ from scail2.training.config import (
     SheetConfig,
 )
 from scail2.training.latent_batches import LatentBatches
-from scail2.training.objective import FlowMatchingObjective
+from scail2.training.nano.autoencoder import fit_basis, reconstruction_psnr
+from scail2.training.objectives.supervised import FlowMatchingObjective
 from scail2.training.session import build_trainer, export_transformer
 from scail2.training.sheets import ContactSheets
 

@@ -1,12 +1,13 @@
 """Text and picture embeddings for cached samples, for models that take them."""
 
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from scail2 import conditions
-from scail2.data.cache import to_pixels
+from scail2.conditions import to_pixels
 from scail2.data.triplets import TrainingTriplet
 from scail2.errors import InputError
 from scail2.modes import MODE_TRAITS
@@ -39,7 +40,7 @@ class PipelineEmbedder:
     @torch.no_grad()
     def empty_prompt(self) -> Tensor | None:
         """What training puts in place of dropped captions: the empty prompt, (512, text_dim) float16."""
-        from scail2.text_image import embed_prompt
+        from scail2.pipeline.embeds import embed_prompt
 
         if self.pipe.text_encoder is None:
             return None
@@ -48,7 +49,7 @@ class PipelineEmbedder:
     @torch.no_grad()
     def __call__(self, triplet: TrainingTriplet) -> dict[str, Tensor]:
         """`prompt_embeds` (512, text_dim) and `image_embeds` (257, image_dim), float16, as far as there are encoders."""
-        from scail2.text_image import embed_picture, embed_prompt
+        from scail2.pipeline.embeds import embed_picture, embed_prompt
 
         found: dict[str, Tensor] = {}
         if self.pipe.text_encoder is not None:
@@ -59,3 +60,15 @@ class PipelineEmbedder:
                 picture = conditions.blackout(picture, torch.from_numpy(triplet.reference_mask)[None])
             found["image_embeds"] = embed_picture(self.pipe.image_encoder, self.pipe.image_processor, picture)
         return {name: tensor[0].half().cpu().contiguous() for name, tensor in found.items()}
+
+
+class Embedder(Protocol):
+    """Adds what text and image encoders say about a sample (`prompt_embeds`, `image_embeds`, without batch)."""
+
+    def __call__(self, triplet: TrainingTriplet) -> dict[str, Tensor]: ...
+
+    def describe(self) -> str:
+        """Which encoders they are; part of the cache's identity."""
+
+    def empty_prompt(self) -> Tensor | None:
+        """The empty prompt's embedding, without batch; None without a text encoder."""

@@ -20,12 +20,12 @@ from diffusers.models.normalization import FP32LayerNorm
 from diffusers.utils import apply_lora_scale
 from torch import nn
 
-from ..errors import InputError
-from ..modes import AnimationMode
-from . import integration
-from .blocks import SCAIL2AttnProcessor, build_block
-from .condition_embedder import SCAIL2ConditionEmbedder, match_weight
-from .rope import SCAIL2RotaryPosEmbed, TokenLayout
+from scail2.errors import InputError
+from scail2.models import integration
+from scail2.models.blocks import SCAIL2AttnProcessor, build_block
+from scail2.models.condition_embedder import SCAIL2ConditionEmbedder, match_weight
+from scail2.models.rope import SCAIL2RotaryPosEmbed, TokenLayout
+from scail2.modes import AnimationMode
 
 # Channels appended to every latent: ones where the content is known (references, driving, clean history), else zeros.
 KNOWN_CHANNELS = 4
@@ -134,7 +134,7 @@ class SCAIL2Transformer3DModel(
     def from_single_file(cls, pretrained_model_link_or_path_or_dict, **kwargs):
         """See ``FromOriginalModelMixin``; a local file goes through ``load_transformer``, fp32 islands included."""
         default = super().from_single_file
-        return integration.from_single_file(pretrained_model_link_or_path_or_dict, default, **kwargs)
+        return integration.from_single_file(cls, pretrained_model_link_or_path_or_dict, default, **kwargs)
 
     @apply_lora_scale("attention_kwargs")
     def forward(

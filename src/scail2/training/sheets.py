@@ -7,15 +7,15 @@ import torch
 from torch import nn
 
 from scail2.conditions import decode_latents
+from scail2.data.contact_sheet import SheetRow, contact_sheet
 from scail2.data.dataset import LatentDataset, LatentSample, collate
 from scail2.data.shards import DamagedSample
 from scail2.errors import InputError
-from scail2.evaluation.pictures import SheetRow, contact_sheet
-from scail2.presets import preset
-from scail2.sampling import make_scheduler, set_timesteps, take_step
+from scail2.pipeline.presets import preset
+from scail2.pipeline.sampling import make_scheduler, set_timesteps, take_step
 from scail2.training.batches import TrainingBatch
 from scail2.training.config import SheetConfig
-from scail2.training.objective import network_conditions
+from scail2.training.objectives.supervised import network_conditions
 from scail2.video import to_uint8
 
 
