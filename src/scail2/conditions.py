@@ -197,6 +197,15 @@ def blackout(image: Tensor, mask: Tensor) -> Tensor:
     return torch.where(marked, image, torch.full_like(image, -1.0))
 
 
+def seen_reference(image: Tensor, mask: Tensor, *, mode: AnimationMode | str, black_out: bool = True) -> Tensor:
+    """A reference picture as the model is to see it: in replacement mode black outside what its mask marks.
+
+    In animation mode the reference's background is part of the result and always stays. Shapes as in `blackout`.
+    """
+    hides = black_out and MODE_TRAITS[AnimationMode.parse(mode)].blacks_out_reference
+    return blackout(image, mask) if hides else image
+
+
 def _check_pair(what: str, pixels: Tensor, mask: Tensor) -> None:
     """Pixels (B, 3, [T,] H, W) float and mask (B, [T,] H, W, 3) uint8 must describe the same frames."""
     expected = (pixels.shape[0], *pixels.shape[2:], 3)
@@ -227,17 +236,15 @@ def encode_references(
         reference: (B, 3, H, W) float in [-1, 1]. ``reference_mask``: (B, H, W, 3) uint8 RGB in the palette.
         additional_references: (B, N, 3, H, W) float, each encoded as a picture of its own, with
             ``additional_reference_masks`` (B, N, H, W, 3) uint8; both or neither.
-        black_out: in replacement mode, paint reference pixels that their mask leaves black black before encoding.
-            In animation mode the reference's background is part of the result and always stays.
+        black_out: see `seen_reference`.
 
     Returns:
         Latents float32 and masks float32 on the latent grid.
     """
     _check_pair("reference", reference, reference_mask)
-    hides_background = black_out and MODE_TRAITS[AnimationMode.parse(mode)].blacks_out_reference
 
     def one(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        image = blackout(image, mask) if hides_background else image
+        image = seen_reference(image, mask, mode=mode, black_out=black_out)
         latents = encode_video(vae, image.unsqueeze(2))
         return latents, mask_latent(mask.unsqueeze(1).to(latents.device), half_size=False)
 

@@ -6,11 +6,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from scail2 import conditions
-from scail2.conditions import to_pixels
+from scail2.conditions import seen_reference, to_pixels
 from scail2.data.triplets import TrainingTriplet
 from scail2.errors import InputError
-from scail2.modes import MODE_TRAITS
 
 
 class PipelineEmbedder:
@@ -56,9 +54,8 @@ class PipelineEmbedder:
             found["prompt_embeds"] = embed_prompt(self.pipe.tokenizer, self.pipe.text_encoder, [triplet.caption], 512)
         if self.pipe.image_encoder is not None:
             picture = to_pixels(triplet.reference[None])[:, :, 0]
-            if MODE_TRAITS[triplet.mode].blacks_out_reference:
-                picture = conditions.blackout(picture, torch.from_numpy(triplet.reference_mask)[None])
-            found["image_embeds"] = embed_picture(self.pipe.image_encoder, self.pipe.image_processor, picture)
+            seen = seen_reference(picture, torch.from_numpy(triplet.reference_mask)[None], mode=triplet.mode)
+            found["image_embeds"] = embed_picture(self.pipe.image_encoder, self.pipe.image_processor, seen)
         return {name: tensor[0].half().cpu().contiguous() for name, tensor in found.items()}
 
 

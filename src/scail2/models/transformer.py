@@ -30,7 +30,7 @@ from scail2.modes import AnimationMode
 # Channels appended to every latent: ones where the content is known (references, driving, clean history), else zeros.
 KNOWN_CHANNELS = 4
 # Timesteps are 0..1000 outside the network (diffusers' flow convention), 0..1 in the flow's formulas.
-TIMESTEP_SCALE = 1000.0
+NUM_TRAIN_TIMESTEPS = 1000
 # Smallest t by which an x0 prediction is turned into a velocity; below it, 1/t would only amplify rounding.
 MIN_SAMPLE_TIME = 1e-3
 
@@ -45,7 +45,7 @@ def velocity_from_sample(noisy: torch.Tensor, sample: torch.Tensor, timestep: to
         sample: predicted ``x0``, same shape.
         timestep: ``(B,)`` in 0..1000; ``t = timestep / 1000`` is taken no smaller than ``MIN_SAMPLE_TIME``.
     """
-    t = (timestep.float() / TIMESTEP_SCALE).clamp(min=MIN_SAMPLE_TIME)
+    t = (timestep.float() / NUM_TRAIN_TIMESTEPS).clamp(min=MIN_SAMPLE_TIME)
     return (noisy.float() - sample.float()) / t.reshape(-1, *[1] * (noisy.ndim - 1))
 
 

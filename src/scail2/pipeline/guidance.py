@@ -13,8 +13,8 @@ from torch import Tensor
 
 from scail2.conditions import SegmentConditions
 from scail2.errors import InputError
+from scail2.models.transformer import NUM_TRAIN_TIMESTEPS
 from scail2.pipeline.options import StreamOptions, callback_tensors
-from scail2.pipeline.sampling import NUM_TRAIN_TIMESTEPS
 
 _UNCONDITIONAL, _SKIPPED = "pred_uncond", "pred_cond_skip"
 

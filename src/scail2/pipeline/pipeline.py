@@ -27,7 +27,7 @@ from scail2.errors import InputError
 
 # Imports our classes too: diffusers resolves out-of-tree components only in modules that are imported already.
 from scail2.models.component_folders import check_classes
-from scail2.modes import MODE_TRAITS, AnimationMode
+from scail2.modes import AnimationMode
 from scail2.pipeline.call import Call, check_call, plan_segments
 from scail2.pipeline.embeds import picture_embeds, prompt_conditions
 from scail2.pipeline.guidance import VelocityPredictor, call_back, needs_negative
@@ -186,7 +186,7 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
 
         Args: see ``conditions.encode_references``; ``image_embeds`` (1, 257, image_dim) replaces running CLIP.
         """
-        hides = black_out and MODE_TRAITS[AnimationMode.parse(mode)].blacks_out_reference
+        seen = cond.seen_reference(image, mask, mode=mode, black_out=black_out)
         clip = (self.transformer.config, self.image_encoder, self.image_processor)
         return EncodedReference(
             conditions=cond.encode_references(
@@ -198,7 +198,7 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
                 additional_reference_masks=additional_masks,
                 black_out=black_out,
             ),
-            image_embeds=picture_embeds(*clip, cond.blackout(image, mask) if hides else image, image_embeds),
+            image_embeds=picture_embeds(*clip, seen, image_embeds),
         )
 
     def encode_driving(self, driving: Tensor, driving_mask: Tensor) -> DrivingConditions:

@@ -18,10 +18,9 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from scail2.errors import InputError
+from scail2.models.transformer import NUM_TRAIN_TIMESTEPS
 from scail2.pipeline.presets import Solver
 from scail2.pipeline.presets import preset as find_preset
-
-NUM_TRAIN_TIMESTEPS = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from scail2.conditions import encode_video
 from scail2.errors import InputError
 from scail2.models.autoencoder import AutoencoderPatchTransform
+from scail2.models.transformer import NUM_TRAIN_TIMESTEPS
 from scail2.training.batches import step_generator
 from scail2.training.config import OptimizerConfig
 from scail2.training.ema import WeightAverage
@@ -245,7 +246,7 @@ class RefinerTraining:
         with self.context.autocast("auto"):
             velocity = self.transformer(
                 noisy,
-                torch.full((len(noisy),), 1000.0, device=noisy.device),
+                torch.full((len(noisy),), float(NUM_TRAIN_TIMESTEPS), device=noisy.device),
                 **conditions.model_kwargs(),
                 frame_offset=batch.frame_offset,
             ).sample

@@ -3,13 +3,16 @@
 The trainer knows only the protocol; preference optimisation is another objective of the same form.
 """
 
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from scail2.conditions import SegmentConditions
 from scail2.data.dataset import LatentBatch
 from scail2.errors import InputError
+from scail2.models.transformer import NUM_TRAIN_TIMESTEPS
 from scail2.training.batches import TrainingBatch
 from scail2.training.config import TrainConfig
 from scail2.training.objectives.flow_matching import add_noise, flow_matching_loss, sample_timesteps
@@ -25,19 +28,17 @@ class Objective(Protocol):
         """The scalar to minimise, and detached numbers for the log."""
 
 
-def network_conditions(batch: TrainingBatch) -> dict[str, Any]:
-    """What the transformer is called with beside noisy latents, noise level and history."""
-    latents = batch.latents
-    return {
-        "encoder_hidden_states": latents.prompt_embeds,
-        "encoder_hidden_states_image": latents.image_embeds,
-        "reference_latents": latents.reference,
-        "reference_masks": latents.reference_mask,
-        "driving_latents": latents.driving,
-        "driving_masks": latents.driving_mask,
-        "mode": latents.mode,
-        "frame_offset": batch.frame_offset,
-    }
+def segment_conditions(latents: LatentBatch) -> SegmentConditions:
+    """Cached samples as the model inputs they were cached from, made by `conditions.build`; without history."""
+    return SegmentConditions(
+        mode=latents.mode,
+        reference_latents=latents.reference,
+        reference_masks=latents.reference_mask,
+        driving_latents=latents.driving,
+        driving_masks=latents.driving_mask,
+        prompt_embeds=latents.prompt_embeds,
+        image_embeds=latents.image_embeds,
+    )
 
 
 class FlowMatchingObjective:
@@ -93,9 +94,8 @@ class FlowMatchingObjective:
         noisy = torch.where(history > 0, target, noisy)
         velocity = self.transformer(
             hidden_states=noisy,
-            timestep=t * 1000,
-            history_mask=history if history.any() else None,
-            **self._conditions(batch, generator),
+            timestep=t * NUM_TRAIN_TIMESTEPS,
+            **self._inputs(batch, generator) | {"history_mask": history if history.any() else None},
             return_dict=False,
         )[0]
         weight = self._weight(latents) * (1 - history)
@@ -113,12 +113,13 @@ class FlowMatchingObjective:
         weight = 1 + self.config.loss.character_weight * latents.character.mean(1, keepdim=True)
         return weight if latents.excluded is None else weight * (latents.excluded.amax(1, keepdim=True) == 0)
 
-    def _conditions(self, batch: TrainingBatch, generator: torch.Generator) -> dict[str, Any]:
+    def _inputs(self, batch: TrainingBatch, generator: torch.Generator) -> dict[str, Any]:
         data, prompt = self.config.data, batch.latents.prompt_embeds
         if prompt is not None and data.caption_dropout > 0:
             kept = torch.rand(prompt.shape[0], generator=generator) >= data.caption_dropout
             prompt = torch.where(kept.to(prompt.device).view(-1, 1, 1), prompt, self.empty_prompt.to(prompt))
-        return network_conditions(batch) | {"encoder_hidden_states": prompt}
+        inputs = replace(segment_conditions(batch.latents), prompt_embeds=prompt).model_kwargs()
+        return inputs | {"frame_offset": batch.frame_offset}
 
     def _history_mask(self, batch: TrainingBatch, generator: torch.Generator) -> torch.Tensor:
         """``(B, 1, T, h, w)``, one on latent frames that stay clean; never the whole window."""
