@@ -28,8 +28,8 @@ class PictureLoss:
     absolute: float = 0.05
     gradient: float = 0.03
     similarity: float = 0.02
-    character: float = 3.0
-    detail: float = 6.0
+    character: float = 1.5
+    detail: float = 1.5
 
     def weight(self, region: Tensor, details: Tensor) -> Tensor:
         """How much each pixel counts, ``(B, 1, T, H, W)`` with mean 1, for two masks, bool ``(B, T, H, W)``."""
