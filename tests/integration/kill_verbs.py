@@ -142,7 +142,8 @@ def _stable(path: Path) -> bytes:
     if path.name == "segment.json":
         return json.dumps(json.loads(path.read_bytes()) | {"timings": None, "seal": None}).encode()
     if path.suffix == ".pt":
-        return _spelled(torch.load(path, weights_only=True)).encode()
+        with contextlib.suppress(Exception):  # a part of one, where the command was killed
+            return _spelled(torch.load(path, weights_only=True)).encode()
     return path.read_bytes()
 
 
