@@ -40,6 +40,7 @@ CHAIN = [
     {"staging"},
     {"ownership"},
     {"modes", "devices", "lora_argument", "segments"},
+    {"setup"},
     {"masks", "presets", "request_files"},
     {"video", "request", "sampling"},
     {"perception", "models", "conditions", "step_caches"},

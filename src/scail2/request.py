@@ -20,7 +20,7 @@ from typing import Any, Self
 from scail2.documents import decode, load_toml, parse_json, short
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
-from scail2.request_files import absolute_lora, refuse_overwriting
+from scail2.request_files import absolute_lora, absolute_model, refuse_overwriting
 from scail2.user_paths import expanded
 
 REQUEST_VERSION = 1
@@ -90,7 +90,7 @@ class AnimationRequest:
     model: str | None = setting(
         None,
         INPUTS,
-        "Diffusers folder, transformer file or Hub repository; without it the embedded model.",
+        "Folder, transformer file, name of `scail2 models` or hub:owner/name; without it the embedded model.",
         metavar="PATH",
     )
     lora: tuple[str, ...] = setting((), INPUTS, "LoRA file as PATH or PATH:STRENGTH; repeatable.", metavar="PATH[:X]")
@@ -147,8 +147,8 @@ class AnimationRequest:
             object.__setattr__(self, name, convert(name, getattr(self, name)))
         _check_paths(self)
         object.__setattr__(self, "lora", tuple(absolute_lora(each) for each in self.lora))
-        if self.model is not None and expanded(self.model).exists():
-            object.__setattr__(self, "model", os.path.abspath(expanded(self.model)))
+        if self.model is not None:
+            object.__setattr__(self, "model", absolute_model(self.model))
 
     @property
     def compare_output(self) -> Path:

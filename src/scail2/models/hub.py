@@ -11,7 +11,8 @@ import torch
 from ..devices import find_device
 from ..errors import InputError
 from ..lora_argument import check_strength, split_lora
-from .downloads import HUB_PREFIX, local_path
+from ..setup.embedded import embedded_model_path
+from .downloads import local_path, refuse_absent
 from .lora import apply_loras
 from .model_folder import check_pipeline
 from .tensor_files import open_tensor_file
@@ -19,11 +20,6 @@ from .views import main_dtype
 
 if TYPE_CHECKING:
     from ..pipeline import SCAIL2Pipeline
-
-
-def embedded_model_path() -> Path:
-    """Folder of the small model that ships inside the package."""
-    return Path(__file__).parent.parent / "assets" / "nano"
 
 
 def load_pipeline(
@@ -37,7 +33,8 @@ def load_pipeline(
 
     Args:
         model: None for the embedded model; a diffusers folder; a transformer file, or a folder of public files, with
-            the VAE and encoder files near it (see `scail2.models.components`); ``hub:owner/name``, which downloads.
+            the VAE and encoder files near it (see `scail2.models.components`); a short name of what `scail2 setup`
+            installed; ``hub:owner/name``, which downloads.
         torch_dtype: type of transformer and encoders; None keeps each as stored, but float16 on a CPU becomes float32.
             The VAE is always float32.
         device: where to put it; None leaves it on the CPU.
@@ -74,11 +71,8 @@ def _folder_of(model: str | Path | None) -> Path:
         if not (path / "model_index.json").is_file():
             raise InputError("This installation has no embedded model: name a model folder or file.")
         return path
-    path = local_path(model)
-    if not path.exists():
-        hint = f"; to download it from the Hub, write {HUB_PREFIX}{model}" if str(model).count("/") == 1 else ""
-        raise InputError(f"There is no model {model}{hint}.")
-    return path
+    refuse_absent(model)
+    return local_path(model)
 
 
 def _load_folder(folder: Path, torch_dtype: torch.dtype | None, device: torch.device) -> SCAIL2Pipeline:
