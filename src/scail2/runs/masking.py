@@ -61,8 +61,12 @@ class RunMasks:
     additional_masks: tuple[np.ndarray, ...]
 
 
-def make_masks(task: MaskTask, folder: Path, progress: Progress) -> dict[str, Any]:
-    """Makes ``folder`` (whole or not at all), inspects the job, and returns the preflight report as JSON values."""
+def make_masks(task: MaskTask, folder: Path, progress: Progress, announce: Callable[[Path], None]) -> dict[str, Any]:
+    """Makes ``folder`` (whole or not at all), inspects the job, and returns the preflight report as JSON values.
+
+    ``announce`` notes the finished folder before it gets its name: a run killed in between would otherwise take its own
+    masks for somebody's.
+    """
     partial = temporary_name(folder)
     partial.mkdir()
     try:
@@ -79,6 +83,7 @@ def make_masks(task: MaskTask, folder: Path, progress: Progress) -> dict[str, An
         shutil.rmtree(partial, ignore_errors=True)
         raise
     _set_aside(folder)
+    announce(partial)
     move_folder(partial, folder)
     return report
 

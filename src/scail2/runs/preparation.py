@@ -175,19 +175,22 @@ class Preparation:
             report = self._kept_masks(task, folder, known)
             if report is not None:
                 if "derived" not in known:  # a run of an earlier version: from now on its pictures are watched
-                    facts = {"inspected": known["inspected"], "derived": derived_hashes(folder)}
-                    self.ledger.record("masks", key, **facts)
+                    self.ledger.record("masks", key, inspected=known["inspected"], derived=derived_hashes(folder))
                 self.journal.emit("stage_skipped", stage="masks")
                 return report
             with _way_out(folder):
                 report = inspect_again(task, folder)
+            self._note_masks(task, folder)
         else:
             self.journal.emit("stage_started", stage="masks")
-            report = make_masks(task, folder, self._on_masks)
-        facts = {"inspected": _inspected(task, folder), "derived": derived_hashes(folder)}
-        self.ledger.record("masks", key, **facts)
+            report = make_masks(task, folder, self._on_masks, lambda made: self._note_masks(task, made))
         self.journal.emit("stage_finished", stage="masks", folder=str(folder))
         return report
+
+    def _note_masks(self, task: MaskTask, folder: Path) -> None:
+        """Notes what the stage made, in the run's folder or in the one that is about to become it."""
+        facts = {"inspected": _inspected(task, folder), "derived": derived_hashes(folder)}
+        self.ledger.record("masks", digest(task.sources), **facts)
 
     def _kept_masks(self, task: MaskTask, folder: Path, known: dict[str, Any]) -> dict[str, Any] | None:
         """The report of masks that are as they were; None where they must be inspected again.

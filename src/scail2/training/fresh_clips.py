@@ -14,6 +14,7 @@ from torch import Tensor
 
 from scail2.conditions import ConditionGeometry, SegmentConditions, build, encode_video
 from scail2.data.cache import PairSource, to_pixels
+from scail2.data.puppets import PART_NAMES
 from scail2.data.recipe import SampleKind, TripletRecipe, recipe
 from scail2.data.triplets import TrainingTriplet, draw_triplet
 from scail2.models.autoencoder import AutoencoderPatchTransform
@@ -25,6 +26,8 @@ _SHARES = {
     SampleKind.ANIMATION_MULTI: 0.18,
     SampleKind.REPLACEMENT_MULTI: 0.17,
 }
+
+_DETAILS = [number for number, name in enumerate(PART_NAMES, start=1) if name.startswith(("head", "hand"))]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +67,7 @@ class ClipBatch:
     latents: Tensor  # float32 (B, C, Tl, h, w), normalised
     pixels: Tensor  # float32 (B, 3, T, H, W) in [-1, 1]; T = 4·Tl − 3, or 4·Tl in mid-clip
     region: Tensor  # bool (B, T, H, W), where characters are
+    details: Tensor  # bool (B, T, H, W), where heads and hands are
 
     @property
     def starts_clip(self) -> bool:
@@ -111,6 +115,7 @@ class FreshClips:
             latents=latents[:, :, start : start + window],
             pixels=torch.cat([to_pixels(triplet.target) for triplet in triplets])[:, :, _frames(start, window)],
             region=torch.stack([torch.from_numpy(triplet.region) for triplet in triplets])[:, _frames(start, window)],
+            details=torch.stack([_details(triplet) for triplet in triplets])[:, _frames(start, window)],
         )
 
     def _conditions(self, triplets: list[TrainingTriplet]) -> SegmentConditions:
@@ -123,6 +128,13 @@ class FreshClips:
             driving=torch.cat([to_pixels(triplet.driving) for triplet in triplets]),
             driving_mask=torch.stack([torch.from_numpy(triplet.driving_mask) for triplet in triplets]),
         )
+
+
+def _details(triplet: TrainingTriplet) -> Tensor:
+    """Heads and hands, bool ``(T, H, W)``; nothing where the source has no part maps."""
+    if triplet.target_parts is None:
+        return torch.zeros(triplet.region.shape, dtype=torch.bool)
+    return torch.from_numpy(np.isin(triplet.target_parts, _DETAILS))
 
 
 def _frames(start: int, window: int) -> slice:

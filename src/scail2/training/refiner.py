@@ -207,18 +207,18 @@ class RefinerTraining:
         length = min(config.frames, linear.shape[2])
         start = int(torch.randint(linear.shape[2] - length + 1, (), generator=generator))
         chosen = range(start, start + length)
-        truth, region = (v.to(self.context.device) for v in (batch.pixels, batch.region))
+        truth, region, details = (v.to(self.context.device) for v in (batch.pixels, batch.region, batch.details))
+        weight = config.loss.weight(region, details)
         refined = self.vae.refine(linear, chosen)
         aim, where = truth[:, :, start : start + length], region[:, start : start + length]
-        total, terms = config.loss(refined, aim, where)
+        total, terms = config.loss(refined, aim, weight[:, :, start : start + length])
         if config.adversarial:
             shown = linear[:, :, start : start + length]
             wish, judgement = critic_terms(self.model["critic"], refined, aim, shown, where)
             total = total + config.adversarial * wish + judgement
             terms |= {"wish": wish.detach(), "judgement": judgement.detach()}
         if config.joint:
-            weight = 1 + (config.loss.character - 1) * region[:, None].float()
-            unrefined = (weight * (linear - truth).square()).sum() / weight.sum() / 3
+            unrefined = (weight * (linear - truth).square()).mean()
             total = total + config.anchor * unrefined
             terms["unrefined"] = unrefined.detach()
         return total, terms
