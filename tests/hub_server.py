@@ -26,7 +26,9 @@ class Hub:
         broken: status codes that the next requests for contents get; 200 is a proper answer.
         cut: bytes after which the next answers end early, with the connection.
         ignores_ranges: whether every answer is the whole file.
+        storage: another server, to which contents are redirected as the Hub redirects large files.
         requests: (method, path, range) in order.
+        logins: their Authorization headers.
     """
 
     files: dict[tuple[str, str], bytes] = field(default_factory=dict)
@@ -36,7 +38,9 @@ class Hub:
     broken: list[int] = field(default_factory=list)
     cut: list[int] = field(default_factory=list)
     ignores_ranges: bool = False
+    storage: "Hub | None" = None
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
+    logins: list[str | None] = field(default_factory=list)
     address: str = ""
 
     def ranges(self) -> list[str | None]:
@@ -85,6 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
         found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path.partition("?")[0])
         repository, revision, path = found.groups()
         hub.requests.append((self.command, path, asked))
+        hub.logins.append(self.headers.get("Authorization"))
         if repository in hub.gated:
             return self._refuse(401, "GatedRepo")
         if body and hub.broken and (status := hub.broken.pop(0)) != 200:
@@ -99,6 +104,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, content: bytes, path: str, asked: str | None, body: bool):
         hub, start = self.hub, 0
+        if hub.storage is not None:
+            self._redirect(content)
+            return
         if asked and not hub.ignores_ranges:
             start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
             self.send_response(206)
@@ -118,6 +126,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             self.wfile.write(content[start:])
+
+    def _redirect(self, content: bytes):
+        self.send_response(302)
+        self.send_header("Location", f"{self.hub.storage.address}{self.path}")
+        self.send_header("X-Linked-Etag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Linked-Size", str(len(content)))
+        self.send_header("X-Repo-Commit", REVISION)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def _refuse(self, status: int, code: str | None = None):
         self.send_response(status)

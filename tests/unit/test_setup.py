@@ -18,7 +18,7 @@ from checkpoint_files import published_vae, randomised
 from diffusers import AutoencoderKLWan
 from hub_server import hub_server
 from safetensors.torch import save_file
-from tiny import tiny_transformer
+from tiny import bare_pipeline, footage, tiny_transformer
 
 from scail2.cli.app import main
 from scail2.errors import InputError
@@ -189,6 +189,24 @@ def test_unknown_set(capsys):
     code, _, error = run(capsys, "setup", "--model", "scail3", "--memory", "80")
     assert code == 2
     assert "There is no set of files called 'scail3': choose one of scail2-14b-fp16, " in error
+
+
+def test_the_layout_by_blocks_gives_the_same_frames():
+    """The line that `setup` prints, on a processor: streams need a GPU."""
+
+    def frames():
+        generator = torch.Generator().manual_seed(0)
+        material = footage(13)
+        made = pipe(**material, mode="animation", num_inference_steps=1, generator=generator, output_type="pt")
+        return made.frames
+
+    pipe = bare_pipeline()
+    expected = frames()
+    line = Placement.BY_BLOCK.code("any")[1]
+    assert line.startswith("pipe.enable_group_offload(")
+    assert line.endswith(", use_stream=True)")
+    exec(line.replace('"cuda"', '"cpu"').replace(", use_stream=True", ""), {"pipe": pipe, "torch": torch})
+    assert torch.equal(frames(), expected)
 
 
 # ---- the folder and short names -------------------------------------------------------------------------------------

@@ -97,6 +97,20 @@ def test_what_came_before_a_refusal_is_kept_for_another_call(hub, tmp_path):
     assert not (tmp_path / PARTIAL).exists()
 
 
+def test_large_files_come_from_a_storage_that_is_not_told_the_login(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with hub_server() as storage:
+        hub.storage, storage.files, storage.cut = storage, hub.files, [70_000]
+        # Another host than the Hub's, as far as the client knows: a login goes to the same host only.
+        storage.address = storage.address.replace("127.0.0.1", "localhost")
+        fetched(tmp_path)
+        assert (tmp_path / "vae/a.safetensors").read_bytes() == CONTENT
+        assert storage.ranges() == [None, "bytes=70000-"]
+        assert set(storage.logins) == {None}
+    assert set(hub.logins) == {"Bearer hf_secret"}
+    assert [method for method, _, _ in hub.requests] == ["HEAD", "GET", "GET"]
+
+
 def test_a_server_without_ranges_sends_everything_again(hub, tmp_path):
     hub.cut, hub.ignores_ranges = [70_000], True
     fetched(tmp_path)

@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, BinaryIO
 
 from scail2.disk_errors import naming
 from scail2.errors import InputError
@@ -181,16 +180,13 @@ def _receive(file: PublicFile, facts: HfFileMetadata, stream: BinaryIO, progress
     if there > facts.size:  # it cannot be a beginning of the file
         there = 0
         stream.truncate(0)
-    headers: dict[str, Any] = build_hf_headers()
-    hub = hf_hub_url(file.repository, file.path, revision=facts.commit_hash, endpoint=_endpoint())
-    if urlsplit(facts.location).netloc != urlsplit(hub).netloc:
-        headers.pop("authorization", None)  # the storage behind the Hub has signed addresses, and is not told the login
-    url = facts.location if facts.location.startswith("http") else hub
+    # Not the storage behind it: signed addresses expire, and a resumed request gets a new one from the Hub itself.
+    url = hf_hub_url(file.repository, file.path, revision=facts.commit_hash, endpoint=_endpoint())
     http_get(
         url,
         stream,
         resume_size=there,
-        headers=headers,
+        headers=build_hf_headers(),
         expected_size=facts.size,
         displayed_filename=file.name,
         tqdm_class=progress,
