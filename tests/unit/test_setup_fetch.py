@@ -231,8 +231,9 @@ def test_states_by_size(hub, tmp_path):
     assert state_of(rounded, tmp_path) is FileState.FOUND
     assert state_of(entry(gigabytes=0.0004), tmp_path) is FileState.DAMAGED
     assert state_of(entry(gigabytes=0.0004, verified=False), tmp_path) is FileState.FOUND
-    with pytest.raises(InputError, match="is not the file it should be, by its size; move it away"):
-        fetched(tmp_path, exact)
+    with pytest.raises(InputError, match=r"not the file it should be: .*vae/a\.safetensors; move it away"):
+        fetched(tmp_path, entry("b", "b"), exact)
+    assert hub.requests == []
     assert path.stat().st_size == 299_999
     path.unlink()
     fetched(tmp_path, exact)

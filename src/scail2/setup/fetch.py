@@ -90,6 +90,12 @@ def download(files: Iterable[PublicFile], folder: Path, report: Report, progress
             what the Hub says it is. Whatever was finished stays; the rest is resumed by the same call.
     """
     files = list(files)
+    known = receipts(folder)
+    damaged = [str(folder / each.place) for each in files if state_of(each, folder, known) is FileState.DAMAGED]
+    if damaged:
+        raise InputError(
+            f"By its size this is not the file it should be: {', '.join(damaged)}; move it away, then run this again."
+        )
     space = space_for(files, folder)
     if not space.enough:
         raise InputError(
@@ -99,14 +105,9 @@ def download(files: Iterable[PublicFile], folder: Path, report: Report, progress
     with locked(folder):
         remember(folder)
         for each in files:
-            state = state_of(each, folder)
-            if state in (FileState.INSTALLED, FileState.FOUND):
+            if state_of(each, folder) in (FileState.INSTALLED, FileState.FOUND):
                 report(f"{each.place} is there")
                 continue
-            if state is FileState.DAMAGED:
-                raise InputError(
-                    f"{folder / each.place} is not the file it should be, by its size; move it away, then run this again."
-                )
             _fetch(each, folder, progress)
             report(f"{each.place} is downloaded and compared with its hash")
         _tidy(folder)
