@@ -26,7 +26,7 @@ from scail2.models.checkpoints import save_official
 from scail2.models.hub import load_pipeline
 from scail2.request import AnimationRequest
 from scail2.setup import machine, public_files
-from scail2.setup.choice import Placement, choose
+from scail2.setup.choice import Offload, choose
 from scail2.setup.diagnosis import Level, diagnose
 from scail2.setup.machine import EXTRAS, GIB, Gpu, Machine
 from scail2.setup.model_folder import (
@@ -108,23 +108,23 @@ def test_every_extra_of_the_package_is_explained():
 
 
 @pytest.mark.parametrize(
-    ("memory", "files", "placement"),
+    ("memory", "files", "offload"),
     [
         (None, "scail2-14b-fp8", None),
         (8, "scail2-14b-fp8", None),
         (10.9, "scail2-14b-fp8", None),
-        (11, "scail2-14b-fp8", Placement.BY_BLOCK),
-        (24, "scail2-14b-fp8", Placement.BY_BLOCK),
-        (38.9, "scail2-14b-fp8", Placement.BY_BLOCK),
-        (39, "scail2-14b-fp16", Placement.BY_MODEL),
-        (48, "scail2-14b-fp16", Placement.BY_MODEL),
-        (51, "scail2-14b-fp16", Placement.WHOLE),
-        (80, "scail2-14b-fp16", Placement.WHOLE),
+        (11, "scail2-14b-fp8", Offload.LAYERS),
+        (24, "scail2-14b-fp8", Offload.LAYERS),
+        (38.9, "scail2-14b-fp8", Offload.LAYERS),
+        (39, "scail2-14b-fp16", Offload.MODEL),
+        (48, "scail2-14b-fp16", Offload.MODEL),
+        (51, "scail2-14b-fp16", Offload.OFF),
+        (80, "scail2-14b-fp16", Offload.OFF),
     ],
 )
-def test_the_choice_follows_the_memory(memory, files, placement):
+def test_the_choice_follows_the_memory(memory, files, offload):
     choice = choose(memory)
-    assert (choice.files.name, choice.placement) == (files, placement)
+    assert (choice.files.name, choice.offload) == (files, offload)
 
 
 def test_setup_for_24_gib(capsys, monkeypatch, tmp_path):
@@ -133,7 +133,7 @@ def test_setup_for_24_gib(capsys, monkeypatch, tmp_path):
     code, lines, error = run(capsys, "setup", "--memory", "24")
     assert (code, error) == (0, "")
     assert lines[0] == "For 24 GiB of GPU memory, as asked."
-    assert lines[1].startswith("It fits: the transformer's blocks visit the GPU in turn, from Python")
+    assert lines[1].startswith("It fits: layers visit the GPU in turn (--offload layers).")
     assert "about 11 GiB for 81 frames of 512x896, by arithmetic on public numbers, not measured here" in lines[1]
     rows = [line.split() for line in lines if line.split()[1:2] == ["missing"]]
     assert [(row[0], row[2]) for row in rows] == [
@@ -147,7 +147,7 @@ def test_setup_for_24_gib(capsys, monkeypatch, tmp_path):
     assert "27.9 GB in all, 27.9 GB still to fetch; 123.0 GB free." in lines
     assert f"They go to {tmp_path / 'data' / 'scail2'}." in lines
     assert "To fetch them:  scail2 setup --model scail2-14b-fp8 --download --memory 24" in lines
-    assert '  pipe = load_pipeline("scail2-14b-fp8")' in lines
+    assert any(line.startswith("Then:  scail2 animate --model scail2-14b-fp8 --offload layers ") for line in lines)
     assert not (tmp_path / "data").exists()
 
 
@@ -191,22 +191,22 @@ def test_unknown_set(capsys):
     assert "There is no set of files called 'scail3': choose one of scail2-14b-fp16, " in error
 
 
-def test_the_layout_by_blocks_gives_the_same_frames():
-    """The line that `setup` prints, on a processor: streams need a GPU."""
-
-    def frames():
+def test_offloaded_layers_give_the_same_frames(tmp_path):
+    def frames(pipe):
         generator = torch.Generator().manual_seed(0)
         material = footage(13)
         made = pipe(**material, mode="animation", num_inference_steps=1, generator=generator, output_type="pt")
         return made.frames
 
-    pipe = bare_pipeline()
-    expected = frames()
-    line = Placement.BY_BLOCK.code("any")[1]
-    assert line.startswith("pipe.enable_group_offload(")
-    assert line.endswith(", use_stream=True)")
-    exec(line.replace('"cuda"', '"cpu"').replace(", use_stream=True", ""), {"pipe": pipe, "torch": torch})
-    assert torch.equal(frames(), expected)
+    bare_pipeline().save_pretrained(tmp_path / "model")
+    expected = frames(load_pipeline(tmp_path / "model", device="cpu"))
+    pipe = load_pipeline(tmp_path / "model", device="cpu", offload="layers")
+    assert any(hasattr(each, "_diffusers_hook") for each in pipe.transformer.modules())
+    assert torch.equal(frames(pipe), expected)
+    with pytest.raises(InputError, match="takes a GPU; on a CPU everything is in main memory already"):
+        load_pipeline(tmp_path / "model", device="cpu", offload="model")
+    with pytest.raises(InputError, match="called 'disk': choose one of off, model, layers"):
+        load_pipeline(tmp_path / "model", device="cpu", offload="disk")
 
 
 # ---- the folder and short names -------------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ def test_a_fit_machine_has_no_problem():
     assert found["Python"].found == "3.12.1, Linux x86_64, scail2 0.1.0"
     assert found["PyTorch"].found == "2.13.0, built for CUDA 12.8"
     assert found["GPU"].found == "RTX 4090, 23.6 GiB, 22.9 free, driver NVIDIA 570.86: the 14B fits in parts"
-    assert found["GPU"].fix.startswith("the transformer's blocks visit the GPU in turn, from Python")
+    assert found["GPU"].fix == "layers visit the GPU in turn (--offload layers)"
     assert found["bfloat16"].found == "native on the GPU"
     assert found["attention"].found == "PyTorch's own and flash, sage (pipe.transformer.set_attention_backend)"
     assert found["memory"].found == "64.0 GiB, 60.0 free"
@@ -551,12 +551,12 @@ def test_the_version_and_completion(capsys):
 
 def test_the_pages_state_the_choice_as_it_is():
     readme, page = ((ROOT / name).read_text() for name in ("README.md", "docs/setup.md"))
-    for placement in Placement:
-        files = choose(placement.need).files
-        assert choose(placement.need).placement is placement
+    for offload in Offload:
+        files = choose(offload.need).files
+        assert choose(offload.need).offload is offload
         total = f"{files.gigabytes + sum(each.gigabytes for each in LORAS):.1f} GB"
-        assert f"| from {placement.need} GiB | {total} |" in readme
-        assert f"| from {placement.need} GiB | `{files.name}` | {total} |" in page
+        assert f"| from {offload.need} GiB | {total} |" in readme
+        assert f"| from {offload.need} GiB | `{files.name}` | {total} |" in page
     names = {DEFAULT_MODEL, *(each.name for each in MODEL_SETS)}
     told = set()
     for name in re.findall(r"`(scail2-14b[a-z0-9-]*|-[a-z0-9]+)`", page.partition("| name for")[2]):

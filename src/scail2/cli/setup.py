@@ -44,27 +44,27 @@ def setup(
     """Say which public files to get for this machine's GPU memory, how large they are and where they go; fetch them."""
     from scail2.cli.terminal import Terminal
     from scail2.errors import InputError
-    from scail2.setup.choice import Choice, choose, placement_for
+    from scail2.setup.choice import Choice, choose, offload_for
     from scail2.setup.model_folder import model_folder
     from scail2.setup.public_files import LORAS, SAM3_FILE, model_set
     from scail2.user_paths import expanded
 
     console = Terminal()
     asked, memory = memory is not None, _told_memory(console, memory)
-    choice = choose(memory) if model is None else Choice(model_set(model), placement_for(memory))
+    choice = choose(memory) if model is None else Choice(model_set(model), offload_for(memory))
     files = [*choice.files.files, *(LORAS if loras else ()), *((SAM3_FILE,) if sam3 else ())]
     place = model_folder() if folder is None else expanded(folder).absolute()
     _show(console, choice, files, place)
     if not download:
         _show_commands(console, choice, files, place, memory if asked else None)
         return
-    if choice.placement is None and model is None:
+    if choice.offload is None and model is None:
         raise InputError(
             "The 14B does not fit this GPU memory: name a set with --model to download it all the same, "
             "or plan for another machine with --memory."
         )
     _download(console, files, place, yes)
-    console.say(f"Use it with --model {choice.files.name}.")
+    console.say(f"Use it with {_options(choice)}.")
 
 
 def _told_memory(console: "Terminal", asked: float | None) -> float | None:
@@ -94,13 +94,13 @@ def _show(console: "Terminal", choice: "Choice", files: "list[PublicFile]", fold
     from scail2.setup.machine import has_extra
     from scail2.setup.model_folder import receipts, state_of
 
-    if choice.placement is None:
+    if choice.offload is None:
         console.say(
             "The 14B does not fit there at 512x896; the embedded checkpoint runs everywhere (leave --model away)."
         )
     else:
         console.say(
-            f"It fits: {choice.placement.meaning}. That needs about {choice.placement.need} GiB for 81 frames of 512x896, "
+            f"It fits: {choice.offload.meaning}. That needs about {choice.offload.need} GiB for 81 frames of 512x896, "
             "by arithmetic on public numbers, not measured here."
         )
     known = receipts(folder)
@@ -143,10 +143,16 @@ def _show_commands(
             console.say(f"  {command(each, folder)}")
     else:
         console.say("Everything is there.")
-    if choice.placement is not None:
-        console.say("To load it, in Python:")
-        for line in ("import torch", "from scail2 import load_pipeline", *choice.placement.code(choice.files.name)):
-            console.say(f"  {line}")
+    if choice.offload is not None:
+        console.say(
+            f"Then:  scail2 animate {_options(choice)} --reference hero.png --driving dance.mp4 --output film.mp4"
+        )
+
+
+def _options(choice: "Choice") -> str:
+    """How a model is named to the other commands, and laid out for this memory."""
+    offload = "" if choice.offload in (None, "off") else f" --offload {choice.offload}"
+    return f"--model {choice.files.name}{offload}"
 
 
 def _download(console: "Terminal", files: "list[PublicFile]", folder: Path, yes: bool) -> None:

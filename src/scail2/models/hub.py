@@ -11,6 +11,7 @@ import torch
 from ..devices import find_device
 from ..errors import InputError
 from ..lora_argument import check_strength, split_lora
+from ..setup.choice import Offload
 from ..setup.embedded import embedded_model_path
 from .downloads import local_path, refuse_absent
 from .lora import apply_loras
@@ -27,6 +28,7 @@ def load_pipeline(
     *,
     torch_dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
+    offload: str = Offload.OFF,
     loras: Iterable[str | Path | tuple[str | Path, float]] = (),
 ) -> SCAIL2Pipeline:
     """Loads everything needed to animate.
@@ -38,6 +40,8 @@ def load_pipeline(
         torch_dtype: type of transformer and encoders; None keeps each as stored, but float16 on a CPU becomes float32.
             The VAE is always float32.
         device: where to put it; None leaves it on the CPU.
+        offload: ``off``: all of it stays there; ``model``: one network at a time is there, and the others in main
+            memory; ``layers``: single layers are, which needs the least and is slowest.
         loras: files fused into the transformer in this order: a path, ``"PATH:STRENGTH"``, or (path, strength).
 
     Raises:
@@ -53,7 +57,27 @@ def load_pipeline(
         pipe = assemble_pipeline(folder, torch_dtype=torch_dtype)
     if fused := [parse_lora(lora) for lora in loras]:
         apply_loras(pipe.transformer, fused, reversible=False)
-    return pipe if device is None else pipe.to(place)
+    return _laid_out(pipe, place, _offload(offload)) if device is not None else pipe
+
+
+def _offload(name: str) -> Offload:
+    try:
+        return Offload(name)
+    except ValueError:
+        raise InputError(f"There is no way to offload called {name!r}: choose one of {', '.join(Offload)}.") from None
+
+
+def _laid_out(pipe: SCAIL2Pipeline, device: torch.device, offload: Offload) -> SCAIL2Pipeline:
+    if offload is Offload.OFF:
+        return pipe.to(device)
+    if offload is Offload.LAYERS:
+        # Streams hide the copies behind the computation; only CUDA has them here.
+        pipe.enable_group_offload(device, offload_type="leaf_level", use_stream=device.type == "cuda")
+        return pipe
+    if device.type == "cpu":
+        raise InputError("Offloading whole models takes a GPU; on a CPU everything is in main memory already.")
+    pipe.enable_model_cpu_offload(device=device)
+    return pipe
 
 
 def parse_lora(lora: str | Path | tuple[str | Path, float]) -> tuple[Path, float]:

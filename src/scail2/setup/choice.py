@@ -8,63 +8,53 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from scail2.setup.public_files import DEFAULT_MODEL, ModelSet, model_set
 
 # GiB on the GPU.
 TRANSFORMER, ENCODERS, WORKING = 30.5, 12.3, 8.0
-_BLOCKS_ON_GPU = 2.5
+_LAYERS_ON_GPU = 2.5
 
 
-class Placement(Enum):
-    """How a pipeline is laid out. Values: GiB of GPU memory it needs, what it is, and the lines of Python that do it."""
+class Offload(StrEnum):
+    """What of a model stays in main memory while it works: nothing, every network but one, or all but single layers."""
 
-    WHOLE = (
-        TRANSFORMER + ENCODERS + WORKING,
-        "everything stays on the GPU",
-        ('pipe = load_pipeline("{model}", device="cuda")',),
-    )
-    BY_MODEL = (
-        TRANSFORMER + WORKING,
-        "one network at a time on the GPU, from Python: the command line keeps everything there",
-        ('pipe = load_pipeline("{model}")', "pipe.enable_model_cpu_offload()"),
-    )
-    BY_BLOCK = (
-        _BLOCKS_ON_GPU + WORKING,
-        "the transformer's blocks visit the GPU in turn, from Python: the command line keeps everything there",
-        (
-            'pipe = load_pipeline("{model}")',
-            'pipe.enable_group_offload(onload_device=torch.device("cuda"), offload_type="leaf_level", use_stream=True)',
-        ),
-    )
+    OFF = "off"
+    MODEL = "model"
+    LAYERS = "layers"
 
     @property
     def need(self) -> int:
-        """GiB of GPU memory, rounded up."""
-        return math.ceil(self.value[0])
+        """GiB of GPU memory for 81 frames of 512x896, rounded up."""
+        on_gpu = {
+            Offload.OFF: TRANSFORMER + ENCODERS + WORKING,
+            Offload.MODEL: TRANSFORMER + WORKING,
+            Offload.LAYERS: _LAYERS_ON_GPU + WORKING,
+        }
+        return math.ceil(on_gpu[self])
 
     @property
     def meaning(self) -> str:
         """In words."""
-        return self.value[1]
-
-    def code(self, model: str) -> tuple[str, ...]:
-        """The lines of Python that load a model this way."""
-        return tuple(line.format(model=model) for line in self.value[2])
+        return {
+            Offload.OFF: "everything stays on the GPU",
+            Offload.MODEL: "one network at a time is on the GPU (--offload model)",
+            Offload.LAYERS: "layers visit the GPU in turn (--offload layers)",
+        }[self]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What to fetch for some memory; ``placement`` is None where the 14B does not fit by these numbers."""
+    """What to fetch for some memory; ``offload`` is None where the 14B does not fit by these numbers."""
 
     files: ModelSet
-    placement: Placement | None
+    offload: Offload | None
 
 
-def placement_for(gpu_memory: float | None) -> Placement | None:
-    """The least divided layout that so many GiB allow; None where none does, or without a GPU."""
-    return next((each for each in Placement if gpu_memory is not None and gpu_memory >= each.need), None)
+def offload_for(gpu_memory: float | None) -> Offload | None:
+    """The least offloading that so many GiB allow; None where none does, or without a GPU."""
+    return next((each for each in Offload if gpu_memory is not None and gpu_memory >= each.need), None)
 
 
 def choose(gpu_memory: float | None) -> Choice:
@@ -73,6 +63,6 @@ def choose(gpu_memory: float | None) -> Choice:
     From where the 16-bit weights fit whole, they are taken; below, the float8 file: half the download, and what is
     computed is 16 bit all the same.
     """
-    placement = placement_for(gpu_memory)
-    exact = placement in (Placement.WHOLE, Placement.BY_MODEL)
-    return Choice(model_set(f"{DEFAULT_MODEL}-{'fp16' if exact else 'fp8'}"), placement)
+    offload = offload_for(gpu_memory)
+    exact = offload in (Offload.OFF, Offload.MODEL)
+    return Choice(model_set(f"{DEFAULT_MODEL}-{'fp16' if exact else 'fp8'}"), offload)

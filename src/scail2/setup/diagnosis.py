@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from scail2.setup.choice import Placement, placement_for
+from scail2.setup.choice import Offload, offload_for
 from scail2.setup.machine import EXTRAS, Machine
 
 # GiB: what a run of the 14B holds in main memory while it loads, and what the smallest useful download takes.
@@ -85,16 +85,14 @@ def _gpu(machine: Machine) -> Iterator[Verdict]:
             continue
         free = "" if gpu.free is None else f", {gpu.free:.1f} free"
         found = f"{gpu.name}, {gpu.memory:.1f} GiB{free}{driver}"
-        placement = placement_for(gpu.memory)
-        if placement is None:
+        offload = offload_for(gpu.memory)
+        if offload is None:
             fix = "the embedded checkpoint runs; for the 14B at 512x896 take a GPU of 12 GiB or more"
             yield Verdict("GPU", Level.NOTE, f"{found}: too little for the 14B at 512x896", fix)
-        elif placement is Placement.WHOLE:
+        elif offload is Offload.OFF:
             yield Verdict("GPU", Level.OK, f"{found}: the 14B fits whole")
         else:
-            yield Verdict(
-                "GPU", Level.NOTE, f"{found}: the 14B fits in parts", f"{placement.meaning}; see scail2 setup"
-            )
+            yield Verdict("GPU", Level.NOTE, f"{found}: the 14B fits in parts", offload.meaning)
     if machine.gpus:
         return
     if machine.driver is None:
