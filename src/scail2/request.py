@@ -21,6 +21,7 @@ from scail2.documents import decode, load_toml, parse_json, short
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
 from scail2.request_files import absolute_lora, absolute_model, refuse_overwriting
+from scail2.setup.choice import Offload
 from scail2.user_paths import expanded
 
 REQUEST_VERSION = 1
@@ -96,6 +97,7 @@ class AnimationRequest:
     lora: tuple[str, ...] = setting((), INPUTS, "LoRA file as PATH or PATH:STRENGTH; repeatable.", metavar="PATH[:X]")
     dtype: Precision | None = setting(None, SAMPLING, "Number format: float32, bfloat16 or float16.")
     device: str | None = setting(None, SAMPLING, "Where to compute: cpu, cuda, cuda:1, mps.")
+    offload: Offload = setting(Offload.OFF, SAMPLING, "Keep off the GPU: off, model (all networks but one) or layers.")
     preset: str | None = setting(None, SAMPLING, "Named sampling settings; without it the model's own.")
     steps: int | None = setting(None, SAMPLING, "Denoising steps, instead of the preset's.")
     guidance_scale: float | None = setting(None, SAMPLING, "Classifier-free guidance; 1 switches it off.")
@@ -147,8 +149,6 @@ class AnimationRequest:
             object.__setattr__(self, name, convert(name, getattr(self, name)))
         _check_paths(self)
         object.__setattr__(self, "lora", tuple(absolute_lora(each) for each in self.lora))
-        if self.model is not None:
-            object.__setattr__(self, "model", absolute_model(self.model))
 
     @property
     def compare_output(self) -> Path:
@@ -339,17 +339,18 @@ def _rate(name: str, value: Any) -> str | float:
     return text if "/" in text else rate
 
 
-_SIZE = _optional(_whole(16, 8192))
 _CONVERTERS = {
     "mode": lambda name, value: AnimationMode.parse(value),
     **dict.fromkeys(("reference", "driving", "output"), _path),
     "masks": _optional(_path),
     **dict.fromkeys(("additional_references", "additional_masks", "reference_mask", "driving_mask"), _many(_path)),
     **dict.fromkeys(("prompt", "negative_prompt"), _text),
-    **dict.fromkeys(("model", "device", "preset", "solver", "codec"), _optional(_text)),
+    **dict.fromkeys(("device", "preset", "solver", "codec"), _optional(_text)),
+    "model": _optional(lambda name, value: absolute_model(_text(name, value))),
     **dict.fromkeys(("lora", "bind"), _many(_text)),
     **dict.fromkeys(("equal_segments", "audio", "compare", "keep_reference_background", "fix_polarity"), _flag),
     "dtype": _optional(_choice(Precision)),
+    "offload": _choice(Offload),
     "fit": _choice(Fit),
     "reframe": _choice(Reframe),
     "drift_correction": _choice(DriftCorrection),
@@ -357,8 +358,7 @@ _CONVERTERS = {
     "guidance_scale": _optional(_real(0, 100)),
     "shift": _optional(_real(0, 100, open_low=True)),
     "seed": _whole(0, 2**63 - 1),
-    "height": _SIZE,
-    "width": _SIZE,
+    **dict.fromkeys(("height", "width"), _optional(_whole(16, 8192))),
     "fps": _optional(_rate),
     "frames": _optional(_whole(1, 10_000_000)),
     "segment_frames": _optional(_whole(5, 10_001, stride=4, offset=1)),
