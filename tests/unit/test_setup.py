@@ -478,8 +478,17 @@ def test_a_downloaded_set_is_a_model_under_its_short_name(capsys, monkeypatch, t
     assert torch.equal(pipe.vae.state_dict()["decoder.conv_in.weight"], vae.state_dict()["decoder.conv_in.weight"])
     request = AnimationRequest(reference="r.png", driving="d.mp4", output="o.mp4", model="scail2-14b-tiny")
     assert request.model == str(tmp_path / "data/scail2/diffusion_models/t.safetensors")
+    assert run(capsys, "setup", *asked, "--convert")[0] == 0
+    made = tmp_path / "data/scail2/converted/scail2-14b-tiny"
+    (tmp_path / "data/scail2/diffusion_models/t.safetensors").unlink()
+    assert installed_model(DEFAULT_MODEL) == made
+    code, lines, _ = run(capsys, "setup", *asked, "--convert")
+    assert (code, lines[-2]) == (0, f"{made} is there")
+    assert load_pipeline(DEFAULT_MODEL).transformer.blocks[0].attn1.to_q.weight.dtype == torch.bfloat16
+    _, lines, _ = run(capsys, "models")
+    assert any(line.startswith("scail2-14b-tiny  1 of 2 files, converted") for line in lines)
     code, lines, _ = run(capsys, "info", "scail2-14b", "--json")
-    assert (code, json.loads("\n".join(lines))["kind"]) == (0, "transformer")
+    assert (code, json.loads("\n".join(lines))["kind"]) == (0, "pipeline")
 
 
 # ---- how much is imported -------------------------------------------------------------------------------------------

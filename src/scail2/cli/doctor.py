@@ -21,11 +21,13 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = F
     from scail2.setup import public_files
     from scail2.setup.diagnosis import Level, diagnose
     from scail2.setup.machine import look
-    from scail2.setup.model_folder import FileState, is_complete, model_folder, receipts, state_of
+    from scail2.setup.model_folder import FileState, is_complete, is_converted, model_folder, receipts, state_of
 
     folder = model_folder()
     known = receipts(folder)
-    complete = [each.name for each in public_files.MODEL_SETS if is_complete(each, folder)]
+    complete = [
+        each.name for each in public_files.MODEL_SETS if is_complete(each, folder) or is_converted(each, folder)
+    ]
     damaged = [each.place for each in public_files.every_file() if state_of(each, folder, known) is FileState.DAMAGED]
     verdicts = diagnose(look(folder), complete, damaged, str(folder))
     if as_json:

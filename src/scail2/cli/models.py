@@ -40,7 +40,7 @@ def _sets(console) -> None:
     from rich.table import Table
 
     from scail2.setup import public_files
-    from scail2.setup.model_folder import FileState, model_folder, receipts, state_of
+    from scail2.setup.model_folder import FileState, is_converted, model_folder, receipts, state_of
 
     folder = model_folder()
     known = receipts(folder)
@@ -50,9 +50,10 @@ def _sets(console) -> None:
         states = [state_of(file, folder, known) for file in each.files]
         there = sum(state in (FileState.INSTALLED, FileState.FOUND) for state in states)
         told = "complete" if there == len(states) else f"{there} of {len(states)} files"
+        told += ", converted" if is_converted(each, folder) else ""
         table.add_row(each.name, told, f"{each.gigabytes:.1f}", each.what)
     console.print(table)
-    console.say(f"--model {public_files.DEFAULT_MODEL} takes the first of them that is complete.")
+    console.say(f"--model {public_files.DEFAULT_MODEL} takes the first of them that is complete or converted.")
 
 
 def _files(console) -> None:
