@@ -20,16 +20,25 @@ from hub_server import hub_server
 from safetensors.torch import save_file
 from tiny import bare_pipeline, footage, tiny_transformer
 
+from scail2.checkpoints.transformer_files import save_official
+from scail2.cli import machine
 from scail2.cli.app import main
+from scail2.cli.diagnosis import Level, diagnose
+from scail2.cli.machine import EXTRAS, GIB, Gpu, Machine
 from scail2.errors import InputError
-from scail2.models.checkpoints import save_official
-from scail2.models.hub import load_pipeline
-from scail2.request import AnimationRequest
-from scail2.setup import machine, public_files
-from scail2.setup.choice import Offload, choose
-from scail2.setup.diagnosis import Level, diagnose
-from scail2.setup.machine import EXTRAS, GIB, Gpu, Machine
-from scail2.setup.model_folder import (
+from scail2.files.public import catalogue
+from scail2.files.public.catalogue import (
+    DEFAULT_MODEL,
+    FP8,
+    LORAS,
+    MODEL_SETS,
+    ModelSet,
+    PublicFile,
+    every_file,
+    model_set,
+)
+from scail2.files.public.choice import Offload, choose
+from scail2.files.public.installed import (
     PARTIAL,
     FileState,
     Receipt,
@@ -39,7 +48,8 @@ from scail2.setup.model_folder import (
     remember,
     state_of,
 )
-from scail2.setup.public_files import DEFAULT_MODEL, FP8, LORAS, MODEL_SETS, ModelSet, PublicFile, every_file, model_set
+from scail2.loading.by_name import load_pipeline
+from scail2.request.animation import AnimationRequest
 
 ROOT = Path(__file__).parents[2]
 CARD = Gpu(name="RTX 4090", memory=23.6, free=22.9)
@@ -226,7 +236,7 @@ def put(*places):
 
 def test_short_names(monkeypatch):
     sets = (tiny_set(f"{DEFAULT_MODEL}-a", "a", "vae/v"), tiny_set(f"{DEFAULT_MODEL}-b", "b", "vae/v"))
-    monkeypatch.setattr(public_files, "MODEL_SETS", sets)
+    monkeypatch.setattr(catalogue, "MODEL_SETS", sets)
     assert installed_model("other") is None
     with pytest.raises(
         InputError, match=r"The model scail2-14b is not installed in .*`scail2 setup --download` fetches"
@@ -259,7 +269,7 @@ def test_the_folder(monkeypatch, tmp_path):
 
 def test_models_lists_what_is_there(capsys, monkeypatch):
     sets = (tiny_set("scail2-14b-a", "a", "vae/v"), tiny_set("scail2-14b-b", "b", "vae/v"))
-    monkeypatch.setattr(public_files, "MODEL_SETS", sets)
+    monkeypatch.setattr(catalogue, "MODEL_SETS", sets)
     put("a", "vae/v")
     (model_folder() / PARTIAL).mkdir()
     (model_folder() / PARTIAL / f"b.{'0' * 64}.part").write_bytes(b"x")
@@ -403,7 +413,7 @@ def test_requirements_that_are_not_met(monkeypatch):
 
 def test_download_asks_first_and_then_everything_is_there(capsys, monkeypatch, tmp_path):
     files = tiny_set("scail2-14b-a", "diffusion_models/a.safetensors", "vae/v.safetensors")
-    monkeypatch.setattr(public_files, "MODEL_SETS", (files,))
+    monkeypatch.setattr(catalogue, "MODEL_SETS", (files,))
     asked = ["setup", "--model", "scail2-14b-a", "--no-loras", "--memory", "80", "--folder", tmp_path / "models"]
     with hub_server() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.address)
@@ -423,7 +433,7 @@ def test_download_asks_first_and_then_everything_is_there(capsys, monkeypatch, t
 
 
 def test_a_variable_that_points_elsewhere_is_said(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(public_files, "MODEL_SETS", (tiny_set("scail2-14b-a", "a"),))
+    monkeypatch.setattr(catalogue, "MODEL_SETS", (tiny_set("scail2-14b-a", "a"),))
     monkeypatch.setenv("SCAIL2_HOME", str(tmp_path / "old"))
     asked = [
         "--model",
@@ -463,7 +473,7 @@ def test_a_downloaded_set_is_a_model_under_its_short_name(capsys, monkeypatch, t
         for name, content in contents.items()
     ]
     monkeypatch.setattr(
-        public_files, "MODEL_SETS", (ModelSet("scail2-14b-tiny", "tiny", places["t.safetensors"], tuple(files)),)
+        catalogue, "MODEL_SETS", (ModelSet("scail2-14b-tiny", "tiny", places["t.safetensors"], tuple(files)),)
     )
     with pytest.raises(InputError, match="The model scail2-14b is not installed in"):
         load_pipeline(DEFAULT_MODEL)

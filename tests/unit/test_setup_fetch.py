@@ -11,11 +11,11 @@ import pytest
 from hub_server import REVISION, hub_server
 
 from scail2.errors import InputError
-from scail2.ownership import locked
-from scail2.setup import fetch
-from scail2.setup.fetch import command, download, space_for
-from scail2.setup.model_folder import PARTIAL, RECEIPTS, FileState, model_folder, state_of
-from scail2.setup.public_files import PublicFile
+from scail2.files.ownership import locked
+from scail2.files.public import fetch
+from scail2.files.public.catalogue import PublicFile
+from scail2.files.public.fetch import command, download, space_for
+from scail2.files.public.installed import PARTIAL, RECEIPTS, FileState, model_folder, state_of
 
 REPOSITORY = "someone/weights"
 CONTENT = random.Random(0).randbytes(300_000)

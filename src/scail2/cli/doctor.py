@@ -17,18 +17,16 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = F
     from rich.table import Table
     from rich.text import Text
 
+    from scail2.cli.diagnosis import Level, diagnose
+    from scail2.cli.machine import look
     from scail2.cli.terminal import Terminal, visible, write_json
-    from scail2.setup import public_files
-    from scail2.setup.diagnosis import Level, diagnose
-    from scail2.setup.machine import look
-    from scail2.setup.model_folder import FileState, is_complete, is_converted, model_folder, receipts, state_of
+    from scail2.files.public import catalogue
+    from scail2.files.public.installed import FileState, is_complete, is_converted, model_folder, receipts, state_of
 
     folder = model_folder()
     known = receipts(folder)
-    complete = [
-        each.name for each in public_files.MODEL_SETS if is_complete(each, folder) or is_converted(each, folder)
-    ]
-    damaged = [each.place for each in public_files.every_file() if state_of(each, folder, known) is FileState.DAMAGED]
+    complete = [each.name for each in catalogue.MODEL_SETS if is_complete(each, folder) or is_converted(each, folder)]
+    damaged = [each.place for each in catalogue.every_file() if state_of(each, folder, known) is FileState.DAMAGED]
     verdicts = diagnose(look(folder), complete, damaged, str(folder))
     if as_json:
         write_json([asdict(each) for each in verdicts])

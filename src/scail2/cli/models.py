@@ -22,7 +22,7 @@ def models() -> None:
 def _embedded(console) -> None:
     from rich.text import Text
 
-    from scail2.setup.embedded import CAN, CANNOT, embedded_model_path
+    from scail2.files.public.embedded import CAN, CANNOT, embedded_model_path
 
     present = (embedded_model_path() / "model_index.json").is_file()
     console.print(
@@ -39,28 +39,28 @@ def _embedded(console) -> None:
 def _sets(console) -> None:
     from rich.table import Table
 
-    from scail2.setup import public_files
-    from scail2.setup.model_folder import FileState, is_converted, model_folder, receipts, state_of
+    from scail2.files.public import catalogue
+    from scail2.files.public.installed import FileState, is_converted, model_folder, receipts, state_of
 
     folder = model_folder()
     known = receipts(folder)
     title = f"Models for --model, kept in {folder} (scail2 setup fetches them)"
     table = Table("name", "here", "GB", "what", title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for each in public_files.MODEL_SETS:
+    for each in catalogue.MODEL_SETS:
         states = [state_of(file, folder, known) for file in each.files]
         there = sum(state in (FileState.INSTALLED, FileState.FOUND) for state in states)
         told = "complete" if there == len(states) else f"{there} of {len(states)} files"
         told += ", converted" if is_converted(each, folder) else ""
         table.add_row(each.name, told, f"{each.gigabytes:.1f}", each.what)
     console.print(table)
-    console.say(f"--model {public_files.DEFAULT_MODEL} takes the first of them that is complete or converted.")
+    console.say(f"--model {catalogue.DEFAULT_MODEL} takes the first of them that is complete or converted.")
 
 
 def _files(console) -> None:
     from rich.table import Table
 
-    from scail2.setup import public_files
-    from scail2.setup.model_folder import model_folder, receipts, state_of
+    from scail2.files.public import catalogue
+    from scail2.files.public.installed import model_folder, receipts, state_of
 
     folder = model_folder()
     known = receipts(folder)
@@ -76,7 +76,7 @@ def _files(console) -> None:
         padding=(0, 2, 0, 0),
     )
     table.columns[0].overflow = "fold"
-    for each in public_files.every_file():
+    for each in catalogue.every_file():
         sure = "" if each.verified else " (not verified)"
         state = state_of(each, folder, known).value
         table.add_row(each.place, state, f"{each.gigabytes:.2f}{sure}", each.licence, each.what)
@@ -87,7 +87,7 @@ def _files(console) -> None:
 def _presets(console) -> None:
     from rich.table import Table
 
-    from scail2.presets import PRESETS
+    from scail2.pipeline.presets import PRESETS
 
     table = Table(
         "preset",

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scail2.cli.options import make_request, request_parameters, with_parameters
-from scail2.request import AnimationRequest, check_files
+from scail2.request.animation import AnimationRequest, check_files
 
 if TYPE_CHECKING:
-    from scail2.staging import Staging
+    from scail2.files.staging import Staging
 
 HELP = """Plan: masks, sizes, segments and everything that can be known to go wrong, before any rendering.
 
@@ -72,14 +72,14 @@ def plan(request: AnimationRequest, run_dir: Path | None, *, as_json: bool, cont
 
 def _plan_in(folder: Path, request: AnimationRequest, *, as_json: bool, contact_sheet: Path | None) -> None:
     from scail2.errors import InputError
+    from scail2.files.storage import plain_errors
     from scail2.runs import RunDirectory
     from scail2.runs.sealed import read_sealed
-    from scail2.runs.storage import plain_errors
 
     check_files(request)  # before anything heavy is imported
     with _claimed_sheet(contact_sheet, request) as sheet:
         run = RunDirectory.create(folder, request, renders=False)
-        from scail2.cli.rendering import quiet_libraries
+        from scail2.cli.progress import quiet_libraries
 
         quiet_libraries()
         try:
@@ -103,9 +103,9 @@ def _claimed_sheet(path: Path | None, request: AnimationRequest) -> "Iterator[St
     if path is None:
         yield None
         return
-    from scail2.ownership import claimed_file
+    from scail2.files.ownership import claimed_file
     from scail2.perception.preview import SHEETS
-    from scail2.request_files import refuse_overwriting
+    from scail2.request.paths import refuse_overwriting
 
     refuse_overwriting([path], request.input_files)
     with claimed_file(path, SHEETS) as staging:

@@ -9,8 +9,8 @@ import typer
 
 if TYPE_CHECKING:
     from scail2.cli.terminal import Terminal
-    from scail2.setup.choice import Choice
-    from scail2.setup.public_files import ModelSet, PublicFile
+    from scail2.files.public.catalogue import ModelSet, PublicFile
+    from scail2.files.public.choice import Choice
 
 MEASURED = (
     "Others measured 81 frames of 512x896: 85 s with the preset fast and 1043 s with quality (RTX PRO 6000, float8), "
@@ -47,10 +47,10 @@ def setup(
     """Say which public files to get for this machine's GPU memory, how large they are and where they go; fetch them."""
     from scail2.cli.terminal import Terminal
     from scail2.errors import InputError
-    from scail2.setup.choice import Choice, choose, offload_for
-    from scail2.setup.model_folder import converted_folder, is_converted, model_folder
-    from scail2.setup.public_files import LORAS, SAM3_FILE, model_set
-    from scail2.user_paths import expanded
+    from scail2.files.public.catalogue import LORAS, SAM3_FILE, model_set
+    from scail2.files.public.choice import Choice, choose, offload_for
+    from scail2.files.public.installed import converted_folder, is_converted, model_folder
+    from scail2.files.user_paths import expanded
 
     console = Terminal()
     asked, memory = memory is not None, _told_memory(console, memory)
@@ -81,7 +81,7 @@ def _told_memory(console: "Terminal", asked: float | None) -> float | None:
     if asked is not None:
         console.say(f"For {asked:g} GiB of GPU memory, as asked.")
         return asked
-    from scail2.setup.machine import gpus
+    from scail2.cli.machine import gpus
 
     found = [gpu for gpu in gpus() if gpu.memory is not None]
     if not found:
@@ -99,9 +99,9 @@ def _show(console: "Terminal", choice: "Choice", files: "list[PublicFile]", fold
     from rich.table import Table
     from rich.text import Text
 
-    from scail2.setup.fetch import space_for
-    from scail2.setup.machine import has_extra
-    from scail2.setup.model_folder import receipts, state_of
+    from scail2.cli.machine import has_extra
+    from scail2.files.public.fetch import space_for
+    from scail2.files.public.installed import receipts, state_of
 
     if choice.offload is None:
         console.say(
@@ -137,8 +137,8 @@ def _show(console: "Terminal", choice: "Choice", files: "list[PublicFile]", fold
 def _show_commands(
     console: "Terminal", choice: "Choice", files: "list[PublicFile]", folder: Path, asked: float | None
 ) -> None:
-    from scail2.setup.fetch import command
-    from scail2.setup.model_folder import FileState, model_folder, receipts, state_of
+    from scail2.files.public.fetch import command
+    from scail2.files.public.installed import FileState, model_folder, receipts, state_of
 
     known = receipts(folder)
     missing = [each for each in files if state_of(each, folder, known) not in (FileState.INSTALLED, FileState.FOUND)]
@@ -170,8 +170,8 @@ def _download(console: "Terminal", files: "list[PublicFile]", folder: Path, yes:
     import huggingface_hub
 
     from scail2.errors import InputError
-    from scail2.setup.fetch import download
-    from scail2.setup.model_folder import VARIABLE, model_folder
+    from scail2.files.public.fetch import download
+    from scail2.files.public.installed import VARIABLE, model_folder
 
     licences = ", ".join(dict.fromkeys(each.licence for each in files))
     if files and not yes:
@@ -188,7 +188,7 @@ def _download(console: "Terminal", files: "list[PublicFile]", folder: Path, yes:
 
 
 def _convert(console: "Terminal", files: "ModelSet", folder: Path) -> None:
-    from scail2.setup.model_folder import converted_folder, is_converted
+    from scail2.files.public.installed import converted_folder, is_converted
 
     out = converted_folder(files, folder)
     if is_converted(files, folder):
@@ -196,7 +196,7 @@ def _convert(console: "Terminal", files: "ModelSet", folder: Path) -> None:
         return
     import torch
 
-    from scail2.models.conversion import convert
+    from scail2.loading.conversion import convert
 
     for line in convert(folder / files.main, out, torch_dtype=torch.bfloat16, pipeline=True):
         console.say(line)

@@ -1,1 +1,0 @@
-"""What this machine has and what it needs: public files, the folder they are kept in, downloads, and a diagnosis."""
