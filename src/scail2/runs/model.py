@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from scail2.checkpoints.lora import has_loras
+from scail2.checkpoints.lora import fused_loras, has_loras
 from scail2.conditions import ConditionGeometry
 from scail2.devices import default_device
 from scail2.errors import InputError
@@ -42,6 +42,7 @@ class ModelFacts:
     takes_text: bool
     has_loras: bool
     files: str = ""
+    lora_remarks: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, pipe: "SCAIL2Pipeline", *, name: str, files: str) -> Self:
@@ -69,6 +70,7 @@ class ModelFacts:
             takes_text=config.text_dim is not None,
             has_loras=has_loras(pipe.transformer),
             files=files,
+            lora_remarks=tuple(fused_loras(pipe.transformer).remarks),
         )
 
     def to_json(self) -> dict[str, Any]:
