@@ -94,7 +94,13 @@ class ModelHandle:
 
             dtype = getattr(torch, self._request.dtype) if self._request.dtype else None
             device = self._request.device or default_device()
-            self._pipe = load_pipeline(self._request.model, torch_dtype=dtype, device=device, loras=self._request.lora)
+            self._pipe = load_pipeline(
+                self._request.model,
+                torch_dtype=dtype,
+                device=device,
+                offload=self._request.offload,
+                loras=self._request.lora,
+            )
             # The run shows its own progress.
             self._pipe.set_progress_bar_config(disable=True)
         return self._pipe
