@@ -8,7 +8,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -158,6 +158,17 @@ def hash_file(path: Path) -> str:
         if not _is_plain(os.fstat(descriptor)):
             raise InputError(f"{path} is no plain file (a pipe, a socket or a device); put a file or folder there.")
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_special(path: Path) -> None:
+    """Raises `InputError` for a pipe, socket or device, links followed: opening one may wait, reading one never ends.
+
+    What is absent is left to whoever opens it.
+    """
+    with suppress(FileNotFoundError, NotADirectoryError):
+        kind = os.stat(path).st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            raise InputError(f"{path} is no plain file (a pipe, a socket or a device); put a file or folder there.")
 
 
 def digest(value: Any) -> str:

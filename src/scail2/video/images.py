@@ -104,10 +104,16 @@ class FolderFrames:
     def __init__(self, path: Path):
         self.path = path
         try:
-            names = [entry.name for entry in os.scandir(path) if entry.is_file()]
+            entries = [(entry.name, entry.is_file(), entry.is_dir()) for entry in os.scandir(path)]
         except OSError as error:
             raise InputError(f"{path}: the folder cannot be listed ({error.strerror})") from None
-        pictures = [n for n in names if Path(n).suffix.lower() in PICTURE_SUFFIXES and not n.startswith(".")]
+        shown = [e for e in entries if Path(e[0]).suffix.lower() in PICTURE_SUFFIXES and not e[0].startswith(".")]
+        if strange := [name for name, is_file, is_dir in shown if not is_file and not is_dir]:
+            raise InputError(
+                f"{path / min(strange)}: is a pipe, a device or a link that leads nowhere, where a picture of the film is "
+                "needed; put the picture there, or take the name away"
+            )
+        pictures = [name for name, is_file, _ in shown if is_file]
         self._files = [path / name for name in sorted(pictures, key=_natural)]
         if not self._files:
             raise InputError(
