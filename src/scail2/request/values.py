@@ -1,9 +1,11 @@
-"""Values of settings: each reader takes a name and a value, and refuses in one sentence what cannot be meant."""
+"""Settings and their values: a reader takes a setting's name as messages tell it, and refuses what cannot be meant."""
 
 import math
 import os
 import re
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import field, fields
 from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +13,15 @@ from typing import Any
 
 from scail2.errors import InputError, short
 from scail2.files.user_paths import expanded
+
+# Panels of `--help`, in order.
+INPUTS, SAMPLING, SEGMENTS, MASKS, OUTPUT = "Inputs", "Sampling", "Length and segments", "Masks", "Output"
+PANELS = (INPUTS, SAMPLING, OUTPUT, SEGMENTS, MASKS)
+
+
+def setting(default: Any, panel: str, help: str, *, metavar: str | None = None, option: str | None = None) -> Any:
+    """A dataclass field whose metadata the command line turns into an option."""
+    return field(default=default, metadata={"panel": panel, "help": help, "metavar": metavar, "option": option})
 
 
 def text(name: str, value: Any) -> str:
@@ -89,3 +100,20 @@ def rate(name: str, value: Any) -> str | float:
         value = float(Fraction(text)) if re.fullmatch(r"[\d./]{1,20}", text) else value
     rate = real(0, 1000, open_low=True)(name, value)
     return text if "/" in text else rate
+
+
+def option_of(request: type, name: str) -> str:
+    """The command line's option for a setting of a request."""
+    stated = next((each.metadata.get("option") for each in fields(request) if each.name == name), None)
+    return stated or "--" + name.replace("_", "-")
+
+
+def label(request: type, name: str) -> str:
+    """What a setting is called in messages: its field and its option."""
+    return f"'{name}' ({option_of(request, name)})"
+
+
+def convert_all(request: Any, converters: Mapping[str, Callable[[str, Any], Any]]) -> None:
+    """Replaces the fields of a frozen request by what their converters make of them."""
+    for name, convert in converters.items():
+        object.__setattr__(request, name, convert(label(type(request), name), getattr(request, name)))
