@@ -307,7 +307,7 @@ def test_what_a_segmenter_is_told_is_part_of_every_request(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"points": ("0:1:10,20",)}, "--sam3"),
+        ({"text": ("person",)}, "--sam3"),
         ({"sam3": "s", "points": ("one",)}, "FRAME:CHARACTER:X,Y"),
         ({"sam3": "s", "reference_boxes": ("1:1,2,3",)}, "4 numbers"),
         ({"sam3": "s", "masks": "m"}, "leave out --sam3"),

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 HELP = """Masks: find or read the characters of both inputs, bind them, check them, and keep them in a folder.
 
 The folder serves any number of runs (`scail2 animate … --masks DIR`). Without mask files the reference's own transparency
-counts, then SAM3 if its weights are named, else the embedded segmenter, which knows drawn puppets.
+counts, then SAM3 if its weights are named, else whichever segmenter knows what the clip shows: the embedded one (drawn
+puppets), the colour around (one flat background), or the extra `people`.
 """
 
 

@@ -157,9 +157,9 @@ def prepare(
 def _segmenter(inputs: MaskInputs) -> VideoSegmenter:
     if inputs.segmenter is not None:
         return inputs.segmenter
-    from scail2.perception.segmenters.embedded import EmbeddedSegmenter
+    from scail2.perception.segmenters.automatic import AutomaticSegmenter
 
-    return EmbeddedSegmenter.load()
+    return AutomaticSegmenter()
 
 
 def _reference(

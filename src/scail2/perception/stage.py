@@ -27,6 +27,7 @@ from scail2.perception.checks.findings import Finding
 from scail2.perception.checks.preflight import PreflightReport
 from scail2.perception.make import AdditionalView, MaskInputs, PreparedMasks, fit_picture, prepare
 from scail2.perception.preview import write_png
+from scail2.perception.segmenters.automatic import AutomaticSegmenter
 from scail2.perception.segmenters.given import GivenMasks, PictureFrames, nearest_cover
 from scail2.perception.segmenters.protocol import VideoSegmenter
 from scail2.perception.store import MaskJob, MaskStore
@@ -175,10 +176,10 @@ def _made(
     return prepare(inputs, folder, progress=progress)
 
 
-def _segmenter(request: MaskRequest) -> VideoSegmenter | None:
-    """SAM3 where its weights were named, else the one that is taken without being asked for."""
+def _segmenter(request: MaskRequest) -> VideoSegmenter:
+    """SAM3 where its weights were named, else the one that knows what the clip shows."""
     if request.sam3 is None:
-        return None
+        return AutomaticSegmenter(accept=request.accept_mask)
     from transformers.utils import logging
 
     from scail2.perception.segmenters.sam3 import Sam3Segmenter

@@ -146,20 +146,23 @@ class MaskRequest:
     )
     text: tuple[str, ...] = setting((), MASKS, "What SAM3 looks for; repeatable. Without it a person.")
     points: tuple[str, ...] = setting(
-        (), MASKS, "A click in the driving video, for SAM3.", metavar="FRAME:CHARACTER:X,Y[:out]", option="--point"
+        (), MASKS, "A click in the driving video.", metavar="FRAME:CHARACTER:X,Y[:out]", option="--point"
     )
     boxes: tuple[str, ...] = setting(
-        (), MASKS, "A box in the driving video, for SAM3.", metavar="FRAME:CHARACTER:X0,Y0,X1,Y1", option="--box"
+        (), MASKS, "A box in the driving video.", metavar="FRAME:CHARACTER:X0,Y0,X1,Y1", option="--box"
     )
     reference_points: tuple[str, ...] = setting(
-        (), MASKS, "A click in the reference, for SAM3.", metavar="CHARACTER:X,Y[:out]", option="--reference-point"
+        (), MASKS, "A click in the reference.", metavar="CHARACTER:X,Y[:out]", option="--reference-point"
     )
     reference_boxes: tuple[str, ...] = setting(
-        (), MASKS, "A box in the reference, for SAM3.", metavar="CHARACTER:X0,Y0,X1,Y1", option="--reference-box"
+        (), MASKS, "A box in the reference.", metavar="CHARACTER:X0,Y0,X1,Y1", option="--reference-box"
     )
     characters: int | None = setting(None, MASKS, "How many characters to expect.")
     fix_polarity: bool = setting(
         False, MASKS, "Repaint given masks whose background contradicts the mode instead of refusing them."
+    )
+    accept_mask: bool = setting(
+        False, MASKS, "Take the masks that were found even where the segmenter is not sure of them; look at them."
     )
     bind: tuple[str, ...] = setting(
         (),
@@ -176,10 +179,8 @@ class MaskRequest:
         check_masks(self)
 
     @property
-    def prompts(self) -> tuple[Prompts | None, Prompts | None]:
-        """What the segmenter is told about the driving video and about the reference; None where nothing was said."""
-        if self.sam3 is None:
-            return (Prompts(characters=self.characters) if self.characters else None), None
+    def prompts(self) -> tuple[Prompts, Prompts]:
+        """What the segmenter is told about the driving video and about the reference."""
         driving = self._prompts(self.points, self.boxes, still=False)
         return driving, self._prompts(self.reference_points, self.reference_boxes, still=True)
 
@@ -190,7 +191,9 @@ class MaskRequest:
             boxes=tuple(parse_box(each, still=still) for each in boxes),
             characters=self.characters,
         )
-        return asked if asked.text or asked.placed else Prompts(text=("person",), characters=self.characters)
+        if asked.text or asked.placed or self.sam3 is None:
+            return asked
+        return Prompts(text=("person",), characters=self.characters)
 
     @property
     def input_files(self) -> list[tuple[str, Path]]:
@@ -242,6 +245,7 @@ CONVERTERS: dict[str, values.Convert] = {
     "reference_boxes": values.many(_written(parse_box, still=True)),
     "characters": values.optional(values.whole(1, 100)),
     "fix_polarity": values.flag,
+    "accept_mask": values.flag,
     "reframe": values.choice(Reframe),
 }
 MASK_PATHS = {
@@ -267,9 +271,8 @@ def check_masks(request: MaskRequest) -> None:
             f"There are {len(request.additional_references)} additional references but {len(request.additional_masks)} "
             "masks for them; give one each, in the same order, or none."
         )
-    placed = (request.text, request.points, request.boxes, request.reference_points, request.reference_boxes)
-    if request.sam3 is None and any(placed):
-        raise InputError("--text, --point and --box are for SAM3: name its weights with --sam3 FOLDER-OR-HUB-NAME.")
+    if request.sam3 is None and request.text:
+        raise InputError("--text is for SAM3: name its weights with --sam3 FOLDER-OR-HUB-NAME.")
 
 
 def check_files(request: MaskRequest) -> None:

@@ -36,7 +36,7 @@ from scail2.runs.segment_store import hash_frames
 from scail2.runs.sound import sound_findings, with_findings
 from scail2.video import FrameSource, VideoReader, first_frames, read_image
 
-_ASKED = ("sam3", "text", "points", "boxes", "reference_points", "reference_boxes", "characters")
+_ASKED = ("sam3", "text", "points", "boxes", "reference_points", "reference_boxes", "characters", "accept_mask")
 INPUTS, PLAN = "inputs.json", "plan.json"
 
 
