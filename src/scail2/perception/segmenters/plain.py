@@ -30,7 +30,7 @@ _SAMPLES, _WINDOW = 12, 8
 
 def flat_background(frames: SizedFrames) -> np.ndarray | None:
     """The one colour uint8 (3,) that surrounds every frame of a clip, or None: looks at up to 12 frames."""
-    colour = None
+    colour: np.ndarray | None = None
     for number in np.unique(np.linspace(0, len(frames) - 1, min(_SAMPLES, len(frames))).round().astype(int)):
         frame = frames.frames(number, number + 1)[0, ..., :3]
         border = np.concatenate([frame[:2].reshape(-1, 3), frame[-2:].reshape(-1, 3)])
@@ -39,7 +39,7 @@ def flat_background(frames: SizedFrames) -> np.ndarray | None:
             colour = np.median(border, axis=0)
         if (np.abs(border - colour).max(axis=1) <= _FLAT).mean() < _SURROUNDED:
             return None
-    return colour.astype(np.uint8)
+    return None if colour is None else colour.astype(np.uint8)
 
 
 class PlainBackgroundSegmenter:

@@ -238,8 +238,10 @@ def _interpreter(name: str):
         raise InputError(f"masks of real people need the extra `people` ({reason}): pip install 'scail2[people]'.")
     from ai_edge_litert.interpreter import Interpreter
 
+    folder = _models()
+    assert folder is not None  # `_missing` looked
     with _silent():
-        interpreter = Interpreter(str(_models() / _FILES[name]), num_threads=1)
+        interpreter = Interpreter(str(folder / _FILES[name]), num_threads=1)
         interpreter.allocate_tensors()
     return interpreter
 

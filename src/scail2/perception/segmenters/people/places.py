@@ -38,8 +38,8 @@ class Finding:
 
     def same_person(self, other: "Finding") -> bool:
         """Whether two findings of the same or of neighbouring frames are one person: one outline lies in the other."""
-        smaller = min(np.count_nonzero(self.footprint), np.count_nonzero(other.footprint))
-        shared = np.count_nonzero(self.footprint & other.footprint)
+        smaller = min(int(self.footprint.sum()), int(other.footprint.sum()))
+        shared = int((self.footprint & other.footprint).sum())
         return shared > _SAME * max(smaller, 1) and not self.body.faces_apart(other.body)
 
 
@@ -139,8 +139,8 @@ class PlaceFinder:
         person.add(number, here)
 
     def _prompted(self, number: int) -> list[int]:
-        placed = (*self.prompts.boxes, *self.prompts.points)
-        return sorted({each.character for each in placed if each.frame == number})
+        boxes = {each.character for each in self.prompts.boxes if each.frame == number}
+        return sorted(boxes | {each.character for each in self.prompts.points if each.frame == number})
 
     def _place(self, number: int, frame: np.ndarray, character: int) -> None:
         """Puts a character where the user's box or points of this frame say."""

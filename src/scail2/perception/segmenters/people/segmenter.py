@@ -66,11 +66,12 @@ class PeopleSegmenter:
     def _windows(self, frames: SizedFrames, people: list[Person]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Labels uint8 (T, H, W) and confidence float (T, people), window by window as (first frame, …)."""
         before: np.ndarray | None = None
-        ahead = self._logits(frames, people, 0)
+        ahead: np.ndarray | None = self._logits(frames, people, 0)
         for start in range(0, len(frames), _WINDOW):
             labels, sure = [], []
             for frame in range(start, min(start + _WINDOW, len(frames))):
                 here = ahead
+                assert here is not None  # there is a frame
                 ahead = self._logits(frames, people, frame + 1) if frame + 1 < len(frames) else None
                 smooth = _smoothed(before, here, ahead)
                 labels.append(_labels(smooth))
