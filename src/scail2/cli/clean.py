@@ -13,9 +13,7 @@ def register(app: typer.Typer) -> None:
 
 def clean(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
-    everything: Annotated[
-        bool, typer.Option("--all", help="Delete everything the run made but its output.")
-    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Delete everything the run made but its output.")] = False,
 ) -> None:
     """Delete what a run no longer needs: replaced segments and leftovers of interrupted writes."""
     from scail2.cli.terminal import say
