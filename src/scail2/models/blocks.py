@@ -94,7 +94,8 @@ class SCAIL2AttnProcessor(WanAttnProcessor):
         if context is None:
             query, text = self._project_own(attn, hidden_states, rotary_emb, rows)
         else:
-            query, text = _heads(attn, _normalised(attn.norm_q, attn.to_q(hidden_states))), context.text
+            query = attn.to_q(hidden_states)
+            query, text = _heads(attn, _normalised(attn.norm_q, query).to(query.dtype)), context.text
         # Only self-attention is spread over ranks: the context has too few tokens and an odd count.
         parallel = self._parallel_config if context is None else None
         output = self._attend(query, text, attention_mask, parallel)
@@ -110,12 +111,14 @@ class SCAIL2AttnProcessor(WanAttnProcessor):
             image_context = encoder_hidden_states[:, : self.image_length]
             encoder_hidden_states = encoder_hidden_states[:, self.image_length :]
             key, value = _get_added_kv_projections(attn, image_context)
-            image = _heads(attn, _normalised(attn.norm_added_k, key)), _heads(attn, value)
+            image = _heads(attn, _normalised(attn.norm_added_k, key).to(value.dtype)), _heads(attn, value)
         if attn.fused_projections:
             key, value = attn.to_kv(encoder_hidden_states).chunk(2, dim=-1)
         else:
             key, value = attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states)
-        return ProjectedContext((_heads(attn, _normalised(attn.norm_k, key)), _heads(attn, value)), image)
+        return ProjectedContext(
+            (_heads(attn, _normalised(attn.norm_k, key).to(value.dtype)), _heads(attn, value)), image
+        )
 
     def _project_own(
         self, attn: WanAttention, hidden_states: torch.Tensor, rotary_emb: tuple | None, rows: slice | None
@@ -131,9 +134,8 @@ class SCAIL2AttnProcessor(WanAttnProcessor):
         query, key = _normalised(attn.norm_q, query), _normalised(attn.norm_k, key)
         query, key, value = (_heads(attn, x) for x in (query, key, value))
         if rotary_emb is not None:
-            query = rotate_pairs(query, rotary_emb[0][:, rows]).type_as(value)
-            key = rotate_pairs(key, rotary_emb[0]).type_as(value)
-        return query, (key, value)
+            query, key = rotate_pairs(query, rotary_emb[0][:, rows]), rotate_pairs(key, rotary_emb[0])
+        return query.type_as(value), (key.type_as(value), value)
 
     def _attend(self, query, key_value, attention_mask, parallel_config) -> torch.Tensor:
         query, key, value = (_laid_out(x) for x in (query, *key_value))
@@ -162,15 +164,19 @@ def _laid_out(x: torch.Tensor) -> torch.Tensor:
 
 
 def _normalised(norm: nn.RMSNorm, x: torch.Tensor) -> torch.Tensor:
-    """Normalise a projection's fresh output, in the norm's own dtype (norms are never quantised); give back ``x``'s.
+    """Normalise a projection's fresh output, in the norm's own dtype (norms are never quantised) or float32.
 
     Under autocast the projections return bfloat16 while the norm is float32, which has no kernel of its own. On a CPU
-    the library composes the norm from six kernels; these three passes overwrite ``x``.
+    the library composes the norm from six kernels; these three passes overwrite ``x``, or its float32 copy.
     """
-    if _may_overwrite() and x.device.type == "cpu" and x.dtype == torch.float32 and type(norm) is nn.RMSNorm:
+    if _may_overwrite() and x.device.type == "cpu" and x.dtype in _NORMALISED_HERE and type(norm) is nn.RMSNorm:
+        x = x.float()
         mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
         return x.mul_(mean_square.add_(norm.eps).rsqrt_()).mul_(norm.weight)
-    return norm(x.to(norm.weight.dtype)).to(x.dtype)
+    return norm(x.to(norm.weight.dtype))
+
+
+_NORMALISED_HERE = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class NoCrossAttention(nn.Module):

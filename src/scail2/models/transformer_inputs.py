@@ -104,7 +104,7 @@ def check_context(
                 f"encoder_hidden_states has {text.shape[1]} tokens; at most {config.text_length} are taken."
             )
         # Padded before its embedding and not masked, as the network was trained.
-        text = nn.functional.pad(text.to(dtype), (0, 0, 0, missing))
+        text = nn.functional.pad(text.to(dtype), (0, 0, 0, missing)) if missing else text.to(dtype)
     if image is not None:
         if image.shape[1] != config.image_length:
             raise InputError(
