@@ -24,10 +24,10 @@ import gguf
 import torch
 
 import scail2
-from scail2.models.checkpoints import convert_transformer
-from scail2.models.dialects import view_transformer
-from scail2.models.official_names import to_official_name
-from scail2.models.tensor_files import open_tensor_file, write_safetensors
+from scail2.checkpoints.dialects import view_transformer
+from scail2.checkpoints.official_names import to_official_name
+from scail2.checkpoints.tensor_files import open_tensor_file, write_safetensors
+from scail2.checkpoints.transformer_files import convert_transformer
 from scail2.models.transformer import SCAIL2Transformer3DModel
 
 MIB = 2**20
@@ -133,7 +133,10 @@ def cases(folder: Path, shapes: dict[str, tuple[int, ...]]) -> list[tuple[str, s
             "official fp32",
             fp32.name,
             "",
-            lambda path: convert_transformer(bf16, path, to="official", torch_dtype=torch.float32) and None,
+            lambda path: (
+                convert_transformer(SCAIL2Transformer3DModel, bf16, path, to="official", torch_dtype=torch.float32)
+                and None
+            ),
         ),
         ("official fp32 as bf16", fp32.name, "bfloat16", lambda path: None),
         ("training .pt fp32 as bf16", "training.pt", "bfloat16", lambda path: write_training(fp32, path)),
@@ -143,7 +146,7 @@ def cases(folder: Path, shapes: dict[str, tuple[int, ...]]) -> list[tuple[str, s
             "diffusers bf16",
             "diffusers",
             "",
-            lambda path: convert_transformer(bf16, path, to="diffusers") and None,
+            lambda path: convert_transformer(SCAIL2Transformer3DModel, bf16, path, to="diffusers") and None,
         ),
     ]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from scail2.request import AnimationRequest
+from scail2.request.animation import AnimationRequest
 from scail2.video import VideoWriter
 
 SIZE, FPS, WINDOW = 256, 16, 32

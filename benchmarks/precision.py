@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 import scail2
-from scail2.models.encoders import load_vae
+from scail2.checkpoints.encoders import load_vae
 from scail2.pipeline import SCAIL2Pipeline
-from scail2.sampling import make_scheduler
+from scail2.pipeline.sampling import make_scheduler
 
 GOLDENS = Path(__file__).parents[1] / "tests" / "goldens"
 PALETTE = np.array([[255 * (code >> bit & 1) for bit in range(3)] for code in range(8)], dtype=np.uint8)

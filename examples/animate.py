@@ -22,7 +22,7 @@ def main(output: str) -> None:
         output_type="uint8",
     )
     with scail2.VideoWriter(output, driving.fps, SIZE) as film:
-        film.write(result.frames)
+        film.write(result.frames[0])
 
 
 if __name__ == "__main__":

@@ -29,10 +29,19 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from scail2.conditions import ConditionGeometry
-from scail2.data.cache import to_pixels
+from scail2.conditions import ConditionGeometry, to_pixels
 from scail2.data.puppet_source import PuppetSource
-from scail2.data.puppets import (
+from scail2.data.triplet_recipe import SampleKind
+from scail2.data.triplet_recipe import recipe as data_recipe
+from scail2.data.triplets import draw_triplet
+from scail2.errors import InputError
+from scail2.files.ownership import is_document, lock_beside, locked, new_folder
+from scail2.files.staging import Staging, sweep
+from scail2.models.autoencoder import AutoencoderPatchTransform
+from scail2.models.transformer import SCAIL2Transformer3DModel
+from scail2.pipeline import SCAIL2Pipeline
+from scail2.pipeline.presets import preset
+from scail2.puppets import (
     NANO,
     Performance,
     Split,
@@ -42,22 +51,12 @@ from scail2.data.puppets import (
     sample_placements,
     sample_scene,
 )
-from scail2.data.recipe import SampleKind
-from scail2.data.recipe import recipe as data_recipe
-from scail2.data.triplets import draw_triplet
-from scail2.errors import InputError
-from scail2.models.autoencoder import AutoencoderPatchTransform
-from scail2.models.transformer import SCAIL2Transformer3DModel
-from scail2.ownership import is_document, lock_beside, locked, new_folder
-from scail2.pipeline import SCAIL2Pipeline
-from scail2.presets import preset
-from scail2.staging import Staging, sweep
-from scail2.training.autoencoder import fit_basis, reconstruction_psnr
 from scail2.training.config import OptimizerConfig
-from scail2.training.fresh_clips import FreshClipConfig, FreshClips
-from scail2.training.growth import grow
+from scail2.training.nano.autoencoder import fit_basis, reconstruction_psnr
+from scail2.training.nano.fresh_clips import FreshClipConfig, FreshClips
+from scail2.training.nano.growth import grow
+from scail2.training.nano.refiner import RefinerConfig, RefinerTraining, joint_refiner, load_networks, with_refiner
 from scail2.training.parallel import ParallelContext
-from scail2.training.refiner import RefinerConfig, RefinerTraining, joint_refiner, load_networks, with_refiner
 from scail2.training.state import latest_state, load_weights
 from scail2.video import VideoReader, VideoWriter
 

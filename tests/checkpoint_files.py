@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from tiny import tiny_transformer
 from transformers import CLIPVisionModel, UMT5EncoderModel
 
-from scail2.models.official_names import to_official_name
+from scail2.checkpoints.official_names import to_official_name
 
 WORDS = {"num_heads": 2, "image_length": 5}  # what the shapes of the small transformer do not show
 

@@ -11,7 +11,7 @@ from tiny import SIZE, bare_pipeline, footage
 
 from scail2.masks import BINDING_SLOTS, paint_mask
 from scail2.modes import MODE_TRAITS, AnimationMode
-from scail2.request import AnimationRequest
+from scail2.request.animation import AnimationRequest
 from scail2.video import VideoWriter
 
 FPS = Fraction(8)

@@ -9,7 +9,7 @@ from tiny import bare_transformer
 
 from scail2.data.cache import CacheJob, write_cache
 from scail2.data.puppet_source import PuppetSource
-from scail2.data.recipe import recipe as data_recipe
+from scail2.data.triplet_recipe import recipe as data_recipe
 from scail2.models.autoencoder import AutoencoderPatchTransform
 from scail2.training.config import DataConfig, LossConfig, MixtureKnot, OptimizerConfig, TrainConfig
 from scail2.training.state import latest_state

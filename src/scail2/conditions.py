@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.utils.torch_utils import get_module_execution_device
@@ -196,6 +197,15 @@ def blackout(image: Tensor, mask: Tensor) -> Tensor:
     return torch.where(marked, image, torch.full_like(image, -1.0))
 
 
+def seen_reference(image: Tensor, mask: Tensor, *, mode: AnimationMode | str, black_out: bool = True) -> Tensor:
+    """A reference picture as the model is to see it: in replacement mode black outside what its mask marks.
+
+    In animation mode the reference's background is part of the result and always stays. Shapes as in `blackout`.
+    """
+    hides = black_out and MODE_TRAITS[AnimationMode.parse(mode)].blacks_out_reference
+    return blackout(image, mask) if hides else image
+
+
 def _check_pair(what: str, pixels: Tensor, mask: Tensor) -> None:
     """Pixels (B, 3, [T,] H, W) float and mask (B, [T,] H, W, 3) uint8 must describe the same frames."""
     expected = (pixels.shape[0], *pixels.shape[2:], 3)
@@ -226,17 +236,15 @@ def encode_references(
         reference: (B, 3, H, W) float in [-1, 1]. ``reference_mask``: (B, H, W, 3) uint8 RGB in the palette.
         additional_references: (B, N, 3, H, W) float, each encoded as a picture of its own, with
             ``additional_reference_masks`` (B, N, H, W, 3) uint8; both or neither.
-        black_out: in replacement mode, paint reference pixels that their mask leaves black black before encoding.
-            In animation mode the reference's background is part of the result and always stays.
+        black_out: see `seen_reference`.
 
     Returns:
         Latents float32 and masks float32 on the latent grid.
     """
     _check_pair("reference", reference, reference_mask)
-    hides_background = black_out and MODE_TRAITS[AnimationMode.parse(mode)].blacks_out_reference
 
     def one(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        image = blackout(image, mask) if hides_background else image
+        image = seen_reference(image, mask, mode=mode, black_out=black_out)
         latents = encode_video(vae, image.unsqueeze(2))
         return latents, mask_latent(mask.unsqueeze(1).to(latents.device), half_size=False)
 
@@ -370,4 +378,15 @@ def build(
         history_latents=None if history is None else encode_video(vae, history),
         prompt_embeds=prompt_embeds,
         image_embeds=image_embeds,
+    )
+
+
+def to_pixels(frames: np.ndarray) -> Tensor:
+    """uint8 `(T, H, W, 3)` → float `(1, 3, T, H, W)` in [-1, 1]."""
+    return (
+        torch.from_numpy(np.require(frames, requirements=["C", "W"]))
+        .permute(3, 0, 1, 2)
+        .float()
+        .div_(127.5)
+        .sub_(1.0)[None]
     )

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from .errors import InputError
-from .modes import MODE_TRAITS, AnimationMode
+from scail2.errors import InputError
+from scail2.modes import MODE_TRAITS, AnimationMode
 
 THRESHOLD = 225
 """A channel is on above this value: 225 is off, 226 is on."""

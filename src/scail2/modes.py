@@ -6,8 +6,7 @@ The rows follow the method's two tables (in-context mask backgrounds, mode-speci
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .documents import short
-from .errors import InputError
+from scail2.errors import InputError, short
 
 
 class AnimationMode(StrEnum):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Integral
 
-from .errors import InputError
+from scail2.errors import InputError
 
 
 def round_up_frames(frames: int, temporal_stride: int = 4) -> int:

@@ -27,11 +27,12 @@ from safetensors.torch import load_file, save_file
 from tiny import bare_pipeline, footage, forward_inputs, patch_vae, tiny_pipeline, tiny_transformer, tiny_vae
 from torch.distributed.device_mesh import init_device_mesh
 
+from scail2.checkpoints.transformer_files import save_official
 from scail2.errors import InputError
-from scail2.models.checkpoints import load_transformer, save_official
+from scail2.loading.components import load_transformer
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.pipeline import SCAIL2Pipeline
-from scail2.step_caches import taylorseer_config
+from scail2.pipeline.step_caches import taylorseer_config
 
 FLOAT32_ISLANDS = ("time_embedder", "time_proj", "scale_shift_table", "norm1", "norm2", "norm3", "proj_out")
 

@@ -17,14 +17,14 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from safetensors.torch import save_file
 from tiny import bare_pipeline, footage, forward_inputs, patch_vae, tiny_pipeline, tiny_transformer
 
+from scail2.checkpoints.lora import apply_loras, unfuse_loras
+from scail2.checkpoints.transformer_files import save_official
 from scail2.conditions import ConditionGeometry, SegmentConditions
 from scail2.errors import InputError
 from scail2.models.autoencoder import AutoencoderPatchTransform
-from scail2.models.checkpoints import save_official
-from scail2.models.lora import apply_loras, unfuse_loras
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.pipeline import SCAIL2Pipeline
-from scail2.step_caches import check_caches, check_token_split, reset_caches, taylorseer_config
+from scail2.pipeline.step_caches import check_caches, check_token_split, reset_caches, taylorseer_config
 
 
 def output(model, **changes) -> torch.Tensor:

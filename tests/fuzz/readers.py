@@ -13,16 +13,16 @@ from run_material import make_material
 from safetensors.torch import save_file
 from tiny import bare_transformer
 
+from scail2.checkpoints.lora_files import open_lora
+from scail2.checkpoints.model_folder import check_model
+from scail2.checkpoints.tensor_files import open_tensor_file
 from scail2.data.shards import DamageReport, ShardWriter, index_path, read_index
+from scail2.loading.inventory import describe
 from scail2.models.autoencoder import AutoencoderPatchTransform
 from scail2.models.component_folders import load_component_folder
-from scail2.models.inventory import describe
-from scail2.models.lora_files import open_lora
-from scail2.models.model_folder import check_model
-from scail2.models.tensor_files import open_tensor_file
-from scail2.perception.given import GivenMasks
-from scail2.perception.tracks import MaskStore
-from scail2.request import AnimationRequest
+from scail2.perception.segmenters.given import GivenMasks
+from scail2.perception.store import MaskStore
+from scail2.request.animation import AnimationRequest
 from scail2.video import VideoReader, read_image
 
 

@@ -30,8 +30,8 @@ from training_material import configuration, make_world
 
 import scail2.data.puppet_source
 import scail2.evaluation.protocols
-import scail2.models.conversion
-import scail2.perception.preflight
+import scail2.loading.conversion
+import scail2.perception.checks.preflight
 import scail2.runs.task
 import scail2.training.session  # noqa: F401
 from scail2.cli.app import main as command

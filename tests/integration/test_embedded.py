@@ -14,8 +14,8 @@ from scail2.cli.app import main
 from scail2.cli.demo import write_page
 from scail2.evaluation.clips import EvaluationTask
 from scail2.evaluation.protocols import evaluate_pipeline
-from scail2.inputs import Footage
-from scail2.models.hub import embedded_model_path
+from scail2.loading.by_name import embedded_model_path
+from scail2.pipeline.inputs import Footage
 from scail2.video import VideoReader, VideoWriter
 
 ROOT = Path(__file__).parents[2]

@@ -24,7 +24,8 @@ VERBS = (
 def outcomes(tmp_path_factory):
     command = [sys.executable, str(Path(__file__).parent / "kill_verbs.py"), str(tmp_path_factory.mktemp("killed"))]
     command += ["--seed", str(SEED), "--kills", str(KILLS), *(["--clock"] if KILLS > 2 else [])]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
+    path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -11,9 +11,10 @@ import pytest
 from run_material import make_material, save_model
 from training_material import make_world
 
+from scail2.checkpoints.transformer_files import convert_transformer
 from scail2.cli.app import main
-from scail2.models.checkpoints import convert_transformer
-from scail2.ownership import lock_beside, locked
+from scail2.files.ownership import lock_beside, locked
+from scail2.models.transformer import SCAIL2Transformer3DModel
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,9 @@ def inputs(tmp_path_factory) -> Path:
     make_material(folder, frames=5)
     save_model(folder / "model")
     make_world(folder / "world")
-    convert_transformer(folder / "model" / "transformer", folder / "official.safetensors", to="official")
+    convert_transformer(
+        SCAIL2Transformer3DModel, folder / "model" / "transformer", folder / "official.safetensors", to="official"
+    )
     return folder
 
 
@@ -163,7 +166,7 @@ def test_the_workers_of_a_killed_command_end_with_it(tmp_path):
     program = """
 import os, signal, sys
 from scail2.data.puppet_source import PuppetSource
-from scail2.data.recipe import recipe
+from scail2.data.triplet_recipe import recipe
 from scail2.data.synthesis import SynthesisJob, write_pairs
 source = PuppetSource(frames=5, height=32, width=32)
 job = SynthesisJob(source=source, recipe=recipe("nano"), pairs=400, pairs_per_shard=200)

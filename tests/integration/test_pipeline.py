@@ -17,7 +17,7 @@ from tiny import (
 
 from scail2 import conditions as cond
 from scail2.errors import InputError
-from scail2.sampling import SamplingSettings
+from scail2.pipeline.sampling import SamplingSettings
 from scail2.segments import SegmentPlan
 
 MODES = ("animation", "replacement")
@@ -390,7 +390,7 @@ def test_sizes_other_than_the_videos_are_covered_and_cropped(bare):
     [
         ("np", lambda f: f.shape == (1, 5, 32, 32, 3) and 0 <= f.min() <= f.max() <= 1),
         ("pt", lambda f: f.shape == (1, 5, 3, 32, 32)),
-        ("uint8", lambda f: f.shape == (5, 32, 32, 3) and f.dtype == np.uint8),
+        ("uint8", lambda f: f.shape == (1, 5, 32, 32, 3) and f.dtype == np.uint8),
         ("pil", lambda f: len(f) == 1 and len(f[0]) == 5 and f[0][0].size == (32, 32)),
     ],
 )

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from tolerances import TOLERANCES
 
 from scail2 import SCAIL2Transformer3DModel
+from scail2.checkpoints.official_names import to_official_name
 from scail2.masks import mask_latent
-from scail2.models.official_names import to_official_name
 from scail2.models.rope import SCAIL2RotaryPosEmbed, rotary_table
 from scail2.modes import AnimationMode
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import TOLERANCES
 
-from scail2.presets import PRESETS, Solver
-from scail2.sampling import SamplingDefaults, make_scheduler, resolve_settings, set_timesteps, take_step
+from scail2.pipeline.presets import PRESETS, Solver
+from scail2.pipeline.sampling import SamplingDefaults, make_scheduler, resolve_settings, set_timesteps, take_step
 
 CPU = torch.device("cpu")
 SIZES = {"small": (512, 896), "large": (704, 1280)}

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from tolerances import TOLERANCES
 
 import scail2
+from scail2.checkpoints.encoders import load_image_encoder, load_text_encoder, load_vae
 from scail2.conditions import decode_latents, encode_video
 from scail2.masks import BINDING_SLOTS, BLACK, WHITE
-from scail2.models.encoders import load_image_encoder, load_text_encoder, load_vae
 from scail2.pipeline import SCAIL2Pipeline
-from scail2.sampling import make_scheduler, set_timesteps
-from scail2.text_image import embed_picture
+from scail2.pipeline.embeds import embed_picture
+from scail2.pipeline.sampling import make_scheduler, set_timesteps
 from scail2.video.convert import to_float
 
 GOLDENS = Path(__file__).parents[1] / "goldens"

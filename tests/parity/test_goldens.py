@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from tolerances import TOLERANCES
 
 import scail2
+from scail2.checkpoints.official_names import config_from_official, to_official_name
 from scail2.models.blocks import rotate_pairs
 from scail2.models.condition_embedder import ImageProjection, timestep_sinusoid
-from scail2.models.official_names import config_from_official, to_official_name
 from scail2.models.rope import SCAIL2RotaryPosEmbed, rotary_table
 from scail2.modes import AnimationMode
 

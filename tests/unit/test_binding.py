@@ -6,7 +6,7 @@ import pytest
 from scail2.errors import InputError
 from scail2.masks import BINDING_SLOTS, BindingSlot
 from scail2.perception.binding import BindingRequest, BindingRule, bind, order, parse_bind, smallest_gap
-from scail2.perception.labels import TrackedMasks, TrackRecorder
+from scail2.perception.tracks import TrackedMasks, TrackRecorder
 
 
 def clip(

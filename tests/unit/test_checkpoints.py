@@ -14,19 +14,19 @@ from safetensors.torch import load_file, save_file
 from tiny import bare_transformer
 
 import scail2
-from scail2.errors import InputError
-from scail2.models.checkpoints import CONFIG_KEY, convert_transformer, save_official
-from scail2.models.inventory import describe
-from scail2.models.official_names import (
+from scail2.checkpoints.official_names import (
     config_from_official,
     config_to_official,
     infer_config,
     to_diffusers_name,
     to_official_name,
 )
-from scail2.models.tensor_files import open_tensor_file, write_safetensors
+from scail2.checkpoints.tensor_files import open_tensor_file, write_safetensors
+from scail2.checkpoints.transformer_files import CONFIG_KEY, convert_transformer, save_official
+from scail2.errors import InputError
+from scail2.files.staging import atomic_file
+from scail2.loading.inventory import describe
 from scail2.models.transformer import SCAIL2Transformer3DModel
-from scail2.staging import atomic_file
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
 
@@ -213,7 +213,7 @@ def test_large_tensors_are_copied_in_pieces(state, tmp_path, monkeypatch):
     save_training(state, tmp_path / "model.pt")
     save_fp8(state, tmp_path / "rows.safetensors", style="rows")
     whole = loaded_state(tmp_path / "rows.safetensors")
-    monkeypatch.setattr("scail2.models.views.PIECE", 10_000)
+    monkeypatch.setattr("scail2.checkpoints.views.PIECE", 10_000)
     assert_equal(loaded_state(tmp_path / "rows.safetensors"), whole)
     pieces = loaded_state(tmp_path / "model.pt", torch.float16)
     islands = {name for name, value in pieces.items() if value.dtype == torch.float32}
@@ -405,7 +405,10 @@ def test_conversion_streams_any_dialect_into_any_layout(state, tmp_path, source,
     else:
         (save_file if source == "official" else save_training)(state, path)
     out = tmp_path / ("out" if to == "diffusers" else "out.safetensors")
-    assert convert_transformer(path, out, to=to, config=WORDS, torch_dtype=torch.float32) == source
+    assert (
+        convert_transformer(SCAIL2Transformer3DModel, path, out, to=to, config=WORDS, torch_dtype=torch.float32)
+        == source
+    )
     # The configuration travels with the file.
     assert_equal(loaded_state(out, config=None), loaded_state(path))
     if to == "diffusers":
@@ -417,15 +420,19 @@ def test_conversion_streams_any_dialect_into_any_layout(state, tmp_path, source,
 
 def test_official_files_keep_their_islands_and_comfy_files_are_all_bfloat16(state, tmp_path):
     save_file(state, tmp_path / "m.safetensors")
-    convert_transformer(tmp_path / "m.safetensors", tmp_path / "c.safetensors", to="comfy", config=WORDS)
+    convert_transformer(
+        SCAIL2Transformer3DModel, tmp_path / "m.safetensors", tmp_path / "c.safetensors", to="comfy", config=WORDS
+    )
     assert {value.dtype for value in load_file(tmp_path / "c.safetensors").values()} == {torch.bfloat16}
     options = {"to": "official", "config": WORDS, "torch_dtype": torch.bfloat16}
-    convert_transformer(tmp_path / "m.safetensors", tmp_path / "o.safetensors", **options)
+    convert_transformer(SCAIL2Transformer3DModel, tmp_path / "m.safetensors", tmp_path / "o.safetensors", **options)
     stored = load_file(tmp_path / "o.safetensors")
     assert stored["time_embedding.0.weight"].dtype == torch.float32
     assert stored["blocks.0.ffn.0.weight"].dtype == torch.bfloat16
     with pytest.raises(InputError, match=r"one \.safetensors file"):
-        convert_transformer(tmp_path / "m.safetensors", tmp_path / "o.pt", to="official", config=WORDS)
+        convert_transformer(
+            SCAIL2Transformer3DModel, tmp_path / "m.safetensors", tmp_path / "o.pt", to="official", config=WORDS
+        )
 
 
 def test_a_model_in_memory_is_saved_with_its_unusual_configuration(tmp_path):

@@ -15,8 +15,8 @@ from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
+from scail2.checkpoints.encoders import load_image_encoder, load_text_encoder, load_vae, vae_names
 from scail2.errors import InputError
-from scail2.models.encoders import load_image_encoder, load_text_encoder, load_vae, vae_names
 
 # ---- VAE ----------------------------------------------------------------------------------------------------------
 

@@ -20,14 +20,14 @@ from safetensors.torch import load_file, save_file
 from tiny import bare_pipeline, tiny_tokenizer
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
+from scail2.checkpoints.official_names import to_diffusers_name
+from scail2.checkpoints.tensor_files import open_tensor_file
 from scail2.cli.app import main
 from scail2.errors import InputError
-from scail2.models.components import FileKind, find_components, kind_of
-from scail2.models.conversion import convert
-from scail2.models.hub import load_pipeline, parse_lora
-from scail2.models.inventory import describe
-from scail2.models.official_names import to_diffusers_name
-from scail2.models.tensor_files import open_tensor_file
+from scail2.loading.by_name import load_pipeline, parse_lora
+from scail2.loading.components import FileKind, find_components, kind_of
+from scail2.loading.conversion import convert
+from scail2.loading.inventory import describe
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +256,7 @@ def test_model_names(tmp_path):
     ],
 )
 def test_a_device_that_is_not_there_is_refused_before_anything_is_loaded(device, said, monkeypatch):
-    monkeypatch.setattr("scail2.models.hub._load_folder", None)
+    monkeypatch.setattr("scail2.loading.by_name._load_folder", None)
     with pytest.raises(InputError, match=said) as refused:
         load_pipeline(device=device)
     assert "\n" not in str(refused.value)

@@ -10,13 +10,14 @@ import torch
 from tiny import patch_vae
 
 from scail2 import conditions
-from scail2.data.cache import CacheJob, encode_triplet, to_pixels, write_cache
+from scail2.conditions import to_pixels
+from scail2.data.cache import CacheJob, encode_triplet, write_cache
 from scail2.data.coverage import latent_coverage
 from scail2.data.dataset import BucketLoader, BucketSampler, LatentDataset, LatentSample, collate
 from scail2.data.puppet_source import PuppetSource
-from scail2.data.recipe import SampleKind, recipe
 from scail2.data.sharding import shard_path
 from scail2.data.shards import DamagedSample, DamageReport, ShardWriter, index_path, read_index
+from scail2.data.triplet_recipe import SampleKind, recipe
 from scail2.data.triplets import draw_triplet
 from scail2.errors import InputError
 from scail2.modes import AnimationMode

@@ -10,11 +10,11 @@ from scail2 import conditions
 from scail2.data.cache import encode_triplet
 from scail2.data.dataset import LatentSample, collate
 from scail2.data.puppet_source import PuppetSource
-from scail2.data.recipe import SampleKind, recipe
+from scail2.data.triplet_recipe import SampleKind, recipe
 from scail2.data.triplets import draw_triplet
 from scail2.training.batches import cut_window
 from scail2.training.config import DataConfig, LossConfig, TrainConfig
-from scail2.training.objective import FlowMatchingObjective
+from scail2.training.objectives.supervised import FlowMatchingObjective
 
 
 def test_excluded_cells_are_out_of_the_loss():

@@ -11,11 +11,11 @@ from scail2.data.dataset import LatentDataset
 from scail2.data.media import decode_png, decode_video, encode_video
 from scail2.data.pairs import Clip, MotionPair, pair_members, read_pair
 from scail2.data.puppet_source import PuppetSource
-from scail2.data.recipe import SampleKind, TripletRecipe, recipe
 from scail2.data.sharding import shard_path
 from scail2.data.shards import DamagedSample, DamageReport, ShardWriter, read_index
 from scail2.data.sources import PairShards
 from scail2.data.synthesis import SynthesisJob, write_pairs
+from scail2.data.triplet_recipe import SampleKind, TripletRecipe, recipe
 from scail2.errors import InputError
 
 SOURCE = PuppetSource(frames=5, height=64, width=80, with_poses=True)

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from scail2.data.pairs import Clip, MotionPair, Still
-from scail2.data.recipe import ABLATIONS, PUBLISHED_SHARES, RECIPES, DrivingInput, SampleKind, TripletRecipe, recipe
+from scail2.data.triplet_recipe import (
+    ABLATIONS,
+    PUBLISHED_SHARES,
+    RECIPES,
+    DrivingInput,
+    SampleKind,
+    TripletRecipe,
+    recipe,
+)
 from scail2.data.triplets import draw_triplet
 from scail2.errors import InputError
 from scail2.masks import check_polarity, split_mask

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from scail2.documents import Between, DocumentError, decode, load_json, load_toml, parse_json, short
-from scail2.errors import InputError
+from scail2.errors import InputError, short
+from scail2.files.documents import Between, DocumentError, decode, load_json, load_toml, parse_json
 
 
 class Colour(StrEnum):

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from scail2.drift import measure as drift
+from scail2.drift.colour import LabStatistics, lab_to_rgb, rgb_to_lab
+from scail2.drift.plot import plot
 from scail2.errors import InputError
-from scail2.evaluation import drift
-from scail2.evaluation.colour import LabStatistics, lab_to_rgb, rgb_to_lab
-from scail2.evaluation.drift_plot import plot
 
 FRAMES, HEIGHT, WIDTH = 8, 64, 80
 

@@ -9,7 +9,7 @@ import pytest
 from tiny import bare_pipeline
 
 from scail2.cli.app import main
-from scail2.ownership import lock_beside, locked
+from scail2.files.ownership import lock_beside, locked
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_strangers_files_are_refused_before_any_work(model, tmp_path, capsys, mo
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "plot.png").write_bytes(b"mine")
     before = tree(tmp_path)
-    monkeypatch.setattr("scail2.models.hub.load_pipeline", lambda *_, **__: pytest.fail("it was too late"))
+    monkeypatch.setattr("scail2.loading.by_name.load_pipeline", lambda *_, **__: pytest.fail("it was too late"))
     for options, said in (
         (("--json", mine / "model_index.json"), "lies inside the checkpoint"),
         (("--json", mine / "new.json"), "lies inside the checkpoint"),

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scail2.training.config import LossConfig, TimestepConfig
-from scail2.training.flow_matching import (
+from scail2.training.objectives.flow_matching import (
     add_noise,
     flow_matching_loss,
     sample_timesteps,

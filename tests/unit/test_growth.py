@@ -5,7 +5,7 @@ import torch
 from tiny import bare_transformer, forward_inputs, tiny_transformer
 
 from scail2.errors import InputError
-from scail2.training.growth import grow
+from scail2.training.nano.growth import grow
 
 SIZES = {"heads": 2, "layers": 2, "ffn_dim": 32}
 

@@ -13,15 +13,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from scail2.checkpoints.lora_files import own_alpha
+from scail2.checkpoints.model_folder import check_component, shards_of
+from scail2.checkpoints.tensor_files import open_tensor_file
+from scail2.checkpoints.transformer_files import open_transformer
 from scail2.data.shards import DamageReport, ShardWriter, find_shards, index_path, read_index
 from scail2.errors import InputError
-from scail2.models.checkpoints import load_transformer, open_transformer
-from scail2.models.hub import embedded_model_path, load_pipeline
-from scail2.models.inventory import describe
-from scail2.models.lora_files import own_alpha
-from scail2.models.model_folder import check_component, shards_of
-from scail2.models.tensor_files import open_tensor_file
-from scail2.request_files import absolute_lora
+from scail2.loading.by_name import embedded_model_path, load_pipeline
+from scail2.loading.components import load_transformer
+from scail2.loading.inventory import describe
+from scail2.models.transformer import SCAIL2Transformer3DModel
+from scail2.request.paths import absolute_lora
 from scail2.training.records import TrainingRecord
 from scail2.video import VideoReader
 
@@ -90,7 +92,7 @@ def test_block_numbers_in_a_file_build_no_more_blocks_than_it_has_tensors(small)
     loose = small.parent / "loose.safetensors"
     save_file(tensors | {"blocks.999999999.scale_shift_table": torch.zeros(1, 6, 512)}, loose)
     with pytest.raises(InputError, match="1000000000"):
-        open_transformer(loose, {"num_heads": 8})
+        open_transformer(SCAIL2Transformer3DModel, loose, {"num_heads": 8})
 
 
 INDEX = [

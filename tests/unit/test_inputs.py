@@ -9,7 +9,9 @@ from PIL import Image, ImageCms
 from tiny import footage, tiny_image_encoder, tiny_text_encoder, tiny_tokenizer
 
 from scail2.errors import InputError
-from scail2.inputs import (
+from scail2.modes import AnimationMode
+from scail2.pipeline.embeds import CLIP_MEAN, CLIP_STD, clean_prompt, embed_picture, embed_prompt
+from scail2.pipeline.inputs import (
     driving_footage,
     driving_mask_footage,
     mask_problems,
@@ -17,8 +19,6 @@ from scail2.inputs import (
     picture_tensor,
     read_picture,
 )
-from scail2.modes import AnimationMode
-from scail2.text_image import CLIP_MEAN, CLIP_STD, clean_prompt, embed_picture, embed_prompt
 from scail2.video import VideoReader, read_image
 
 MASKS = Path(__file__).parents[1] / "media" / "masks"

@@ -9,16 +9,9 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_transformer
 
 import scail2
+from scail2.checkpoints.lora import adapter_state_dict, apply_loras, fused_loras, load_adapters, save_lora, unfuse_loras
+from scail2.checkpoints.official_names import to_diffusers_name
 from scail2.errors import InputError
-from scail2.models.lora import (
-    adapter_state_dict,
-    apply_loras,
-    fused_loras,
-    load_adapters,
-    save_lora,
-    unfuse_loras,
-)
-from scail2.models.official_names import to_diffusers_name
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
 Q = "blocks.0.self_attn.q"

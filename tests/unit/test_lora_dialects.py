@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from tiny import tiny_pipeline, tiny_transformer
 from torch import Tensor
 
+from scail2.checkpoints.lora import adapter_state_dict, apply_loras
 from scail2.errors import InputError
-from scail2.models.lora import adapter_state_dict, apply_loras
 
 RANK, ALPHA = 4, 2.0
 # Published module -> ours. The first is plain, the others have underscores of their own, or none at all.

@@ -10,9 +10,9 @@ from PIL import Image
 
 from scail2.errors import InputError
 from scail2.masks import BindingSlot
-from scail2.perception.given import GivenMasks
-from scail2.perception.snapping import PALETTE_NAMES, PaletteSnapper, nearest
-from scail2.perception.tracks import PaletteFrames
+from scail2.perception.segmenters.given import GivenMasks
+from scail2.perception.segmenters.snapping import PALETTE_NAMES, PaletteSnapper, nearest
+from scail2.perception.store import PaletteFrames
 from scail2.video import ArrayFrames, VideoReader
 
 MASKS = Path(__file__).parents[1] / "media" / "masks"

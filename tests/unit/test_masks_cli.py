@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from scail2.cli.app import main
-from scail2.cli.masks import parse_box, parse_point
 from scail2.errors import InputError
 from scail2.masks import BindingSlot
-from scail2.perception.tracks import MaskStore
+from scail2.perception.store import MaskStore
+from scail2.request.masks import parse_box, parse_point
 from scail2.video import VideoReader, VideoWriter, read_image
 
 SIZE = (64, 96)
@@ -214,7 +214,7 @@ def test_a_refusal_or_a_crash_leaves_a_folder_that_can_be_used(job, monkeypatch)
     assert run(*GIVEN, "--output", "store", "--mode", "replacement") == 2
     assert not (job / "store").exists()
     with monkeypatch.context() as patch:
-        patch.setattr("scail2.perception.tracks.VideoWriter", None)
+        patch.setattr("scail2.perception.store.VideoWriter", None)
         with pytest.raises(TypeError):
             run(*GIVEN, "--output", "store")
     assert not (job / "store").exists()

@@ -8,7 +8,7 @@ from tiny import bare_pipeline, tiny_pipeline
 
 from scail2.cli.app import main
 from scail2.data.puppet_source import PuppetSource
-from scail2.data.recipe import recipe
+from scail2.data.triplet_recipe import recipe
 from scail2.evaluation.clips import evaluation_clips
 from scail2.evaluation.protocols import evaluate_pipeline
 from scail2.modes import AnimationMode
@@ -82,7 +82,7 @@ def test_mistakes_are_one_sentence(folder, arguments, complaint, capsys):
 
 
 def test_a_missing_extra_is_named():
-    from scail2.cli.extras import need
+    from scail2.cli.options import need
     from scail2.errors import InputError
 
     need("json", "data", "anything")

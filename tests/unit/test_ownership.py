@@ -10,8 +10,17 @@ from pathlib import Path
 import pytest
 
 from scail2.errors import InputError
-from scail2.ownership import Kind, claimed_file, claimed_folder, is_document, lock_beside, locked, new_file, new_folder
-from scail2.staging import Staging, atomic_file, exchange, roll_back, set_aside, sweep
+from scail2.files.ownership import (
+    Kind,
+    claimed_file,
+    claimed_folder,
+    is_document,
+    lock_beside,
+    locked,
+    new_file,
+    new_folder,
+)
+from scail2.files.staging import Staging, atomic_file, exchange, roll_back, set_aside, sweep
 
 LISTS = Kind("lists", "list.txt", lambda folder: (folder / "list.txt").is_file())
 NOTES = Kind("notes", "a first line", lambda path: path.read_text().startswith("note\n"))
@@ -36,7 +45,8 @@ def killed(code: str, folder: Path) -> None:
 
 KILL = "os.kill(os.getpid(), signal.SIGKILL)\n"
 STAGE = (
-    "from scail2.staging import Staging\nstaging = Staging(folder / 'out')\nstaging.place.write_text('half')\n" + KILL
+    "from scail2.files.staging import Staging\nstaging = Staging(folder / 'out')\nstaging.place.write_text('half')\n"
+    + KILL
 )
 
 
@@ -44,7 +54,7 @@ def test_a_second_owner_is_refused_and_the_lock_goes_with_the_first(tmp_path):
     with locked(tmp_path / "out"):
         with pytest.raises(InputError, match=f"out is in use by process {os.getpid()}; wait"):
             ExitStack().enter_context(locked(tmp_path / "out"))
-        other = "from scail2.ownership import locked\nwith locked(folder / 'out'): pass"
+        other = "from scail2.files.ownership import locked\nwith locked(folder / 'out'): pass"
         done = subprocess.run(
             [sys.executable, "-c", f"from pathlib import Path\nfolder = Path({str(tmp_path)!r})\n{other}"],
             capture_output=True, text=True, check=False,
@@ -56,7 +66,9 @@ def test_a_second_owner_is_refused_and_the_lock_goes_with_the_first(tmp_path):
 
 
 def test_the_lock_of_a_dead_process_does_not_block(tmp_path):
-    killed("from scail2.ownership import locked\nheld = locked(folder / 'out')\nheld.__enter__()\n" + KILL, tmp_path)
+    killed(
+        "from scail2.files.ownership import locked\nheld = locked(folder / 'out')\nheld.__enter__()\n" + KILL, tmp_path
+    )
     assert (tmp_path / "out" / ".lock").exists()
     (tmp_path / "out" / ".list.txt.0123456789abcdef.partial").mkdir()  # killed before it was marked
     with claimed_folder(tmp_path / "out", LISTS):
@@ -194,7 +206,7 @@ def test_an_exchange_that_is_killed_is_undone(tmp_path, moves):
         (tmp_path / name).write_text(content)
     before = tree(tmp_path)
     code = f"""
-from scail2 import staging
+from scail2.files import staging
 rename, count = os.rename, 0
 def counted(*names):
     global count
@@ -227,7 +239,7 @@ with staging.Staging(folder / "made") as new:
 
 def test_undoing_leaves_what_was_put_there_since(tmp_path):
     code = """
-from scail2 import staging
+from scail2.files import staging
 rename = os.rename
 def until_list(source, target):
     if target == folder / "list.txt":

@@ -9,11 +9,11 @@ from film_samples import write_film
 from PIL import Image
 
 from scail2.errors import InputError
-from scail2.inputs import driving_mask_footage
 from scail2.masks import BindingSlot
 from scail2.modes import AnimationMode
-from scail2.perception.given import GivenMasks, PictureFrames
-from scail2.perception.prepare import MaskInputs, prepare
+from scail2.perception.make import MaskInputs, prepare
+from scail2.perception.segmenters.given import GivenMasks, PictureFrames
+from scail2.pipeline.inputs import driving_mask_footage
 from scail2.runs.preparation import FirstFrames
 from scail2.video import VideoReader, VideoWriter
 

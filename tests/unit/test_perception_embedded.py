@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from scail2.data.puppets import NANO, Split, render, sample_scene
 from scail2.errors import InputError
-from scail2.perception.embedded import EmbeddedSegmenter, embedded_segmenter_path, expected_overlap, group_instances
-from scail2.perception.network import (
+from scail2.perception.segmenters.embedded import (
+    EmbeddedSegmenter,
+    embedded_segmenter_path,
+    expected_overlap,
+    group_instances,
+)
+from scail2.perception.segmenters.network import (
     Familiarity,
     NetworkConfig,
     SegmentationNetwork,
@@ -17,11 +21,12 @@ from scail2.perception.network import (
     read_facts,
     save_network,
 )
-from scail2.perception.regions import colour_regions, vote
-from scail2.perception.segmenter import PointPrompt, Prompts
-from scail2.training.segmenter import SegmenterRecipe, SegmenterTraining
-from scail2.training.segmenter_data import sample_batch
-from scail2.training.segmenter_evaluation import character_ious, evaluate, unseen_clip
+from scail2.perception.segmenters.regions import colour_regions, vote
+from scail2.puppets import NANO, Split, render, sample_scene
+from scail2.request.masks import PointPrompt, Prompts
+from scail2.training.segmenter.data import sample_batch
+from scail2.training.segmenter.evaluation import character_ious, evaluate, unseen_clip
+from scail2.training.segmenter.train import SegmenterRecipe, SegmenterTraining
 from scail2.video import ArrayFrames, VideoReader
 
 MEDIA = Path(__file__).parents[1] / "media"

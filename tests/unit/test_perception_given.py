@@ -8,9 +8,9 @@ from PIL import Image
 
 from scail2.errors import InputError
 from scail2.masks import BindingSlot
-from scail2.perception.given import GivenMasks, PictureFrames, from_alpha, nearest_cover
-from scail2.perception.segmenter import PointPrompt, Prompts
-from scail2.perception.snapping import PaletteSnapper
+from scail2.perception.segmenters.given import GivenMasks, PictureFrames, from_alpha, nearest_cover
+from scail2.perception.segmenters.snapping import PaletteSnapper
+from scail2.request.masks import PointPrompt, Prompts
 from scail2.video import ArrayFrames, VideoReader, VideoWriter
 
 BLUE, RED = BindingSlot.BLUE.rgb, BindingSlot.RED.rgb

@@ -7,9 +7,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Sam3VideoConfig, Sam3VideoModel
 
 from scail2.errors import InputError
-from scail2.perception.places import by_frame
-from scail2.perception.sam3 import PixelStatistics, Sam3Segmenter
-from scail2.perception.segmenter import BoxPrompt, PointPrompt, Prompts
+from scail2.perception.segmenters.sam3 import PixelStatistics, Sam3Segmenter
+from scail2.perception.segmenters.sam3_prompts import by_frame
+from scail2.request.masks import BoxPrompt, PointPrompt, Prompts
 from scail2.video import ArrayFrames
 
 SIDE, WIDE = 112, 128
@@ -197,7 +197,7 @@ def test_corrections_of_unknown_characters_are_refused(segmenter, short_clip):
 
 
 def test_tracking_memory_is_dropped(segmenter, monkeypatch):
-    monkeypatch.setattr("scail2.perception.sam3._LOOK_BACK", 3)
+    monkeypatch.setattr("scail2.perception.segmenters.sam3._LOOK_BACK", 3)
     sessions = []
     build = Sam3Segmenter._session
     monkeypatch.setattr(Sam3Segmenter, "_session", lambda *args: sessions.append(build(*args)) or sessions[-1])

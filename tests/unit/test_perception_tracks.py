@@ -11,11 +11,11 @@ from PIL import Image
 from scail2.errors import InputError
 from scail2.masks import BindingSlot
 from scail2.modes import MODE_TRAITS, AnimationMode
-from scail2.perception import validate
 from scail2.perception.binding import bind
-from scail2.perception.following import Follower, components
-from scail2.perception.labels import StoredLabels, TrackedMasks, TrackRecorder, relabel
-from scail2.perception.tracks import MaskJob, MaskStore, paint
+from scail2.perception.checks import validate
+from scail2.perception.segmenters.following import Follower, components
+from scail2.perception.store import MaskJob, MaskStore, paint
+from scail2.perception.tracks import StoredLabels, TrackedMasks, TrackRecorder, relabel
 
 HEIGHT, WIDTH, FRAMES = 48, 80, 40
 

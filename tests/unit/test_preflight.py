@@ -13,11 +13,11 @@ from rich.console import Console
 from scail2.errors import InputError
 from scail2.masks import BindingSlot
 from scail2.modes import AnimationMode
-from scail2.perception import framing, preflight
 from scail2.perception.binding import BindingRequest, bind
-from scail2.perception.cuts import scene_cuts
-from scail2.perception.labels import TrackedMasks, TrackRecorder
-from scail2.perception.prepare import AdditionalView, MaskInputs, prepare
+from scail2.perception.checks import framing, preflight
+from scail2.perception.checks.cuts import scene_cuts
+from scail2.perception.make import AdditionalView, MaskInputs, prepare
+from scail2.perception.tracks import TrackedMasks, TrackRecorder
 from scail2.segments import SegmentPlan
 from scail2.video import ArrayFrames, VideoReader, VideoWriter
 

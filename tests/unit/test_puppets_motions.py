@@ -6,10 +6,10 @@ import itertools
 import numpy as np
 import pytest
 
-from scail2.data.puppets import FULL, NANO, sample_character, sample_motion
-from scail2.data.puppets.quadruped import pose_animal
-from scail2.data.puppets.repertoire import PROGRAMS
-from scail2.data.puppets.skeleton import DOF_INDEX, SIDES, pose_body, rotation, sole_height
+from scail2.puppets import FULL, NANO, sample_character, sample_motion
+from scail2.puppets.quadruped import pose_animal
+from scail2.puppets.repertoire import PROGRAMS
+from scail2.puppets.skeleton import DOF_INDEX, SIDES, pose_body, rotation, sole_height
 
 TIMES = np.arange(33) / 16.0
 

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from scail2.data.puppets import (
+from scail2.errors import InputError
+from scail2.puppets import (
     FULL,
     JOINT_NAMES,
     NANO,
@@ -20,9 +21,8 @@ from scail2.data.puppets import (
     sample_placements,
     sample_scene,
 )
-from scail2.data.puppets.pose import BONES, HEAD
-from scail2.data.puppets.pose_error import MILD, STRONG
-from scail2.errors import InputError
+from scail2.puppets.pose import BONES, HEAD
+from scail2.puppets.pose_error import MILD, STRONG
 
 BODY_PIXELS = 100.0
 

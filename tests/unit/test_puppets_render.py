@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from scail2.data.puppets import (
+from scail2.errors import InputError
+from scail2.puppets import (
     FULL,
     JOINT_NAMES,
     NANO,
@@ -28,9 +29,8 @@ from scail2.data.puppets import (
     sample_placements,
     sample_scene,
 )
-from scail2.data.puppets.example import main as write_example
-from scail2.data.puppets.example import make_example
-from scail2.errors import InputError
+from scail2.puppets.example import main as write_example
+from scail2.puppets.example import make_example
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "puppets.md"
 

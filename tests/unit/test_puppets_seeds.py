@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scail2.data.puppets import (
+from scail2.errors import InputError
+from scail2.puppets import (
     FULL,
     NANO,
     Split,
@@ -16,8 +17,7 @@ from scail2.data.puppets import (
     sample_placements,
     sample_scene,
 )
-from scail2.data.puppets.seeds import Draws, seed_of, split_of
-from scail2.errors import InputError
+from scail2.puppets.seeds import Draws, seed_of, split_of
 
 KINDS = ("character", "motion", "scene", "camera", "placement")
 INDICES = st.integers(0, 2**40)

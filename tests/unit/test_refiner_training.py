@@ -14,11 +14,11 @@ from scail2.errors import InputError
 from scail2.evaluation.metrics import ssim_map
 from scail2.models.autoencoder import AutoencoderPatchTransform
 from scail2.training.config import OptimizerConfig
-from scail2.training.critic import PatchCritic, critic_terms
-from scail2.training.fresh_clips import FreshClipConfig, FreshClips
+from scail2.training.nano.critic import PatchCritic, critic_terms
+from scail2.training.nano.fresh_clips import FreshClipConfig, FreshClips
+from scail2.training.nano.refiner import RefinerConfig, RefinerTraining, joint_refiner, load_networks, with_refiner
+from scail2.training.objectives.pictures import PictureLoss, dissimilarity
 from scail2.training.parallel import ParallelContext
-from scail2.training.pictures import PictureLoss, dissimilarity
-from scail2.training.refiner import RefinerConfig, RefinerTraining, joint_refiner, load_networks, with_refiner
 
 CPU = ParallelContext(torch.device("cpu"))
 SOURCE = PuppetSource(frames=9, height=32, width=32)

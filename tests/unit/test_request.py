@@ -12,7 +12,7 @@ import pytest
 from scail2.cli.options import make_request, request_parameters
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
-from scail2.request import AnimationRequest, DriftCorrection, check_files, read_toml
+from scail2.request.animation import AnimationRequest, DriftCorrection, check_files, read_toml
 from scail2.video.rates import parse_rate
 
 FILES = {"reference": "a.png", "driving": "b.mp4", "output": "c.mp4"}

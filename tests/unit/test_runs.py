@@ -10,11 +10,11 @@ from run_material import make_material, make_request, write_video
 from tiny import SIZE, bare_pipeline
 
 from scail2.errors import InputError
+from scail2.files.staging import Staging
 from scail2.modes import AnimationMode
-from scail2.request import AnimationRequest
+from scail2.request.animation import AnimationRequest
 from scail2.runs import RunDirectory
 from scail2.runs.segment_store import SegmentStore
-from scail2.staging import Staging
 from scail2.video import VideoReader, probe, to_uint8
 
 

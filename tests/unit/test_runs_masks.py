@@ -9,7 +9,7 @@ from tiny import SIZE, bare_pipeline
 
 from scail2.errors import InputError
 from scail2.masks import BindingSlot
-from scail2.request import AnimationRequest
+from scail2.request.animation import AnimationRequest
 from scail2.runs import RunDirectory
 from scail2.video import VideoReader, probe, read_image
 
@@ -32,7 +32,7 @@ def test_a_character_seen_briefly_is_rendered(tmp_path, pipe, monkeypatch):
     red[2:4] = False
     mask[red] = 0
     write_video(tmp_path / "driving_mask.mkv", mask)
-    monkeypatch.setattr("scail2.inputs._JUDGED_FRAMES", 3)
+    monkeypatch.setattr("scail2.pipeline.inputs._JUDGED_FRAMES", 3)
     run = RunDirectory.create(tmp_path / "film.run", AnimationRequest(**material))
     run.execute(pipe)
     assert probe(run.request.output).frames == 13

@@ -9,7 +9,7 @@ from tiny import SIZE, bare_pipeline
 
 from scail2.cli.app import main
 from scail2.errors import InputError
-from scail2.request import AnimationRequest
+from scail2.request.animation import AnimationRequest
 from scail2.runs import RunDirectory
 from scail2.runs.segment_store import SegmentStore
 

@@ -13,8 +13,8 @@ from run_material import make_request
 from tiny import SIZE, bare_pipeline
 
 from scail2.errors import InputError
+from scail2.files import storage as run_storage
 from scail2.runs import RunDirectory
-from scail2.runs import storage as run_storage
 from scail2.runs.segment_store import SegmentStore
 
 

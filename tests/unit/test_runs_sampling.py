@@ -10,9 +10,9 @@ from tiny import SIZE, bare_pipeline, tiny_pipeline
 
 from scail2.errors import InputError
 from scail2.pipeline import SCAIL2Pipeline
+from scail2.pipeline.sampling import make_scheduler
 from scail2.runs import RunDirectory
 from scail2.runs.model import ModelHandle, read_facts
-from scail2.sampling import make_scheduler
 
 
 def pipeline(scheduler=("unipc", 3.0), **changes) -> SCAIL2Pipeline:
@@ -56,7 +56,7 @@ def planned_and_done(folder, pipe, monkeypatch, **changes) -> tuple[dict, list]:
     ],
 )
 def test_a_plan_says_what_the_run_samples_with(tmp_path, monkeypatch, large, changes, expected):
-    monkeypatch.setattr("scail2.presets.LARGE_SHORT_SIDE", SIZE if large else SIZE + 1)
+    monkeypatch.setattr("scail2.pipeline.presets.LARGE_SHORT_SIDE", SIZE if large else SIZE + 1)
     resolved, (*segments, timesteps) = planned_and_done(tmp_path, pipeline(), monkeypatch, **changes)
     shift, solver, firsts = expected
     guidance = 1.0 if changes.get("preset") == "distilled" else 5.0

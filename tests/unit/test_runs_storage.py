@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from scail2.errors import InputError
+from scail2.files.storage import digest, hash_file, plain_errors, read_json, write_bytes, write_json
 from scail2.runs.journal import Journal
 from scail2.runs.lock import is_locked, locked
 from scail2.runs.segment_record import SegmentRecord
 from scail2.runs.segment_store import JoinedFrames, SegmentState, SegmentStore, hash_frames
-from scail2.runs.storage import digest, hash_file, plain_errors, read_json, write_bytes, write_json
 
 
 def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch):

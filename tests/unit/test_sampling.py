@@ -9,8 +9,8 @@ from diffusers import DDIMScheduler, FlowMatchHeunDiscreteScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from scail2.errors import InputError
-from scail2.presets import PRESETS, Solver, preset
-from scail2.sampling import (
+from scail2.pipeline.presets import PRESETS, Solver, preset
+from scail2.pipeline.sampling import (
     SamplingDefaults,
     SamplingSettings,
     configured_shift,

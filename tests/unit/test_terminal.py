@@ -14,11 +14,11 @@ from rich.table import Table
 
 from scail2.cli.app import main
 from scail2.cli.terminal import Terminal, show_log, visible
-from scail2.disk_errors import as_system_error, naming, sentence
 from scail2.errors import InputError
+from scail2.files.disk_errors import as_system_error, naming, sentence
+from scail2.files.staging import atomic_file
+from scail2.files.user_paths import expanded
 from scail2.runs.journal import Journal
-from scail2.staging import atomic_file
-from scail2.user_paths import expanded
 
 COMMAND = [sys.executable, "-c", "from scail2.cli.app import main; main()"]
 NASTY = "a\x1b[31mred\x1b]0;title\x07\r\n\x9b2J\u202egnp.exe\u2066\u200b\x7f[bold]:smile:"
@@ -103,7 +103,7 @@ def test_refusals_that_libraries_hide_are_found(tmp_path):
 import resource, torch
 from pathlib import Path
 from safetensors.torch import save_file
-from scail2.disk_errors import as_system_error
+from scail2.files.disk_errors import as_system_error
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 for save in (save_file, torch.save):
     try:

@@ -13,11 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from training_material import configuration, make_world, weights
 
-from scail2.data.cache import load_autoencoder
 from scail2.data.dataset import LatentDataset, collate
 from scail2.errors import InputError
+from scail2.loading.components import load_autoencoder
 from scail2.models.autoencoder import AutoencoderPatchTransform
-from scail2.training.autoencoder import fit_basis, reconstruction_psnr
 from scail2.training.batches import step_generator
 from scail2.training.config import (
     LoRAConfig,
@@ -25,8 +24,9 @@ from scail2.training.config import (
     SheetConfig,
 )
 from scail2.training.latent_batches import LatentBatches
-from scail2.training.objective import FlowMatchingObjective
-from scail2.training.session import build_trainer, export_transformer
+from scail2.training.nano.autoencoder import fit_basis, reconstruction_psnr
+from scail2.training.objectives.supervised import FlowMatchingObjective
+from scail2.training.session import build_trainer, export_transformer, load_trainable
 from scail2.training.sheets import ContactSheets
 
 
@@ -99,8 +99,10 @@ def test_contact_sheets_show_the_truth_where_the_network_predicts_it(world):
     config = configuration(world)
     dataset = LatentDataset(config.data.shards)
     sheets = ContactSheets(load_autoencoder(world / "model" / "vae"), dataset, SheetConfig(rows=2))
-    truth = iter(sheet.latents.target for sheet in sheets.samples)
-    picture = sheets(lambda noisy, *_, **__: (noisy - next(truth),), torch.device("cpu"))[14:]
+    truth = iter([sheet.latents.target for sheet in sheets.samples])
+    transformer = load_trainable(config)
+    transformer.forward = lambda hidden_states, **_: (hidden_states - next(truth),)
+    picture = sheets(transformer, torch.device("cpu"))[14:]
     for place in range(3):
         start = 32 + 4 + place * (3 * 32 + 4)
         assert np.abs(picture[:, start + 32 : start + 64].astype(int) - picture[:, start + 64 : start + 96]).max() <= 1

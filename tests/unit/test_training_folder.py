@@ -10,7 +10,7 @@ from training_material import cache_samples, configuration, make_world
 
 from scail2.cli.app import main
 from scail2.errors import InputError
-from scail2.ownership import locked
+from scail2.files.ownership import locked
 from scail2.training import run_folder
 from scail2.training.recipes import RECIPES
 from scail2.training.session import build_trainer, export_transformer

@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from scail2.training.alignment import HiddenStateTap, PartAlignment, coverage_tokens
 from scail2.training.batches import mixture_at, step_generator
 from scail2.training.config import MixtureKnot, OptimizerConfig
 from scail2.training.ema import WeightAverage
+from scail2.training.objectives.parts import HiddenStateTap, PartAlignment, coverage_tokens
 from scail2.training.optimizers import OptimizerSet, learning_rate_factor
 from scail2.training.recipes import RECIPES, recipe
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from av.video.reformatter import ColorRange, Colorspace
 
-from scail2.perception import findings
+from scail2.perception.checks import findings
 from scail2.video import VideoReader, colour, probe
 
 PATCHES = [(200, 30, 30), (30, 180, 40), (40, 60, 200), (220, 170, 140)]

@@ -7,7 +7,7 @@ import pytest
 from film_samples import add_sound, numbered_frame, write_film
 from PIL import Image
 
-from scail2.evaluation import drift
+from scail2.drift import measure as drift
 from scail2.video import VideoReader
 
 

@@ -10,18 +10,18 @@ import typer
 
 from scail2.cli.signals import INTERRUPTED, stoppable
 from scail2.cli.terminal import GuardedStream, StreamError, Terminal, VisibleFormatter
-from scail2.disk_errors import as_system_error, reason, sentence
 from scail2.errors import InputError
+from scail2.files.disk_errors import as_system_error, reason, sentence
 
 NOBODY_READS = 141  # 128 + SIGPIPE, as shells report it
 # typer brings a click of its own; its base class of usage errors is found through an error that typer exports.
 _CLICK_ERROR = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "ClickException")
 
-# Modules of `scail2.cli`; each defines `register(app: typer.Typer) -> None` and imports nothing heavy at its top.
-VERBS: tuple[str, ...] = (
+# Modules of `scail2.cli`, in the order of `scail2 --help`; each defines `register(app: typer.Typer) -> None` for its verb
+# or verbs, and imports nothing heavy at its top.
+MODULES: tuple[str, ...] = (
     "demo",
-    "animate",
-    "replace",
+    "rendering",
     "plan",
     "masks",
     "resume",
@@ -45,8 +45,8 @@ def build_app() -> typer.Typer:
     """Assembles the command from its verbs."""
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.callback(help=HELP)(lambda: None)  # without a callback a lone verb would not be named
-    for verb in VERBS:
-        import_module(f"scail2.cli.{verb}").register(app)
+    for module in MODULES:
+        import_module(f"scail2.cli.{module}").register(app)
     return app
 
 

@@ -48,18 +48,17 @@ def cache(
 
     The same settings and seed always give the same samples. Interrupt it and continue with --resume.
     """
-    from scail2.cli.counting import counted_progress
-    from scail2.cli.extras import need
-    from scail2.cli.sizes import parse_size
+    from scail2.checkpoints.model_folder import check_model
+    from scail2.cli.options import need, parse_size
+    from scail2.cli.progress import counted_progress
     from scail2.cli.terminal import Terminal
-    from scail2.models.model_folder import check_model
 
     height, width = parse_size(size)
     check_model(model)
     from scail2.data.cache import CacheJob, write_cache
-    from scail2.data.recipe import recipe as recipe_named
     from scail2.data.sources import PairShards
-    from scail2.request_files import refuse_overwriting
+    from scail2.data.triplet_recipe import recipe as recipe_named
+    from scail2.request.paths import refuse_overwriting
 
     chosen = recipe_named(recipe)
     given = [("source", Path(name)) for name in source if name != "puppets"]
@@ -107,7 +106,7 @@ def cache(
 
 
 def _embedded_autoencoder() -> Path:
-    from scail2.models.hub import embedded_model_path
+    from scail2.loading.by_name import embedded_model_path
 
     return embedded_model_path() / "vae"
 
@@ -115,8 +114,8 @@ def _embedded_autoencoder() -> Path:
 def _model_facts(folder: Path) -> dict[str, Any]:
     """What a pipeline folder says about its inputs: autoencoder, size of driving frames, encoders."""
     from scail2.data.embedding import PipelineEmbedder
-    from scail2.documents import Between, decode, load_json
     from scail2.errors import InputError
+    from scail2.files.documents import Between, decode, load_json
 
     config = folder / "transformer" / "config.json"
     if not config.is_file():

@@ -26,14 +26,14 @@ def convert(
     image_encoder: Annotated[Path | None, typer.Option(help="CLIP file, if it is elsewhere.")] = None,
 ) -> None:
     """Convert checkpoints: official, training, ComfyUI and GGUF files to diffusers, and back to published names."""
+    from scail2.checkpoints.model_folder import check_model
     from scail2.cli.terminal import Terminal
-    from scail2.documents import load_json
-    from scail2.models.model_folder import check_model
+    from scail2.files.documents import load_json
 
     words = None if config is None else load_json(config, dict[str, Any])
     check_model(source)
-    from scail2.models.conversion import convert as convert_files
-    from scail2.models.tensor_files import float_dtype
+    from scail2.checkpoints.tensor_files import float_dtype
+    from scail2.loading.conversion import convert as convert_files
 
     lines = convert_files(
         source,

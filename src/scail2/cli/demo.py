@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from scail2.errors import InputError
-from scail2.staging import atomic_file
+from scail2.files.staging import atomic_file
 
 # Example folder -> (verb's mode, suffix of the output's name, what to see).
 EXAMPLES = {
@@ -54,7 +54,7 @@ def demo(
     from scail2.cli.rendering import default_run_dir, render
     from scail2.cli.terminal import say
     from scail2.modes import AnimationMode
-    from scail2.request import AnimationRequest
+    from scail2.request.animation import AnimationRequest
 
     if only is not None and only not in EXAMPLES:
         raise InputError(f"There is no example {only!r}; choose one of {', '.join(EXAMPLES)}.")

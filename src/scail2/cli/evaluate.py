@@ -38,15 +38,14 @@ def evaluate(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, … (default: the best there is).")] = None,
 ) -> None:
     """Evaluate a checkpoint on held-out puppets: table, plot, contact sheets and JSON, copying baselines beside it."""
-    from scail2.cli.counting import counted_progress
-    from scail2.cli.extras import need
-    from scail2.cli.sizes import parse_size
+    from scail2.cli.options import need, parse_size
+    from scail2.cli.progress import counted_progress
     from scail2.cli.terminal import Terminal
 
     need("skia", "data", "drawing the test clips")
     if out is not None:
         need("matplotlib", "plot", "the plot in --out")
-    from scail2.models.model_folder import check_model
+    from scail2.checkpoints.model_folder import check_model
 
     check_model(checkpoint)
     from scail2.devices import default_device
@@ -54,7 +53,7 @@ def evaluate(
     from scail2.evaluation.networks import GivenNetworks
     from scail2.evaluation.outputs import claimed_outputs
     from scail2.evaluation.protocols import MeasuredClip, evaluate_pipeline
-    from scail2.models.hub import load_pipeline
+    from scail2.loading.by_name import load_pipeline
 
     console = Terminal()
     tasks = tuple(EvaluationTask) if not task else tuple(_task(name) for name in task)

@@ -20,11 +20,11 @@ def info(
 
     from rich.table import Table
 
+    from scail2.checkpoints.model_folder import check_model
     from scail2.cli.terminal import Terminal, visible, write_json
-    from scail2.models.model_folder import check_model
 
     check_model(path)
-    from scail2.models.inventory import describe
+    from scail2.loading.inventory import describe
 
     found = describe(path)
     if as_json:

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scail2.cli.terminal import Terminal, say, write_json
-from scail2.disk_errors import naming
 from scail2.errors import InputError
+from scail2.files.disk_errors import naming
+from scail2.request.masks import parse_box, parse_point
 
 if TYPE_CHECKING:
-    from scail2.perception.preflight import PreflightReport
-    from scail2.perception.prepare import PreparedMasks
-    from scail2.perception.segmenter import Prompts, VideoSegmenter
-    from scail2.perception.tracks import MaskStore
+    from scail2.perception.checks.preflight import PreflightReport
+    from scail2.perception.make import PreparedMasks
+    from scail2.perception.segmenters.protocol import VideoSegmenter
+    from scail2.perception.store import MaskStore
+    from scail2.request.masks import Prompts
 
 HELP = """Masks: find or read the characters of both inputs, bind them, check them, and keep them in a folder.
 
@@ -92,12 +94,12 @@ def _make(
 
 def make(given: dict[str, Any]) -> "PreflightReport":
     """Makes, checks and stores masks from the options of `_make`; leaves contact sheet and report beside them."""
+    from scail2.files.storage import sha256_of
     from scail2.modes import AnimationMode
     from scail2.perception.binding import BindingRequest
-    from scail2.perception.mask_folder import claimed
-    from scail2.perception.prepare import MaskInputs, prepare
-    from scail2.perception.tracks import sha256_of
-    from scail2.runs.masking import read_picture
+    from scail2.perception.make import MaskInputs, prepare
+    from scail2.perception.stage import read_picture
+    from scail2.perception.store_folder import claimed
     from scail2.video import VideoReader, probe
 
     mode = AnimationMode.parse(given["mode"])
@@ -133,7 +135,7 @@ def make(given: dict[str, Any]) -> "PreflightReport":
 
 def _inspect(prepared: "PreparedMasks", mode: Any, driving: Any, folder: Path) -> "PreflightReport":
     """Preflight as far as it needs no model: contact sheet, report, and the picture the masks belong to."""
-    from scail2.perception import preflight
+    from scail2.perception.checks import preflight
     from scail2.perception.preview import write_png
     from scail2.segments import SegmentPlan
 
@@ -159,7 +161,7 @@ def _inspect(prepared: "PreparedMasks", mode: Any, driving: Any, folder: Path) -
 
 
 def _segmenter(given: dict[str, Any]) -> "tuple[VideoSegmenter | None, Prompts | None, Prompts | None]":
-    from scail2.perception.segmenter import Prompts
+    from scail2.request.masks import Prompts
 
     text = tuple(given["text"] or ())
     placed = {name: given[name] or () for name in ("point", "box", "reference_point", "reference_box")}
@@ -170,7 +172,7 @@ def _segmenter(given: dict[str, Any]) -> "tuple[VideoSegmenter | None, Prompts |
         return None, count, None
     from transformers.utils import logging
 
-    from scail2.perception.sam3 import Sam3Segmenter
+    from scail2.perception.segmenters.sam3 import Sam3Segmenter
 
     logging.disable_progress_bar()
 
@@ -188,46 +190,6 @@ def _segmenter(given: dict[str, Any]) -> "tuple[VideoSegmenter | None, Prompts |
     return Sam3Segmenter.load(given["sam3"]), driving, reference
 
 
-def _numbers(text: str, count: int, what: str) -> list[float]:
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) != count or any(value != value for value in values):
-        raise InputError(f"cannot read {what} {text!r}: it needs {count} numbers with commas between them.")
-    return values
-
-
-def _placed(text: str, still: bool, form: str) -> tuple[int, int, list[str]]:
-    parts = text.split(":")
-    head = parts[: 1 if still else 2]
-    if len(parts) < len(head) + 1 or not all(part.isdigit() for part in head):
-        raise InputError(f"cannot read {text!r}: write it as {form}.")
-    frame = 0 if still else int(head[0])
-    return frame, int(head[-1]), parts[len(head) :]
-
-
-def parse_point(text: str, *, still: bool = False) -> Any:
-    """``FRAME:CHARACTER:X,Y`` or ``…:out`` (without FRAME for pictures) → `PointPrompt`."""
-    from scail2.perception.segmenter import PointPrompt
-
-    frame, character, rest = _placed(text, still, "CHARACTER:X,Y[:out]" if still else "FRAME:CHARACTER:X,Y[:out]")
-    if len(rest) > 2 or (len(rest) == 2 and rest[1] not in ("in", "out")):
-        raise InputError(f"cannot read the point {text!r}: after the place comes nothing, in or out.")
-    x, y = _numbers(rest[0], 2, "the point")
-    return PointPrompt(frame=frame, character=character, x=x, y=y, inside=len(rest) < 2 or rest[1] == "in")
-
-
-def parse_box(text: str, *, still: bool = False) -> Any:
-    """``FRAME:CHARACTER:X0,Y0,X1,Y1`` (without FRAME for pictures) → `BoxPrompt`."""
-    from scail2.perception.segmenter import BoxPrompt
-
-    frame, character, rest = _placed(text, still, "CHARACTER:X0,Y0,X1,Y1" if still else "FRAME:CHARACTER:X0,Y0,X1,Y1")
-    if len(rest) != 1:
-        raise InputError(f"cannot read the box {text!r}: it needs four numbers after the last colon.")
-    return BoxPrompt(frame=frame, character=character, box=tuple(_numbers(rest[0], 4, "the box")))
-
-
 def _check(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Masks to check.")],
     mode: Annotated[str | None, typer.Option(help="Check against this mode; without it the masks' own.")] = None,
@@ -236,9 +198,9 @@ def _check(
     import tempfile
 
     from scail2.modes import AnimationMode
-    from scail2.perception import findings, validate
     from scail2.perception.binding import bind
-    from scail2.perception.tracks import MaskStore
+    from scail2.perception.checks import findings, validate
+    from scail2.perception.store import MaskStore
 
     store = MaskStore(folder)
     with naming(folder), tempfile.TemporaryDirectory(prefix="scail2-masks-") as scratch:
@@ -272,8 +234,8 @@ def _preview(
     ] = None,
 ) -> None:
     from scail2.perception.preview import previews, write_preview
-    from scail2.perception.tracks import MaskStore
-    from scail2.request_files import refuse_overwriting
+    from scail2.perception.store import MaskStore
+    from scail2.request.paths import refuse_overwriting
 
     store = MaskStore(folder)
     video, picture = output or folder / "preview.mp4", sheet or folder / "preview.png"
@@ -302,9 +264,9 @@ def _pack(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
 @contextmanager
 def _changing(folder: Path) -> "Iterator[MaskStore]":
     """The masks of a folder, held so that nobody else changes them meanwhile."""
-    from scail2.ownership import claimed_folder
-    from scail2.perception.mask_folder import MASKS
-    from scail2.perception.tracks import MaskStore
+    from scail2.files.ownership import claimed_folder
+    from scail2.perception.store import MaskStore
+    from scail2.perception.store_folder import MASKS
 
     MaskStore(folder)
     with claimed_folder(folder, MASKS):

@@ -13,11 +13,11 @@ def models() -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from scail2.checkpoints.downloads import HUB_PREFIX
     from scail2.cli.terminal import Terminal
-    from scail2.models.downloads import HUB_PREFIX
-    from scail2.models.hub import embedded_model_path
-    from scail2.models.inventory import EMBEDDED_CAN, EMBEDDED_CANNOT, PUBLIC_FILES
-    from scail2.presets import PRESETS
+    from scail2.loading.by_name import embedded_model_path
+    from scail2.loading.inventory import EMBEDDED_CAN, EMBEDDED_CANNOT, PUBLIC_FILES
+    from scail2.pipeline.presets import PRESETS
 
     console = Terminal()
     present = (embedded_model_path() / "model_index.json").is_file()

@@ -3,15 +3,16 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
+from scail2.checkpoints.model_folder import check_model
 from scail2.errors import InputError
-from scail2.models.model_folder import check_model
 from scail2.modes import AnimationMode
-from scail2.request import AnimationRequest, read_toml
+from scail2.request.animation import AnimationRequest, read_toml
 
 
 def request_parameters(*, leave_out: frozenset[str] = frozenset()) -> list[inspect.Parameter]:
@@ -89,3 +90,25 @@ def make_request(
     request = AnimationRequest.from_settings(unstated | base | given, where=str(file or "the command line"))
     check_model(request.model)
     return request
+
+
+def need(module: str, extra: str, what: str) -> None:
+    """Refuses to go on without an optional package.
+
+    Raises:
+        InputError: `module` is not installed; the sentence names the extra that brings it.
+    """
+    if find_spec(module) is None:
+        raise InputError(f"{what} needs the package {module}: install it with `pip install 'scail2[{extra}]'`")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`"128"` → (128, 128), `"96x160"` → height 96, width 160.
+
+    Raises:
+        InputError: anything else.
+    """
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise InputError(f"--size is one number or HEIGHTxWIDTH in pixels, not {text!r}")
+    return int(parts[0]), int(parts[-1])

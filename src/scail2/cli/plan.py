@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scail2.cli.options import make_request, request_parameters, with_parameters
-from scail2.request import AnimationRequest
+from scail2.request.animation import AnimationRequest
 
 if TYPE_CHECKING:
-    from scail2.staging import Staging
+    from scail2.files.staging import Staging
 
 HELP = """Plan: masks, sizes, segments and everything that can be known to go wrong, before any rendering.
 
@@ -71,11 +71,11 @@ def plan(request: AnimationRequest, run_dir: Path | None, *, as_json: bool, cont
 
 
 def _plan_in(folder: Path, request: AnimationRequest, *, as_json: bool, contact_sheet: Path | None) -> None:
-    from scail2.cli.rendering import quiet_libraries
+    from scail2.cli.progress import quiet_libraries
     from scail2.errors import InputError
+    from scail2.files.storage import plain_errors
     from scail2.runs import RunDirectory
     from scail2.runs.sealed import read_sealed
-    from scail2.runs.storage import plain_errors
 
     quiet_libraries()
     with _claimed_sheet(contact_sheet, request) as sheet:
@@ -98,9 +98,9 @@ def _plan_in(folder: Path, request: AnimationRequest, *, as_json: bool, contact_
 @contextmanager
 def _claimed_sheet(path: Path | None, request: AnimationRequest) -> "Iterator[Staging | None]":
     """The place of the contact sheet, from before the plan: nothing, or an older sheet, may be there."""
-    from scail2.ownership import claimed_file
+    from scail2.files.ownership import claimed_file
     from scail2.perception.preview import SHEETS
-    from scail2.request_files import refuse_overwriting
+    from scail2.request.paths import refuse_overwriting
 
     if path is None:
         yield None

@@ -1,4 +1,4 @@
-"""What `animate` and `replace` have in common: from options to a run, shown while it works."""
+"""`scail2 animate` and `scail2 replace`: from options to a run, shown while it works."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,10 +6,11 @@ from typing import Annotated, Any
 import typer
 
 from scail2.cli.options import make_request, request_parameters, with_parameters
+from scail2.cli.progress import quiet_libraries
 from scail2.cli.terminal import Terminal
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
-from scail2.request import AnimationRequest
+from scail2.request.animation import AnimationRequest
 
 EMBEDDED_NOTE = (
     "No --model: using the embedded checkpoint. It animates figures like the drawn puppets it was trained on, at 128x128 "
@@ -18,8 +19,32 @@ EMBEDDED_NOTE = (
 )
 
 
-def register_verb(app: typer.Typer, name: str, mode: AnimationMode, help: str) -> None:
-    """Adds a rendering verb whose options are the request's settings."""
+# Verb -> its mode and help.
+VERBS = {
+    "animate": (
+        AnimationMode.ANIMATION,
+        """Animate: the character of a picture, in its own scene, performs the motion of a video.
+
+Every stage is kept in a run directory; an interrupted run continues with `scail2 resume`.
+""",
+    ),
+    "replace": (
+        AnimationMode.REPLACEMENT,
+        """Replace: the character of a picture stands in for the one in a video, in the video's scene.
+
+Every stage is kept in a run directory; an interrupted run continues with `scail2 resume`.
+""",
+    ),
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verbs, whose options are the request's settings."""
+    for name, (mode, help) in VERBS.items():
+        _register_verb(app, name, mode, help)
+
+
+def _register_verb(app: typer.Typer, name: str, mode: AnimationMode, help: str) -> None:
 
     def verb(
         file: Annotated[Path | None, typer.Argument(metavar="[RUN.toml]", help="Settings file; options win.")] = None,
@@ -74,13 +99,3 @@ def work(run: Any, action: Any, *, as_json: bool) -> None:
             console.say(f"What was rendered so far is kept in {run.path}.")
         raise
     console.say(f"{output} is finished; the run with its segments, masks and measurements is {run.path}.")
-
-
-def quiet_libraries() -> None:
-    """Keeps the libraries' loading bars and deprecation notes, which concern nobody here, off the screen."""
-    import warnings
-
-    from diffusers.utils import logging
-
-    logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers")

@@ -29,15 +29,14 @@ def synthesize(
     resume: Annotated[bool, typer.Option(help="Continue a folder begun with the same settings.")] = False,
 ) -> None:
     """Draw motion pairs of puppets and write them as shards of videos, masks and stills that any viewer opens."""
-    from scail2.cli.counting import counted_progress
-    from scail2.cli.extras import need
-    from scail2.cli.sizes import parse_size
+    from scail2.cli.options import need, parse_size
+    from scail2.cli.progress import counted_progress
     from scail2.cli.terminal import Terminal
 
     need("skia", "data", "drawing puppets")
     from scail2.data.puppet_source import PuppetSource
-    from scail2.data.recipe import recipe as recipe_named
     from scail2.data.synthesis import SynthesisJob, write_pairs
+    from scail2.data.triplet_recipe import recipe as recipe_named
 
     height, width = parse_size(size)
     source = PuppetSource(

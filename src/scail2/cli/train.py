@@ -43,8 +43,8 @@ def train(
     """Train; run the same command again to resume. Ctrl-C ends after the step, with a checkpoint."""
     import logging
 
+    from scail2.checkpoints.model_folder import check_model
     from scail2.cli.terminal import say, show_log
-    from scail2.models.model_folder import check_model
 
     check_model(model)
     from scail2.training.recipes import recipe as find_recipe

@@ -8,9 +8,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,50 +18,21 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from scail2 import conditions
+from scail2.conditions import to_pixels
 from scail2.data.coverage import latent_coverage
-from scail2.data.pairs import MotionPair
-from scail2.data.recipe import SampleKind, TripletRecipe
+from scail2.data.embedding import Embedder
 from scail2.data.sharding import ShardRun, ShardSummary, run_shards
 from scail2.data.shards import DamagedSample, ShardWriter
+from scail2.data.sources import PairSource
+from scail2.data.triplet_recipe import TripletRecipe
 from scail2.data.triplets import TrainingTriplet, draw_triplet
-from scail2.documents import decode, load_json
 from scail2.errors import InputError
-from scail2.models.component_folders import load_component_folder
-from scail2.staging import atomic_file
+from scail2.files.staging import atomic_file
+from scail2.loading.components import load_autoencoder
 
 FORMAT = 1
 # Beside the shards of a cache with prompts: the embedding that stands for a dropped caption.
 EMPTY_PROMPT = "empty_prompt.safetensors"
-
-
-class PairSource(Protocol):
-    """Where motion pairs come from; picklable, and a pure function of its arguments."""
-
-    @property
-    def num_parts(self) -> int:
-        """Part classes of the clips' part maps (0: it has none)."""
-
-    @property
-    def counts_by_kind(self) -> bool:
-        """Whether `index` counts the pairs of a kind (stored pairs: none is left out) or all pairs (drawn ones)."""
-
-    def pair(self, kind: SampleKind, index: int, generator: np.random.Generator) -> MotionPair:
-        """A pair that can become a sample of that kind; raises DamagedSample for one that cannot be read."""
-
-    def describe(self) -> dict[str, Any]:
-        """JSON-able facts that fix the source's output; part of the cache's identity."""
-
-
-class Embedder(Protocol):
-    """Adds what text and image encoders say about a sample (`prompt_embeds`, `image_embeds`, without batch)."""
-
-    def __call__(self, triplet: TrainingTriplet) -> dict[str, Tensor]: ...
-
-    def describe(self) -> str:
-        """Which encoders they are; part of the cache's identity."""
-
-    def empty_prompt(self) -> Tensor | None:
-        """The empty prompt's embedding, without batch; None without a text encoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,17 +129,6 @@ class CacheJob:
             writer.write(key, sample_record(triplet), {"safetensors": save(tensors)})
 
 
-def to_pixels(frames: np.ndarray) -> Tensor:
-    """uint8 `(T, H, W, 3)` → float `(1, 3, T, H, W)` in [-1, 1]."""
-    return (
-        torch.from_numpy(np.require(frames, requirements=["C", "W"]))
-        .permute(3, 0, 1, 2)
-        .float()
-        .div_(127.5)
-        .sub_(1.0)[None]
-    )
-
-
 def encode_triplet(
     vae: nn.Module, geometry: conditions.ConditionGeometry, triplet: TrainingTriplet, num_parts: int = 0
 ) -> dict[str, Tensor]:
@@ -251,27 +211,6 @@ def write_cache(
         with atomic_file(run.directory / EMPTY_PROMPT) as file:
             file.write(save({"prompt_embeds": empty}))
     return summary
-
-
-@lru_cache(maxsize=2)
-def load_autoencoder(folder: Path) -> nn.Module:
-    """The autoencoder in a diffusers folder, of the class its config names (ours or diffusers').
-
-    Raises:
-        InputError: no such folder, or a class that is not an autoencoder of ours or diffusers'.
-    """
-    import diffusers
-
-    from scail2.models import autoencoder
-
-    config = folder / "config.json"
-    if not config.is_file():
-        raise InputError(f"no autoencoder in {folder}: it needs config.json and weights in diffusers' layout")
-    name = decode(load_json(config, dict[str, Any]).get("_class_name", ""), str, config, "_class_name")
-    cls = getattr(autoencoder, name, None) or (getattr(diffusers, name, None) if name.startswith("Auto") else None)
-    if cls is None:
-        raise InputError(f"{config}: {name!r} is no autoencoder class of scail2 or diffusers")
-    return load_component_folder(cls, folder, torch_dtype=torch.float32).eval()
 
 
 def _weights_fingerprint(folder: Path) -> str:

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from scail2.data.recipe import SampleKind
 from scail2.data.shards import DamagedSample, DamageReport, Record, find_shards, read_index
-from scail2.documents import Between, DocumentError, decode
+from scail2.data.triplet_recipe import SampleKind
 from scail2.errors import InputError
+from scail2.files.documents import Between, DocumentError, decode
 from scail2.masks import PLANES, WHITE, BindingSlot
 from scail2.modes import AnimationMode
 

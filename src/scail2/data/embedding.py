@@ -1,15 +1,14 @@
 """Text and picture embeddings for cached samples, for models that take them."""
 
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from scail2 import conditions
-from scail2.data.cache import to_pixels
+from scail2.conditions import seen_reference, to_pixels
 from scail2.data.triplets import TrainingTriplet
 from scail2.errors import InputError
-from scail2.modes import MODE_TRAITS
 
 
 class PipelineEmbedder:
@@ -39,7 +38,7 @@ class PipelineEmbedder:
     @torch.no_grad()
     def empty_prompt(self) -> Tensor | None:
         """What training puts in place of dropped captions: the empty prompt, (512, text_dim) float16."""
-        from scail2.text_image import embed_prompt
+        from scail2.pipeline.embeds import embed_prompt
 
         if self.pipe.text_encoder is None:
             return None
@@ -48,14 +47,25 @@ class PipelineEmbedder:
     @torch.no_grad()
     def __call__(self, triplet: TrainingTriplet) -> dict[str, Tensor]:
         """`prompt_embeds` (512, text_dim) and `image_embeds` (257, image_dim), float16, as far as there are encoders."""
-        from scail2.text_image import embed_picture, embed_prompt
+        from scail2.pipeline.embeds import embed_picture, embed_prompt
 
         found: dict[str, Tensor] = {}
         if self.pipe.text_encoder is not None:
             found["prompt_embeds"] = embed_prompt(self.pipe.tokenizer, self.pipe.text_encoder, [triplet.caption], 512)
         if self.pipe.image_encoder is not None:
             picture = to_pixels(triplet.reference[None])[:, :, 0]
-            if MODE_TRAITS[triplet.mode].blacks_out_reference:
-                picture = conditions.blackout(picture, torch.from_numpy(triplet.reference_mask)[None])
-            found["image_embeds"] = embed_picture(self.pipe.image_encoder, self.pipe.image_processor, picture)
+            seen = seen_reference(picture, torch.from_numpy(triplet.reference_mask)[None], mode=triplet.mode)
+            found["image_embeds"] = embed_picture(self.pipe.image_encoder, self.pipe.image_processor, seen)
         return {name: tensor[0].half().cpu().contiguous() for name, tensor in found.items()}
+
+
+class Embedder(Protocol):
+    """Adds what text and image encoders say about a sample (`prompt_embeds`, `image_embeds`, without batch)."""
+
+    def __call__(self, triplet: TrainingTriplet) -> dict[str, Tensor]: ...
+
+    def describe(self) -> str:
+        """Which encoders they are; part of the cache's identity."""
+
+    def empty_prompt(self) -> Tensor | None:
+        """The empty prompt's embedding, without batch; None without a text encoder."""

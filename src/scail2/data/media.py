@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from scail2.errors import InputError
-from scail2.limits import PIXELS
+from scail2.files.limits import PIXELS
 from scail2.video.source import check_frame_size
 
 

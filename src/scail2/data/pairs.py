@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from scail2.data.media import decode_png, decode_video, encode_png, encode_video
-from scail2.data.recipe import SampleKind
 from scail2.data.shards import DamagedSample, Record
-from scail2.documents import Between, decode
+from scail2.data.triplet_recipe import SampleKind
 from scail2.errors import InputError
+from scail2.files.documents import Between, decode
 from scail2.masks import BINDING_SLOTS, paint_mask, split_mask
 
 Array = np.ndarray

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from scail2.data import puppets
+from scail2 import puppets
 from scail2.data.pairs import Clip, MotionPair, Still
-from scail2.data.puppets import Camera, Performance, PuppetClip, Scene, Split
-from scail2.data.puppets.pose_error import MILD, STRONG
-from scail2.data.recipe import SampleKind
+from scail2.data.triplet_recipe import SampleKind
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
+from scail2.puppets import Camera, Performance, PuppetClip, Scene, Split
+from scail2.puppets.pose_error import MILD, STRONG
 
 # Indices of everything drawn for pair n lie in [n·_STRIDE, (n+1)·_STRIDE), so no two pairs share a character or scene.
 _STRIDE = 16

@@ -12,11 +12,11 @@ from threading import Thread
 from typing import Any, Protocol
 
 from scail2.data.shards import ShardIndex, ShardWriter, load_index
-from scail2.disk_errors import WRITING, naming
-from scail2.documents import DocumentError, load_json
 from scail2.errors import InputError
-from scail2.ownership import Kind, claimed_folder, is_document
-from scail2.staging import atomic_file
+from scail2.files.disk_errors import WRITING, naming
+from scail2.files.documents import DocumentError, load_json
+from scail2.files.ownership import Kind, claimed_folder, is_document
+from scail2.files.staging import atomic_file
 
 
 class ShardJob(Protocol):

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scail2.documents import DocumentError, load_json, parse_json, short
-from scail2.errors import InputError
-from scail2.limits import DOCUMENT_BYTES, MEMBERS
-from scail2.models.model_folder import refuse_outside
-from scail2.staging import Staging
+from scail2.checkpoints.model_folder import refuse_outside
+from scail2.errors import InputError, short
+from scail2.files.documents import DocumentError, load_json, parse_json
+from scail2.files.limits import DOCUMENT_BYTES, MEMBERS
+from scail2.files.staging import Staging
 
 logger = logging.getLogger(__name__)
 

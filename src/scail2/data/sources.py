@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 
 from scail2.data.pairs import MotionPair, read_pair
-from scail2.data.recipe import SampleKind
 from scail2.data.shards import DamageReport, Record, find_shards, read_index
-from scail2.documents import Between, decode
+from scail2.data.triplet_recipe import SampleKind
 from scail2.errors import InputError
+from scail2.files.documents import Between, decode
 
 # Construction of the pair a kind is made from; multi-character poses need only one clip with several characters.
 CONSTRUCTIONS: dict[SampleKind, tuple[SampleKind, ...]] = {
@@ -85,3 +85,21 @@ class PairShards:
     def describe(self) -> dict[str, Any]:
         """Names and number of the pairs."""
         return {"pairs": [path.name for path in self.paths], "count": len(self._records)}
+
+
+class PairSource(Protocol):
+    """Where motion pairs come from; picklable, and a pure function of its arguments."""
+
+    @property
+    def num_parts(self) -> int:
+        """Part classes of the clips' part maps (0: it has none)."""
+
+    @property
+    def counts_by_kind(self) -> bool:
+        """Whether `index` counts the pairs of a kind (stored pairs: none is left out) or all pairs (drawn ones)."""
+
+    def pair(self, kind: SampleKind, index: int, generator: np.random.Generator) -> MotionPair:
+        """A pair that can become a sample of that kind; raises DamagedSample for one that cannot be read."""
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able facts that fix the source's output; part of the cache's identity."""

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from scail2.data.cache import PairSource
 from scail2.data.pairs import pair_members
-from scail2.data.recipe import TripletRecipe
 from scail2.data.sharding import ShardRun, ShardSummary, run_shards
 from scail2.data.shards import DamagedSample, ShardWriter
+from scail2.data.sources import PairSource
+from scail2.data.triplet_recipe import TripletRecipe
 from scail2.errors import InputError
 
 FORMAT = 1

@@ -13,7 +13,7 @@ import numpy as np
 
 from scail2.data.augment import crop_and_stretch, scale_about_feet
 from scail2.data.pairs import Array, Clip, MotionPair, Still
-from scail2.data.recipe import SampleKind, TripletRecipe
+from scail2.data.triplet_recipe import SampleKind, TripletRecipe
 from scail2.errors import InputError
 from scail2.masks import BINDING_SLOTS, BindingSlot, paint_mask
 from scail2.modes import MODE_TRAITS, AnimationMode

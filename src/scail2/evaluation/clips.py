@@ -8,7 +8,7 @@ from enum import StrEnum
 import numpy as np
 
 from scail2.data.puppet_source import PuppetSource
-from scail2.data.recipe import SampleKind, TripletRecipe, recipe
+from scail2.data.triplet_recipe import SampleKind, TripletRecipe, recipe
 from scail2.data.triplets import TrainingTriplet, draw_triplet
 from scail2.modes import AnimationMode
 

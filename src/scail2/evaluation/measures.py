@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from scail2.data.puppets import PART_NAMES
 from scail2.evaluation import detail, metrics
 from scail2.evaluation.clips import EvaluationClip
 from scail2.evaluation.limbs import limb_iou
+from scail2.puppets import PART_NAMES
 
 Array = np.ndarray
 

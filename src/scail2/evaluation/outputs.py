@@ -8,15 +8,16 @@ from typing import Any
 
 from PIL import Image
 
-from scail2.documents import load_json
+from scail2.data.contact_sheet import contact_sheet
 from scail2.errors import InputError
 from scail2.evaluation.clips import EvaluationTask
-from scail2.evaluation.pictures import SheetRow, contact_sheet, plot
+from scail2.evaluation.pictures import plot, sheet_row
 from scail2.evaluation.protocols import MeasuredClip
 from scail2.evaluation.report import EvaluationReport
-from scail2.ownership import Kind, claimed_file, claimed_folder
-from scail2.request_files import refuse_overwriting
-from scail2.staging import Staging, exchange, set_aside
+from scail2.files.documents import load_json
+from scail2.files.ownership import Kind, claimed_file, claimed_folder
+from scail2.files.staging import Staging, exchange, set_aside
+from scail2.request.paths import refuse_overwriting
 
 REPORT, PLOT = "report.json", "plot.png"
 _WRITTEN = (PLOT, *(f"{task.value}.png" for task in EvaluationTask), REPORT)
@@ -59,7 +60,7 @@ class EvaluationOutputs:
                 report.save(staging.place / REPORT, timed=self.timed)
                 plot(report.to_json(), staging.place / PLOT)
                 for task, clips in shown.items():
-                    sheet = contact_sheet([SheetRow.of(clip) for clip in clips])
+                    sheet = contact_sheet([sheet_row(clip) for clip in clips])
                     Image.fromarray(sheet).save(staging.place / f"{task.value}.png")
                 older = [
                     name for name in _WRITTEN if (self.folder / name).is_symlink() or (self.folder / name).exists()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from scail2.data.puppet_source import PuppetSource
-from scail2.data.recipe import recipe
+from scail2.data.triplet_recipe import recipe
 from scail2.evaluation.clips import EvaluationClip, EvaluationTask, evaluation_clips
 from scail2.evaluation.measures import BASELINES, measure_clip
 from scail2.evaluation.networks import GivenNetworks

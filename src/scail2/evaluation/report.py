@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from scail2.staging import atomic_file
+from scail2.files.staging import atomic_file
 
 # Columns of the printed table; the JSON has every measure.
 _COLUMNS = {

@@ -1,7 +1,7 @@
 """Components of a pipeline from their folders, once the folder's own words are checked.
 
 diffusers builds whatever a configuration asks for, so the arguments of our own classes are typed and compared with the
-tensors first; `scail2.models.model_folder` does what can be done without torch.
+tensors first; `scail2.checkpoints.model_folder` does what can be done without torch.
 """
 
 import inspect
@@ -9,19 +9,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from scail2.checkpoints.model_folder import (
+    arguments_of,
+    check_component,
+    check_pipeline,
+    load_folder,
+    read_config,
+    shapes_in,
+)
 from scail2.errors import InputError
-
-from .autoencoder import AutoencoderPatchTransform
-from .model_folder import arguments_of, check_component, check_pipeline, loading, read_config, shapes_in
-from .transformer import SCAIL2Transformer3DModel
+from scail2.models.autoencoder import AutoencoderPatchTransform
+from scail2.models.transformer import SCAIL2Transformer3DModel
 
 
 def load_component_folder(kind: Any, folder: str | Path, **options: Any) -> Any:
-    """``kind.from_pretrained(folder, ...)`` for a folder that was checked first; InputError where it does not load."""
+    """`load_folder` for a folder that may hold one of our own classes, whose arguments are checked too."""
     check_component(Path(folder))
     _check_class(Path(folder))
-    with loading(folder):
-        return kind.from_pretrained(folder, **options)
+    return load_folder(kind, folder, **options)
 
 
 def check_classes(folder: Path) -> None:

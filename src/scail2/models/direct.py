@@ -12,8 +12,8 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanAttention, WanTransformerBlock
 from torch import nn
 
-from .blocks import ProjectedContext, SCAIL2AttnProcessor
-from .memory import SegmentMemory
+from scail2.models.blocks import ProjectedContext, SCAIL2AttnProcessor
+from scail2.models.memory import SegmentMemory
 
 # Keys and values of a context are kept while the sequence has at most so many times its tokens. Beyond that they are
 # below 1 % of a pass; for the 14B at 512 x 896 x 81, 0.1 %, and would take 0.6 GB.
@@ -58,9 +58,15 @@ class BlockInputs:
 def is_unwatched(module: nn.Module) -> bool:
     """Whether nothing would miss it if a module's parts were called in its place: no hook, wrapper or compiled form."""
     return not torch.nn.modules.module._has_any_global_hook() and not any(
-        "forward" in vars(part) or part._forward_hooks or part._forward_pre_hooks or part._compiled_call_impl
+        part._forward_hooks or part._forward_pre_hooks or part._compiled_call_impl or _is_wrapped(part)
         for part in module.modules()
     )
+
+
+def _is_wrapped(module: nn.Module) -> bool:
+    """Hooks of diffusers and accelerate set a ``forward`` on the object; taken off, they leave its class's own there."""
+    forward = vars(module).get("forward")
+    return forward is not None and getattr(forward, "__func__", None) is not type(module).forward
 
 
 def is_plain(block: nn.Module) -> bool:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..errors import InputError
-from ..modes import MODE_TRAITS, AnimationMode
+from scail2.errors import InputError
+from scail2.modes import MODE_TRAITS, AnimationMode
 
 # Tables kept at a time. A run uses two or three layouts (full segment, tail segment), training windows a few more.
 CACHED_LAYOUTS = 32

@@ -21,18 +21,24 @@ from diffusers.models.normalization import FP32LayerNorm
 from diffusers.utils import apply_lora_scale
 from torch import nn
 
-from ..errors import InputError
-from ..modes import AnimationMode
-from . import integration
-from .blocks import SCAIL2AttnProcessor, build_block
-from .condition_embedder import SCAIL2ConditionEmbedder, match_weight
-from .direct import BlockInputs, Context, PictureTokens, is_plain, is_unwatched, through_blocks
-from .memory import SegmentMemory
-from .rope import SCAIL2RotaryPosEmbed, TokenLayout
-from .transformer_inputs import KNOWN_CHANNELS, check_config, check_context, check_inputs, join_references
+from scail2.errors import InputError
+from scail2.models import integration
+from scail2.models.blocks import SCAIL2AttnProcessor, build_block
+from scail2.models.condition_embedder import SCAIL2ConditionEmbedder, match_weight
+from scail2.models.direct import BlockInputs, Context, PictureTokens, is_plain, is_unwatched, through_blocks
+from scail2.models.memory import SegmentMemory
+from scail2.models.rope import SCAIL2RotaryPosEmbed, TokenLayout
+from scail2.models.transformer_inputs import (
+    KNOWN_CHANNELS,
+    check_config,
+    check_context,
+    check_inputs,
+    join_references,
+)
+from scail2.modes import AnimationMode
 
 # Timesteps are 0..1000 outside the network (diffusers' flow convention), 0..1 in the flow's formulas.
-TIMESTEP_SCALE = 1000.0
+NUM_TRAIN_TIMESTEPS = 1000
 # Smallest t by which an x0 prediction is turned into a velocity; below it, 1/t would only amplify rounding.
 MIN_SAMPLE_TIME = 1e-3
 
@@ -47,7 +53,7 @@ def velocity_from_sample(noisy: torch.Tensor, sample: torch.Tensor, timestep: to
         sample: predicted ``x0``, same shape.
         timestep: ``(B,)`` in 0..1000; ``t = timestep / 1000`` is taken no smaller than ``MIN_SAMPLE_TIME``.
     """
-    t = (timestep.float() / TIMESTEP_SCALE).clamp(min=MIN_SAMPLE_TIME)
+    t = (timestep.float() / NUM_TRAIN_TIMESTEPS).clamp(min=MIN_SAMPLE_TIME)
     return (noisy.float() - sample.float()) / t.reshape(-1, *[1] * (noisy.ndim - 1))
 
 
@@ -136,7 +142,7 @@ class SCAIL2Transformer3DModel(
     def from_single_file(cls, pretrained_model_link_or_path_or_dict, **kwargs):
         """See ``FromOriginalModelMixin``; a local file goes through ``load_transformer``, fp32 islands included."""
         default = super().from_single_file
-        return integration.from_single_file(pretrained_model_link_or_path_or_dict, default, **kwargs)
+        return integration.from_single_file(cls, pretrained_model_link_or_path_or_dict, default, **kwargs)
 
     @apply_lora_scale("attention_kwargs")
     def forward(

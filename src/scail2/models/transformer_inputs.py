@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from ..errors import InputError
+from scail2.errors import InputError
 
 # Channels appended to every latent: ones where the content is known (references, driving, clean history), else zeros.
 KNOWN_CHANNELS = 4

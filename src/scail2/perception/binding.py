@@ -13,7 +13,7 @@ import numpy as np
 
 from scail2.errors import InputError
 from scail2.masks import BINDING_SLOTS, BindingSlot
-from scail2.perception.labels import CharacterTrack, TrackedMasks
+from scail2.perception.tracks import CharacterTrack, TrackedMasks
 
 # Two characters may share a colour when the gap between their boxes never falls below this share of the frame's width.
 SHARED_SLOT_GAP = 0.15

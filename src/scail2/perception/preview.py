@@ -10,13 +10,14 @@ import numpy as np
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
-from scail2.documents import load_json
 from scail2.errors import InputError
-from scail2.ownership import Kind, claimed_file
+from scail2.files.documents import load_json
+from scail2.files.ownership import Kind, claimed_file
+from scail2.files.staging import atomic_file
+from scail2.files.storage import sha256_of
 from scail2.perception.binding import Binding, bind
-from scail2.perception.labels import TrackedMasks
-from scail2.perception.tracks import MaskStore, sha256_of
-from scail2.staging import atomic_file
+from scail2.perception.store import MaskStore
+from scail2.perception.tracks import TrackedMasks
 from scail2.video import FrameSource, VideoReader, VideoWriter, read_image, resize_cover, resize_letterbox
 
 # Characters bound to nobody are shown in grey.

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Annotated, Literal
 
-from scail2.documents import Between
+from scail2.files.documents import Between
 from scail2.masks import BindingSlot
 from scail2.modes import AnimationMode
 from scail2.perception.binding import Binding, BoundPair

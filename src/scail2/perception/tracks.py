@@ -1,373 +1,299 @@
-"""`MaskStore`: the masks of one job as files that people can look at, repaint, freeze and reuse.
+"""Who is where: label maps of a clip's characters, and the tracks measured on them.
 
-::
-
-    DIR/reference_mask.png     palette picture
-    DIR/additional_mask_1.png  one for each further reference view
-    DIR/driving_mask.mkv       palette video, FFV1 in RGB: every value survives
-    DIR/driving_mask/          the same as PNG frames, when present it wins: what a painting program edits
-    DIR/tracks.json            who is who: boxes, colours, confidence, binding, hashes of the sources
-    DIR/superseded/N/          masks that newer ones replaced, each a store of its own
+A label map is ``uint8 (T, H, W)``: 0 where no character is visible, k where track k (counted from 1) is. One pixel belongs
+to at most one character, the one in front. Long clips stay on disk; only a window of frames is ever held.
 """
 
-import hashlib
-import itertools
-import json
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
-from PIL import Image
 
-from scail2.documents import decode, load_json
 from scail2.errors import InputError
 from scail2.masks import BindingSlot
-from scail2.modes import MODE_TRAITS, AnimationMode
-from scail2.perception.binding import Binding
-from scail2.perception.given import GivenMasks, PictureFrames
-from scail2.perception.labels import CharacterTrack, TrackedMasks, TrackRecorder
-from scail2.perception.mask_folder import replacing
-from scail2.perception.snapping import PALETTE, SnappedFrames
-from scail2.perception.stored_facts import StoredFacts
-from scail2.staging import Staging, atomic_file, set_aside
-from scail2.video import FrameSource, VideoReader, VideoWriter, read_image
 
-STORE_VERSION = 1
-_WINDOW = 16
-_RGB = PALETTE.astype(np.uint8)
-_BACKGROUNDS = {"black": _RGB[0], "white": _RGB[1]}
-
-__all__ = ["CharacterTrack", "MaskStore", "PaletteFrames", "TrackRecorder", "TrackedMasks", "paint", "sha256_of"]
+MAX_TRACKS = 255
+_CHUNK = 32
 
 
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file, or of the names and contents of a folder's files."""
-    digest = hashlib.sha256()
-    path = Path(path)
-    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-    for each in files:
-        if path.is_dir():
-            digest.update(os.fsencode(each.relative_to(path)))
-        with each.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+class LabelSource(Protocol):
+    """Label maps readable window by window."""
+
+    height: int
+    width: int
+
+    def __len__(self) -> int: ...
+
+    def labels(self, start: int, stop: int) -> np.ndarray:
+        """Label maps of frames [start, stop): uint8 (stop - start, H, W)."""
+        ...
 
 
-def paint(labels: np.ndarray, slots: Mapping[int, BindingSlot], background: str) -> np.ndarray:
-    """Palette frames uint8 (T, H, W, 3) of label maps uint8 (T, H, W); labels without a slot become background."""
-    table = np.repeat(_BACKGROUNDS[background][None], 256, axis=0)
-    for number, slot in slots.items():
-        table[number] = slot.rgb
-    return table[labels]
+class ArrayLabels:
+    """Label maps held in memory: pictures and short clips."""
 
-
-class PaletteFrames:
-    """A palette clip as a `FrameSource` whose pixels are exactly palette colours, on the background a mode asks for.
-
-    Args:
-        source: the painted frames.
-        where: name of the file, for messages.
-        repaint: (old, new) background colours, or None to leave it.
-    """
-
-    def __init__(self, source: FrameSource, where: str, repaint: tuple[str, str] | None = None):
-        self.source, self.repaint = source, repaint
-        self.height, self.width = source.height, source.width
-        self._snapped = SnappedFrames(source, where, lossy=False)
+    def __init__(self, labels: np.ndarray):
+        if labels.ndim != 3 or labels.dtype != np.uint8:
+            raise ValueError(f"labels must be uint8 (T, H, W), got {labels.dtype} {labels.shape}")
+        self._labels = labels
+        self.height, self.width = labels.shape[1:]
 
     def __len__(self) -> int:
-        return len(self._snapped)
+        return len(self._labels)
 
-    def frames(self, start: int, stop: int) -> np.ndarray:
-        """Frames [start, stop): uint8 (T, H, W, 3). Raises `InputError` for colours outside the palette."""
-        table = _RGB.copy()
-        if self.repaint:
-            old, new = self.repaint
-            table[0 if old == "black" else 1] = _BACKGROUNDS[new]
-        return table[self._snapped.rows(start, stop)]
+    def labels(self, start: int, stop: int) -> np.ndarray:
+        return self._labels[start:stop]
 
 
-def _track_json(track: CharacterTrack, slot: BindingSlot | None) -> dict[str, Any]:
-    boxes = [None if np.isnan(box[0]) else [int(value) for value in box] for box in track.boxes]
-    return {
-        "number": track.number,
-        "name": track.name,
-        "slot": slot.name.lower() if slot else None,
-        "first_frame": track.first_frame,
-        "last_frame": track.last_frame,
-        "spans": track.spans(),
-        "confidence": round(track.mean_confidence, 4),
-        "boxes": boxes,
-        "areas": [int(area) for area in track.areas],
-    }
+class StoredLabels:
+    """Label maps on disk, in compressed chunks of 32 frames written by `TrackRecorder`."""
 
+    def __init__(self, directory: Path, total: int, height: int, width: int):
+        self.directory, self.height, self.width = directory, height, width
+        self._total = total
+        self._cached: tuple[int, np.ndarray] | None = None
 
-def _write_json(path: Path, value: Any) -> None:
-    with atomic_file(path) as file:
-        file.write((json.dumps(value, indent=1) + "\n").encode())
+    def __len__(self) -> int:
+        return self._total
 
+    def _chunk(self, index: int) -> np.ndarray:
+        if self._cached is None or self._cached[0] != index:
+            with np.load(self.directory / f"labels_{index:05d}.npz") as stored:
+                self._cached = (index, stored["labels"])
+        return self._cached[1]
 
-def _write_picture(path: Path, rgb: np.ndarray) -> None:
-    with atomic_file(path) as file:
-        Image.fromarray(rgb).save(file, format="PNG")
+    def labels(self, start: int, stop: int) -> np.ndarray:
+        stop = min(stop, self._total)
+        parts = []
+        for index in range(start // _CHUNK, -(-stop // _CHUNK)):
+            first = index * _CHUNK
+            parts.append(self._chunk(index)[max(start - first, 0) : stop - first])
+        return np.concatenate(parts) if parts else np.zeros((0, self.height, self.width), np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskJob:
-    """Everything that goes into a store: the mode, both sides' characters, their binding, rate and source hashes.
+class CharacterTrack:
+    """One character through a clip.
 
-    `files` may name what the preview needs to find again: ``reference``, ``driving`` (paths) and ``fit``.
-    `own_backgrounds` are those given with additional references' masks, None where the mode decides.
+    Attributes:
+        number: the name it goes by in bindings and contact sheets, counted from 1.
+        boxes: float32 (T, 4), x0 y0 x1 y1 in pixels (x1, y1 exclusive), NaN in frames without the character.
+        areas: int64 (T,), visible pixels.
+        confidence: float32 (T,) in [0, 1]; NaN where absent.
+        slot: the palette colour a given file painted it in, else None.
+        name: a label for people, e.g. the file or the text prompt it came from.
     """
 
-    mode: AnimationMode
-    reference: TrackedMasks
-    driving: TrackedMasks
-    binding: Binding
-    fps: Fraction
-    sources: Mapping[str, str]
-    additional: Sequence[tuple[TrackedMasks, Mapping[int, BindingSlot]]] = ()
-    own_backgrounds: Sequence[str | None] = ()
-    files: Mapping[str, str] = field(default_factory=dict)
-
-
-class MaskStore:
-    """The masks of one job in a folder. Open an existing one with ``MaskStore(directory)``."""
-
-    def __init__(self, directory: str | Path):
-        self.directory = Path(directory)
-        path = self.directory / "tracks.json"
-        try:
-            self.info = load_json(path, dict[str, Any], nonfinite=True)
-        except FileNotFoundError:
-            raise InputError(f"{self.directory} holds no masks: there is no tracks.json in it.") from None
-        if self.info.get("version") != STORE_VERSION:
-            raise InputError(f"{path} is not a version {STORE_VERSION} track file of scail2.")
-        self._facts = decode(self.info, StoredFacts, path, nonfinite=True, unknown=True)
-
-    @classmethod
-    def write(cls, directory: str | Path, job: MaskJob) -> "MaskStore":
-        """Paints and stores the masks of `job`; older ones move to `superseded/`, frozen ones are refused."""
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        with replacing(directory) as made:
-            cls._paint(made, job)
-        return cls(directory)
-
-    @staticmethod
-    def _paint(directory: Path, job: MaskJob) -> None:
-        traits = MODE_TRAITS[job.mode]
-        shown, moved = job.binding.reference_slots(), job.binding.driving_slots()
-        still = paint(job.reference.labels.labels(0, 1), shown, traits.reference_background)[0]
-        _write_picture(directory / "reference_mask.png", still)
-        for index, (masks, slots) in enumerate(job.additional, start=1):
-            own = job.own_backgrounds[index - 1] or traits.reference_background
-            view = paint(masks.labels.labels(0, 1), slots, own)[0]
-            _write_picture(directory / f"additional_mask_{index}.png", view)
-        size = (job.driving.height, job.driving.width)
-        with VideoWriter(directory / "driving_mask.mkv", job.fps, size, codec="ffv1") as writer:
-            for _, labels in job.driving.windows(_WINDOW):
-                writer.write(paint(labels, moved, traits.driving_background))
-        _write_json(directory / "tracks.json", _describe(job, size))
+    number: int
+    boxes: np.ndarray
+    areas: np.ndarray
+    confidence: np.ndarray
+    slot: BindingSlot | None = None
+    name: str = ""
 
     @property
-    def mode(self) -> AnimationMode:
-        """The mode the masks were painted for."""
-        return self._facts.mode
+    def present(self) -> np.ndarray:
+        """bool (T,): the frames in which it is visible."""
+        return self.areas > 0
+
+    @property
+    def first_frame(self) -> int:
+        """First visible frame; -1 for a track that is never visible."""
+        return int(np.argmax(self.present)) if self.present.any() else -1
+
+    @property
+    def last_frame(self) -> int:
+        """Last visible frame; -1 for a track that is never visible."""
+        return int(len(self.areas) - 1 - np.argmax(self.present[::-1])) if self.present.any() else -1
+
+    @property
+    def mean_confidence(self) -> float:
+        """Mean over the visible frames; 0 for a track that is never visible."""
+        return float(np.nanmean(self.confidence[self.present])) if self.present.any() else 0.0
+
+    def centre_x(self, frame: int) -> float:
+        """Horizontal box centre in pixels at `frame`, NaN when absent."""
+        return float((self.boxes[frame, 0] + self.boxes[frame, 2]) / 2)
+
+    def spans(self) -> list[tuple[int, int]]:
+        """Runs of frames [start, stop) in which it is visible: more than one means that it left and came back."""
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], self.present.astype(np.int8), [0]])))
+        return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackedMasks:
+    """The characters of a clip: label maps and one track for each.
+
+    Attributes:
+        labels: where the label maps are read from.
+        tracks: tracks in label order: label k is ``tracks[k - 1]``.
+        origin: what made them ("given palette", "given matte", "alpha", "embedded", "sam3", …).
+        background: "white" or "black" where a given palette file says so, else None.
+        warnings: sentences for the user.
+    """
+
+    labels: LabelSource
+    tracks: tuple[CharacterTrack, ...]
+    origin: str
+    background: str | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
     @property
     def height(self) -> int:
-        return self._facts.height
+        return self.labels.height
 
     @property
     def width(self) -> int:
-        return self._facts.width
+        return self.labels.width
 
-    @property
-    def total(self) -> int:
-        """Frames of the driving mask."""
-        return self._facts.frames
-
-    @property
-    def fps(self) -> Fraction:
-        return self._facts.fps
-
-    @property
-    def frozen(self) -> bool:
-        """Whether the masks may no longer be overwritten."""
-        return bool(self.info.get("frozen"))
-
-    @property
-    def source_hash(self) -> str:
-        """One digest of the pictures and videos (and settings) the masks were made from."""
-        return self._facts.source_hash
-
-    @property
-    def binding(self) -> Binding:
-        """Who moves whom, as stored."""
-        return self._facts.binding.to_binding()
-
-    @property
-    def driving_path(self) -> Path:
-        """The driving mask in force: the folder of PNG frames when there is one, else the video."""
-        folder = self.directory / "driving_mask"
-        return folder if folder.is_dir() else self.directory / "driving_mask.mkv"
-
-    @property
-    def reference(self) -> np.ndarray:
-        """The reference mask in the store's own mode: uint8 (H, W, 3), palette colours."""
-        return self.reference_for(self.mode)
-
-    @property
-    def driving(self) -> PaletteFrames:
-        """The driving mask in the store's own mode, as a `FrameSource`."""
-        return self.driving_for(self.mode)
-
-    def _still(self, name: str, mode: AnimationMode, *, repaint: bool = True) -> np.ndarray:
-        path = self.directory / name
-        if not path.exists():
-            raise InputError(f"{self.directory} holds no {name}: make the masks again or put the picture back.")
-        change = (MODE_TRAITS[self.mode].reference_background, MODE_TRAITS[mode].reference_background)
-        picture = PictureFrames(read_image(path)[..., :3])
-        changes = repaint and change[0] != change[1]
-        return PaletteFrames(picture, str(path), change if changes else None).frames(0, 1)[0]
-
-    def reference_for(self, mode: AnimationMode) -> np.ndarray:
-        """The reference mask repainted for `mode`: uint8 (H, W, 3)."""
-        return self._still("reference_mask.png", mode)
-
-    @property
-    def own_backgrounds(self) -> tuple[str | None, ...]:
-        """Background that came with each additional reference's mask, None where the mode decides."""
-        return tuple(self.info.get("additional_backgrounds", ()))
-
-    def additional_for(self, mode: AnimationMode) -> tuple[np.ndarray, ...]:
-        """Masks of the additional references, each uint8 (H, W, 3): repainted for `mode` unless their background was given."""
-        names = sorted(self.directory.glob("additional_mask_*.png"), key=lambda p: int(p.stem.rsplit("_", 1)[1]))
-        own = itertools.chain(self.own_backgrounds, itertools.repeat(None))
-        return tuple(
-            self._still(path.name, mode, repaint=given is None) for path, given in zip(names, own, strict=False)
+    def masks(self, start: int, stop: int) -> np.ndarray:
+        """Visible pixels of every character in frames [start, stop): bool (S, T, H, W)."""
+        labels = self.labels.labels(start, stop)
+        return (
+            np.stack([labels == number for number in range(1, len(self.tracks) + 1)])
+            if self.tracks
+            else (np.zeros((0, *labels.shape), bool))
         )
 
-    def driving_for(self, mode: AnimationMode) -> PaletteFrames:
-        """The driving mask repainted for `mode`, as a `FrameSource` of uint8 (T, H, W, 3)."""
-        path = self.driving_path
-        if not path.exists():
-            raise InputError(f"{self.directory} holds no driving mask: make the masks again.")
-        source = VideoReader(path, interpolation="nearest")
-        if len(source) != self.total or (source.height, source.width) != (self.height, self.width):
-            raise InputError(
-                f"{path} has {len(source)} frames of {source.width}x{source.height}, but these masks were made as "
-                f"{self.total} frames of {self.width}x{self.height}: edit frames, but keep their number and size."
+    def windows(self, length: int = _CHUNK) -> Iterator[tuple[int, np.ndarray]]:
+        """Label maps from the first frame to the last, `length` frames at a time, as (start, labels)."""
+        for start in range(0, len(self), length):
+            yield start, self.labels.labels(start, min(start + length, len(self)))
+
+
+def boxes_of(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes float32 (T, count, 4) (NaN where absent) and areas int64 (T, count) of label maps uint8 (T, H, W)."""
+    frames = len(labels)
+    boxes = np.full((frames, count, 4), np.nan, np.float32)
+    areas = np.zeros((frames, count), np.int64)
+    for number in range(1, count + 1):
+        mask = labels == number
+        areas[:, number - 1] = mask.sum(axis=(1, 2))
+        rows, columns = mask.any(axis=2), mask.any(axis=1)
+        for frame in np.flatnonzero(areas[:, number - 1]):
+            ys, xs = np.flatnonzero(rows[frame]), np.flatnonzero(columns[frame])
+            boxes[frame, number - 1] = (xs[0], ys[0], xs[-1] + 1, ys[-1] + 1)
+    return boxes, areas
+
+
+class TrackRecorder:
+    """Collects label maps window by window and measures the tracks on the way.
+
+    Args:
+        directory: where the label maps go; None keeps them in memory (pictures, short clips).
+        height, width: size of every label map, in pixels.
+    """
+
+    def __init__(self, directory: Path | None, *, height: int, width: int):
+        self.directory, self.height, self.width = directory, height, width
+        self._pending: list[np.ndarray] = []
+        self._kept: list[np.ndarray] = []
+        self._chunks = 0
+        self._total = 0
+        self._boxes: list[np.ndarray] = []
+        self._areas: list[np.ndarray] = []
+        self._confidence: list[np.ndarray] = []
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+
+    def add(self, labels: np.ndarray, confidence: np.ndarray | None = None) -> None:
+        """Appends frames: labels uint8 (T, H, W); confidence float (T, number of labels known so far) or None for 1."""
+        if labels.shape[1:] != (self.height, self.width):
+            raise ValueError(f"label maps of {labels.shape[1:]} do not fit {(self.height, self.width)}")
+        count = int(labels.max(initial=0)) if confidence is None else confidence.shape[1]
+        boxes, areas = boxes_of(labels, count)
+        self._boxes.append(boxes)
+        self._areas.append(areas)
+        self._confidence.append(np.ones(areas.shape, np.float32) if confidence is None else confidence)
+        self._total += len(labels)
+        if self.directory is None:
+            self._kept.append(labels)
+            return
+        self._pending.append(labels)
+        self._flush(final=False)
+
+    def _flush(self, *, final: bool) -> None:
+        waiting = sum(len(part) for part in self._pending)
+        if waiting < _CHUNK and not (final and waiting):
+            return
+        joined = np.concatenate(self._pending)
+        while len(joined) >= _CHUNK or (final and len(joined)):
+            np.savez_compressed(self.directory / f"labels_{self._chunks:05d}.npz", labels=joined[:_CHUNK])
+            self._chunks += 1
+            joined = joined[_CHUNK:]
+        self._pending = [joined] if len(joined) else []
+
+    def _joined(self, parts: list[np.ndarray], count: int, fill: float) -> np.ndarray:
+        padded = [
+            np.concatenate(
+                [part, np.full((len(part), count - part.shape[1], *part.shape[2:]), fill, part.dtype)], axis=1
             )
-        change = (MODE_TRAITS[self.mode].driving_background, MODE_TRAITS[mode].driving_background)
-        return PaletteFrames(source, str(path), change if change[0] != change[1] else None)
+            for part in parts
+        ]
+        return np.concatenate(padded)
 
-    def measure(self, directory: Path | None = None) -> tuple[TrackedMasks, TrackedMasks]:
-        """Reference and driving characters as the files show them now, one track per colour (after edits, for checks).
-
-        The driving video's label maps go to `directory`; None keeps them in memory.
-        """
-        still = GivenMasks([self.directory / "reference_mask.png"])
-        picture = PictureFrames(read_image(self.directory / "reference_mask.png"))
-        moving = self.driving_for(self.mode)
-        return still.segment(picture), GivenMasks([self.driving_path]).segment(moving.source, directory=directory)
-
-    def content_hash(self) -> str:
-        """Digest of the masks themselves, to key anything computed from them."""
-        digest = hashlib.sha256()
-        for path in [*sorted(self.directory.glob("*_mask*.png")), self.driving_path]:
-            digest.update(sha256_of(path).encode())
-        return digest.hexdigest()
-
-    def freeze(self) -> None:
-        """Marks the masks as final: remembers their digest and refuses to be overwritten."""
-        self._update(frozen=True, content_hash=self.content_hash())
-
-    def unfreeze(self) -> None:
-        """Allows changes again."""
-        self._update(frozen=False, content_hash=None)
-
-    def verify(self) -> None:
-        """Raises `InputError` when frozen masks were changed after freezing."""
-        if self.frozen and self.info.get("content_hash") != self.content_hash():
-            raise InputError(
-                f"the masks in {self.directory} were changed after they were frozen: unfreeze and check them first."
+    def finish(
+        self,
+        origin: str,
+        *,
+        slots: Sequence[BindingSlot | None] = (),
+        names: Sequence[str] = (),
+        background: str | None = None,
+        warnings: Sequence[str] = (),
+    ) -> TrackedMasks:
+        """Closes the record. `slots` and `names` go to the tracks in label order; raises when nothing was added."""
+        if not self._total:
+            raise InputError("the clip has no frames to segment.")
+        count = max(max(part.shape[1] for part in self._areas), len(slots), len(names))
+        boxes = self._joined(self._boxes, count, np.nan)
+        areas = self._joined(self._areas, count, 0)
+        confidence = self._joined(self._confidence, count, np.nan)
+        confidence = np.where(areas > 0, confidence, np.nan).astype(np.float32)
+        tracks = tuple(
+            CharacterTrack(
+                number=index + 1,
+                boxes=boxes[:, index],
+                areas=areas[:, index],
+                confidence=confidence[:, index],
+                slot=slots[index] if index < len(slots) else None,
+                name=names[index] if index < len(names) else "",
             )
-
-    def _update(self, **changes: Any) -> None:
-        self.info = self.info | changes
-        _write_json(self.directory / "tracks.json", self.info)
-
-    def unpack(self) -> Path:
-        """Writes the driving mask as PNG frames for a painting program; from then on the folder is the mask in force."""
-        folder = self.directory / "driving_mask"
-        if folder.is_dir():
-            return folder
-        frames = self.driving
-        with Staging(folder) as staging:
-            staging.place.mkdir()
-            for start in range(0, self.total, _WINDOW):
-                for offset, rgb in enumerate(frames.frames(start, min(start + _WINDOW, self.total))):
-                    Image.fromarray(rgb).save(staging.place / f"{start + offset:06d}.png", format="PNG")
-            staging.publish()
-        return folder
-
-    def pack(self) -> Path:
-        """Turns edited PNG frames back into the one lossless video, snapping softened edges to the palette.
-
-        The frames as they were painted are kept in `superseded/`.
-        """
-        video = self.directory / "driving_mask.mkv"
-        if self.driving_path == video:
-            return video
-        frames = self.driving
-        with VideoWriter(video, self.fps, (self.height, self.width), codec="ffv1") as writer:
-            for start in range(0, self.total, _WINDOW):
-                writer.write(frames.frames(start, min(start + _WINDOW, self.total)))
-        set_aside(self.directory / "driving_mask")
-        return video
+            for index in range(count)
+        )
+        if self.directory is None:
+            source: LabelSource = ArrayLabels(np.concatenate(self._kept))
+        else:
+            self._flush(final=True)
+            source = StoredLabels(self.directory, self._total, self.height, self.width)
+        return TrackedMasks(
+            labels=source, tracks=tracks, origin=origin, background=background, warnings=tuple(warnings)
+        )
 
 
-def _seen(masks: TrackedMasks) -> list[CharacterTrack]:
-    return [track for track in masks.tracks if track.first_frame >= 0]
-
-
-def _describe(job: MaskJob, size: tuple[int, int]) -> dict[str, Any]:
-    """The contents of tracks.json."""
-    shown, moved = job.binding.reference_slots(), job.binding.driving_slots()
-    sources = dict(sorted(job.sources.items()))
-    return {
-        "version": STORE_VERSION,
-        "mode": job.mode.value,
-        "height": size[0],
-        "width": size[1],
-        "reference_height": job.reference.height,
-        "reference_width": job.reference.width,
-        "frames": len(job.driving),
-        "fps": str(job.fps),
-        "frozen": False,
-        "content_hash": None,
-        "sources": sources,
-        "files": dict(job.files),
-        "source_hash": hashlib.sha256(json.dumps(sources).encode()).hexdigest(),
-        "origin": {"reference": job.reference.origin, "driving": job.driving.origin},
-        "binding": {
-            "rule": job.binding.rule,
-            "pairs": [
-                {"driving": p.driving, "reference": p.reference, "slot": p.slot.name.lower()} for p in job.binding.pairs
-            ],
-            "unbound_driving": list(job.binding.unbound_driving),
-            "unbound_reference": list(job.binding.unbound_reference),
-            "notes": list(job.binding.notes),
-        },
-        "additional_backgrounds": list(job.own_backgrounds),
-        "warnings": [*job.reference.warnings, *job.driving.warnings],
-        "reference": [_track_json(track, shown.get(track.number)) for track in _seen(job.reference)],
-        "driving": [_track_json(track, moved.get(track.number)) for track in _seen(job.driving)],
-    }
+def relabel(masks: TrackedMasks, order: Sequence[int], directory: Path | None = None) -> TrackedMasks:
+    """The same clip with only the tracks numbered in `order`, renumbered 1, 2, … in that order."""
+    table = np.zeros(MAX_TRACKS + 1, np.uint8)
+    for new, old in enumerate(order, start=1):
+        if not 1 <= old <= len(masks.tracks):
+            raise InputError(f"there is no character {old}: the masks have characters 1 to {len(masks.tracks)}.")
+        table[old] = new
+    recorder = TrackRecorder(directory, height=masks.height, width=masks.width)
+    kept = [masks.tracks[old - 1] for old in order]
+    for start, labels in masks.windows():
+        stop = start + len(labels)
+        confidence = np.stack([track.confidence[start:stop] for track in kept], axis=1) if kept else None
+        recorder.add(table[labels], confidence)
+    renewed = recorder.finish(
+        masks.origin,
+        slots=[track.slot for track in kept],
+        names=[track.name for track in kept],
+        background=masks.background,
+        warnings=masks.warnings,
+    )
+    return replace(renewed, tracks=renewed.tracks[: len(kept)])

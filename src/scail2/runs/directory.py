@@ -19,17 +19,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from scail2.documents import DocumentError
 from scail2.errors import InputError
-from scail2.request import AnimationRequest, check_files
-from scail2.request_files import lies_inside, model_paths
+from scail2.files.documents import DocumentError
+from scail2.files.storage import is_present, plain_errors, stands
+from scail2.request.animation import AnimationRequest, check_files
+from scail2.request.paths import lies_inside, model_paths
 from scail2.runs.journal import Journal, Listener
 from scail2.runs.layout import LOCK, check_genuine, delete, entries, is_own
 from scail2.runs.ledger import STAGES, StageLedger
 from scail2.runs.lock import locked
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.status import RunStatus, status_of
-from scail2.runs.storage import is_present, plain_errors, stands
 
 if TYPE_CHECKING:
     from scail2.pipeline import SCAIL2Pipeline

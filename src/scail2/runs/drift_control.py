@@ -15,21 +15,21 @@ import numpy as np
 import torch
 
 from scail2.conditions import character_region
-from scail2.documents import DocumentError
+from scail2.drift import measure as drift
+from scail2.drift import plot as drift_plot
+from scail2.drift.colour import ColourStatistics, colour_statistics
+from scail2.drift.measure import DriftLimitExceeded, DriftReport, SegmentDrift, SegmentStatistics
 from scail2.errors import InputError
-from scail2.evaluation import drift, drift_plot
-from scail2.evaluation.colour import ColourStatistics, colour_statistics
-from scail2.evaluation.drift import DriftLimitExceeded, DriftReport, SegmentDrift, SegmentStatistics
-from scail2.request import AnimationRequest, DriftCorrection
+from scail2.files.documents import DocumentError
+from scail2.files.storage import digest, hash_file, is_present, temporary_name
+from scail2.request.animation import AnimationRequest, DriftCorrection
 from scail2.runs.journal import Journal
-from scail2.runs.layout import temporary_name
 from scail2.runs.preparation import Prepared
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.segment_store import SegmentStore
-from scail2.runs.storage import digest, hash_file, is_present
 
 if TYPE_CHECKING:
-    from scail2.pipeline import SegmentOutput
+    from scail2.pipeline.pipeline import SegmentOutput
 
 _TAIL = 2
 

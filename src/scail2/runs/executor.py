@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scail2.request import AnimationRequest
+from scail2.files.storage import digest
+from scail2.request.animation import AnimationRequest
 from scail2.runs.drift_control import DriftControl
 from scail2.runs.journal import Journal
 from scail2.runs.ledger import StageLedger
@@ -19,11 +20,10 @@ from scail2.runs.model import ModelHandle
 from scail2.runs.preparation import Prepared
 from scail2.runs.segment_record import SegmentRecord
 from scail2.runs.segment_store import SegmentState, SegmentStore, hash_frames
-from scail2.runs.storage import digest
 from scail2.video import to_uint8
 
 if TYPE_CHECKING:
-    from scail2.pipeline import SegmentOutput
+    from scail2.pipeline.pipeline import SegmentOutput
 
 
 class RunInterruptedError(RuntimeError):

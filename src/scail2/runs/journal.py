@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from scail2.documents import parse_json
 from scail2.errors import InputError
-from scail2.runs.storage import is_present, json_bytes, open_plain, read_bytes, write_bytes
+from scail2.files.documents import parse_json
+from scail2.files.storage import is_present, json_bytes, open_plain, read_bytes, write_bytes
 
 # Events of every denoising step would fill the journal without helping anyone resume.
 TRANSIENT = frozenset({"step", "masks_progress", "output_progress"})

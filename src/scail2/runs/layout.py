@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import stat
-import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,8 +166,3 @@ def _plain_bytes(folder: Path) -> int:
     """Bytes that deleting a folder gives back: of its plain files without another name, nothing followed."""
     found = [os.lstat(os.path.join(place, name)) for place, _, names in os.walk(folder) for name in names]
     return sum(each.st_size for each in found if stat.S_ISREG(each.st_mode) and each.st_nlink == 1)
-
-
-def temporary_name(path: Path) -> Path:
-    """A name beside ``path`` for what is not finished yet: nobody can have put something there in advance."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")

@@ -5,10 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from scail2.documents import DocumentError, decode
+from scail2.files.documents import DocumentError, decode
+from scail2.files.storage import hash_file, is_present, stands
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.segment_record import SegmentRecord
-from scail2.runs.storage import hash_file, is_present, stands
 
 STAGES = "stages.json"
 # What stood at the output's path when the run was asked to write there.

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scail2.errors import InputError
+from scail2.files.storage import is_present, open_plain
 from scail2.runs.layout import LOCK
-from scail2.runs.storage import is_present, open_plain
 
 # `is_locked` holds the lock for an instant to look; a few attempts keep that from refusing a real owner.
 _ATTEMPTS = 5

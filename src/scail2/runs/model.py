@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
+from scail2.checkpoints.lora import has_loras
 from scail2.conditions import ConditionGeometry
 from scail2.devices import default_device
-from scail2.documents import DocumentError, decode
 from scail2.errors import InputError
-from scail2.models.lora import has_loras
-from scail2.request import AnimationRequest
+from scail2.files.documents import DocumentError, decode
+from scail2.files.storage import digest, is_present
+from scail2.pipeline.sampling import SamplingDefaults
+from scail2.request.animation import AnimationRequest
 from scail2.runs.sealed import read_sealed, write_sealed
-from scail2.runs.storage import digest, is_present
-from scail2.sampling import SamplingDefaults
 
 if TYPE_CHECKING:
     from scail2.pipeline import SCAIL2Pipeline
@@ -88,7 +88,7 @@ class ModelHandle:
     def pipe(self) -> "SCAIL2Pipeline":
         """The loaded pipeline."""
         if self._pipe is None:
-            from scail2.models.hub import load_pipeline
+            from scail2.loading.by_name import load_pipeline
 
             dtype = getattr(torch, self._request.dtype) if self._request.dtype else None
             device = self._request.device or default_device()
@@ -177,7 +177,7 @@ def _sample(value: torch.Tensor) -> bytes:
 
 def _file_marks(request: AnimationRequest) -> str:
     """Hash of size and modification time of every file the model is read from; empty when one is not on this disk."""
-    from scail2.models.hub import embedded_model_path, parse_lora
+    from scail2.loading.by_name import embedded_model_path, parse_lora
 
     model = Path(request.model) if request.model else embedded_model_path()
     stats = []

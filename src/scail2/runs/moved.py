@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from scail2.errors import InputError
-from scail2.request import AnimationRequest, option_of
+from scail2.request.animation import AnimationRequest, option_of
 from scail2.runs.preparation import changed_inputs
 
 MOVABLE = (

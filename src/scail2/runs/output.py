@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from scail2.errors import InputError
-from scail2.request import AnimationRequest
+from scail2.files.staging import sweep
+from scail2.files.storage import digest, hash_file
+from scail2.request.animation import AnimationRequest
 from scail2.runs.journal import Journal
 from scail2.runs.ledger import StageLedger
 from scail2.runs.preparation import Prepared
 from scail2.runs.segment_store import JoinedFrames, SegmentStore
 from scail2.runs.sound import output_codec
-from scail2.runs.storage import digest, hash_file
-from scail2.staging import sweep
 from scail2.video import VideoWriter
 
 _CHUNK = 16

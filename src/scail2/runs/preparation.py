@@ -12,13 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from scail2.documents import DocumentError
 from scail2.errors import InputError
-from scail2.perception.tracks import MaskStore
-from scail2.request import AnimationRequest, check_files
-from scail2.runs.journal import Journal
-from scail2.runs.ledger import StageLedger
-from scail2.runs.masking import (
+from scail2.files.documents import DocumentError
+from scail2.files.storage import digest, hash_file, is_present
+from scail2.perception.stage import (
     REPORT,
     SHEET,
     MaskTask,
@@ -30,13 +27,15 @@ from scail2.runs.masking import (
     read_report,
     refuse_errors,
 )
+from scail2.perception.store import MaskStore
+from scail2.request.animation import AnimationRequest, check_files
+from scail2.runs.journal import Journal
+from scail2.runs.ledger import StageLedger
 from scail2.runs.model import ModelFacts, ModelHandle
-from scail2.runs.planning import RunPlan, plan_run
-from scail2.runs.sampling import SamplingChoice, sampling_findings
+from scail2.runs.planning import RunPlan, SamplingChoice, plan_run, sampling_findings
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.segment_store import hash_frames
 from scail2.runs.sound import sound_findings, with_findings
-from scail2.runs.storage import digest, hash_file, is_present
 from scail2.video import FrameSource, VideoReader, read_image
 
 INPUTS, PLAN = "inputs.json", "plan.json"
@@ -134,12 +133,13 @@ class Preparation:
         task = MaskTask(
             request=request,
             driving=driving,
-            plan=plan,
+            fps=plan.fps,
+            segments=plan.segments,
             size_step=facts.size_step,
             source_fps=info.fps,
             sources=self._mask_sources(inputs, plan),
         )
-        report = self._masks(task)
+        report = self._masks(task, plan)
         masks = load_masks(self.folder / "masks", request.mode)
         found = [*sampling_findings(request, facts), *sound_findings(request, plan, info)]
         report = with_findings(report, found)
@@ -166,13 +166,13 @@ class Preparation:
         shape = [plan.height, plan.width, str(plan.fps), plan.total]
         return inputs | {"settings": digest([settings, shape])}
 
-    def _masks(self, task: MaskTask) -> dict[str, Any]:
+    def _masks(self, task: MaskTask, plan: RunPlan) -> dict[str, Any]:
         """The mask stage: kept, inspected again after edits, or made."""
         folder = self.folder / "masks"
         key = digest(task.sources)
         known = self.ledger.facts("masks", key)
         if known and is_present(folder / "tracks.json"):
-            report = self._kept_masks(task, folder, known)
+            report = self._kept_masks(plan, folder, known)
             if report is not None:
                 if "derived" not in known:  # a run of an earlier version: from now on its pictures are watched
                     self.ledger.record("masks", key, inspected=known["inspected"], derived=derived_hashes(folder))
@@ -180,19 +180,19 @@ class Preparation:
                 return report
             with _way_out(folder):
                 report = inspect_again(task, folder)
-            self._note_masks(task, folder)
+            self._note_masks(plan, key, folder)
         else:
             self.journal.emit("stage_started", stage="masks")
-            report = make_masks(task, folder, self._on_masks, lambda made: self._note_masks(task, made))
+            report = make_masks(task, folder, self._on_masks, lambda made: self._note_masks(plan, key, made))
         self.journal.emit("stage_finished", stage="masks", folder=str(folder))
         return report
 
-    def _note_masks(self, task: MaskTask, folder: Path) -> None:
+    def _note_masks(self, plan: RunPlan, key: str, folder: Path) -> None:
         """Notes what the stage made, in the run's folder or in the one that is about to become it."""
-        facts = {"inspected": _inspected(task, folder), "derived": derived_hashes(folder)}
-        self.ledger.record("masks", digest(task.sources), **facts)
+        facts = {"inspected": _inspected(plan, folder), "derived": derived_hashes(folder)}
+        self.ledger.record("masks", key, **facts)
 
-    def _kept_masks(self, task: MaskTask, folder: Path, known: dict[str, Any]) -> dict[str, Any] | None:
+    def _kept_masks(self, plan: RunPlan, folder: Path, known: dict[str, Any]) -> dict[str, Any] | None:
         """The report of masks that are as they were; None where they must be inspected again.
 
         The masks themselves may be painted on. Everything else in the folder is the stage's own: what a segment is
@@ -206,7 +206,7 @@ class Preparation:
                     raise InputError(f"{folder / lost[0]} is not what this run made.")
             else:  # a run of an earlier version
                 changed = []
-            if known.get("inspected") != _inspected(task, folder):
+            if known.get("inspected") != _inspected(plan, folder):
                 self.journal.emit(
                     "note", message=f"The masks in {folder} or the plan have changed; they are judged anew."
                 )
@@ -261,9 +261,9 @@ def hash_pixels(picture: np.ndarray) -> str:
     return hash_frames(picture[None])
 
 
-def _inspected(task: MaskTask, folder: Path) -> str:
+def _inspected(plan: RunPlan, folder: Path) -> str:
     """Hash of what preflight judges: the masks as they are now, and the plan."""
-    return digest([MaskStore(folder).content_hash(), task.plan.to_json()])
+    return digest([MaskStore(folder).content_hash(), plan.to_json()])
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any, TypeVar
 
-from scail2.documents import DocumentError, decode
-from scail2.runs.storage import digest, read_json, write_json
+from scail2.files.documents import DocumentError, decode
+from scail2.files.storage import digest, read_json, write_json
 
 T = TypeVar("T")
 

@@ -22,12 +22,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
-from scail2.documents import DocumentError
 from scail2.errors import InputError
-from scail2.runs.layout import temporary_name
+from scail2.files.documents import DocumentError
+from scail2.files.storage import hash_file, is_present, move_folder, names_in, read_bytes, sync_tree, temporary_name
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.segment_record import RECORD, SegmentRecord, read_record
-from scail2.runs.storage import hash_file, is_present, move_folder, names_in, read_bytes, sync_tree
 from scail2.video import VideoReader, VideoWriter
 
 FRAMES, STATE, METRICS = "frames.mkv", "state.safetensors", "metrics.json"

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from scail2.perception import findings
-from scail2.perception.findings import Finding, Severity
-from scail2.request import AnimationRequest
+from scail2.perception.checks import findings
+from scail2.perception.checks.findings import Finding, Severity
+from scail2.request.animation import AnimationRequest
 from scail2.runs.planning import RunPlan
 from scail2.video import Codec, VideoInfo, codec_for, sound
 

@@ -4,9 +4,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from scail2.documents import Between, DocumentError
 from scail2.errors import InputError
-from scail2.request import AnimationRequest
+from scail2.files.documents import Between, DocumentError
+from scail2.files.storage import is_present
+from scail2.request.animation import AnimationRequest
 from scail2.runs.executor import Executor
 from scail2.runs.journal import Journal
 from scail2.runs.model import ModelHandle
@@ -15,7 +16,6 @@ from scail2.runs.output import OutputStage, check_mine, check_output
 from scail2.runs.preparation import Preparation, Prepared, changed_inputs
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.segment_store import SegmentStore
-from scail2.runs.storage import is_present
 
 if TYPE_CHECKING:
     from scail2.pipeline import SCAIL2Pipeline

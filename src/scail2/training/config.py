@@ -24,7 +24,7 @@ class LossConfig:
 
     ``space`` "velocity" is the plain ‖v̂ − v‖²; "sample" measures in x0 space, ‖x̂0 − x0‖² / max(t, ``minimum_t``).
     Latent cells of characters weigh 1 + ``character_weight``. ``alignment_weight`` adds part supervision of hidden states
-    (:mod:`scail2.training.alignment`) read after block ``alignment_block``.
+    (:mod:`scail2.training.objectives.parts`) read after block ``alignment_block``.
     """
 
     space: str = "velocity"

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from scail2.data.cache import EMPTY_PROMPT
 from scail2.data.dataset import BucketLoader, BucketSampler, LatentBatch, LatentDataset, LatentSample, collate
-from scail2.data.recipe import SampleKind
+from scail2.data.triplet_recipe import SampleKind
 from scail2.errors import InputError
 from scail2.training.batches import TrainingBatch, cut_window, mixture_at, step_generator
 from scail2.training.config import DataConfig, MixtureKnot

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from scail2.documents import DocumentError, decode, parse_json
-from scail2.staging import atomic_file
+from scail2.files.documents import DocumentError, decode, parse_json
+from scail2.files.staging import atomic_file
 
 
 class TrainingRecord:

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from scail2.documents import load_json
 from scail2.errors import InputError
-from scail2.ownership import Kind, check_folder, claimed_folder, is_document
-from scail2.request_files import refuse_overwriting
-from scail2.staging import Staging, atomic_file, set_aside, sweep
+from scail2.files.documents import load_json
+from scail2.files.ownership import Kind, check_folder, claimed_folder, is_document
+from scail2.files.staging import Staging, atomic_file, set_aside, sweep
+from scail2.request.paths import refuse_overwriting
 from scail2.training.config import TrainConfig
 from scail2.training.state import latest_state, state_step
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from scail2.data.cache import load_autoencoder
+from scail2.checkpoints.model_folder import forget_origin
 from scail2.data.dataset import LatentDataset
 from scail2.errors import InputError
+from scail2.loading.components import load_autoencoder
 from scail2.models.component_folders import load_component_folder
-from scail2.models.model_folder import forget_origin
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.training.config import TrainConfig
 from scail2.training.latent_batches import LatentBatches
-from scail2.training.objective import FlowMatchingObjective
+from scail2.training.objectives.supervised import FlowMatchingObjective
 from scail2.training.parallel import ParallelContext
 from scail2.training.run_folder import exported_folder, refuse_change
 from scail2.training.sheets import ContactSheets

@@ -7,15 +7,16 @@ import torch
 from torch import nn
 
 from scail2.conditions import decode_latents
+from scail2.data.contact_sheet import SheetRow, contact_sheet
 from scail2.data.dataset import LatentDataset, LatentSample, collate
 from scail2.data.shards import DamagedSample
 from scail2.errors import InputError
-from scail2.evaluation.pictures import SheetRow, contact_sheet
-from scail2.presets import preset
-from scail2.sampling import make_scheduler, set_timesteps, take_step
+from scail2.pipeline import SCAIL2Pipeline
+from scail2.pipeline.presets import preset
+from scail2.pipeline.sampling import SamplingSettings, make_scheduler
 from scail2.training.batches import TrainingBatch
 from scail2.training.config import SheetConfig
-from scail2.training.objective import network_conditions
+from scail2.training.objectives.supervised import segment_conditions
 from scail2.video import to_uint8
 
 
@@ -33,7 +34,10 @@ class ContactSheets:
 
     def __init__(self, vae: nn.Module, dataset: LatentDataset, config: SheetConfig) -> None:
         self.vae = vae
-        self.preset = preset(config.preset)
+        chosen = preset(config.preset)
+        self.settings = SamplingSettings(
+            steps=chosen.steps, guidance_scale=1.0, solver=chosen.solver, shift=chosen.shift
+        )
         self.samples = [TrainingBatch(collate([sample])) for sample in _spread(dataset, config.rows)]
 
     @torch.no_grad()
@@ -51,15 +55,12 @@ class ContactSheets:
     def _generate(self, transformer: nn.Module, sample: TrainingBatch, number: int) -> torch.Tensor:
         """Normalised latents ``(1, C, T, h, w)`` from the noise of row ``number``."""
         generator = torch.Generator().manual_seed(number)
-        target = sample.latents.target
-        latents = torch.randn(target.shape, generator=generator).to(target.device)
-        scheduler = make_scheduler(self.preset.solver, self.preset.shift)
-        set_timesteps(scheduler, self.preset.steps, target.device)
-        conditions = network_conditions(sample)
-        for timestep in scheduler.timesteps:
-            velocity = transformer(latents, timestep.expand(1), **conditions, return_dict=False)[0]
-            latents = take_step(scheduler, velocity, timestep, latents, generator)
-        return latents
+        conditions = segment_conditions(sample.latents)
+        scheduler = make_scheduler(self.settings.solver, self.settings.shift)
+        pipe = SCAIL2Pipeline(transformer=transformer, vae=self.vae, scheduler=scheduler)
+        pipe.set_progress_bar_config(disable=True)
+        noise = torch.randn(conditions.latent_shape, generator=generator).to(conditions.reference_latents.device)
+        return pipe.denoise(noise, conditions, self.settings, generator=generator).latents
 
     def _pixels(self, latents: torch.Tensor) -> np.ndarray:
         """uint8 ``(T, H, W, 3)``."""

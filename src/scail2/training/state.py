@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from scail2.errors import InputError
-from scail2.staging import Staging, set_aside
+from scail2.files.staging import Staging, set_aside
 from scail2.training.ema import WeightAverage
 from scail2.training.optimizers import OptimizerSet
 

@@ -14,7 +14,7 @@ from torch import nn
 from scail2.training.batches import TrainingBatch, step_generator
 from scail2.training.config import TrainConfig
 from scail2.training.ema import WeightAverage
-from scail2.training.objective import Objective
+from scail2.training.objectives.supervised import Objective
 from scail2.training.optimizers import OptimizerSet, learning_rate_factor
 from scail2.training.parallel import ParallelContext
 from scail2.training.records import TrainingRecord

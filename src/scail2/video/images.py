@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from scail2.errors import InputError
-from scail2.limits import PIXELS
+from scail2.files.limits import PIXELS
 from scail2.video import rates
 from scail2.video.kinds import PICTURE_SUFFIXES, check_path, identify
 from scail2.video.profiles import to_srgb

@@ -16,7 +16,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image
 
 from scail2.errors import InputError
-from scail2.staging import Staging
+from scail2.files.staging import Staging
 from scail2.video import rates
 from scail2.video.audio import AudioCarrier
 from scail2.video.pixels import EXACT

@@ -1,0 +1,200 @@
+"""LoRA on the SCAIL-2 transformer: fused exactly and reversibly, or held as peft adapters.
+
+Fusing takes every kind of delta (low-rank pairs, full differences of weights, biases and modulation). All files of one
+call are added in float32 in the order given and rounded to the weights' type once, so several LoRAs under bfloat16
+lose no more than one. Adapters hold low-rank pairs on linear layers only and can be switched, scaled and trained.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from scail2.checkpoints import official_names as names
+from scail2.checkpoints.lora_files import LoraDelta, LoraFile, LoraReport, LoraSource, open_lora, own_alpha
+from scail2.checkpoints.tensor_files import write_safetensors
+from scail2.errors import InputError
+from scail2.files.user_paths import check_strength
+
+_STATE = "_scail2_fused_loras"
+
+
+@dataclass
+class FusedLoras:
+    """What is fused into a transformer, and the untouched weights that undo it."""
+
+    loras: list[tuple[str, float]] = field(default_factory=list)
+    originals: dict[str, torch.Tensor] = field(default_factory=dict)
+    reversible: bool = True
+
+
+def apply_loras(
+    transformer: torch.nn.Module,
+    loras: Sequence[tuple[LoraSource, float]],
+    *,
+    reversible: bool = True,
+    skip: Sequence[str] = (),
+) -> list[LoraReport]:
+    """Fuses LoRAs into a transformer in place: ``W += sum(strength * delta)``, in the order given.
+
+    All files are read and checked against the model before anything is changed. Parameters keep their identity; their
+    memory is new. Calling again adds to what is fused already.
+
+    Args:
+        transformer: a `SCAIL2Transformer3DModel` with floating-point weights.
+        loras: files (or state dictionaries) with their strengths.
+        reversible: keep the original tensors so that `unfuse_loras` restores them bit for bit. This costs as much
+            memory as the weights that the LoRAs touch (for a model loaded as views of its file: no memory, since they
+            stay on disk). False drops each as soon as it is replaced.
+        skip: published modules whose entries are left out, in every file (``patch_embedding``: a LoRA made for a Wan
+            model of other input channels). Without it such a file is refused.
+
+    Returns:
+        What each file held, in order.
+
+    Raises:
+        InputError: a file is refused (see `open_lora`), a strength is not finite, or the weights are quantised.
+    """
+    parameters = _parameters(transformer)
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    for source, strength in loras:
+        check_strength(strength, _label(source))
+    opened = [(open_lora(source, shapes, skip=skip), strength) for source, strength in loras]
+    additions: dict[str, list[tuple[LoraFile, LoraDelta, float]]] = {}
+    for lora, strength in opened:
+        for delta in lora.deltas:
+            additions.setdefault(delta.target, []).append((lora, delta, strength))
+    _check_floating(parameters, additions)
+    state = fused_loras(transformer)
+    if state.loras and state.reversible != reversible:
+        raise InputError("LoRAs are fused already with another choice of reversible: unfuse them first.")
+    # Noted first: if memory runs out half-way, `unfuse_loras` still restores what was changed.
+    state.reversible = reversible
+    state.loras += [(_label(source), strength) for source, strength in loras]
+    setattr(transformer, _STATE, state)
+    for name, contributions in additions.items():
+        original = parameters[name].data
+        fused = _fused(original, contributions)
+        if reversible:
+            state.originals.setdefault(name, original)
+        parameters[name].data = fused
+    for lora, _ in opened:
+        lora.file.release()
+    return [lora.report for lora, _ in opened]
+
+
+@torch.no_grad()
+def _fused(original: torch.Tensor, contributions: list[tuple[LoraFile, LoraDelta, float]]) -> torch.Tensor:
+    dtype = torch.promote_types(original.dtype, torch.float32)
+    total = original.to(dtype, copy=True)
+    for lora, delta, strength in contributions:
+        total.add_(lora.value(delta, dtype, original.device), alpha=strength)
+    return total.to(original.dtype)
+
+
+def unfuse_loras(transformer: torch.nn.Module) -> None:
+    """Takes all fused LoRAs out again: every weight is bit for bit what it was before the first `apply_loras`.
+
+    Raises InputError if they were fused with ``reversible=False``. Does nothing if none are fused.
+    """
+    state = fused_loras(transformer)
+    if state.loras and not state.reversible:
+        raise InputError("These LoRAs were fused with reversible=False: load the transformer again to be rid of them.")
+    parameters = _parameters(transformer)
+    for name, original in state.originals.items():
+        parameters[name].data = original.to(parameters[name].device)
+    setattr(transformer, _STATE, FusedLoras())
+
+
+def has_loras(transformer: torch.nn.Module) -> bool:
+    """Whether any LoRA is fused into a transformer or loaded beside its weights."""
+    return bool(fused_loras(transformer).loras or getattr(transformer, "peft_config", None))
+
+
+def fused_loras(transformer: torch.nn.Module) -> FusedLoras:
+    """What is fused into a transformer, in order."""
+    return getattr(transformer, _STATE, None) or FusedLoras()
+
+
+def _parameters(transformer: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    # A layer that carries an adapter keeps its own weight one level down.
+    return {name.replace(".base_layer.", "."): value for name, value in transformer.named_parameters()}
+
+
+def _check_floating(parameters: Mapping[str, torch.nn.Parameter], targets: Mapping) -> None:
+    for name in targets:
+        dtype = parameters[name].dtype
+        if not dtype.is_floating_point or dtype.itemsize < 2 or parameters[name].is_meta:
+            raise InputError(f"'{name}' is {str(dtype)[6:]}: fuse LoRAs before quantising or offloading the weights.")
+
+
+def _label(source: LoraSource) -> str:
+    return "state dictionary" if isinstance(source, Mapping) else str(source)
+
+
+# ---- adapters -----------------------------------------------------------------------------------------------------
+
+
+def adapter_state_dict(transformer: torch.nn.Module, source: LoraSource) -> dict[str, torch.Tensor]:
+    """A file of low-rank pairs as a peft state dictionary (``blocks.0.attn1.to_q.lora_A.weight`` ...).
+
+    Takes every spelling in `lora_names`; scales are multiplied into ``lora_B``.
+
+    Raises:
+        InputError: the file also holds full differences, which adapters cannot: `apply_loras` takes it.
+    """
+    shapes = {
+        name: tuple(parameter.shape) for name, parameter in _parameters(transformer).items() if "lora_" not in name
+    }
+    lora = open_lora(source, shapes)
+    state = {}
+    for delta in lora.deltas:
+        module = delta.target.removesuffix(".weight")
+        state[f"{module}.lora_B.weight"], state[f"{module}.lora_A.weight"] = lora.pair(delta)
+    return state
+
+
+def load_adapters(transformer: torch.nn.Module, loras: Sequence[tuple[LoraSource, float]]) -> list[str]:
+    """Loads files of low-rank pairs as peft adapters; exactly these are active then, each with its strength.
+
+    Returns the adapters' names, ``lora_0`` and so on (``set_adapters``, ``delete_adapters`` take them).
+    """
+    for source, strength in loras:
+        check_strength(strength, _label(source))
+    states = [adapter_state_dict(transformer, source) for source, _ in loras]
+    first = len(getattr(transformer, "peft_config", {}))
+    adapters = [f"lora_{first + index}" for index in range(len(loras))]
+    for adapter, state in zip(adapters, states, strict=True):
+        transformer.load_lora_adapter(state, prefix=None, adapter_name=adapter)
+    transformer.set_adapters(adapters, [strength for _, strength in loras])
+    return adapters
+
+
+def save_lora(transformer: torch.nn.Module, path: str | Path, adapter: str = "default") -> None:
+    """Saves a peft adapter in published names (``diffusion_model.<module>.lora_down/up.weight``), for ComfyUI.
+
+    Alpha and rank are multiplied into ``lora_up``: the published vocabulary has neither.
+    """
+    from peft.utils import get_peft_model_state_dict
+
+    if adapter not in getattr(transformer, "peft_config", {}):
+        raise InputError(f"The transformer has no adapter '{adapter}'.")
+    config = transformer.peft_config[adapter]
+    state = get_peft_model_state_dict(transformer, adapter_name=adapter)
+    published = {}
+    for name, value in state.items():
+        module, leaf = name.removesuffix(".weight").rsplit(".", 1)
+        official = names.to_official_name(f"{module}.weight").removesuffix(".weight")
+        if leaf == "lora_B":
+            rank = state[f"{module}.lora_A.weight"].shape[0]
+            alpha = own_alpha(config.alpha_pattern, config.lora_alpha, module)
+            scale = alpha / (math.sqrt(rank) if config.use_rslora else rank)
+            published[f"diffusion_model.{official}.lora_up.weight"] = value if scale == 1 else value * scale
+        elif leaf == "lora_A":
+            published[f"diffusion_model.{official}.lora_down.weight"] = value
+        else:
+            raise InputError(f"The adapter has '{name}', which published LoRA files cannot hold.")
+    plan = {name: (tuple(value.shape), value.dtype) for name, value in sorted(published.items())}
+    write_safetensors(Path(path), plan, lambda name, _: published[name])

@@ -1,0 +1,1 @@
+"""How far a long video drifts from its beginning: measuring it, drawing it and matching colours against it."""

@@ -1,0 +1,94 @@
+"""From a name to a pipeline: the embedded model, a diffusers folder, loose public files, or a named Hub repository."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from scail2.checkpoints.downloads import HUB_PREFIX, local_path
+from scail2.checkpoints.lora import apply_loras
+from scail2.checkpoints.model_folder import check_pipeline
+from scail2.checkpoints.tensor_files import open_tensor_file
+from scail2.checkpoints.views import main_dtype
+from scail2.devices import find_device
+from scail2.errors import InputError
+from scail2.files.user_paths import check_strength, split_lora
+
+if TYPE_CHECKING:
+    from scail2.pipeline import SCAIL2Pipeline
+
+
+def embedded_model_path() -> Path:
+    """Folder of the small model that ships inside the package."""
+    return Path(__file__).parent.parent / "assets" / "nano"
+
+
+def load_pipeline(
+    model: str | Path | None = None,
+    *,
+    torch_dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    loras: Iterable[str | Path | tuple[str | Path, float]] = (),
+) -> SCAIL2Pipeline:
+    """Loads everything needed to animate.
+
+    Args:
+        model: None for the embedded model; a diffusers folder; a transformer file, or a folder of public files, with
+            the VAE and encoder files near it (see `scail2.loading.components`); ``hub:owner/name``, which downloads.
+        torch_dtype: type of transformer and encoders; None keeps each as stored, but float16 on a CPU becomes float32.
+            The VAE is always float32.
+        device: where to put it; None leaves it on the CPU.
+        loras: files fused into the transformer in this order: a path, ``"PATH:STRENGTH"``, or (path, strength).
+
+    Raises:
+        InputError: there is no such model or device, a component is missing, or a file does not fit.
+    """
+    place = find_device("cpu" if device is None else device)
+    folder = _folder_of(model)
+    if (folder / "model_index.json").is_file():
+        pipe = _load_folder(folder, torch_dtype, place)
+    else:
+        from scail2.loading.components import assemble_pipeline
+
+        pipe = assemble_pipeline(folder, torch_dtype=torch_dtype)
+    if fused := [parse_lora(lora) for lora in loras]:
+        apply_loras(pipe.transformer, fused, reversible=False)
+    return pipe if device is None else pipe.to(place)
+
+
+def parse_lora(lora: str | Path | tuple[str | Path, float]) -> tuple[Path, float]:
+    """``PATH``, ``PATH:STRENGTH`` or (path, strength) -> path and strength (1 if not given); the file must exist."""
+    name, strength = lora if isinstance(lora, tuple) else split_lora(str(lora))
+    path = Path(name)
+    if not path.exists():
+        raise InputError(f"There is no LoRA file {path}.")
+    return path, 1.0 if strength is None else check_strength(float(strength), path)
+
+
+def _folder_of(model: str | Path | None) -> Path:
+    if model is None:
+        path = embedded_model_path()
+        if not (path / "model_index.json").is_file():
+            raise InputError("This installation has no embedded model: name a model folder or file.")
+        return path
+    path = local_path(model)
+    if not path.exists():
+        hint = f"; to download it from the Hub, write {HUB_PREFIX}{model}" if str(model).count("/") == 1 else ""
+        raise InputError(f"There is no model {model}{hint}.")
+    return path
+
+
+def _load_folder(folder: Path, torch_dtype: torch.dtype | None, device: torch.device) -> SCAIL2Pipeline:
+    from scail2.pipeline import SCAIL2Pipeline
+
+    dtypes = {"default": torch_dtype or torch.float32, "vae": torch.float32}
+    for name in check_pipeline(folder):
+        weights = any((folder / name).glob("*.safetensors*"))
+        if torch_dtype is None and weights and name != "vae":
+            stored = main_dtype(open_tensor_file(folder / name)) or torch.bfloat16
+            # Half precision is how small models are shipped; CPUs compute in it slowly or not at all.
+            dtypes[name] = torch.float32 if device.type == "cpu" and stored is torch.float16 else stored
+    return SCAIL2Pipeline.from_pretrained(folder, dtype=dtypes)

@@ -1,0 +1,125 @@
+"""Whole pipelines from public files into a diffusers folder, weights streamed, nothing visible until it is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scail2.checkpoints.downloads import local_path
+from scail2.checkpoints.encoders import load_image_encoder, load_text_encoder, load_vae
+from scail2.checkpoints.model_folder import forget_origin
+from scail2.checkpoints.tensor_files import open_tensor_file
+from scail2.checkpoints.transformer_files import convert_transformer, diffusers_folder, open_transformer
+from scail2.errors import InputError
+from scail2.files.ownership import new_file, new_folder
+from scail2.loading.components import COMPANIONS, ComponentFiles, FileKind, find_components, kind_of, load_component
+from scail2.models.transformer import SCAIL2Transformer3DModel
+from scail2.request.paths import refuse_overwriting
+
+TARGETS = ("diffusers", "official", "comfy")
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    *,
+    to: str = "diffusers",
+    torch_dtype: torch.dtype | None = None,
+    config: Mapping[str, Any] | None = None,
+    pipeline: bool = False,
+    components: Mapping[str, str | Path | None] | None = None,
+) -> list[str]:
+    """Converts a public file, or a folder of public files, into another layout.
+
+    Args:
+        source: a transformer, VAE, umT5 or CLIP file; a diffusers folder; a folder of public files, or one on the Hub
+            (``hub:owner/name``).
+        out: the folder (``to="diffusers"``) or ``.safetensors`` file to make; nothing is ever replaced, a folder may be
+            empty.
+        to: ``"diffusers"``, ``"official"`` or ``"comfy"``; the latter two write the transformer in published names.
+        torch_dtype: type of the weights; None keeps what is stored (bfloat16 for 8-bit and GGUF files).
+        config: the transformer's configuration in published words, where the file does not show it.
+        pipeline: make a whole pipeline from a transformer file and the files found near it. A folder of public files
+            is always taken as a pipeline.
+        components: files that are not to be searched for: ``vae``, ``text_encoder``, ``tokenizer``, ``image_encoder``.
+
+    Returns:
+        One line for each component written.
+    """
+    source, out, components = local_path(source), Path(out), dict(components or {})
+    if to not in TARGETS:
+        raise InputError(f"Cannot convert to '{to}': choose one of {', '.join(TARGETS)}.")
+    whole = pipeline or any(components.values()) or (source.is_dir() and diffusers_folder(source) is None)
+    _keep_apart(out, source, components)
+    if to != "diffusers":
+        path = find_components(source).transformer if whole and source.is_dir() else source
+        with new_file(out) as file:
+            dialect = convert_transformer(
+                SCAIL2Transformer3DModel, path, file, to=to, config=config, torch_dtype=torch_dtype
+            )
+        return [f"transformer ({dialect}) -> {out}"]
+    with new_folder(out) as folder:
+        if whole:
+            return _convert_pipeline(find_components(source, **components), folder, config, torch_dtype)
+        return [_convert_one(source, folder, config, torch_dtype)]
+
+
+def _keep_apart(out: Path, source: Path, components: Mapping[str, str | Path | None]) -> None:
+    """Refuses an output that is one of the inputs, in one of them, or around one."""
+    given = [("source", source), *components.items()]
+    refuse_overwriting([out], [(name, local_path(path)) for name, path in given if path is not None])
+
+
+def _convert_one(source: Path, folder: Path, config: Mapping | None, torch_dtype: torch.dtype | None) -> str:
+    kind = FileKind.TRANSFORMER if diffusers_folder(source) else kind_of(open_tensor_file(source))
+    if kind is FileKind.TRANSFORMER:
+        dialect = convert_transformer(
+            SCAIL2Transformer3DModel, source, folder, to="diffusers", config=config, torch_dtype=torch_dtype
+        )
+        return f"transformer ({dialect})"
+    loaders = {
+        FileKind.VAE: load_vae,
+        FileKind.TEXT_ENCODER: load_text_encoder,
+        FileKind.IMAGE_ENCODER: load_image_encoder,
+    }
+    if kind not in loaders:
+        raise InputError(f"{source} is {_described(kind)}: there is no diffusers folder to make of it.")
+    arguments = (source,) if kind is FileKind.VAE and torch_dtype is None else (source, torch_dtype)
+    loaders[kind](*arguments).save_pretrained(folder)
+    forget_origin(folder)
+    return kind.value
+
+
+def _described(kind: FileKind) -> str:
+    return "a LoRA (fuse it with --lora, or load it as it is)" if kind is FileKind.LORA else "no file that SCAIL-2 uses"
+
+
+def _convert_pipeline(
+    files: ComponentFiles, folder: Path, config: Mapping | None, torch_dtype: torch.dtype | None
+) -> list[str]:
+    from scail2.pipeline import SCAIL2Pipeline
+
+    # The transformer last: a missing VAE or tokenizer is found before the long part.
+    lines: list[str] = []
+    parts: dict[str, Any] = {}
+    for name in COMPANIONS:
+        part = load_component(name, files, torch_dtype)
+        if part is None:
+            lines.append(f"no {name}: the pipeline will need precomputed embeddings")
+            continue
+        part.save_pretrained(folder / name)
+        forget_origin(folder / name)
+        # The index only names classes: weights are let go before the next component is read.
+        parts[name] = part.to("meta") if isinstance(part, torch.nn.Module) else part
+        lines.append(name + (f" from {path}" if (path := getattr(files, name, None)) else ""))
+    target = folder / "transformer"
+    dialect = convert_transformer(
+        SCAIL2Transformer3DModel, files.transformer, target, to="diffusers", config=config, torch_dtype=torch_dtype
+    )
+    lines.append(f"transformer from {files.transformer} ({dialect})")
+    _, transformer = open_transformer(SCAIL2Transformer3DModel, target)
+    SCAIL2Pipeline(transformer=transformer, **parts).save_config(folder)
+    return lines

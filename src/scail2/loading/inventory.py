@@ -1,0 +1,173 @@
+"""What a file is, in words and numbers; and the public models one may have files of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scail2.checkpoints import official_names as names
+from scail2.checkpoints.dialects import view_transformer
+from scail2.checkpoints.model_folder import check_pipeline, read_config
+from scail2.checkpoints.tensor_files import TensorFile, open_tensor_file, total_bytes
+from scail2.checkpoints.transformer_files import build_without_memory, diffusers_folder, resolve_config
+from scail2.checkpoints.views import compare
+from scail2.errors import InputError
+from scail2.loading.components import FileKind, kind_of
+from scail2.models.transformer import SCAIL2Transformer3DModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileDescription:
+    """What `scail2 info` says about a file or folder.
+
+    Attributes:
+        kind: transformer, vae, text_encoder, image_encoder, lora, pipeline or unknown.
+        dialect: for a transformer, which of the public layouts.
+        tensors, parameters, bytes: as stored (parameters without scales and markers).
+        formats: storage format -> number of tensors.
+        config: a transformer's configuration in published words, as far as the file shows it.
+        complete: whether names and shapes are exactly those of the configuration; None if that is not known.
+        problem: why not, in a sentence.
+        components: of a pipeline folder, name -> class and size of its weights.
+    """
+
+    path: str
+    kind: str
+    dialect: str | None = None
+    tensors: int = 0
+    parameters: int = 0
+    bytes: int = 0
+    formats: dict[str, int] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    complete: bool | None = None
+    problem: str | None = None
+    components: dict[str, str] = field(default_factory=dict)
+
+
+def describe(path: str | Path) -> FileDescription:
+    """Describes a weight file, a transformer folder or a pipeline folder without loading weights.
+
+    Raises InputError for a path that does not exist or is no weight file.
+    """
+    path = Path(path)
+    index = path / "model_index.json"
+    if index.is_file():
+        classes = {name: kind for name, (_, kind) in check_pipeline(path).items() if kind}
+        components = {name: kind + _weights_in_words(path / name) for name, kind in classes.items()}
+        return FileDescription(path=str(path), kind="pipeline", components=components)
+    file = open_tensor_file(diffusers_folder(path) or path)
+    kind = FileKind.TRANSFORMER if diffusers_folder(path) else kind_of(file)
+    facts = {
+        "path": str(path),
+        "kind": kind.value,
+        "tensors": len(file.tensors),
+        "parameters": sum(torch.Size(info.shape).numel() for info in file.tensors.values()),
+        "bytes": total_bytes(file.tensors.values()),
+        "formats": dict(Counter(info.format for info in file.tensors.values()).most_common()),
+    }
+    return (
+        FileDescription(**facts | _transformer_facts(path, file))
+        if kind is FileKind.TRANSFORMER
+        else FileDescription(**facts)
+    )
+
+
+def _weights_in_words(folder: Path) -> str:
+    if not any(folder.glob("*.safetensors")):
+        return ""
+    infos = open_tensor_file(folder).tensors.values()
+    parameters = sum(torch.Size(info.shape).numel() for info in infos)
+    formats = ", ".join(sorted({info.format for info in infos}))
+    return f", {parameters / 1e6:,.1f} million parameters, {total_bytes(infos) / 2**30:.2f} GiB, {formats}"
+
+
+def _transformer_facts(path: Path, file: TensorFile) -> dict[str, Any]:
+    try:
+        view = view_transformer(file)
+    except InputError as error:
+        return {"complete": False, "problem": str(error)}
+    parameters = sum(torch.Size(shape).numel() for shape in view.shapes.values())
+    facts: dict[str, Any] = {"dialect": view.dialect.value, "parameters": parameters}
+    try:
+        folder = diffusers_folder(path)
+        model = build_without_memory(
+            SCAIL2Transformer3DModel, view, read_config(folder) if folder else resolve_config(view)
+        )
+    except InputError as error:
+        inferred = names.infer_config(view.shapes)
+        words = {theirs: inferred[ours] for ours, theirs in names.OUR_WORDS.items() if ours in inferred}
+        return facts | {"config": words, "problem": str(error)}
+    facts["config"] = names.config_to_official(model.config)
+    wanted = {names.to_official_name(name): tuple(value.shape) for name, value in model.state_dict().items()}
+    try:
+        compare(view, wanted, "a SCAIL-2 transformer of its configuration")
+    except InputError as error:
+        return facts | {"complete": False, "problem": str(error)}
+    return facts | {"complete": True}
+
+
+@dataclass(frozen=True, slots=True)
+class PublicFile:
+    """A file people have, what it is for, under which licence, and how to use it."""
+
+    name: str
+    what: str
+    licence: str
+    use: str
+
+
+PUBLIC_FILES = (
+    PublicFile(
+        "SCAIL-2 14B, official safetensors (wan branch)",
+        "transformer, 16.4 billion parameters, 30.5 GiB in bfloat16",
+        "MIT",
+        "--model FILE, or scail2 convert",
+    ),
+    PublicFile(
+        "SCAIL-2 14B, training branch .pt (FSDP2)",
+        "the same weights, fused projections",
+        "MIT",
+        "--model FILE, or scail2 convert",
+    ),
+    PublicFile(
+        "SCAIL-2 14B, ComfyUI bf16, fp8-scaled or int8",
+        "the same weights; mxfp8, nvfp4 and int8 files of blocks are refused",
+        "MIT",
+        "--model FILE, or scail2 convert",
+    ),
+    PublicFile("SCAIL-2 14B, GGUF Q3 ... Q8", "the same weights in blocks", "MIT", "--model FILE, or scail2 convert"),
+    PublicFile("Wan2.1_VAE.pth", "autoencoder, 16 channels", "Apache-2.0", "beside the transformer"),
+    PublicFile(
+        "models_t5_umt5-xxl-enc-bf16.pth",
+        "text encoder, with its tokenizer folder",
+        "Apache-2.0",
+        "beside the transformer",
+    ),
+    PublicFile(
+        "models_clip_open-clip-xlm-roberta-large-vit-huge-14-onlyvisual.pth",
+        "image encoder",
+        "MIT",
+        "beside the transformer",
+    ),
+    PublicFile(
+        "lightx2v I2V step and CFG distillation",
+        "LoRA for the presets fast, balanced, distilled",
+        "Apache-2.0",
+        "--lora FILE:0.8",
+    ),
+    PublicFile("SCAIL-2 Bias-Aware DPO", "LoRA of rank 128: better hands", "MIT", "--lora FILE"),
+)
+
+EMBEDDED_CAN = (
+    "animate one or two drawn puppets with thick limbs, slow motion, a still camera; stand them in for others",
+    "128x128 pixels, 16 frames a second, any length",
+    "run on a CPU, without any download",
+)
+EMBEDDED_CANNOT = (
+    "photographs, people, animals, faces and fingers: that takes the 14B",
+    "prompts: it has no text encoder",
+)

@@ -1,0 +1,1 @@
+"""Where masks come from: given files, the embedded network, SAM3."""

@@ -1,0 +1,359 @@
+"""`MaskStore`: the masks of one job as files that people can look at, repaint, freeze and reuse.
+
+::
+
+    DIR/reference_mask.png     palette picture
+    DIR/additional_mask_1.png  one for each further reference view
+    DIR/driving_mask.mkv       palette video, FFV1 in RGB: every value survives
+    DIR/driving_mask/          the same as PNG frames, when present it wins: what a painting program edits
+    DIR/tracks.json            who is who: boxes, colours, confidence, binding, hashes of the sources
+    DIR/superseded/N/          masks that newer ones replaced, each a store of its own
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from scail2.errors import InputError
+from scail2.files.documents import decode, load_json
+from scail2.files.staging import Staging, atomic_file, set_aside
+from scail2.files.storage import sha256_of
+from scail2.masks import BindingSlot
+from scail2.modes import MODE_TRAITS, AnimationMode
+from scail2.perception.binding import Binding
+from scail2.perception.segmenters.given import GivenMasks, PictureFrames
+from scail2.perception.segmenters.snapping import PALETTE, SnappedFrames
+from scail2.perception.store_folder import replacing
+from scail2.perception.stored_facts import StoredFacts
+from scail2.perception.tracks import CharacterTrack, TrackedMasks, TrackRecorder
+from scail2.video import FrameSource, VideoReader, VideoWriter, read_image
+
+STORE_VERSION = 1
+_WINDOW = 16
+_RGB = PALETTE.astype(np.uint8)
+_BACKGROUNDS = {"black": _RGB[0], "white": _RGB[1]}
+
+__all__ = ["CharacterTrack", "MaskStore", "PaletteFrames", "TrackRecorder", "TrackedMasks", "paint", "sha256_of"]
+
+
+def paint(labels: np.ndarray, slots: Mapping[int, BindingSlot], background: str) -> np.ndarray:
+    """Palette frames uint8 (T, H, W, 3) of label maps uint8 (T, H, W); labels without a slot become background."""
+    table = np.repeat(_BACKGROUNDS[background][None], 256, axis=0)
+    for number, slot in slots.items():
+        table[number] = slot.rgb
+    return table[labels]
+
+
+class PaletteFrames:
+    """A palette clip as a `FrameSource` whose pixels are exactly palette colours, on the background a mode asks for.
+
+    Args:
+        source: the painted frames.
+        where: name of the file, for messages.
+        repaint: (old, new) background colours, or None to leave it.
+    """
+
+    def __init__(self, source: FrameSource, where: str, repaint: tuple[str, str] | None = None):
+        self.source, self.repaint = source, repaint
+        self.height, self.width = source.height, source.width
+        self._snapped = SnappedFrames(source, where, lossy=False)
+
+    def __len__(self) -> int:
+        return len(self._snapped)
+
+    def frames(self, start: int, stop: int) -> np.ndarray:
+        """Frames [start, stop): uint8 (T, H, W, 3). Raises `InputError` for colours outside the palette."""
+        table = _RGB.copy()
+        if self.repaint:
+            old, new = self.repaint
+            table[0 if old == "black" else 1] = _BACKGROUNDS[new]
+        return table[self._snapped.rows(start, stop)]
+
+
+def _track_json(track: CharacterTrack, slot: BindingSlot | None) -> dict[str, Any]:
+    boxes = [None if np.isnan(box[0]) else [int(value) for value in box] for box in track.boxes]
+    return {
+        "number": track.number,
+        "name": track.name,
+        "slot": slot.name.lower() if slot else None,
+        "first_frame": track.first_frame,
+        "last_frame": track.last_frame,
+        "spans": track.spans(),
+        "confidence": round(track.mean_confidence, 4),
+        "boxes": boxes,
+        "areas": [int(area) for area in track.areas],
+    }
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with atomic_file(path) as file:
+        file.write((json.dumps(value, indent=1) + "\n").encode())
+
+
+def _write_picture(path: Path, rgb: np.ndarray) -> None:
+    with atomic_file(path) as file:
+        Image.fromarray(rgb).save(file, format="PNG")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskJob:
+    """Everything that goes into a store: the mode, both sides' characters, their binding, rate and source hashes.
+
+    `files` may name what the preview needs to find again: ``reference``, ``driving`` (paths) and ``fit``.
+    `own_backgrounds` are those given with additional references' masks, None where the mode decides.
+    """
+
+    mode: AnimationMode
+    reference: TrackedMasks
+    driving: TrackedMasks
+    binding: Binding
+    fps: Fraction
+    sources: Mapping[str, str]
+    additional: Sequence[tuple[TrackedMasks, Mapping[int, BindingSlot]]] = ()
+    own_backgrounds: Sequence[str | None] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+class MaskStore:
+    """The masks of one job in a folder. Open an existing one with ``MaskStore(directory)``."""
+
+    def __init__(self, directory: str | Path):
+        self.directory = Path(directory)
+        path = self.directory / "tracks.json"
+        try:
+            self.info = load_json(path, dict[str, Any], nonfinite=True)
+        except FileNotFoundError:
+            raise InputError(f"{self.directory} holds no masks: there is no tracks.json in it.") from None
+        if self.info.get("version") != STORE_VERSION:
+            raise InputError(f"{path} is not a version {STORE_VERSION} track file of scail2.")
+        self._facts = decode(self.info, StoredFacts, path, nonfinite=True, unknown=True)
+
+    @classmethod
+    def write(cls, directory: str | Path, job: MaskJob) -> "MaskStore":
+        """Paints and stores the masks of `job`; older ones move to `superseded/`, frozen ones are refused."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        with replacing(directory) as made:
+            cls._paint(made, job)
+        return cls(directory)
+
+    @staticmethod
+    def _paint(directory: Path, job: MaskJob) -> None:
+        traits = MODE_TRAITS[job.mode]
+        shown, moved = job.binding.reference_slots(), job.binding.driving_slots()
+        still = paint(job.reference.labels.labels(0, 1), shown, traits.reference_background)[0]
+        _write_picture(directory / "reference_mask.png", still)
+        for index, (masks, slots) in enumerate(job.additional, start=1):
+            own = job.own_backgrounds[index - 1] or traits.reference_background
+            view = paint(masks.labels.labels(0, 1), slots, own)[0]
+            _write_picture(directory / f"additional_mask_{index}.png", view)
+        size = (job.driving.height, job.driving.width)
+        with VideoWriter(directory / "driving_mask.mkv", job.fps, size, codec="ffv1") as writer:
+            for _, labels in job.driving.windows(_WINDOW):
+                writer.write(paint(labels, moved, traits.driving_background))
+        _write_json(directory / "tracks.json", _describe(job, size))
+
+    @property
+    def mode(self) -> AnimationMode:
+        """The mode the masks were painted for."""
+        return self._facts.mode
+
+    @property
+    def height(self) -> int:
+        return self._facts.height
+
+    @property
+    def width(self) -> int:
+        return self._facts.width
+
+    @property
+    def total(self) -> int:
+        """Frames of the driving mask."""
+        return self._facts.frames
+
+    @property
+    def fps(self) -> Fraction:
+        return self._facts.fps
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the masks may no longer be overwritten."""
+        return bool(self.info.get("frozen"))
+
+    @property
+    def source_hash(self) -> str:
+        """One digest of the pictures and videos (and settings) the masks were made from."""
+        return self._facts.source_hash
+
+    @property
+    def binding(self) -> Binding:
+        """Who moves whom, as stored."""
+        return self._facts.binding.to_binding()
+
+    @property
+    def driving_path(self) -> Path:
+        """The driving mask in force: the folder of PNG frames when there is one, else the video."""
+        folder = self.directory / "driving_mask"
+        return folder if folder.is_dir() else self.directory / "driving_mask.mkv"
+
+    @property
+    def reference(self) -> np.ndarray:
+        """The reference mask in the store's own mode: uint8 (H, W, 3), palette colours."""
+        return self.reference_for(self.mode)
+
+    @property
+    def driving(self) -> PaletteFrames:
+        """The driving mask in the store's own mode, as a `FrameSource`."""
+        return self.driving_for(self.mode)
+
+    def _still(self, name: str, mode: AnimationMode, *, repaint: bool = True) -> np.ndarray:
+        path = self.directory / name
+        if not path.exists():
+            raise InputError(f"{self.directory} holds no {name}: make the masks again or put the picture back.")
+        change = (MODE_TRAITS[self.mode].reference_background, MODE_TRAITS[mode].reference_background)
+        picture = PictureFrames(read_image(path)[..., :3])
+        changes = repaint and change[0] != change[1]
+        return PaletteFrames(picture, str(path), change if changes else None).frames(0, 1)[0]
+
+    def reference_for(self, mode: AnimationMode) -> np.ndarray:
+        """The reference mask repainted for `mode`: uint8 (H, W, 3)."""
+        return self._still("reference_mask.png", mode)
+
+    @property
+    def own_backgrounds(self) -> tuple[str | None, ...]:
+        """Background that came with each additional reference's mask, None where the mode decides."""
+        return tuple(self.info.get("additional_backgrounds", ()))
+
+    def additional_for(self, mode: AnimationMode) -> tuple[np.ndarray, ...]:
+        """Masks of the additional references, each uint8 (H, W, 3): repainted for `mode` unless their background was given."""
+        names = sorted(self.directory.glob("additional_mask_*.png"), key=lambda p: int(p.stem.rsplit("_", 1)[1]))
+        own = itertools.chain(self.own_backgrounds, itertools.repeat(None))
+        return tuple(
+            self._still(path.name, mode, repaint=given is None) for path, given in zip(names, own, strict=False)
+        )
+
+    def driving_for(self, mode: AnimationMode) -> PaletteFrames:
+        """The driving mask repainted for `mode`, as a `FrameSource` of uint8 (T, H, W, 3)."""
+        path = self.driving_path
+        if not path.exists():
+            raise InputError(f"{self.directory} holds no driving mask: make the masks again.")
+        source = VideoReader(path, interpolation="nearest")
+        if len(source) != self.total or (source.height, source.width) != (self.height, self.width):
+            raise InputError(
+                f"{path} has {len(source)} frames of {source.width}x{source.height}, but these masks were made as "
+                f"{self.total} frames of {self.width}x{self.height}: edit frames, but keep their number and size."
+            )
+        change = (MODE_TRAITS[self.mode].driving_background, MODE_TRAITS[mode].driving_background)
+        return PaletteFrames(source, str(path), change if change[0] != change[1] else None)
+
+    def measure(self, directory: Path | None = None) -> tuple[TrackedMasks, TrackedMasks]:
+        """Reference and driving characters as the files show them now, one track per colour (after edits, for checks).
+
+        The driving video's label maps go to `directory`; None keeps them in memory.
+        """
+        still = GivenMasks([self.directory / "reference_mask.png"])
+        picture = PictureFrames(read_image(self.directory / "reference_mask.png"))
+        moving = self.driving_for(self.mode)
+        return still.segment(picture), GivenMasks([self.driving_path]).segment(moving.source, directory=directory)
+
+    def content_hash(self) -> str:
+        """Digest of the masks themselves, to key anything computed from them."""
+        digest = hashlib.sha256()
+        for path in [*sorted(self.directory.glob("*_mask*.png")), self.driving_path]:
+            digest.update(sha256_of(path).encode())
+        return digest.hexdigest()
+
+    def freeze(self) -> None:
+        """Marks the masks as final: remembers their digest and refuses to be overwritten."""
+        self._update(frozen=True, content_hash=self.content_hash())
+
+    def unfreeze(self) -> None:
+        """Allows changes again."""
+        self._update(frozen=False, content_hash=None)
+
+    def verify(self) -> None:
+        """Raises `InputError` when frozen masks were changed after freezing."""
+        if self.frozen and self.info.get("content_hash") != self.content_hash():
+            raise InputError(
+                f"the masks in {self.directory} were changed after they were frozen: unfreeze and check them first."
+            )
+
+    def _update(self, **changes: Any) -> None:
+        self.info = self.info | changes
+        _write_json(self.directory / "tracks.json", self.info)
+
+    def unpack(self) -> Path:
+        """Writes the driving mask as PNG frames for a painting program; from then on the folder is the mask in force."""
+        folder = self.directory / "driving_mask"
+        if folder.is_dir():
+            return folder
+        frames = self.driving
+        with Staging(folder) as staging:
+            staging.place.mkdir()
+            for start in range(0, self.total, _WINDOW):
+                for offset, rgb in enumerate(frames.frames(start, min(start + _WINDOW, self.total))):
+                    Image.fromarray(rgb).save(staging.place / f"{start + offset:06d}.png", format="PNG")
+            staging.publish()
+        return folder
+
+    def pack(self) -> Path:
+        """Turns edited PNG frames back into the one lossless video, snapping softened edges to the palette.
+
+        The frames as they were painted are kept in `superseded/`.
+        """
+        video = self.directory / "driving_mask.mkv"
+        if self.driving_path == video:
+            return video
+        frames = self.driving
+        with VideoWriter(video, self.fps, (self.height, self.width), codec="ffv1") as writer:
+            for start in range(0, self.total, _WINDOW):
+                writer.write(frames.frames(start, min(start + _WINDOW, self.total)))
+        set_aside(self.directory / "driving_mask")
+        return video
+
+
+def _seen(masks: TrackedMasks) -> list[CharacterTrack]:
+    return [track for track in masks.tracks if track.first_frame >= 0]
+
+
+def _describe(job: MaskJob, size: tuple[int, int]) -> dict[str, Any]:
+    """The contents of tracks.json."""
+    shown, moved = job.binding.reference_slots(), job.binding.driving_slots()
+    sources = dict(sorted(job.sources.items()))
+    return {
+        "version": STORE_VERSION,
+        "mode": job.mode.value,
+        "height": size[0],
+        "width": size[1],
+        "reference_height": job.reference.height,
+        "reference_width": job.reference.width,
+        "frames": len(job.driving),
+        "fps": str(job.fps),
+        "frozen": False,
+        "content_hash": None,
+        "sources": sources,
+        "files": dict(job.files),
+        "source_hash": hashlib.sha256(json.dumps(sources).encode()).hexdigest(),
+        "origin": {"reference": job.reference.origin, "driving": job.driving.origin},
+        "binding": {
+            "rule": job.binding.rule,
+            "pairs": [
+                {"driving": p.driving, "reference": p.reference, "slot": p.slot.name.lower()} for p in job.binding.pairs
+            ],
+            "unbound_driving": list(job.binding.unbound_driving),
+            "unbound_reference": list(job.binding.unbound_reference),
+            "notes": list(job.binding.notes),
+        },
+        "additional_backgrounds": list(job.own_backgrounds),
+        "warnings": [*job.reference.warnings, *job.driving.warnings],
+        "reference": [_track_json(track, shown.get(track.number)) for track in _seen(job.reference)],
+        "driving": [_track_json(track, moved.get(track.number)) for track in _seen(job.driving)],
+    }

@@ -1,0 +1,400 @@
+"""``SCAIL2Pipeline``: six stages, a generator over segments, and the usual diffusers call on top.
+
+Every stage is public, gets all it needs as arguments and returns a frozen dataclass. A segment is a pure function of
+its conditions, the history before it and the generator's state, so a run can be left and entered again at any segment.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.guiders.guider_utils import BaseGuidance
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils.torch_utils import get_module_execution_device, randn_tensor
+from torch import Tensor
+
+from scail2 import conditions as cond
+from scail2.checkpoints.model_folder import forget_origin, loading
+from scail2.conditions import ConditionGeometry, DrivingConditions, SegmentConditions
+from scail2.errors import InputError
+
+# Imports our classes too: diffusers resolves out-of-tree components only in modules that are imported already.
+from scail2.models.component_folders import check_classes
+from scail2.modes import AnimationMode
+from scail2.pipeline.call import Call, check_call, plan_segments
+from scail2.pipeline.embeds import picture_embeds, prompt_conditions
+from scail2.pipeline.guidance import VelocityPredictor, call_back, needs_negative
+from scail2.pipeline.hub_files import repository_folder
+from scail2.pipeline.lora_loader import SCAIL2LoraLoaderMixin
+from scail2.pipeline.options import CALLBACK_TENSORS, StreamOptions, takes_stream_options
+from scail2.pipeline.output import SCAIL2PipelineOutput, check_output_type, video_as
+from scail2.pipeline.sampling import SamplingSettings, fresh_scheduler, set_timesteps, sigma_at, take_step
+from scail2.pipeline.stages import (
+    DecodedSegment,
+    DenoisedSegment,
+    EncodedReference,
+    PreparedLatents,
+    PromptConditions,
+    SegmentOutput,
+)
+from scail2.pipeline.step_caches import check_token_split, reset_caches
+from scail2.segments import Segment, SegmentPlan
+
+
+class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
+    """Animate a reference picture by a driving video, or put its character into the driving video's scene.
+
+    Args:
+        transformer: ``SCAIL2Transformer3DModel``.
+        vae: ``AutoencoderKLWan`` or an autoencoder of its interface (``encode``, ``decode``, ``config.z_dim``,
+            ``latents_mean``, ``latents_std``, ``scale_factor_temporal``, ``scale_factor_spatial``).
+        scheduler: any flow-matching scheduler; used when a call names neither a preset nor a solver.
+        text_encoder, tokenizer: umT5; without them a model that takes text needs ``prompt_embeds``.
+        image_encoder, image_processor: CLIP vision; without it a model that takes CLIP features needs ``image_embeds``.
+        guider: a diffusers guider; without it, ``guidance_scale`` other than 1 means classifier-free guidance.
+        default_preset: name of the preset for calls that name none.
+        segment_frame_length, prev_segment_conditioning_frames: frames of a segment and of its overlap with the one
+            before, as the checkpoint was trained; both 4n+1.
+        native_height, native_width: the size the checkpoint was trained around; runs derive their size from it.
+    """
+
+    model_cpu_offload_seq = "text_encoder->image_encoder->transformer->vae"
+    _optional_components = ["text_encoder", "tokenizer", "image_encoder", "image_processor", "guider"]
+    _callback_tensor_inputs = list(CALLBACK_TENSORS)
+
+    def __init__(
+        self,
+        transformer: Any,
+        vae: Any,
+        scheduler: SchedulerMixin,
+        text_encoder: Any = None,
+        tokenizer: Any = None,
+        image_encoder: Any = None,
+        image_processor: Any = None,
+        guider: BaseGuidance | None = None,
+        default_preset: str = "quality",
+        segment_frame_length: int = 81,
+        prev_segment_conditioning_frames: int = 5,
+        native_height: int = 512,
+        native_width: int = 896,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            transformer=transformer,
+            vae=vae,
+            scheduler=scheduler,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            image_encoder=image_encoder,
+            image_processor=image_processor,
+            guider=guider,
+        )
+        self.register_to_config(
+            default_preset=default_preset,
+            segment_frame_length=segment_frame_length,
+            prev_segment_conditioning_frames=prev_segment_conditioning_frames,
+            native_height=native_height,
+            native_width=native_width,
+        )
+        self._interrupt = self._completed = False
+        self._num_timesteps = 0
+        self._current_timestep = None
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> SCAIL2Pipeline:
+        """Load a saved pipeline from a local folder, or from the Hub by first downloading the whole repository.
+
+        diffusers refuses to download pipelines whose classes live outside of it; a folder that is already there it
+        loads like any other.
+        """
+        folder = repository_folder(pretrained_model_name_or_path, kwargs)
+        check_classes(folder)
+        with loading(folder):
+            return super().from_pretrained(str(folder), **kwargs)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """As every pipeline's, without the paths the components were loaded from."""
+        super().save_pretrained(save_directory, **kwargs)
+        forget_origin(Path(save_directory))
+
+    @property
+    def geometry(self) -> ConditionGeometry:
+        """What the transformer expects of its inputs' sizes."""
+        return ConditionGeometry.of(self.transformer)
+
+    @property
+    def interrupt(self) -> bool:
+        """Set to True, from a callback or another thread, to stop before the next step."""
+        return self._interrupt
+
+    @interrupt.setter
+    def interrupt(self, value: bool) -> None:
+        self._interrupt = bool(value)
+
+    @property
+    def num_timesteps(self) -> int:
+        """Steps of the segment being sampled."""
+        return self._num_timesteps
+
+    @property
+    def current_timestep(self) -> Tensor | None:
+        """The timestep being computed, for caches that ask (Pyramid Attention Broadcast)."""
+        return self._current_timestep
+
+    # ---- stages ------------------------------------------------------------------------------------------------
+
+    def encode_prompt(
+        self,
+        prompt: str | None = None,
+        negative_prompt: str | None = None,
+        *,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        with_negative: bool = False,
+    ) -> PromptConditions:
+        """Stage 1: text to embeddings (1, 512, text_dim), zero behind the last token.
+
+        Precomputed embeddings are taken as they are. ``with_negative`` asks for the negative prompt's embeddings too
+        (the empty prompt's when none is given). A model without text gives ``None`` and refuses any text.
+        """
+        return prompt_conditions(
+            (self.transformer.config, self.tokenizer, self.text_encoder),
+            (prompt, negative_prompt),
+            (prompt_embeds, negative_prompt_embeds),
+            with_negative=with_negative,
+        )
+
+    def encode_reference(
+        self,
+        image: Tensor,
+        mask: Tensor,
+        *,
+        mode: AnimationMode | str,
+        additional_images: Tensor | None = None,
+        additional_masks: Tensor | None = None,
+        image_embeds: Tensor | None = None,
+        black_out: bool = True,
+    ) -> EncodedReference:
+        """Stage 2: the reference pictures to latents, and the primary one to CLIP embeddings.
+
+        Args: see ``conditions.encode_references``; ``image_embeds`` (1, 257, image_dim) replaces running CLIP.
+        """
+        seen = cond.seen_reference(image, mask, mode=mode, black_out=black_out)
+        clip = (self.transformer.config, self.image_encoder, self.image_processor)
+        return EncodedReference(
+            conditions=cond.encode_references(
+                self.vae,
+                mode=mode,
+                reference=image,
+                reference_mask=mask,
+                additional_references=additional_images,
+                additional_reference_masks=additional_masks,
+                black_out=black_out,
+            ),
+            image_embeds=picture_embeds(*clip, seen, image_embeds),
+        )
+
+    def encode_driving(self, driving: Tensor, driving_mask: Tensor) -> DrivingConditions:
+        """Stage 3: one segment's driving frames (B, 3, T, H, W) and masks (B, T, H, W, 3) uint8 to latents."""
+        return cond.encode_driving(self.vae, self.geometry, driving=driving, driving_mask=driving_mask)
+
+    def prepare_latents(self, conditions: SegmentConditions, generator: torch.Generator) -> PreparedLatents:
+        """Stage 4: draw a segment's noise, recording the generator's state before and after."""
+        before = generator.get_state()
+        device = get_module_execution_device(self.transformer)
+        latents = randn_tensor(conditions.latent_shape, generator=generator, device=device, dtype=torch.float32)
+        return PreparedLatents(
+            latents=latents, generator_state=before, next_generator_state=generator.get_state().clone()
+        )
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        latents: Tensor,
+        conditions: SegmentConditions,
+        settings: SamplingSettings,
+        *,
+        guider: BaseGuidance | None = None,
+        options: StreamOptions | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> DenoisedSegment:
+        """Stage 5: from noise to clean latents, with a scheduler of its own.
+
+        Args:
+            latents: noise (B, C, Tl, h, w) float32. History frames in ``conditions`` replace its first frames before
+                every step and after the last one.
+            guider: from ``guidance.choose_guider``; ``None`` runs one forward pass per step.
+            options: for its callback and ``attention_kwargs``.
+            generator: noise of stochastic schedulers.
+        """
+        device, dtype = get_module_execution_device(self.transformer), self.transformer.dtype
+        scheduler = fresh_scheduler(self.scheduler, settings)
+        set_timesteps(scheduler, settings.steps, device)
+        reset_caches(self.transformer)
+        self._num_timesteps = len(scheduler.timesteps)
+        predict = VelocityPredictor(
+            transformer=self.transformer,
+            conditions=conditions.to(device, dtype),
+            guider=copy.deepcopy(guider),  # its step counters and momentum live for one segment
+            negative_prompt_embeds=None if negative_prompt_embeds is None else negative_prompt_embeds.to(device, dtype),
+            num_steps=self._num_timesteps,
+            attention_kwargs=options.attention_kwargs if options else None,
+        )
+        latents = latents.to(device)
+        with self.progress_bar(total=self._num_timesteps) as progress:
+            for step, timestep in enumerate(scheduler.timesteps):
+                if self._interrupt:
+                    return DenoisedSegment(latents=latents, completed=False)
+                self._current_timestep = timestep
+                latents = conditions.with_history(latents)
+                velocity = predict(latents, timestep, step, sigma_at(scheduler, step))
+                latents = take_step(scheduler, velocity, timestep, latents, generator)
+                if options is not None and options.callback_on_step_end is not None:
+                    latents, predict = call_back(self, options, (step, timestep), latents, predict)
+                progress.update()
+        return DenoisedSegment(latents=conditions.with_history(latents), completed=True)
+
+    def decode(self, latents: Tensor) -> DecodedSegment:
+        """Stage 6: one segment's latents to frames. The autoencoder's causal memory starts afresh with each segment."""
+        return DecodedSegment(frames=cond.decode_latents(self.vae, latents))
+
+    # ---- whole videos ------------------------------------------------------------------------------------------
+
+    def plan(self, num_frames: int, options: StreamOptions) -> SegmentPlan:
+        """The segments of a driving video of ``num_frames`` frames."""
+        return plan_segments(self, num_frames, options)
+
+    @takes_stream_options
+    @torch.no_grad()
+    def stream(
+        self, image: Any, driving_video: Any, reference_mask: Any, driving_mask: Any, **options: Any
+    ) -> Iterator[SegmentOutput]:
+        """Generate a video segment by segment, giving out each one as soon as it is finished.
+
+        Nothing but the current segment is held in memory. Stopping early is closing the iterator, raising in a
+        callback, or setting ``interrupt``: the segment that was under way is dropped, finished ones have been given.
+        To go on later, pass ``start_segment=k``, ``history`` from segment k-1, and a generator set to segment k-1's
+        ``next_generator_state``: the frames are the same bit for bit.
+
+        Args:
+            image: the reference picture: PIL image, uint8 array (H, W, 3) or float tensor (3, H, W) in [-1, 1].
+            driving_video: uint8 array (T, H, W, 3), float tensor (T, 3, H, W), list of pictures or a frame source;
+                resized to cover and cropped to the centre.
+            reference_mask: palette picture like ``image``, or bool (S, H, W), one plane per character.
+            driving_mask: palette video like ``driving_video``, or bool (S, T, H, W).
+            options: see ``scail2.pipeline.options.StreamOptions``.
+
+        Raises:
+            InputError: anything missing or contradicting, before the first segment is begun.
+        """
+        self._interrupt = self._completed = False
+        try:
+            call = check_call(self, image, driving_video, reference_mask, driving_mask, StreamOptions(**options))
+            prompt = self.encode_prompt(
+                call.options.prompt,
+                call.options.negative_prompt,
+                prompt_embeds=call.options.prompt_embeds,
+                negative_prompt_embeds=call.options.negative_prompt_embeds,
+                with_negative=needs_negative(call.guider),
+            )
+            reference = self.encode_reference(
+                call.reference,
+                call.reference_mask,
+                mode=call.mode,
+                additional_images=call.additional_references,
+                additional_masks=call.additional_masks,
+                image_embeds=call.options.image_embeds,
+                black_out=call.options.black_out_reference,
+            )
+            history = call.history
+            for segment in call.segments:
+                output = self._run_segment(call, prompt, reference, segment, history)
+                if output is None:
+                    return
+                if call.options.history_transform is not None:
+                    output = call.options.history_transform(output)
+                history = output.history
+                yield output
+            self._completed = True
+        finally:
+            self._current_timestep = None
+            self.maybe_free_model_hooks()
+
+    def _run_segment(
+        self,
+        call: Call,
+        prompt: PromptConditions,
+        reference: EncodedReference,
+        segment: Segment,
+        history: Tensor | None,
+    ) -> SegmentOutput | None:
+        """Stages 3 to 6 of one segment, or ``None`` when it was interrupted; ``history`` (overlap, 3, H, W)."""
+        clock = [time.perf_counter()]
+        conditions = cond.assemble(
+            mode=call.mode,
+            reference=reference.conditions,
+            driving=self.encode_driving(*call.window(segment)),
+            history_latents=cond.encode_video(self.vae, history.transpose(0, 1)[None]) if segment.overlap else None,
+            prompt_embeds=prompt.prompt_embeds,
+            image_embeds=reference.image_embeds,
+        )
+        check_token_split(self.transformer, conditions.num_tokens(self.geometry))
+        noise = self.prepare_latents(conditions, call.generator)
+        clock.append(time.perf_counter())
+        denoised = self.denoise(
+            noise.latents,
+            conditions,
+            call.settings,
+            guider=call.guider,
+            options=call.options,
+            negative_prompt_embeds=prompt.negative_prompt_embeds,
+            generator=call.generator,
+        )
+        if not denoised.completed:
+            return None
+        clock.append(time.perf_counter())
+        frames = self.decode(denoised.latents).frames[0].transpose(0, 1).cpu()[: segment.stop - segment.start]
+        clock.append(time.perf_counter())
+        seconds = [after - before for before, after in pairwise(clock)]
+        return SegmentOutput(
+            index=segment.index,
+            segment=segment,
+            frames=frames[segment.overlap :].clone(),
+            history=frames[-call.overlap :].clone(),
+            generator_state=noise.generator_state,
+            next_generator_state=call.generator.get_state(),
+            timings=dict(zip(("conditions", "denoise", "decode"), seconds, strict=True)),
+        )
+
+    @takes_stream_options
+    def __call__(
+        self,
+        image: Any,
+        driving_video: Any,
+        reference_mask: Any,
+        driving_mask: Any,
+        *,
+        output_type: str = "np",
+        return_dict: bool = True,
+        **options: Any,
+    ) -> SCAIL2PipelineOutput | tuple:
+        """Generate the whole video: as many frames as the driving video has. Arguments as for :meth:`stream`.
+
+        All frames are held in memory; for long videos write out the segments that :meth:`stream` gives.
+        """
+        check_output_type(output_type)
+        outputs = [o.frames for o in self.stream(image, driving_video, reference_mask, driving_mask, **options)]
+        if not outputs:
+            raise InputError("the run was interrupted before its first segment was finished: there are no frames.")
+        frames = video_as(output_type, torch.cat(outputs))
+        if not return_dict:
+            return (frames,)
+        return SCAIL2PipelineOutput(frames=frames, completed=self._completed)

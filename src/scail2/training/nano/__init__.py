@@ -1,0 +1,1 @@
+"""What only the embedded checkpoint needs: its autoencoder's basis, its refining decoder, growing the network."""

@@ -1,0 +1,1 @@
+"""What training makes smaller: flow matching, supervised by part maps where there are some."""

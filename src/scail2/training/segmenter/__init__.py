@@ -1,0 +1,1 @@
+"""The embedded segmenter: its training data, training and evaluation."""
