@@ -3,9 +3,9 @@
     python benchmarks/forward.py
 
 The first step of a segment and its later ones are timed apart: later ones find the keys and values of the context and
-the tokens of the pictures in the segment's memory. Runs of the models alternate, so that whatever else the machine does falls on both, and medians are compared. The
-ratio is of CPU seconds of the one thread, which on an idle machine are the wall's, and on a busy one leave out the time
-other programs had the core; both are printed.
+the tokens of the pictures in the segment's memory. Runs take turns, so that whatever else the machine does falls on all,
+and medians are compared. The ratio is of CPU seconds of the one thread, which on an idle machine are the wall's, and on
+a busy one leave out the time other programs had the core; both are printed.
 """
 
 import argparse
