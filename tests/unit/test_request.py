@@ -25,6 +25,7 @@ FULL = FILES | {
     "model": "hub:owner/name",
     "lora": ("x.safetensors:0.8",),
     "dtype": "bfloat16",
+    "offload": "layers",
     "preset": "fast",
     "steps": 6,
     "guidance_scale": 1.0,

@@ -8,6 +8,7 @@ from diffusers import AdaptiveProjectedGuidance
 from run_material import make_request
 from tiny import SIZE, bare_pipeline, tiny_pipeline
 
+from scail2.checkpoints.lora import FusedLoras
 from scail2.errors import InputError
 from scail2.pipeline import SCAIL2Pipeline
 from scail2.pipeline.sampling import make_scheduler
@@ -110,5 +111,8 @@ def test_a_plan_warns_of_presets_without_their_loras_and_of_prompts_that_are_not
     assert found["preset_loras"].startswith("preset fast is tuned for LoRAs (SCAIL-2 Bias-Aware DPO at 1.0, then ")
     assert found["prompt"].startswith("this model takes no text")
     assert not findings_of(tmp_path / "b", bare, preset="nano").keys() & {"preset_loras", "prompt"}
+    remark = "mixed.safetensors: its 2 tensors for a text encoder are passed over; those for the transformer count"
+    bare.transformer._scail2_fused_loras = FusedLoras(remarks=[remark])
+    assert findings_of(tmp_path / "d", bare)["lora"] == remark
     monkeypatch.setattr("scail2.runs.model.has_loras", lambda transformer: True)
     assert "preset_loras" not in findings_of(tmp_path / "c", bare, preset="fast")

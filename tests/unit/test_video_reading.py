@@ -205,6 +205,20 @@ def test_animated_pictures(tmp_path, name):
         assert reader.source_info.duration == Fraction(sum(delays), 1000)
 
 
+@pytest.mark.parametrize("name", ["moving.gif", "moving.webp", "moving.png"])
+def test_animations_in_any_order(tmp_path, name):
+    """Pillow goes back in an animated PNG from its last picture only, so the file is begun anew."""
+    pictures = [Image.fromarray(numbered_frame(i)) for i in range(40)]
+    kwargs = {"lossless": True} if name.endswith("webp") else {}
+    pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:], duration=50, **kwargs)
+    order = np.random.default_rng(6).integers(0, 40, 24).tolist()
+    with VideoReader(tmp_path / name) as reader:
+        stored = [next(reader._pictures.read([number]))[..., :3] for number in order]
+        assert read_numbers(np.stack(stored)) == order
+        assert read_numbers(reader.frames(20, 40)) == list(range(20, 40))
+        assert read_numbers(reader.frames(0, 4)) == [0, 1, 2, 3]
+
+
 def test_animated_png_without_its_still(tmp_path):
     still, *pictures = (Image.fromarray(numbered_frame(i)) for i in range(5))
     still.save(tmp_path / "a.png", save_all=True, default_image=True, append_images=pictures, duration=50)

@@ -14,6 +14,7 @@ Where an alpha is stored (as a tensor beside the pair, in the header diffusers w
 beside peft's `adapter_model.safetensors`) the addition is multiplied by alpha / rank; elsewhere by nothing.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from typing import Any
 
 import torch
 
-from scail2.checkpoints.lora_names import ModuleNames, Part, part_of, without_prefix
+from scail2.checkpoints.lora_names import ModuleNames, Part, is_for_text_encoder, part_of, without_prefix
 from scail2.checkpoints.tensor_files import StateDict, TensorFile, open_tensor_file
 from scail2.errors import InputError, short
 from scail2.files.documents import decode, load_json, parse_json
@@ -71,7 +72,7 @@ class LoraDelta:
 
 @dataclass(frozen=True, slots=True)
 class LoraReport:
-    """What a LoRA file holds."""
+    """What a LoRA file holds; entries for a text encoder are passed over."""
 
     lora_pairs: int
     weight_diffs: int
@@ -79,6 +80,7 @@ class LoraReport:
     modulation_diffs: int
     source_tensors: int
     target_tensors: int
+    text_encoder_tensors: int = 0
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,11 @@ def open_lora(
             raise InputError(f"{file.path} has nothing for '{module}', which was to be skipped.")
         for name in dropped:
             del file.tensors[name]
+    text_encoder = [name for name in file.tensors if is_for_text_encoder(name)]
+    for name in text_encoder:
+        del file.tensors[name]
+    if not file.tensors:
+        raise InputError(f"{file.path}: the LoRA is for a text encoder alone; it changes nothing here.")
     _check_values(file)
     deltas = tuple(_Parser(file, shapes).deltas())
     report = LoraReport(
@@ -185,6 +192,7 @@ def open_lora(
         modulation_diffs=_differences(deltas, "scale_shift_table"),
         source_tensors=len(file.tensors),
         target_tensors=len({delta.target for delta in deltas}),
+        text_encoder_tensors=len(text_encoder),
     )
     return LoraFile(file, deltas, report)
 
@@ -257,6 +265,8 @@ class _Parser:
                 f"{self._file.path} is a DoRA: it rescales the weights it is added to, which is more than an addition; merge it "
                 "into the model with the program it was made with, or take a plain LoRA."
             )
+        if Part.UP in parts:
+            self._beside(parts, Part.DOWN, Part.UP)
         for form, needed in (
             (Form.PAIR, (Part.UP, Part.DOWN)),
             (Form.HADAMARD, (Part.HADA_1A, Part.HADA_1B, Part.HADA_2A, Part.HADA_2B)),
@@ -279,7 +289,10 @@ class _Parser:
         if wanted in parts:
             return parts[wanted]
         name = parts[present]
-        spelled = name.replace("lora_A", "lora_B").replace("down", "up") if wanted is Part.UP else wanted.value
+        spelled = {
+            Part.UP: name.replace("lora_A", "lora_B").replace("down", "up"),
+            Part.DOWN: name.replace("lora_B", "lora_A").replace("up", "down"),
+        }.get(wanted, wanted.value)
         raise InputError(f"{self._file.path}: '{name}' has no '{spelled}' beside it.")
 
     def _target(self, module: str, part: Part, stored: str) -> str:
@@ -328,9 +341,9 @@ class _Parser:
 
     def _stored_scale(self, module: str, alpha: str | None, rank: int) -> float:
         if alpha is not None:
-            if self._file.tensors[alpha].shape not in ((), (1,)):
+            if math.prod(self._file.tensors[alpha].shape) != 1:
                 raise InputError(f"{self._file.path}: '{alpha}' is {self._file.tensors[alpha].shape}, not one number.")
-            return float(self._file.read(alpha)) / rank
+            return self._file.read(alpha).item() / rank
         words = self._words
         own = own_alpha(words.alpha_pattern or {}, rank if words.lora_alpha is None else words.lora_alpha, module)
         return own / (rank**0.5 if words.use_rslora else rank)

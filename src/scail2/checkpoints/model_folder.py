@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
+from scail2.checkpoints.downloads import HUB_PREFIX, local_path, refuse_absent
 from scail2.errors import InputError, short
 from scail2.files.documents import Between, decode, load_json, parse_json
 from scail2.files.limits import DOCUMENT_BYTES
 from scail2.files.staging import atomic_file
-from scail2.files.user_paths import expanded
 
 # No width, length or count of any public network comes near; products of such numbers still fit 64 bits.
 _LARGEST = 2**24
@@ -105,11 +105,12 @@ def check_component(folder: Path) -> None:
 def check_model(model: str | Path | None) -> None:
     """Looks at a model somebody named before anything heavy is imported: what cannot be right is refused at once.
 
-    Raises InputError like `check_pipeline`. Names that are no files or folders are left to who loads them.
+    Raises InputError like `check_pipeline`, and where there is no such model.
     """
-    path = Path() if model is None else expanded(model)
-    if model is None or not path.exists():
+    if model is None or str(model).startswith(HUB_PREFIX):
         return
+    refuse_absent(model)
+    path = local_path(model)
     if not (path.is_file() or path.is_dir()):
         raise InputError(f"{path} is a pipe or device, not a file or folder.")
     if path.name.endswith(".index.json"):

@@ -15,10 +15,11 @@ from typing import Any, Self
 
 from scail2.errors import InputError, short
 from scail2.files.documents import decode, load_toml, parse_json
+from scail2.files.public.choice import Offload
 from scail2.files.user_paths import expanded
 from scail2.modes import AnimationMode
 from scail2.request import values
-from scail2.request.paths import absolute_lora, refuse_overwriting
+from scail2.request.paths import absolute_lora, absolute_model, refuse_overwriting
 
 REQUEST_VERSION = 1
 
@@ -87,12 +88,13 @@ class AnimationRequest:
     model: str | None = setting(
         None,
         INPUTS,
-        "Diffusers folder, transformer file or Hub repository; without it the embedded model.",
+        "Folder, transformer file, name of `scail2 models` or hub:owner/name; without it the embedded model.",
         metavar="PATH",
     )
     lora: tuple[str, ...] = setting((), INPUTS, "LoRA file as PATH or PATH:STRENGTH; repeatable.", metavar="PATH[:X]")
     dtype: Precision | None = setting(None, SAMPLING, "Number format: float32, bfloat16 or float16.")
     device: str | None = setting(None, SAMPLING, "Where to compute: cpu, cuda, cuda:1, mps.")
+    offload: Offload = setting(Offload.OFF, SAMPLING, "Keep off the GPU: off, model (all networks but one) or layers.")
     preset: str | None = setting(None, SAMPLING, "Named sampling settings; without it the model's own.")
     steps: int | None = setting(None, SAMPLING, "Denoising steps, instead of the preset's.")
     guidance_scale: float | None = setting(None, SAMPLING, "Classifier-free guidance; 1 switches it off.")
@@ -144,8 +146,6 @@ class AnimationRequest:
             object.__setattr__(self, name, convert(label(name), getattr(self, name)))
         _check_paths(self)
         object.__setattr__(self, "lora", tuple(absolute_lora(each) for each in self.lora))
-        if self.model is not None and expanded(self.model).exists():
-            object.__setattr__(self, "model", os.path.abspath(expanded(self.model)))
 
     @property
     def compare_output(self) -> Path:
@@ -257,7 +257,6 @@ def label(name: str) -> str:
     return f"'{name}' ({option_of(name)})"
 
 
-_SIZE = values.optional(values.whole(16, 8192))
 _CONVERTERS = {
     "mode": lambda name, value: AnimationMode.parse(value),
     **dict.fromkeys(("reference", "driving", "output"), values.path),
@@ -266,9 +265,11 @@ _CONVERTERS = {
         ("additional_references", "additional_masks", "reference_mask", "driving_mask"), values.many(values.path)
     ),
     **dict.fromkeys(("prompt", "negative_prompt"), values.text),
-    **dict.fromkeys(("model", "device", "preset", "solver", "codec"), values.optional(values.text)),
+    **dict.fromkeys(("device", "preset", "solver", "codec"), values.optional(values.text)),
     **dict.fromkeys(("lora", "bind"), values.many(values.text)),
     **dict.fromkeys(("equal_segments", "audio", "compare", "keep_reference_background", "fix_polarity"), values.flag),
+    "model": values.optional(lambda name, value: absolute_model(values.text(name, value))),
+    "offload": values.choice(Offload),
     "dtype": values.optional(values.choice(Precision)),
     "fit": values.choice(Fit),
     "reframe": values.choice(Reframe),
@@ -277,8 +278,7 @@ _CONVERTERS = {
     "guidance_scale": values.optional(values.real(0, 100)),
     "shift": values.optional(values.real(0, 100, open_low=True)),
     "seed": values.whole(0, 2**63 - 1),
-    "height": _SIZE,
-    "width": _SIZE,
+    **dict.fromkeys(("height", "width"), values.optional(values.whole(16, 8192))),
     "fps": values.optional(values.rate),
     "frames": values.optional(values.whole(1, 10_000_000)),
     "segment_frames": values.optional(values.whole(5, 10_001, stride=4, offset=1)),

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from scail2.errors import InputError
+from scail2.files.public.installed import installed_model
 from scail2.files.user_paths import check_strength, expanded, split_lora
 
 # Never a folder: one that was given for them is refused for that reason.
@@ -40,6 +41,13 @@ def absolute_lora(text: str, folder: Path | None = None) -> str:
         check_strength(float(strength), path)
     absolute = os.path.abspath(folder / expanded(path))
     return absolute if strength is None else f"{absolute}:{strength}"
+
+
+def absolute_model(name: str) -> str:
+    """The absolute path of a model on this disk: a path, or a short name of an installed one. Other names stay."""
+    path = expanded(name)
+    found = path if path.exists() else installed_model(name)
+    return name if found is None else os.path.abspath(found)
 
 
 def model_paths(model: str | None, loras: Iterable[str]) -> list[Path]:

@@ -151,7 +151,10 @@ class SamplingChoice:
 
 def sampling_findings(request: AnimationRequest, facts: ModelFacts) -> list[Finding]:
     """Warnings about what was asked and will not work as asked."""
-    found = []
+    found = [
+        findings.warning("lora", remark, "take one trained on the video model alone if the text matters")
+        for remark in facts.lora_remarks
+    ]
     if request.prompt and not facts.takes_text:
         found.append(
             findings.warning(

@@ -15,6 +15,7 @@ from scail2.errors import InputError
 from scail2.files.limits import PIXELS
 from scail2.video import rates
 from scail2.video.kinds import PICTURE_SUFFIXES, check_path, identify
+from scail2.video.png_colour import png_conversion
 from scail2.video.profiles import to_srgb
 from scail2.video.source import MAX_FRAMES, VideoInfo, check_frame_size
 
@@ -78,7 +79,8 @@ def image_pixels(picture: Image.Image, *, name: object = "the picture") -> np.nd
     """
     with _picture_errors(name):
         check_frame_size(name, *picture.size)
-        pixels = to_srgb(ImageOps.exif_transpose(picture))
+        shown = png_conversion(picture)  # read from the file, which turning the picture would close
+        pixels = to_srgb(ImageOps.exif_transpose(picture), shown)
     if pixels.shape[-1] == 4 and (pixels[..., 3] == 255).all():
         pixels = np.ascontiguousarray(pixels[..., :3])
     return pixels
@@ -163,6 +165,7 @@ class AnimatedPicture:
                 # An animated png may begin with a still for old viewers that is no part of the animation.
                 self._skipped = 1 if self._picture.info.get("default_image") else 0
                 self._check_animated()
+                self._shown = png_conversion(self._picture)
                 delays = self._delays()
                 self._alpha = self._to_array_at(0).shape[-1] == 4
         except BaseException:
@@ -196,8 +199,12 @@ class AnimatedPicture:
         return delays
 
     def _to_array_at(self, index: int) -> np.ndarray:
+        if index + self._skipped < self._picture.tell():
+            # Of an animated png Pillow cannot go back from any picture but the last.
+            self._picture.close()
+            self._picture = Image.open(self.path)
         self._picture.seek(index + self._skipped)
-        return to_srgb(self._picture)
+        return to_srgb(self._picture, self._shown)
 
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """Frames by number, each uint8 ``(H, W, 3 | 4)``, all with alpha if the first has it."""

@@ -64,7 +64,7 @@ def too_dark(where: str, peak: int) -> str:
     if peak == 1:
         return (
             f"{where} holds only the values 0 and 1, which are both black: write it with 0 and 255 "
-            "(every value times 255)."
+            "(every value times 255; one of 16 bits counts to 65535: save it in 8)."
         )
     if peak <= len(BINDING_SLOTS):
         return (
