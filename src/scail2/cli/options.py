@@ -15,10 +15,9 @@ from scail2.modes import AnimationMode
 from scail2.request.animation import AnimationRequest, read_toml
 
 
-def request_parameters(*, leave_out: frozenset[str] = frozenset()) -> list[inspect.Parameter]:
+def request_parameters() -> list[inspect.Parameter]:
     """One keyword parameter with a typer option for every setting; None means "not given"."""
-    skipped = {"mode"} | leave_out
-    return [_parameter(each) for each in fields(AnimationRequest) if each.name not in skipped]
+    return [_parameter(each) for each in fields(AnimationRequest) if each.name != "mode"]
 
 
 def _parameter(setting: Field) -> inspect.Parameter:

@@ -25,7 +25,7 @@ keeps its output.
 
 def register(app: typer.Typer) -> None:
     """Adds the verb."""
-    app.command("plan", help=HELP)(with_parameters(_verb, request_parameters(leave_out=frozenset({"output"}))))
+    app.command("plan", help=HELP)(with_parameters(_verb, request_parameters()))
 
 
 def _verb(

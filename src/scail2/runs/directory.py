@@ -146,7 +146,7 @@ class RunDirectory:
 
     def plan(self, *, pipe: "SCAIL2Pipeline | None" = None, events: Listener | None = None) -> "Prepared":
         """Makes masks and plan without rendering; a later `execute` reuses both."""
-        return self._work(lambda task: task.prepare(), pipe, events, "plan_started")
+        return self._work(lambda task: task.plan(), pipe, events, "plan_started")
 
     def status(self) -> RunStatus:
         """What is there and what is missing, read from the files (also while another process works on it)."""
