@@ -19,7 +19,7 @@ from scail2.perception.segmenters.protocol import VideoSegmenter
 from scail2.perception.store import MaskJob, MaskStore
 from scail2.perception.tracks import ArrayLabels, TrackedMasks, TrackRecorder
 from scail2.request.masks import Prompts
-from scail2.video import FrameSource, read_image, resize_cover, resize_letterbox
+from scail2.video import SizedFrames, read_image, resize_cover, resize_letterbox
 from scail2.video.images import is_film
 
 
@@ -54,7 +54,7 @@ class MaskInputs:
 
     mode: AnimationMode
     reference: np.ndarray
-    driving: FrameSource
+    driving: SizedFrames
     fps: Fraction
     reference_mask: tuple[Path, ...] = ()
     driving_mask: tuple[Path, ...] = ()

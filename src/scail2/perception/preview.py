@@ -18,7 +18,7 @@ from scail2.files.storage import hash_file
 from scail2.perception.binding import Binding, bind
 from scail2.perception.store import MaskStore
 from scail2.perception.tracks import TrackedMasks
-from scail2.video import FrameSource, VideoReader, VideoWriter, read_image, resize_cover, resize_letterbox
+from scail2.video import SizedFrames, VideoReader, VideoWriter, read_image, resize_cover, resize_letterbox
 
 # Characters bound to nobody are shown in grey.
 UNBOUND_RGB = (150, 150, 150)
@@ -114,7 +114,7 @@ class Sheet:
     def draw(
         self,
         reference: np.ndarray,
-        driving: FrameSource,
+        driving: SizedFrames,
         frames: Sequence[int],
         *,
         marked: Collection[int] = (),

@@ -33,7 +33,7 @@ from scail2.perception.store import MaskJob, MaskStore
 from scail2.perception.tracks import TrackedMasks, TrackRecorder
 from scail2.request.masks import Fit, MaskRequest, Reframe
 from scail2.segments import SegmentPlan
-from scail2.video import FrameSource, VideoReader, first_frames, probe, read_image, resize_cover
+from scail2.video import SizedFrames, VideoReader, first_frames, probe, read_image, resize_cover
 
 Progress = Callable[[int, int], None]
 REPORT, SHEET, LABELS = "preflight.json", "contact_sheet.png", "labels"
@@ -50,7 +50,7 @@ class DrivingVideo:
         size_step: (height, width) steps of the model; (1, 1) where no model was named yet.
     """
 
-    frames: FrameSource
+    frames: SizedFrames
     fps: Fraction
     source_fps: Any
     segments: SegmentPlan
@@ -74,7 +74,7 @@ class StoredMasks:
 
     reference: np.ndarray
     reference_mask: np.ndarray
-    driving_mask: FrameSource
+    driving_mask: SizedFrames
     additional: tuple[np.ndarray, ...]
     additional_masks: tuple[np.ndarray, ...]
 

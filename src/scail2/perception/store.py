@@ -34,7 +34,7 @@ from scail2.perception.segmenters.snapping import PALETTE, SnappedFrames
 from scail2.perception.store_folder import replacing
 from scail2.perception.stored_facts import StoredFacts
 from scail2.perception.tracks import CharacterTrack, TrackedMasks, TrackRecorder
-from scail2.video import FrameSource, VideoReader, VideoWriter, read_image
+from scail2.video import SizedFrames, VideoReader, VideoWriter, read_image
 
 STORE_VERSION = 1
 _WINDOW = 16
@@ -75,7 +75,7 @@ class PaletteFrames:
         repaint: (old, new) background colours, or None to leave it.
     """
 
-    def __init__(self, source: FrameSource, where: str, repaint: tuple[str, str] | None = None):
+    def __init__(self, source: SizedFrames, where: str, repaint: tuple[str, str] | None = None):
         self.source, self.repaint = source, repaint
         self.height, self.width = source.height, source.width
         self._snapped = SnappedFrames(source, where, lossy=False)

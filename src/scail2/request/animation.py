@@ -83,7 +83,7 @@ class AnimationRequest(MaskRequest):
     audio: bool = setting(True, OUTPUT, "Carry the driving video's sound over.")
     compare: bool = setting(False, OUTPUT, "Also write reference | driving | output side by side.")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         values.convert_all(self, CONVERTERS | _CONVERTERS)
         check_masks(self)
         _check_paths(self)
@@ -112,7 +112,8 @@ class AnimationRequest(MaskRequest):
         """Reads what `to_json` gave (a dictionary or its JSON text). Unknown names are refused."""
         if isinstance(source, str | bytes):
             source = parse_json(source, dict[str, Any], "The request")
-        settings = dict(decode(source, Mapping[str, Any], "The request"))
+        kind: Any = Mapping[str, Any]  # an abstract class is none to construct, but one to be decoded into
+        settings = dict(decode(source, kind, "The request"))
         version = settings.pop("version", REQUEST_VERSION)
         if version != REQUEST_VERSION:
             raise InputError(

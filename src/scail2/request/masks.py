@@ -223,7 +223,7 @@ def _written(parse: Callable[..., Any], *, still: bool) -> Callable[[str, Any], 
     return convert
 
 
-CONVERTERS: dict[str, Callable[[str, Any], Any]] = {
+CONVERTERS: dict[str, values.Convert] = {
     "mode": lambda name, value: AnimationMode.parse(value),
     **dict.fromkeys(("reference", "driving"), values.path),
     "masks": values.optional(values.path),

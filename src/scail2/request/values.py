@@ -14,6 +14,8 @@ from typing import Any
 from scail2.errors import InputError, short
 from scail2.files.user_paths import expanded
 
+Convert = Callable[[str, Any], Any]
+
 # Panels of `--help`, in order.
 INPUTS, SAMPLING, SEGMENTS, MASKS, OUTPUT = "Inputs", "Sampling", "Length and segments", "Masks", "Output"
 PANELS = (INPUTS, SAMPLING, OUTPUT, SEGMENTS, MASKS)
@@ -35,7 +37,7 @@ def path(name: str, value: Any) -> Path:
         raise InputError(f"{name} is missing.")
     if not isinstance(value, str | os.PathLike) or not str(value) or "\0" in str(value):
         raise InputError(f"{name} must be a path, not {short(value)}.")
-    return Path(os.path.abspath(expanded(value)))
+    return Path(os.path.abspath(expanded(Path(value))))
 
 
 def flag(name: str, value: Any) -> bool:
@@ -44,22 +46,22 @@ def flag(name: str, value: Any) -> bool:
     return value
 
 
-def optional(convert):
+def optional(convert: Convert) -> Convert:
     return lambda name, value: None if value is None else convert(name, value)
 
 
-def many(convert):
-    def convert_all(name: str, value: Any) -> tuple:
+def many(convert: Convert) -> Convert:
+    def convert_each(name: str, value: Any) -> tuple[Any, ...]:
         if isinstance(value, str | os.PathLike):
             value = (value,)
         if not isinstance(value, list | tuple):
             raise InputError(f"{name} must be a list, not {short(value)}.")
         return tuple(convert(name, each) for each in value)
 
-    return convert_all
+    return convert_each
 
 
-def choice(kind: type[StrEnum]):
+def choice(kind: type[StrEnum]) -> Convert:
     def convert(name: str, value: Any) -> StrEnum:
         if not isinstance(value, str) or value not in set(kind):
             raise InputError(f"{name} must be one of {', '.join(kind)}, not {short(value)}.")
@@ -68,7 +70,7 @@ def choice(kind: type[StrEnum]):
     return convert
 
 
-def whole(low: int, high: int, *, stride: int = 1, offset: int = 0):
+def whole(low: int, high: int, *, stride: int = 1, offset: int = 0) -> Convert:
     def convert(name: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise InputError(f"{name} must be a whole number from {low} to {high}, not {short(value)}.")
@@ -82,7 +84,7 @@ def whole(low: int, high: int, *, stride: int = 1, offset: int = 0):
     return convert
 
 
-def real(low: float, high: float, *, open_low: bool = False):
+def real(low: float, high: float, *, open_low: bool = False) -> Convert:
     def convert(name: str, value: Any) -> float:
         good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not good or not low <= value <= high or (open_low and value == low):
@@ -113,7 +115,7 @@ def label(request: type, name: str) -> str:
     return f"'{name}' ({option_of(request, name)})"
 
 
-def convert_all(request: Any, converters: Mapping[str, Callable[[str, Any], Any]]) -> None:
+def convert_all(request: Any, converters: Mapping[str, Convert]) -> None:
     """Replaces the fields of a frozen request by what their converters make of them."""
     for name, convert in converters.items():
         object.__setattr__(request, name, convert(label(type(request), name), getattr(request, name)))

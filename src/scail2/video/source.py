@@ -28,6 +28,17 @@ class FrameSource(Protocol):
         ...
 
 
+@runtime_checkable
+class SizedFrames(FrameSource, Protocol):
+    """Frames by number that say how large they are, in pixels."""
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+
 class ArrayFrames:
     """A :class:`FrameSource` over an array that is already in memory.
 
