@@ -349,6 +349,7 @@ def test_problems_name_their_fix(changes, name, words):
     ("changes", "name", "words"),
     [
         ({"extras": dict.fromkeys(EXTRAS, True) | {"gguf": False}}, "extra gguf", "pip install 'scail2[gguf]'"),
+        ({"extras": dict.fromkeys(EXTRAS, True) | {"text": False}}, "extra text", "'scail2[text]' 'protobuf>=5.26'"),
         ({"memory": 16.0}, "memory", "takes about 46 GiB while it is not on a GPU"),
         ({"gpus": (replace(CARD, bf16=False),)}, "bfloat16", "--dtype float16"),
     ],
@@ -398,6 +399,14 @@ def test_facts_from_files(monkeypatch, tmp_path):
     assert machine.main_memory()[0] > 3.0
     assert not machine.can_write(driver / "below")
     assert machine.can_write(tmp_path / "not" / "yet")
+
+
+def test_an_extra_that_an_old_package_makes_useless_is_not_there(capsys, monkeypatch):
+    monkeypatch.setattr(machine, "_is_there", lambda module: module != "google.protobuf.runtime_version")
+    assert not machine.has_extra("text")
+    assert machine.has_extra("gguf")
+    _, lines, _ = run(capsys, "setup", "--memory", "24")
+    assert "These files need more of this package: pip install 'scail2[text]' 'protobuf>=5.26'" in lines
 
 
 def test_requirements_that_are_not_met(monkeypatch):

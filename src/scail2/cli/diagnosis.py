@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from scail2.cli.machine import EXTRAS, Machine
+from scail2.cli.machine import EXTRAS, Machine, install_command
 from scail2.files.public.choice import Offload, offload_for
 
 # GiB: what a run of the 14B holds in main memory while it loads, and what the smallest useful download takes.
@@ -117,9 +117,9 @@ def _packages(machine: Machine) -> Verdict:
 def _extras(machine: Machine) -> Iterator[Verdict]:
     for name, there in machine.extras.items():
         gives = EXTRAS[name][1]
-        fix = "" if there else f"pip install 'scail2[{name}]'"
+        fix = "" if there else install_command(name)
         yield Verdict(
-            f"extra {name}", Level.OK if there else Level.NOTE, f"{'' if there else 'not installed: '}{gives}", fix
+            f"extra {name}", Level.OK if there else Level.NOTE, f"{'' if there else 'incomplete: '}{gives}", fix
         )
 
 

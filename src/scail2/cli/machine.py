@@ -21,10 +21,11 @@ KERNELS = {
     "sageattention": "sage",
     "xformers": "xformers",
 }
-# Extras of the package: name -> (modules it brings, what they are for).
+# Extras of the package: name -> (modules that must be there, what they are for).
 EXTRAS = {
     "gguf": (("gguf",), "reading GGUF files"),
-    "text": (("sentencepiece",), "umT5's tokenizer as ComfyUI's files carry it"),
+    # The second: what reads such a tokenizer was generated for protobuf 5.26, and other packages hold older ones in place.
+    "text": (("sentencepiece", "google.protobuf.runtime_version"), "umT5's tokenizer as ComfyUI's files carry it"),
     "data": (("skia",), "drawing puppets: scail2 synthesize, train nano, evaluate"),
     "train": (("tensorboard",), "training curves in TensorBoard"),
     "plot": (("matplotlib",), "drift.png, the picture of a run's drift"),
@@ -232,6 +233,12 @@ def _nearest(folder: Path) -> Path:
     while not place.exists():
         place = place.parent
     return place
+
+
+def install_command(*extras: str) -> str:
+    """What installs extras of the package, and what they do not bring by themselves."""
+    more = " 'protobuf>=5.26'" if "text" in extras else ""
+    return f"pip install 'scail2[{','.join(extras)}]'{more}"
 
 
 def has_extra(name: str) -> bool:

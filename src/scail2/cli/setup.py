@@ -99,7 +99,7 @@ def _show(console: "Terminal", choice: "Choice", files: "list[PublicFile]", fold
     from rich.table import Table
     from rich.text import Text
 
-    from scail2.cli.machine import has_extra
+    from scail2.cli.machine import has_extra, install_command
     from scail2.files.public.fetch import space_for
     from scail2.files.public.installed import receipts, state_of
 
@@ -130,7 +130,7 @@ def _show(console: "Terminal", choice: "Choice", files: "list[PublicFile]", fold
         console.say("That does not fit on the disk: name another place with --folder.")
     absent = dict.fromkeys(each.extra for each in files if each.extra and not has_extra(each.extra))
     if absent:
-        console.say(f"These files need more of this package: pip install 'scail2[{','.join(absent)}]'")
+        console.say(f"These files need more of this package: {install_command(*absent)}")
     console.say(MEASURED)
 
 
