@@ -176,8 +176,8 @@ def _natural(name: str) -> list:
 
 def _on_missing_numbers(names: Sequence[str]) -> tuple[Note, ...]:
     """A note where the numbers of a folder's pictures, evenly apart otherwise, leave some out: these may have been lost."""
-    parts = [_NUMBERED.fullmatch(name) for name in names]
-    if len(names) < 3 or None in parts or len({(part["before"], part["behind"]) for part in parts}) != 1:
+    parts = [part for part in map(_NUMBERED.fullmatch, names) if part is not None]
+    if len(names) < 3 or len(parts) < len(names) or len({(part["before"], part["behind"]) for part in parts}) != 1:
         return ()
     numbers = [int(part["number"]) for part in parts]
     steps = [after - before for before, after in pairwise(numbers)]
