@@ -237,6 +237,27 @@ def test_folder_in_natural_order(tmp_path):
         assert read_numbers(reader.frames(0, len(reader))) == [0, 2, 10, 100]
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ("f_00 f_01 f_02 f_05 f_06", "2 numbers are missing among its pictures, the first behind f_02.png"),
+        ("7 8 9 11 12 14", "2 numbers are missing among its pictures, the first behind 9.png"),
+        ("f_00 f_10 f_20 f_30", None),  # every tenth
+        ("f_00 f_01 f_02", None),
+        ("a b c d", None),
+        ("day1_01 day1_02 day2_07 day2_09", None),
+        ("3 9 40 77", None),  # numbers that count nothing
+    ],
+)
+def test_missing_numbers_of_a_folder_are_noted(tmp_path, names, told):
+    for name in names.split():
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{name}.png")
+    notes = probe(tmp_path).notes
+    assert [note.code for note in notes] == (["numbering"] if told else [])
+    assert not told or notes[0].message.startswith(told)
+    assert len(VideoReader(tmp_path)) == len(names.split())
+
+
 def test_sequential_windows_with_overlap_decode_each_picture_once(tmp_path):
     """The overlap of five frames between segments must not cost a seek back to the last key frame."""
     film = write_film(tmp_path / "one_key_frame.mp4", 60, options={"g": "1000"})

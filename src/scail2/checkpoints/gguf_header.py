@@ -106,7 +106,7 @@ class _Header:
             return list(kept)
         # Each of the others takes eight bytes or more.
         self.within(8 * count)
-        values = []
+        values: list[Any] = []
         for _ in range(count):
             each = self.value(inner, level + 1)
             if len(values) < _KEPT:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -138,7 +139,7 @@ def _parameters(transformer: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name.replace(".base_layer.", "."): value for name, value in transformer.named_parameters()}
 
 
-def _check_floating(parameters: Mapping[str, torch.nn.Parameter], targets: Mapping) -> None:
+def _check_floating(parameters: Mapping[str, torch.nn.Parameter], targets: Mapping[str, Any]) -> None:
     for name in targets:
         dtype = parameters[name].dtype
         if not dtype.is_floating_point or dtype.itemsize < 2 or parameters[name].is_meta:

@@ -93,7 +93,7 @@ class LoraFile:
 
     def value(self, delta: LoraDelta, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """The addition itself, computed in ``dtype``: storage types differ within one file, products need more."""
-        parts = [None if name is None else self.file.read(name).to(device, dtype) for name in delta.stored]
+        parts: list[Any] = [None if name is None else self.file.read(name).to(device, dtype) for name in delta.stored]
         if delta.form is Form.WHOLE:
             value = parts[0]
         elif delta.form is Form.PAIR:
@@ -112,7 +112,7 @@ class LoraFile:
         Raises:
             InputError: it is a full difference, or its rank would be half its size and more.
         """
-        parts = [None if name is None else self.file.read(name) for name in delta.stored]
+        parts: list[Any] = [None if name is None else self.file.read(name) for name in delta.stored]
         if delta.form is Form.PAIR:
             up, down = parts
         elif delta.form is Form.HADAMARD:
@@ -246,7 +246,7 @@ class _Parser:
         meant = {name: part_of(name) for name in file.tensors}
         self._modules = ModuleNames(shapes, {each[0] for each in meant.values() if each})
         self._left = dict.fromkeys(file.tensors)
-        self._taken: dict[tuple[str, Form], str] = {}
+        self._taken: dict[tuple[str, Form], str | None] = {}
         self._entries: dict[str, dict[Part, str]] = {}
         for name, each in meant.items():
             if each and (other := self._entries.setdefault(each[0], {}).setdefault(each[1], name)) != name:
@@ -297,7 +297,7 @@ class _Parser:
 
     def _target(self, module: str, part: Part, stored: str) -> str:
         target = self._modules.target(module, part)
-        if target not in self._shapes:
+        if target is None or target not in self._shapes:
             raise InputError(f"{self._file.path}: '{stored}' belongs to '{module}', which the model does not have.")
         return target
 
@@ -306,7 +306,8 @@ class _Parser:
         if other != stored[0]:
             raise InputError(f"{self._file.path}: '{other}' and '{stored[0]}' are both for '{target}'.")
         for name in stored:
-            self._left.pop(name, None)
+            if name is not None:
+                self._left.pop(name, None)
 
     def _product(self, module: str, parts: Mapping[Part, str], form: Form, stored: Sequence[str | None]) -> LoraDelta:
         path, last = self._file.path, next(name for name in reversed(stored) if name)
@@ -321,7 +322,8 @@ class _Parser:
         self._claim(target, form, *reversed(stored))
         ranks = [right[0] for right in shapes[1::2] if right]
         scale = self._scale(module, parts.get(Part.ALPHA), ranks[-1]) if ranks else 1.0
-        self._left.pop(parts.get(Part.ALPHA), None)
+        if Part.ALPHA in parts:
+            self._left.pop(parts[Part.ALPHA], None)
         return LoraDelta(target, tuple(stored), scale, form)
 
     def _difference(self, module: str, part: Part, name: str) -> LoraDelta:
@@ -369,7 +371,7 @@ def _adapter_words(file: TensorFile) -> _AdapterWords:
     return decode(words, _AdapterWords, where, unknown=True)
 
 
-def _pair_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
+def _pair_shape(shapes: Sequence[Any]) -> tuple[int, ...] | None:
     """Shape of up @ down, of matrices or of convolutions whose upper one is a single tap; None if they do not fit."""
     up, down = shapes
     if len(up) != len(down) or len(up) < 2 or up[1] != down[0] or not down[0] or any(size != 1 for size in up[2:]):
@@ -377,17 +379,17 @@ def _pair_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
     return up[0], *down[1:]
 
 
-def _hadamard_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
+def _hadamard_shape(shapes: Sequence[Any]) -> tuple[int, ...] | None:
     first, second = _matrices(shapes[:2]), _matrices(shapes[2:])
     return first if first == second else None
 
 
-def _kronecker_shape(shapes: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | None:
+def _kronecker_shape(shapes: Sequence[Any]) -> tuple[int, ...] | None:
     first, second = _matrices(shapes[:2]), _matrices(shapes[2:])
     return first and second and (first[0] * second[0], first[1] * second[1])
 
 
-def _matrices(shapes: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | None:
+def _matrices(shapes: Sequence[Any]) -> tuple[int, ...] | None:
     left, right = shapes
     if right is None:
         return left if len(left) == 2 else None

@@ -163,7 +163,7 @@ class _StoredTensor:
     dtype: str
 
 
-def refuse_counts(config: Mapping[str, Any], tensors: int, where: Path) -> None:
+def refuse_counts(config: Mapping[str, Any], tensors: int, where: str | Path) -> None:
     """Raises InputError where a configuration, nested ones included, counts more layers than there are tensors."""
     waiting: list[tuple[str, Any]] = list(config.items())
     while waiting:

@@ -140,3 +140,7 @@ def _stream_failed(error: StreamError) -> int:
         return NOBODY_READS
     _tell(f"The {error.name} cannot be written to: {reason(error.cause)}.")
     return 2
+
+
+if __name__ == "__main__":
+    main()

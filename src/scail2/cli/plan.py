@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scail2.cli.options import make_request, request_parameters, with_parameters
-from scail2.request.animation import AnimationRequest, check_files
+from scail2.request.animation import AnimationRequest
+from scail2.request.masks import check_files
 
 if TYPE_CHECKING:
     from scail2.files.staging import Staging

@@ -212,20 +212,6 @@ def plain_errors(action: str, path: Path) -> Iterator[None]:
         raise InputError(f"Cannot {action} {named}: {reason}.") from error
 
 
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file, or of the names and contents of a folder's files."""
-    digest = hashlib.sha256()
-    path = Path(path)
-    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-    for each in files:
-        if path.is_dir():
-            digest.update(os.fsencode(each.relative_to(path)))
-        with each.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def temporary_name(path: Path) -> Path:
     """A name beside ``path`` for what is not finished yet: nobody can have put something there in advance."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")

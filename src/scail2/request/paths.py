@@ -57,6 +57,12 @@ def model_paths(model: str | None, loras: Iterable[str]) -> list[Path]:
     return [Path(each) for each in named if Path(each).exists()]
 
 
+def absolute_if_found(text: str, folder: Path | None = None) -> str:
+    """A folder's or file's absolute path, relative ones counted from ``folder`` (the working folder); other names as they are."""
+    place = (Path.cwd() if folder is None else folder) / expanded(text)
+    return os.path.abspath(place) if place.exists() else text
+
+
 def refuse_overwriting(outputs: Iterable[Path], inputs: Iterable[tuple[str, Path]]) -> None:
     """Raises `InputError` when writing an output would replace an input, or change a folder that is one.
 

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Self
 from scail2.errors import InputError
 from scail2.files.documents import DocumentError
 from scail2.files.storage import is_present, plain_errors, stands
-from scail2.request.animation import AnimationRequest, check_files
+from scail2.request.animation import AnimationRequest
+from scail2.request.masks import check_files
 from scail2.request.paths import lies_inside, model_paths
 from scail2.runs.journal import Journal, Listener
 from scail2.runs.layout import LOCK, check_genuine, delete, entries, is_own

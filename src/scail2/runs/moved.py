@@ -7,7 +7,8 @@ from typing import Any
 
 from scail2.errors import InputError
 from scail2.files.user_paths import split_lora
-from scail2.request.animation import AnimationRequest, option_of
+from scail2.request.animation import AnimationRequest
+from scail2.request.values import option_of
 from scail2.runs.preparation import changed_inputs
 
 MOVABLE = (
@@ -21,8 +22,8 @@ def refuse_missing(folder: Path, request: AnimationRequest) -> None:
     missing = [(name, path) for name, path in [*request.input_files, *_model_files(request)] if not path.exists()]
     if not missing:
         return
-    listed = ", ".join(f"{option_of(name)} {path}" for name, path in missing)
-    options = " ".join(f"{option_of(name)} NEW" for name, _ in missing)
+    listed = ", ".join(f"{option_of(AnimationRequest, name)} {path}" for name, path in missing)
+    options = " ".join(f"{option_of(AnimationRequest, name)} NEW" for name, _ in missing)
     raise InputError(
         f"Files of this run are not where they were when it began: {listed}. Say where they are now: "
         f"scail2 resume {folder} {options}"
@@ -51,7 +52,7 @@ def at_new_places(folder: Path, request: AnimationRequest, places: Mapping[str, 
             raise InputError(f"'{name}' is no file of a run; its files are {', '.join(MOVABLE)}.")
         if not getattr(request, name):
             raise InputError(
-                f"This run was begun without {option_of(name)}; give its own command again to change that."
+                f"This run was begun without {option_of(AnimationRequest, name)}; give its own command again to change that."
             )
     if "lora" in places:
         places = {**places, "lora": _with_strengths(request.lora, places["lora"])}

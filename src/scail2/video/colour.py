@@ -111,7 +111,8 @@ def measured_conversion(gamma: float | None, primaries: Chromaticities | None) -
         if plain:
             return None
     steps = np.linspace(0.0, 1.0, _STEPS)
-    return Conversion(_light_of(steps, _SRGB_CURVE) if plain else steps ** (1 / gamma), primaries)
+    light = _light_of(steps, _SRGB_CURVE) if gamma is None or plain else steps ** (1 / gamma)
+    return Conversion(light, primaries)
 
 
 def _light_of(signal: np.ndarray, transfer: int) -> np.ndarray:

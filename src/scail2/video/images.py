@@ -3,9 +3,11 @@
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +19,13 @@ from scail2.video import rates
 from scail2.video.kinds import PICTURE_SUFFIXES, check_path, identify
 from scail2.video.png_colour import png_conversion
 from scail2.video.profiles import to_srgb
-from scail2.video.source import MAX_FRAMES, VideoInfo, check_frame_size
+from scail2.video.source import MAX_FRAMES, Note, VideoInfo, check_frame_size
 
 # A folder of pictures has no clock; this is the rate the models were trained at.
 FOLDER_FPS = Fraction(16)
 # A TIFF of several pages is no animation, nor is a JPEG with its thumbnail.
 ANIMATED_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
+_NUMBERED = re.compile(r"(?P<before>.*?)(?P<number>\d+)(?P<behind>\D*)")
 _MILLISECOND = Fraction(1, 1000)
 # Browsers show frames that ask for 10 ms or less for 100 ms; films made for the web rely on it.
 _MIN_DELAY_MS, _DEFAULT_DELAY_MS = 11, 100
@@ -127,7 +130,8 @@ class FolderFrames:
         self.ticks = np.arange(len(self._files), dtype=np.int64)
         self.time_base = 1 / FOLDER_FPS
         self.end_tick = len(self._files)
-        self.info = _picture_info(path, "folder", self, fps=FOLDER_FPS, variable=False)
+        notes = _on_missing_numbers([file.name for file in self._files])
+        self.info = _picture_info(path, "folder", self, fps=FOLDER_FPS, variable=False, notes=notes)
 
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """Pictures by number, each uint8 ``(H, W, 3 | 4)``, all with alpha if the first has it."""
@@ -153,6 +157,25 @@ class FolderFrames:
 
 def _natural(name: str) -> list:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name.lower())] + [name]
+
+
+def _on_missing_numbers(names: Sequence[str]) -> tuple[Note, ...]:
+    """A note where the numbers of a folder's pictures, evenly apart otherwise, leave some out: these may have been lost."""
+    parts = [part for part in map(_NUMBERED.fullmatch, names) if part is not None]
+    if len(names) < 3 or len(parts) < len(names) or len({(part["before"], part["behind"]) for part in parts}) != 1:
+        return ()
+    numbers = [int(part["number"]) for part in parts]
+    steps = [after - before for before, after in pairwise(numbers)]
+    usual = Counter(steps).most_common(1)[0][0]
+    holes = [at for at, step in enumerate(steps) if usual > 0 and step > usual]
+    if not holes or steps.count(usual) * 2 < len(steps):
+        return ()
+    missing = sum(steps[at] // usual - 1 for at in holes)
+    sentence = (
+        f"{missing} numbers are missing among its pictures, the first behind {names[holes[0]]}: they follow each other as "
+        "if none were"
+    )
+    return (Note(code="numbering", message=sentence, fix="put the missing pictures back if there were any"),)
 
 
 class AnimatedPicture:
@@ -229,7 +252,9 @@ class AnimatedPicture:
         self._picture.close()
 
 
-def _picture_info(path: Path, codec: str, frames, *, fps: Fraction, variable: bool) -> VideoInfo:
+def _picture_info(
+    path: Path, codec: str, frames, *, fps: Fraction, variable: bool, notes: tuple[Note, ...] = ()
+) -> VideoInfo:
     height, width = frames._size
     return VideoInfo(
         path=path,
@@ -249,4 +274,5 @@ def _picture_info(path: Path, codec: str, frames, *, fps: Fraction, variable: bo
         audio_codec=None,
         high_dynamic_range=False,
         stored_size=(height, width),
+        notes=notes,
     )

@@ -2,7 +2,7 @@
 
 import io
 import os
-from typing import BinaryIO
+from typing import IO
 
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
@@ -62,7 +62,7 @@ def _code_points(picture: Image.Image) -> tuple[int, int] | None:
     return None
 
 
-def _cicp(file: BinaryIO) -> tuple[int, int] | None:
+def _cicp(file: IO[bytes]) -> tuple[int, int] | None:
     file.seek(0)
     if file.read(len(_SIGNATURE)) != _SIGNATURE:
         return None

@@ -13,7 +13,7 @@ import numpy as np
 
 from scail2.errors import InputError
 from scail2.masks import BINDING_SLOTS
-from scail2.video.source import FrameSource
+from scail2.video.source import SizedFrames
 
 # Rows of the palette: black, white, then the slots in the order in which they are handed out.
 PALETTE = np.array([(0, 0, 0), (255, 255, 255), *(slot.rgb for slot in BINDING_SLOTS)], np.int16)
@@ -200,7 +200,7 @@ class SnappedFrames:
         lossy: whether they may have gone through a lossy codec.
     """
 
-    def __init__(self, source: FrameSource, where: str, *, lossy: bool):
+    def __init__(self, source: SizedFrames, where: str, *, lossy: bool):
         self.source, self.where, self.lossy = source, where, lossy
         self._snapper: PaletteSnapper | None = None
 
