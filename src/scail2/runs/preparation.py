@@ -30,7 +30,7 @@ from scail2.runs.masking import (
     replace_masks,
 )
 from scail2.runs.model import ModelFacts, ModelHandle
-from scail2.runs.planning import RunPlan, SamplingChoice, plan_run, sampling_findings
+from scail2.runs.planning import RunPlan, SamplingChoice, picture_findings, plan_run, sampling_findings
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.segment_store import hash_frames
 from scail2.runs.sound import sound_findings, with_findings
@@ -120,7 +120,7 @@ class Preparation:
         task = MaskTask(request=request, driving=video, sources=self._mask_sources(inputs, plan))
         report = self._masks(task, plan)
         masks = load_masks(self.folder / "masks", request.mode)
-        found = [*sampling_findings(request, facts), *sound_findings(request, plan, info)]
+        found = [*picture_findings(request), *sampling_findings(request, facts), *sound_findings(request, plan, info)]
         report = with_findings(report, found)
         self._write_plan(plan, sampling, facts, report)
         for finding in report["findings"]:

@@ -26,6 +26,7 @@ FOLDER_FPS = Fraction(16)
 # A TIFF of several pages is no animation, nor is a JPEG with its thumbnail.
 ANIMATED_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
 _NUMBERED = re.compile(r"(?P<before>.*?)(?P<number>\d+)(?P<behind>\D*)")
+_SQUARE = 0.01
 _MILLISECOND = Fraction(1, 1000)
 # Browsers show frames that ask for 10 ms or less for 100 ms; films made for the web rely on it.
 _MIN_DELAY_MS, _DEFAULT_DELAY_MS = 11, 100
@@ -87,6 +88,20 @@ def image_pixels(picture: Image.Image, *, name: object = "the picture") -> np.nd
     if pixels.shape[-1] == 4 and (pixels[..., 3] == 255).all():
         pixels = np.ascontiguousarray(pixels[..., :3])
     return pixels
+
+
+def notes_on_picture(path: Path) -> list[Note]:
+    """What there is to say about a still picture: that it claims pixels which are not square, and is read as it is stored."""
+    with _picture_errors(path), Image.open(path) as picture:
+        info = picture.info
+        across, down = info.get("aspect") or info.get("dpi") or info.get("jfif_density") or (1, 1)
+    if across <= 0 or down <= 0 or abs(across / down - 1) <= _SQUARE:
+        return []
+    # Programs contradict each other in which of the two is meant, and most look at neither.
+    sentence = f"it says that its pixels are not square ({across:g}:{down:g}): it is read as it is stored"
+    return [
+        Note(code="pixel_aspect", message=sentence, fix="if figures look too wide or narrow, stretch it in an editor")
+    ]
 
 
 def is_film(path: Path) -> bool:

@@ -92,5 +92,6 @@ def _wide_grey(picture: Image.Image, profile: ImageCms.ImageCmsProfile | None, s
         steps = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
         values = np.interp(values, np.arange(256), _colours(steps, profile)[0, :, 1])
     grey = np.rint(values).astype(np.uint8)
-    grey[(grey == 0) & (values > 0)] = 1  # numbers of characters stay to be seen as such
+    if not grey.any():
+        grey[values > 0] = 1  # nothing but numbers of characters, say: what reads them as a mask has to see some
     return np.repeat(grey[..., None], 3, axis=-1)
