@@ -31,7 +31,6 @@ def setup(
         str | None, typer.Option(metavar="NAME", help="A set of `scail2 models` instead of the best.")
     ] = None,
     loras: Annotated[bool, typer.Option(help="The LoRAs of the presets fast, balanced and distilled.")] = True,
-    sam3: Annotated[bool, typer.Option("--sam3", help="SAM 3.1 too, for masks.")] = False,
     folder: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Where to keep models; ComfyUI's models folder will do. Remembered."),
@@ -47,7 +46,7 @@ def setup(
     """Say which public files to get for this machine's GPU memory, how large they are and where they go; fetch them."""
     from scail2.cli.terminal import Terminal
     from scail2.errors import InputError
-    from scail2.files.public.catalogue import LORAS, SAM3_FILE, model_set
+    from scail2.files.public.catalogue import LORAS, model_set
     from scail2.files.public.choice import Choice, choose, offload_for
     from scail2.files.public.installed import converted_folder, is_converted, model_folder
     from scail2.files.user_paths import expanded
@@ -56,7 +55,7 @@ def setup(
     asked, memory = memory is not None, _told_memory(console, memory)
     choice = choose(memory) if model is None else Choice(model_set(model), offload_for(memory))
     place = model_folder() if folder is None else expanded(folder).absolute()
-    files = [*(LORAS if loras else ()), *((SAM3_FILE,) if sam3 else ())]
+    files = list(LORAS) if loras else []
     if is_converted(choice.files, place):
         console.say(f"{choice.files.name} is converted: {converted_folder(choice.files, place)}.")
     else:

@@ -165,7 +165,7 @@ PREFERENCE = PublicFile(
     sha256="b106522036f64e50f5f8ae3b808973515ff442cc2fac27b65d875eafb95b89e2",
 )
 SAM3_FILE = PublicFile(
-    "SAM 3.1 in one file, as ComfyUI has it: masks of anybody",
+    "SAM 3.1 in ComfyUI's single file: not read by this version, masks take the folder",
     "SAM License (Meta)",
     "Comfy-Org/sam3.1",
     "checkpoints/sam3.1_multiplex_fp16.safetensors",
@@ -176,7 +176,7 @@ SAM3_FILE = PublicFile(
     sha256="9ba99c92703c2e8b4f47de2d34a539bb8e18923049e238b780d70dbe6368eb03",
 )
 SAM3_FOLDER = PublicFile(
-    "SAM 3 in the format of transformers (the whole repository)",
+    "SAM 3 in the format of transformers, for masks of anybody: scail2 masks --sam3 facebook/sam3",
     "SAM License (Meta)",
     "facebook/sam3",
     "model.safetensors",
