@@ -1,4 +1,4 @@
-"""Real people by the networks of mediapipe's wheel, on real footage."""
+"""Real people by the pose networks, on real footage."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from scail2.perception.segmenters.people.segmenter import PeopleSegmenter
 from scail2.request.masks import BoxPrompt, PointPrompt, Prompts
 from scail2.video import ArrayFrames, VideoReader
 
-pytestmark = pytest.mark.skipif(not installed(), reason="needs the extra people (mediapipe and ai-edge-litert)")
+pytestmark = pytest.mark.skipif(not installed(), reason="needs the extra people (ai-edge-litert and OpenCV)")
 MEDIA = Path(__file__).parents[1] / "media"
 
 

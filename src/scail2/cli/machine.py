@@ -26,6 +26,7 @@ EXTRAS = {
     "gguf": (("gguf",), "reading GGUF files"),
     # The second: what reads such a tokenizer was generated for protobuf 5.26, and other packages hold older ones in place.
     "text": (("sentencepiece", "google.protobuf.runtime_version"), "umT5's tokenizer as ComfyUI's files carry it"),
+    "people": (("ai_edge_litert", "cv2"), "masks of real people without a download"),
     "data": (("skia",), "drawing puppets: scail2 synthesize, train nano, evaluate"),
     "train": (("tensorboard",), "training curves in TensorBoard"),
     "plot": (("matplotlib",), "drift.png, the picture of a run's drift"),

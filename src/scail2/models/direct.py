@@ -93,8 +93,8 @@ def through_blocks(
         memory: the segment's, if it has one.
         start: all that ``hidden_states``, modulation and positions were made from, to know them by.
     """
-    keep = memory is not None and inputs.context.tokens is not None
-    keep = keep and hidden_states.shape[1] <= WORTH_KEEPING * inputs.context.tokens.shape[1]
+    tokens = inputs.context.tokens
+    keep = memory is not None and tokens is not None and hidden_states.shape[1] <= WORTH_KEEPING * tokens.shape[1]
     wanted = [None] * (len(blocks) - 1) + [rows]
     if memory is not None and memory.shares_steps:
         stream = memory.recall(

@@ -82,8 +82,6 @@ class _Held:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Held) and self.tensor is other.tensor
 
-    __hash__ = None
-
 
 def _weight_state(tensor: torch.Tensor) -> tuple:
     version = None if tensor.is_inference() else tensor._version

@@ -24,7 +24,7 @@ def join_references(
         )
     if (additional_latents is None) != (additional_masks is None):
         raise InputError("additional_reference_latents and additional_reference_masks must be given together.")
-    if additional_latents is None:
+    if additional_latents is None or additional_masks is None:
         return latents, masks
     return torch.cat([additional_latents.to(latents), latents], dim=2), torch.cat(
         [additional_masks.to(masks), masks], dim=2

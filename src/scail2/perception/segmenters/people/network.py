@@ -1,6 +1,6 @@
-"""The two networks of mediapipe's pose solution, run directly: who is in the picture, and one body's outline and joints.
+"""The networks of mediapipe's pose solution, run directly: who is in the picture, and one body's outline and joints.
 
-The model files come with the wheel of mediapipe 0.10.14 (Apache-2.0) and run on LiteRT, so nothing is downloaded and the
+The model files of mediapipe 0.10.14 (Apache-2.0) are in `assets/people` and run on LiteRT, so nothing is downloaded and the
 solution's own graph, which follows a single person, is not needed. What the tensors mean is in Google's model card
 "BlazePose GHUM 3D" and in the graph `pose_landmark_cpu`: detector 224×224, landmarks and outline 256×256.
 """
@@ -17,6 +17,8 @@ import numpy as np
 
 from scail2.errors import InputError
 
+WEIGHTS = Path(__file__).parents[3] / "assets" / "people"
+_NEEDS = {"ai_edge_litert": "ai-edge-litert", "cv2": "opencv-python-headless"}
 DETECTOR_SIZE, BODY_SIZE = 224, 256
 NUM_JOINTS = 33
 # Longer side of a coarse outline, by which two findings are told to be the same person.
@@ -31,9 +33,9 @@ _MARGIN = 1.25
 # Logit of a place that a body's square does not reach.
 OUTSIDE = -1e4
 _FILES = {
-    "detector": "pose_detection/pose_detection.tflite",
-    "body": "pose_landmark/pose_landmark_full.tflite",
-    "anyone": "selfie_segmentation/selfie_segmentation.tflite",
+    "detector": "pose_detection.tflite",
+    "body": "pose_landmark_full.tflite",
+    "anyone": "selfie_segmentation.tflite",
 }
 
 
@@ -214,34 +216,22 @@ def _shift(by: float) -> np.ndarray:
 
 
 def installed() -> bool:
-    """Whether the extra `people` is there: the wheel with the model files, and the runtime."""
-    return _missing() is None
+    """Whether the extra `people` is there: what runs the networks and what warps their pictures."""
+    return not _missing()
 
 
-def _missing() -> str | None:
-    if find_spec("ai_edge_litert") is None:
-        return "ai-edge-litert is not installed"
-    folder = _models()
-    if folder is None:
-        return "mediapipe is not installed"
-    absent = [name for name in _FILES.values() if not (folder / name).is_file()]
-    return f"this mediapipe ships no {absent[0]}" if absent else None
-
-
-def _models() -> Path | None:
-    spec = find_spec("mediapipe")
-    return Path(spec.origin).parent / "modules" if spec is not None and spec.origin else None
+def _missing() -> list[str]:
+    return [name for module, name in _NEEDS.items() if find_spec(module) is None]
 
 
 def _interpreter(name: str):
-    if reason := _missing():
+    if missing := _missing():
+        reason = f"{' and '.join(missing)} not installed"
         raise InputError(f"masks of real people need the extra `people` ({reason}): pip install 'scail2[people]'.")
     from ai_edge_litert.interpreter import Interpreter
 
-    folder = _models()
-    assert folder is not None  # `_missing` looked
     with _silent():
-        interpreter = Interpreter(str(folder / _FILES[name]), num_threads=1)
+        interpreter = Interpreter(str(WEIGHTS / _FILES[name]), num_threads=1)
         interpreter.allocate_tensors()
     return interpreter
 
