@@ -44,7 +44,7 @@ def _imports(path: Path, package: Path, known: Mapping[str, Path]) -> Iterator[s
 
 
 def _loads_by_name(path: Path) -> bool:
-    return "import_module" in path.read_text(encoding="utf-8")
+    return re.search(r"\b(import|run)_module\b", path.read_text(encoding="utf-8")) is not None
 
 
 def _module(parts: list[str], known: Mapping[str, Path]) -> str:

@@ -133,6 +133,14 @@ def test_the_house_is_easy_to_see(graph):
     assert max(heights.values()) <= MAX_FLOORS
 
 
+def test_the_mask_stage_is_written_once(graph):
+    """Whoever wants masks asks the stage: only it puts segmenters, binding, checks and the store together."""
+    users = {name for name, imported in graph.items() if "perception.make" in imported}
+    assert users == {"perception.stage"}
+    callers = {name for name, imported in graph.items() if "perception.stage" in imported}
+    assert callers == {"cli.masks", "runs.masking", "runs.preparation"}
+
+
 def test_the_drawing_of_the_house_is_true():
     drawing = (ROOT / "docs" / "architecture.md").read_text()
     steps = re.findall(r"^\| (\d+) \| (.+?) \|", drawing, re.MULTILINE)

@@ -1,17 +1,20 @@
 """The package from outside: its front door, its one version, and a wheel in an environment of its own."""
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
 import tomllib
 import venv
 import zipfile
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 import scail2
+from scail2.pipeline.options import StreamArguments, StreamOptions
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,6 +26,15 @@ def test_type_checkers_see_every_name_that_is_exported():
     assert seen == scail2._EXPORTS
     for name in scail2.__all__:
         assert getattr(scail2, name) is not None
+
+
+def test_type_checkers_see_every_argument_of_a_call():
+    options = {each.name: each.type for each in fields(StreamOptions)}
+    seen = {name: each.__forward_arg__ for name, each in StreamArguments.__annotations__.items()}
+    assert seen.pop("mode") == f"Required[{options.pop('mode')}]"
+    assert seen == options
+    for method in (scail2.SCAIL2Pipeline.stream, scail2.SCAIL2Pipeline.__call__):
+        assert {each.name for each in fields(StreamOptions)} <= set(inspect.signature(method).parameters)
 
 
 def test_the_version_stands_in_one_place():

@@ -1,6 +1,5 @@
 """``python -m scail2``: the command line, also where the `scail2` command is not on the path."""
 
-from scail2.cli.app import main
+import runpy
 
-if __name__ == "__main__":
-    main()
+runpy.run_module("scail2.cli.app", run_name="__main__")

@@ -141,9 +141,19 @@ def _stable(path: Path) -> bytes:
     """A file's bytes without what differs each time: how long a segment took, how pickle shares equal objects."""
     if path.name == "segment.json":
         return json.dumps(json.loads(path.read_bytes()) | {"timings": None, "seal": None}).encode()
+    if path.name == "stages.json":  # holds the segments' records, too
+        return json.dumps(_timeless(json.loads(path.read_bytes()))).encode()
     if path.suffix == ".pt":
-        return _spelled(torch.load(path, weights_only=True)).encode()
+        with contextlib.suppress(Exception):  # a part of one, where the command was killed
+            return _spelled(torch.load(path, weights_only=True)).encode()
     return path.read_bytes()
+
+
+def _timeless(value: object) -> object:
+    """Without times, and without what stood at the output's place when the command was given (again)."""
+    if isinstance(value, dict):
+        return {name: _timeless(each) for name, each in value.items() if name not in ("timings", "seal", "asked")}
+    return value
 
 
 def _spelled(value: object) -> str:

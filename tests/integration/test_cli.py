@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import struct
 import subprocess
 import sys
@@ -12,13 +13,16 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from run_material import make_material, save_model, write_video
+from safetensors.torch import save_file
 from tiny import SIZE
 
 from scail2.cli.app import main
 from scail2.cli.plan import unstated_output
 from scail2.cli.progress import TimeLeft, duration
+from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.request.animation import AnimationRequest
 from scail2.runs import RunDirectory
 from scail2.runs.journal import Journal
@@ -124,6 +128,55 @@ def test_plan_needs_no_output_and_leaves_a_run_s_own(job, model, capsys):
     assert call("plan", "run.toml", "--run-dir", "film.run", "--frames", "5") == 0
     request = RunDirectory.open("film.run").request
     assert (request.output, request.frames) == (job / "out" / "film.mkv", 5)
+
+
+def test_a_plan_refuses_the_outputs_that_the_run_would(job, model, capsys):
+    Path("taken").mkdir()
+    Path("taken/notes.txt").touch()
+    before = sorted(os.listdir())
+    for output, codec, sentence in (
+        ("film.avi", None, "cannot write .avi files; name the output .mp4, .mov, .mkv, .webm"),
+        ("film.mp4", "ffv1", "ffv1 is written to .mkv files"),
+        ("film.mp4", "png", "PNG frames go to a folder; give a name without .mp4"),
+        ("taken", None, "holds other things than frames"),
+    ):
+        arguments = ["--output", output, "--frames", "9", *(["--codec", codec] if codec else [])]
+        assert sentence in refusal(capsys, "plan", *given(model, *arguments))
+        assert sentence in refusal(capsys, "animate", *given(model, *arguments, "--run-dir", "run"))
+        shutil.rmtree("run")
+    assert call("plan", *given(model, "--output", "new/folder/film.mp4", "--frames", "9")) == 0
+    assert sorted(os.listdir()) == before
+
+
+def test_a_run_goes_on_with_a_model_and_a_lora_that_were_moved(job, model, capsys):
+    shutil.copytree(model, "weights")
+    network = SCAIL2Transformer3DModel.from_pretrained("weights/transformer")
+    rows, columns = network.blocks[0].attn1.to_q.weight.shape
+    name = "diffusion_model.blocks.0.self_attn.q"
+    save_file(
+        {f"{name}.lora_down.weight": torch.ones(2, columns), f"{name}.lora_up.weight": torch.ones(rows, 2)},
+        "l.safetensors",
+    )
+    arguments = ["--lora", "l.safetensors:0.5", "--output", "film.mkv", "--frames", "9"]
+    assert call("animate", *given("weights", *arguments)) == 0
+    film = VideoReader("film.mkv").frames(0, 9)
+    os.rename("weights", "moved")
+    os.rename("l.safetensors", "moved.safetensors")
+    os.remove("film.mkv")
+    told = refusal(capsys, "resume", "film.run")
+    assert f"--model {job / 'weights'}, --lora {job / 'l.safetensors'}" in told
+    assert f"scail2 resume {job / 'film.run'} --model NEW --lora NEW" in told
+    new = ["--model", "moved", "--lora", "moved.safetensors"]
+    assert "had the strength 0.5" in refusal(capsys, "resume", "film.run", *new[:3], "moved.safetensors:0.7")
+    assert call("resume", "film.run", *new) == 0
+    assert RunDirectory.open("film.run").request.lora == (f"{job / 'moved.safetensors'}:0.5",)
+    assert np.array_equal(VideoReader("film.mkv").frames(0, 9), film)
+    os.rename("moved.safetensors", "again.safetensors")
+    save_file(
+        {f"{name}.lora_down.weight": torch.ones(2, columns), f"{name}.lora_up.weight": torch.zeros(rows, 2)},
+        "other.safetensors",
+    )
+    assert "The model" in refusal(capsys, "resume", "film.run", "--lora", "other.safetensors")
 
 
 def test_the_output_of_a_plan_is_a_free_name_beside_the_run(tmp_path):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import shutil
 import tarfile
 
 import numpy as np
@@ -439,3 +441,15 @@ def test_embeddings_of_the_models_encoders(tmp_path, vae_folder):
         write_cache(job(vae_folder, 8, embedder=embedder), tmp_path / "other", workers=2)
     with pytest.raises(InputError, match="no pipeline"):
         PipelineEmbedder(tmp_path)
+
+
+def test_a_cache_that_cannot_be_begun_leaves_no_folder(vae_folder, tmp_path):
+    shutil.copytree(vae_folder, tmp_path / "vae")
+    (tmp_path / "vae" / "config.json").unlink()
+    with pytest.raises(InputError, match="no autoencoder"):
+        write_cache(job(tmp_path / "vae", samples=2), tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+    os.mkfifo(tmp_path / "vae" / "config.json")
+    with pytest.raises(InputError, match=r"config\.json is no plain file"):
+        write_cache(job(tmp_path / "vae", samples=2), tmp_path / "made")
+    assert not (tmp_path / "made").exists()

@@ -239,7 +239,7 @@ def test_patterns_of_a_lora_that_could_match_for_ever_are_not_tried():
 
 def test_a_model_that_is_a_pipe_or_device_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match="There is no file or folder"):
+    with pytest.raises(InputError, match="is a pipe or device"):
         open_tensor_file(tmp_path / "model.safetensors")
 
 

@@ -101,7 +101,7 @@ def refused_files() -> dict[str, tuple[dict[str, torch.Tensor], float, str]]:
     return {
         "empty": ({}, 1, "is empty"),
         "missing_up": ({down: whole[down]}, 1, "has no .*lora_up.weight' beside it"),
-        "orphan_up": ({up: whole[up]}, 1, "1 tensors have no meaning"),
+        "orphan_up": ({up: whole[up]}, 1, "has no .*lora_down.weight' beside it"),
         "unknown_target": (pair("blocks.9.self_attn.q"), 1, "which the model does not have"),
         "rank_mismatch": ({**whole, down: torch.ones(4, 128)}, 1, "one common rank"),
         "wrong_delta_shape": ({**whole, down: torch.ones(3, 64)}, 1, r"makes a \(128, 64\)"),

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from tiny import tiny_pipeline, tiny_transformer
 from torch import Tensor
 
-from scail2.checkpoints.lora import adapter_state_dict, apply_loras
+from scail2.checkpoints.lora import adapter_state_dict, apply_loras, fused_loras, unfuse_loras
 from scail2.errors import InputError
 
 RANK, ALPHA = 4, 2.0
@@ -44,6 +44,9 @@ DIALECTS = {
     "diffusers, bare": ("{}", "ours", "lora_A.weight", "lora_B.weight", False),
     "diffusers, with alpha": ("transformer.{}", "ours", "lora_A.weight", "lora_B.weight", True),
     "old diffusers": ("transformer.{}", "ours", "lora.down.weight", "lora.up.weight", False),
+    "videox-fun": ("lora_unet__{}", "flat published", "lora_down.weight", "lora_up.weight", True),
+    "diffsynth, whole": ("pipe.dit.{}", "published", "lora_A.default.weight", "lora_B.default.weight", False),
+    "sharded": ("_fsdp_wrapped_module.{}", "published", "lora_A.weight", "lora_B.weight", False),
     "compiled": ("_orig_mod.{}", "published", "lora_down.weight", "lora_up.weight", False),
 }
 
@@ -68,6 +71,44 @@ def written(model, dialect: str) -> dict[str, Tensor]:
         if has_alpha:
             state[f"{name}.alpha"] = torch.tensor(ALPHA)
     return state
+
+
+def test_wrappers_between_the_parts_of_a_name():
+    model = tiny_transformer()
+    before = model.get_parameter("blocks.0.attn1.to_q.weight").clone()
+    up, down = factors(model)["blocks.0.self_attn.q"]
+    for between in ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module._orig_mod."):
+        name = f"diffusion_model.blocks.0.{between}self_attn.q"
+        lora = {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up, f"{name}.alpha": torch.full((1, 1), ALPHA)}
+        apply_loras(model, [(lora, 1.0)])
+        expected = before + ALPHA / RANK * (up @ down)
+        assert torch.allclose(model.get_parameter("blocks.0.attn1.to_q.weight"), expected, atol=1e-5)
+        unfuse_loras(model)
+
+
+TEXT_ENCODERS = ("lora_te_encoder_block_0_q", "lora_te1_text_model_q_proj", "text_encoder.encoder.block.0.q")
+
+
+@pytest.mark.parametrize("module", TEXT_ENCODERS)
+def test_what_is_for_a_text_encoder_is_passed_over_and_said(tmp_path, caplog, module):
+    """Trainers write the text encoder's part into the same file; the transformer's counts as if it were alone."""
+    alone, along = tiny_transformer(), tiny_transformer()
+    along.load_state_dict(alone.state_dict())
+    lora = written(alone, "kohya")
+    text = {f"{module}.lora_down.weight": torch.ones(2, 8), f"{module}.lora_up.weight": torch.ones(8, 2)}
+    save_file(lora | text, path := tmp_path / "both.safetensors")
+    apply_loras(alone, [(lora, 0.5)])
+    (report,) = apply_loras(along, [(path, 0.5)])
+    assert (report.lora_pairs, report.text_encoder_tensors) == (len(MODULES), 2)
+    for name, value in alone.state_dict().items():
+        assert torch.equal(along.state_dict()[name], value), name
+    assert fused_loras(along).remarks == [
+        "both.safetensors: its 2 tensors for a text encoder are passed over; those for the transformer count"
+    ]
+    assert adapter_state_dict(tiny_transformer(), path).keys() == adapter_state_dict(tiny_transformer(), lora).keys()
+    assert caplog.messages == fused_loras(along).remarks * 2
+    with pytest.raises(InputError, match="is for a text encoder alone"):
+        apply_loras(alone, [(text, 1.0)])
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -199,6 +240,15 @@ def test_what_cannot_be_read_is_named(extra, sentence):
     for door in (lambda: apply_loras(model, [(lora, 1.0)]), lambda: adapter_state_dict(model, lora)):
         with pytest.raises(InputError, match=sentence):
             door()
+
+
+def test_half_a_pair_is_named():
+    model = tiny_transformer()
+    for part, other in (("lora_up", "lora_down"), ("lora_A", "lora_B"), ("lora_B", "lora_A")):
+        size = (24, 2) if part in ("lora_up", "lora_B") else (2, 24)
+        lora = {f"blocks.0.self_attn.q.{part}.weight": torch.ones(size)}
+        with pytest.raises(InputError, match=rf"{part}\.weight' has no 'blocks.*{other}\.weight' beside it"):
+            apply_loras(model, [(lora, 1.0)])
 
 
 def test_one_module_in_two_spellings_is_refused():

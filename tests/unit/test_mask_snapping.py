@@ -257,3 +257,17 @@ def test_masks_of_other_values_are_named_as_that(tmp_path, values, sentence):
         Image.fromarray(matte).save(tmp_path / f"{index:03d}.png")
     with pytest.raises(InputError, match=sentence):
         GivenMasks([tmp_path]).segment(ArrayFrames(np.zeros((3, 48, 64, 3), np.uint8)))
+
+
+def test_masks_of_sixteen_bits_that_hold_numbers_are_named_as_that(tmp_path):
+    """Scaled to 8 bits, 1 and 255 of 65535 would be black, and a run without a character would begin."""
+    for peak, sentence in ((1, "only the values 0 and 1"), (255, "of 16 bits counts to 65535: save it in 8")):
+        matte = np.zeros((48, 64), np.uint16)
+        matte[10:30, 10:30] = peak
+        Image.fromarray(matte).save(path := tmp_path / f"{peak}.png")
+        with pytest.raises(InputError, match=sentence):
+            GivenMasks([path]).segment(ArrayFrames(np.zeros((1, 48, 64, 3), np.uint8)))
+    matte[10:30, 10:30] = 65535
+    Image.fromarray(matte).save(path)
+    found = GivenMasks([path]).segment(ArrayFrames(np.zeros((1, 48, 64, 3), np.uint8)))
+    assert np.array_equal(found.labels.labels(0, 1)[0], (matte > 0).astype(np.uint8))

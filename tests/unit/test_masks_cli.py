@@ -9,8 +9,11 @@ from PIL import Image
 
 from scail2.cli.app import main
 from scail2.errors import InputError
+from scail2.files.storage import hash_file
 from scail2.masks import BindingSlot
+from scail2.perception.stage import DrivingVideo, make_masks
 from scail2.perception.store import MaskStore
+from scail2.request.animation import AnimationRequest
 from scail2.request.masks import parse_box, parse_point
 from scail2.video import VideoReader, VideoWriter, read_image
 
@@ -136,7 +139,7 @@ def test_masks_follow_another_size_and_rate(job):
         (["--reference", "reference.png"], "masks need"),
         ([*GIVEN, "--output", "o", "--mode", "sideways"], "sideways"),
         ([*GIVEN, "--output", "o", "--bind", "driving:5=reference:1"], "driving:5"),
-        ([*GIVEN, "--output", "o", "--reframe", "perhaps"], "off or auto"),
+        ([*GIVEN, "--output", "o", "--reframe", "perhaps"], "off, auto"),
         ([*GIVEN, "--output", "o", "--text", "person"], "--sam3"),
         ([*GIVEN[:4], "--output", "o", "--driving-mask", "reference_mask.png"], "has 1 frames but the clip has 12"),
         (["check", "nowhere"], "no tracks.json"),
@@ -232,3 +235,41 @@ def test_points_and_boxes_are_read():
             parse_point(text)
     with pytest.raises(InputError):
         parse_box("1:1:2,3,4")
+
+
+def test_masks_made_from_a_folder_of_frames_are_known_again_by_a_run(job):
+    (job / "frames").mkdir()
+    with VideoReader(job / "driving.mkv") as reader:
+        for number, frame in enumerate(reader.frames(0, 12)):
+            Image.fromarray(frame).save(job / "frames" / f"{number:03d}.png")
+    given = ["--reference", "reference.png", "--driving", "frames", "--fps", "16"]
+    assert (
+        run(*given, "--reference-mask", "reference_mask.png", "--driving-mask", "driving_mask.mkv", "--output", "m")
+        == 0
+    )
+    request = AnimationRequest(
+        reference="reference.png", driving="frames", fps=16, height=64, width=96, masks="m", output="film.mp4"
+    )
+    hashes = {"reference": hash_file(request.reference), "driving": hash_file(request.driving)}
+    assert MaskStore(job / "m").info["sources"] == hashes
+    found = make_masks(request, DrivingVideo.open(request), empty(job / "again"), sources=hashes).findings
+    assert "other_source" not in {each.code for each in found}
+    hashes["driving"] = hash_file(job / "driving.mkv")
+    found = make_masks(request, DrivingVideo.open(request), empty(job / "other"), sources=hashes).findings
+    assert [each.message for each in found if each.code == "other_source"] == [
+        f"the masks in {job / 'm'} were made for another driving file than frames"
+    ]
+
+
+def empty(folder):
+    folder.mkdir()
+    return folder
+
+
+def test_only_the_first_frames_are_masked_where_only_they_are_wanted(job):
+    mask = VideoReader(job / "driving_mask.mkv").frames(0, 5)
+    with VideoWriter(job / "short.mkv", Fraction(16), SIZE, codec="ffv1") as writer:
+        writer.write(mask)
+    given = ["--reference", "reference.png", "--driving", "driving.mkv", "--reference-mask", "reference_mask.png"]
+    assert run(*given, "--driving-mask", "short.mkv", "--frames", "5", "--output", "m") == 0
+    assert MaskStore(job / "m").total == 5

@@ -237,8 +237,7 @@ with staging.Staging(folder / "made") as new:
     assert tree(tmp_path) == (before if moves < 6 else after)
 
 
-def test_undoing_leaves_what_was_put_there_since(tmp_path):
-    code = """
+CUT_SHORT = """
 from scail2.files import staging
 rename = os.rename
 def until_list(source, target):
@@ -252,11 +251,27 @@ for name in ("list.txt", "a"):
     (new.place / name).write_text("new")
 staging.exchange(new, folder, [], "list.txt")
 """
-    killed(code, tmp_path)
+
+
+def test_undoing_leaves_what_was_put_there_since(tmp_path):
+    killed(CUT_SHORT, tmp_path)
     (tmp_path / "a").write_text("painted by hand")
     roll_back(tmp_path)
     sweep(tmp_path)
     assert tree(tmp_path) == {"a": b"painted by hand"}
+
+
+def test_a_new_output_that_was_killed_before_it_got_its_mark_is_not_foreign(tmp_path):
+    killed(CUT_SHORT, tmp_path)
+    assert (tmp_path / "a").read_text() == "new"
+    assert not (tmp_path / "list.txt").exists()
+    with claimed_folder(tmp_path, LISTS):
+        assert tree(tmp_path).keys() == {".lock"}
+    killed(CUT_SHORT, tmp_path)
+    (tmp_path / "mine").write_text("keep")
+    with pytest.raises(InputError, match="holds other files and no lists"):
+        ExitStack().enter_context(claimed_folder(tmp_path, LISTS))
+    assert tree(tmp_path) == {"mine": b"keep"}
 
 
 def test_nothing_is_set_aside_through_a_link(tmp_path):

@@ -14,8 +14,7 @@ from scail2.modes import AnimationMode
 from scail2.perception.make import MaskInputs, prepare
 from scail2.perception.segmenters.given import GivenMasks, PictureFrames
 from scail2.pipeline.inputs import driving_mask_footage
-from scail2.runs.preparation import FirstFrames
-from scail2.video import VideoReader, VideoWriter
+from scail2.video import FirstFrames, VideoReader, VideoWriter
 
 SIZE, COUNT = (48, 64), 30
 CLOCK = Fraction(1, 30)

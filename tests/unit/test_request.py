@@ -12,7 +12,8 @@ import pytest
 from scail2.cli.options import make_request, request_parameters
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
-from scail2.request.animation import AnimationRequest, DriftCorrection, check_files, read_toml
+from scail2.request.animation import AnimationRequest, DriftCorrection, read_toml
+from scail2.request.masks import BoxPrompt, MaskRequest, PointPrompt, Prompts, check_files
 from scail2.video.rates import parse_rate
 
 FILES = {"reference": "a.png", "driving": "b.mp4", "output": "c.mp4"}
@@ -25,6 +26,7 @@ FULL = FILES | {
     "model": "hub:owner/name",
     "lora": ("x.safetensors:0.8",),
     "dtype": "bfloat16",
+    "offload": "layers",
     "preset": "fast",
     "steps": 6,
     "guidance_scale": 1.0,
@@ -278,3 +280,45 @@ def test_options_win_over_the_settings_file(tmp_path):
         make_request(AnimationMode.ANIMATION, file, {})
     with pytest.raises(InputError, match=r"is not a \.toml settings file"):
         make_request(AnimationMode.ANIMATION, tmp_path / "a.png", {})
+
+
+def test_what_a_segmenter_is_told_is_part_of_every_request(tmp_path):
+    (tmp_path / "run.toml").write_text(
+        'reference = "r.png"\ndriving = "d.mp4"\noutput = "o.mp4"\nsam3 = "facebook/sam3"\ntext = "dancer"\n'
+        'point = ["0:1:10,20", "7:1:3,4:out"]\nbox = "0:2:1,2,3,4"\nreference-point = "1:5,6"\ncharacters = 2\n'
+    )
+    request = AnimationRequest.from_toml(tmp_path / "run.toml")
+    driving, reference = request.prompts
+    assert driving == Prompts(
+        text=("dancer",),
+        points=(
+            PointPrompt(frame=0, character=1, x=10, y=20),
+            PointPrompt(frame=7, character=1, x=3, y=4, inside=False),
+        ),
+        boxes=(BoxPrompt(frame=0, character=2, box=(1, 2, 3, 4)),),
+        characters=2,
+    )
+    assert reference.points == (PointPrompt(frame=0, character=1, x=5, y=6),)
+    assert AnimationRequest.from_json(request.to_json()) == request
+    plain = AnimationRequest(reference="r.png", driving="d.mp4", output="o.mp4", sam3="facebook/sam3")
+    assert plain.prompts == (Prompts(text=("person",)), Prompts(text=("person",)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"text": ("person",)}, "--sam3"),
+        ({"sam3": "s", "points": ("one",)}, "FRAME:CHARACTER:X,Y"),
+        ({"sam3": "s", "reference_boxes": ("1:1,2,3",)}, "4 numbers"),
+        ({"sam3": "s", "masks": "m"}, "leave out --sam3"),
+        ({"characters": 0}, "characters"),
+    ],
+)
+def test_what_cannot_be_meant_about_masks_is_refused(settings, said):
+    with pytest.raises(InputError, match=said):
+        AnimationRequest(reference="r.png", driving="d.mp4", output="o.mp4", **settings)
+
+
+def test_settings_of_masks_are_settings_of_a_run():
+    names = {each.name: each.metadata for each in fields(AnimationRequest)}
+    assert {each.name: each.metadata for each in fields(MaskRequest)}.items() <= names.items()

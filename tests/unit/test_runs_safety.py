@@ -455,3 +455,25 @@ def test_what_the_mask_stage_made_is_not_exchanged_in_silence(run, pipe, name):
     shutil.rmtree(run.path / "masks")
     run.resume(pipe)
     assert run.request.output.read_bytes() == film
+
+
+def test_a_run_is_cleaned_by_a_name_that_leads_through_itself(run):
+    RunDirectory.open(run.path / "segments" / "..").clean(everything=True)
+    assert not run.path.exists()
+
+
+def test_a_run_that_is_refused_before_it_begins_leaves_no_folder(tmp_path):
+    request = make_request(tmp_path, frames=5)
+    os.mkfifo(tmp_path / "film.mp4")
+    before = snapshot_names(tmp_path)
+    with pytest.raises(InputError, match="no plain file"):
+        RunDirectory.create(tmp_path / "new.run", request)
+    assert snapshot_names(tmp_path) == before
+    (tmp_path / "mine.run").mkdir()
+    with pytest.raises(InputError, match="no plain file"):
+        RunDirectory.create(tmp_path / "mine.run", request)
+    assert (tmp_path / "mine.run").is_dir()
+
+
+def snapshot_names(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))

@@ -1,6 +1,9 @@
 """What a plan says of sampling is what the run does: one resolution of preset, request, size and model."""
 
 import json
+import struct
+import zlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +11,7 @@ from diffusers import AdaptiveProjectedGuidance
 from run_material import make_request
 from tiny import SIZE, bare_pipeline, tiny_pipeline
 
+from scail2.checkpoints.lora import FusedLoras
 from scail2.errors import InputError
 from scail2.pipeline import SCAIL2Pipeline
 from scail2.pipeline.sampling import make_scheduler
@@ -97,6 +101,12 @@ def test_facts_written_before_schedulers_were_among_them_are_read_off_the_model_
     assert ModelHandle(request, pipe).facts(tmp_path) == facts
 
 
+def with_pixel_shape(picture: Path, across: int, down: int) -> bytes:
+    """A PNG's bytes with a pHYs chunk behind its first one."""
+    data, body = picture.read_bytes(), b"pHYs" + struct.pack(">IIB", across, down, 0)
+    return data[:33] + struct.pack(">I", 9) + body + struct.pack(">I", zlib.crc32(body)) + data[33:]
+
+
 def findings_of(folder, pipe, **changes) -> dict[str, str]:
     run = RunDirectory.create(folder / "film.run", make_request(folder, frames=9, **changes))
     run.plan(pipe=pipe)
@@ -110,5 +120,12 @@ def test_a_plan_warns_of_presets_without_their_loras_and_of_prompts_that_are_not
     assert found["preset_loras"].startswith("preset fast is tuned for LoRAs (SCAIL-2 Bias-Aware DPO at 1.0, then ")
     assert found["prompt"].startswith("this model takes no text")
     assert not findings_of(tmp_path / "b", bare, preset="nano").keys() & {"preset_loras", "prompt"}
+    assert "pixel_aspect" not in findings_of(tmp_path / "e", bare)
+    (tmp_path / "wide.png").write_bytes(with_pixel_shape(tmp_path / "e" / "reference.png", 4, 3))
+    shape = findings_of(tmp_path / "f", bare, reference=tmp_path / "wide.png")["pixel_aspect"]
+    assert shape == "wide.png: it says that its pixels are not square (4:3): it is read as it is stored"
+    remark = "mixed.safetensors: its 2 tensors for a text encoder are passed over; those for the transformer count"
+    bare.transformer._scail2_fused_loras = FusedLoras(remarks=[remark])
+    assert findings_of(tmp_path / "d", bare)["lora"] == remark
     monkeypatch.setattr("scail2.runs.model.has_loras", lambda transformer: True)
     assert "preset_loras" not in findings_of(tmp_path / "c", bare, preset="fast")

@@ -1,6 +1,8 @@
 """Embedded colour profiles: judged by what they do, not by their names, in every picture mode and behind both doors."""
 
+import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -104,6 +106,106 @@ def test_a_profile_that_does_what_srgb_does_changes_no_byte(tmp_path):
     for name, data in (("genuine", genuine), ("renamed", renamed)):
         Image.fromarray(noise).save(tmp_path / f"{name}.png", icc_profile=data)
         np.testing.assert_array_equal(read_image(tmp_path / f"{name}.png"), noise)
+
+
+COLOURS = np.array([(200, 30, 30), (30, 180, 40), (40, 60, 210), (128, 128, 128), (230, 200, 180)], np.uint8)
+P3 = ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060))
+BT2020 = ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046))
+BT709 = ((0.640, 0.330), (0.300, 0.600), (0.150, 0.060))
+
+
+def _light(primaries) -> np.ndarray:
+    """Linear light of `COLOURS` in other primaries, white D65."""
+
+    def to_xyz(colours):
+        columns = np.array([[x / y, 1, (1 - x - y) / y] for x, y in colours]).T
+        return columns * np.linalg.solve(columns, np.array([0.3127 / 0.3290, 1, (1 - 0.3127 - 0.3290) / 0.3290]))
+
+    v = COLOURS / 255.0
+    linear = np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
+    return np.clip(linear @ (np.linalg.inv(to_xyz(primaries)) @ to_xyz(BT709)).T, 0, 1)
+
+
+def _pq(light: np.ndarray) -> np.ndarray:
+    """The signal of light whose 1 is diffuse white, 203 cd/m² (SMPTE ST 2084)."""
+    power = (light * 203 / 10_000) ** (2610 / 16384)
+    return ((3424 / 4096 + 2413 / 128 * power) / (1 + 2392 / 128 * power)) ** (2523 / 32)
+
+
+def _chrm(primaries) -> tuple[bytes, bytes]:
+    values = [0.3127, 0.3290, *(value for pair in primaries for value in pair)]
+    return b"cHRM", struct.pack(">8I", *(round(value * 100_000) for value in values))
+
+
+def _gama(exponent: float) -> tuple[bytes, bytes]:
+    return b"gAMA", struct.pack(">I", round(exponent * 100_000))
+
+
+def _sent(values: np.ndarray) -> np.ndarray:
+    return np.rint(np.array([encoded(value) for value in values.ravel()]).reshape(values.shape)).astype(np.uint8)
+
+
+def _png(path, stored: np.ndarray, *chunks: tuple[bytes, bytes], mode: str = "RGB"):
+    """A PNG of 8×8 patches with colour chunks in front of its pixels."""
+    picture = Image.fromarray(np.tile(stored.repeat(8, 0)[None], (8, 1, 1)).astype(np.uint8)).convert(mode)
+    picture.save(path)
+    data = path.read_bytes()
+    words = b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )
+    path.write_bytes(data[:33] + words + data[33:])  # behind the signature and IHDR
+    return path
+
+
+LINEAR_LIGHT, WIDE = np.rint(_light(BT709) * 255), _sent(_light(P3))
+SRGB_ICC = (b"iCCP", b"sRGB\0\0" + zlib.compress(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()))
+
+
+@pytest.mark.parametrize(
+    ("stored", "chunks", "tolerance"),
+    [
+        pytest.param(LINEAR_LIGHT, [_gama(1.0)], 4, id="linear light"),
+        pytest.param(np.rint(255 * _light(BT709) ** (1 / 1.8)), [_gama(1 / 1.8)], 1, id="old Macintosh"),
+        pytest.param(WIDE, [_gama(1 / 2.2), _chrm(P3)], 2, id="wide by cHRM"),
+        pytest.param(WIDE, [(b"cICP", bytes([12, 13, 0, 1]))], 2, id="wide by cICP"),
+        pytest.param(WIDE, [(b"cICP", bytes([12, 13, 0, 1])), SRGB_ICC], 2, id="cICP before a profile"),
+        pytest.param(np.rint(255 * _pq(_light(BT2020))), [(b"cICP", bytes([9, 16, 0, 1]))], 6, id="PQ"),
+        pytest.param(COLOURS, [(b"cICP", bytes([1, 1, 0, 1])), _gama(0.50994)], 0, id="FFmpeg's BT.709"),
+        pytest.param(COLOURS, [_gama(0.50994), _chrm(BT709)], 0, id="older FFmpeg's BT.709"),
+        pytest.param(COLOURS, [_gama(1 / 2.2)], 0, id="sRGB by gamma"),
+        pytest.param(COLOURS, [(b"sRGB", b"\0"), _gama(1.0)], 0, id="sRGB before gamma"),
+        pytest.param(COLOURS, [SRGB_ICC, _gama(1.0), _chrm(P3)], 0, id="profile before gamma"),
+        pytest.param(COLOURS, [(b"cHRM", bytes(32)), _gama(0)], 0, id="damaged numbers"),
+    ],
+)
+def test_colours_named_by_the_chunks_of_a_png(tmp_path, stored, chunks, tolerance):
+    path = _png(tmp_path / "picture.png", stored, *chunks)
+    read = read_image(path)
+    assert np.abs(read[4, 4::8].astype(int) - COLOURS).max() <= tolerance
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(image_pixels(opened), read)
+        opened.load()
+        np.testing.assert_array_equal(image_pixels(opened), read)
+    with Image.open(io.BytesIO(path.read_bytes())) as opened:
+        np.testing.assert_array_equal(image_pixels(opened), read)
+
+
+def test_linear_greys_and_palettes_of_a_png(tmp_path):
+    grey = _png(tmp_path / "grey.png", np.full((1, 3), 55), _gama(1.0), mode="L")
+    assert np.abs(read_image(grey).astype(int) - round(encoded(55 / 255))).max() <= 1
+    deep = np.full((8, 8), 14_000, np.uint16)
+    Image.fromarray(deep).save(path := tmp_path / "deep.png")
+    data = path.read_bytes()
+    name, body = _gama(1.0)
+    path.write_bytes(
+        data[:33] + struct.pack(">I", 4) + name + body + struct.pack(">I", zlib.crc32(name + body)) + data[33:]
+    )
+    assert np.abs(read_image(path).astype(int) - encoded(14_000 / 65535)).max() <= 1
+    palette = _png(tmp_path / "palette.png", LINEAR_LIGHT, _gama(1.0), mode="P")
+    with Image.open(palette) as picture:
+        stored = np.asarray(picture.convert("RGB"))[4, 4::8]
+    expected = np.rint([[encoded(value / 255) for value in colour] for colour in stored])
+    assert np.abs(read_image(palette)[4, 4::8] - expected).max() <= 1
 
 
 def test_cmyk_goes_through_no_profile_of_another_kind(tmp_path):

@@ -205,6 +205,20 @@ def test_animated_pictures(tmp_path, name):
         assert reader.source_info.duration == Fraction(sum(delays), 1000)
 
 
+@pytest.mark.parametrize("name", ["moving.gif", "moving.webp", "moving.png"])
+def test_animations_in_any_order(tmp_path, name):
+    """Pillow goes back in an animated PNG from its last picture only, so the file is begun anew."""
+    pictures = [Image.fromarray(numbered_frame(i)) for i in range(40)]
+    kwargs = {"lossless": True} if name.endswith("webp") else {}
+    pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:], duration=50, **kwargs)
+    order = np.random.default_rng(6).integers(0, 40, 24).tolist()
+    with VideoReader(tmp_path / name) as reader:
+        stored = [next(reader._pictures.read([number]))[..., :3] for number in order]
+        assert read_numbers(np.stack(stored)) == order
+        assert read_numbers(reader.frames(20, 40)) == list(range(20, 40))
+        assert read_numbers(reader.frames(0, 4)) == [0, 1, 2, 3]
+
+
 def test_animated_png_without_its_still(tmp_path):
     still, *pictures = (Image.fromarray(numbered_frame(i)) for i in range(5))
     still.save(tmp_path / "a.png", save_all=True, default_image=True, append_images=pictures, duration=50)
@@ -221,6 +235,27 @@ def test_folder_in_natural_order(tmp_path):
         assert read_numbers(reader.frames(0, len(reader))) == [0, 1, 2, 9, 10, 11, 100]
     with VideoReader(tmp_path, fps=8) as reader:
         assert read_numbers(reader.frames(0, len(reader))) == [0, 2, 10, 100]
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ("f_00 f_01 f_02 f_05 f_06", "2 numbers are missing among its pictures, the first behind f_02.png"),
+        ("7 8 9 11 12 14", "2 numbers are missing among its pictures, the first behind 9.png"),
+        ("f_00 f_10 f_20 f_30", None),  # every tenth
+        ("f_00 f_01 f_02", None),
+        ("a b c d", None),
+        ("day1_01 day1_02 day2_07 day2_09", None),
+        ("3 9 40 77", None),  # numbers that count nothing
+    ],
+)
+def test_missing_numbers_of_a_folder_are_noted(tmp_path, names, told):
+    for name in names.split():
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{name}.png")
+    notes = probe(tmp_path).notes
+    assert [note.code for note in notes] == (["numbering"] if told else [])
+    assert not told or notes[0].message.startswith(told)
+    assert len(VideoReader(tmp_path)) == len(names.split())
 
 
 def test_sequential_windows_with_overlap_decode_each_picture_once(tmp_path):

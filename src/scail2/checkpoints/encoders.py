@@ -248,7 +248,7 @@ def _renamed(path: str | Path, rename: Rename, what: str, *anchors: str) -> View
         if targets is None:
             unexpected.append(name)
         for index, target in enumerate(targets or ()):
-            sources[target] = Source(source.stored, index, len(targets))
+            sources[target] = Source(source.stored, index, len(tuple(targets or ())))
     if len(unexpected) > len(sources):
         raise InputError(f"{view.file.path} is not {what}: it begins with '{unexpected[0]}'.")
     if absent := [name for name in anchors if name not in sources]:

@@ -5,10 +5,12 @@ call are added in float32 in the order given and rounded to the weights' type on
 lose no more than one. Adapters hold low-rank pairs on linear layers only and can be switched, scaled and trained.
 """
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,6 +19,8 @@ from scail2.checkpoints.lora_files import LoraDelta, LoraFile, LoraReport, LoraS
 from scail2.checkpoints.tensor_files import write_safetensors
 from scail2.errors import InputError
 from scail2.files.user_paths import check_strength
+
+logger = logging.getLogger(__name__)
 
 _STATE = "_scail2_fused_loras"
 
@@ -28,6 +32,8 @@ class FusedLoras:
     loras: list[tuple[str, float]] = field(default_factory=list)
     originals: dict[str, torch.Tensor] = field(default_factory=dict)
     reversible: bool = True
+    remarks: list[str] = field(default_factory=list)
+    """What of the files was passed over, a sentence each."""
 
 
 def apply_loras(
@@ -82,7 +88,17 @@ def apply_loras(
         parameters[name].data = fused
     for lora, _ in opened:
         lora.file.release()
+    state.remarks += [remark for lora, _ in opened if (remark := _told_passed_over(lora))]
     return [lora.report for lora, _ in opened]
+
+
+def _told_passed_over(lora: LoraFile) -> str:
+    count = lora.report.text_encoder_tensors
+    if not count:
+        return ""
+    sentence = f"{lora.file.path.name}: its {count} tensors for a text encoder are passed over; those for the transformer count"
+    logger.warning("%s", sentence)
+    return sentence
 
 
 @torch.no_grad()
@@ -123,7 +139,7 @@ def _parameters(transformer: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name.replace(".base_layer.", "."): value for name, value in transformer.named_parameters()}
 
 
-def _check_floating(parameters: Mapping[str, torch.nn.Parameter], targets: Mapping) -> None:
+def _check_floating(parameters: Mapping[str, torch.nn.Parameter], targets: Mapping[str, Any]) -> None:
     for name in targets:
         dtype = parameters[name].dtype
         if not dtype.is_floating_point or dtype.itemsize < 2 or parameters[name].is_meta:
@@ -149,6 +165,7 @@ def adapter_state_dict(transformer: torch.nn.Module, source: LoraSource) -> dict
         name: tuple(parameter.shape) for name, parameter in _parameters(transformer).items() if "lora_" not in name
     }
     lora = open_lora(source, shapes)
+    _told_passed_over(lora)
     state = {}
     for delta in lora.deltas:
         module = delta.target.removesuffix(".weight")

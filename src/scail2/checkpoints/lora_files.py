@@ -14,6 +14,7 @@ Where an alpha is stored (as a tensor beside the pair, in the header diffusers w
 beside peft's `adapter_model.safetensors`) the addition is multiplied by alpha / rank; elsewhere by nothing.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from typing import Any
 
 import torch
 
-from scail2.checkpoints.lora_names import ModuleNames, Part, part_of, without_prefix
+from scail2.checkpoints.lora_names import ModuleNames, Part, is_for_text_encoder, part_of, without_prefix
 from scail2.checkpoints.tensor_files import StateDict, TensorFile, open_tensor_file
 from scail2.errors import InputError, short
 from scail2.files.documents import decode, load_json, parse_json
@@ -71,7 +72,7 @@ class LoraDelta:
 
 @dataclass(frozen=True, slots=True)
 class LoraReport:
-    """What a LoRA file holds."""
+    """What a LoRA file holds; entries for a text encoder are passed over."""
 
     lora_pairs: int
     weight_diffs: int
@@ -79,6 +80,7 @@ class LoraReport:
     modulation_diffs: int
     source_tensors: int
     target_tensors: int
+    text_encoder_tensors: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class LoraFile:
 
     def value(self, delta: LoraDelta, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """The addition itself, computed in ``dtype``: storage types differ within one file, products need more."""
-        parts = [None if name is None else self.file.read(name).to(device, dtype) for name in delta.stored]
+        parts: list[Any] = [None if name is None else self.file.read(name).to(device, dtype) for name in delta.stored]
         if delta.form is Form.WHOLE:
             value = parts[0]
         elif delta.form is Form.PAIR:
@@ -110,7 +112,7 @@ class LoraFile:
         Raises:
             InputError: it is a full difference, or its rank would be half its size and more.
         """
-        parts = [None if name is None else self.file.read(name) for name in delta.stored]
+        parts: list[Any] = [None if name is None else self.file.read(name) for name in delta.stored]
         if delta.form is Form.PAIR:
             up, down = parts
         elif delta.form is Form.HADAMARD:
@@ -176,6 +178,11 @@ def open_lora(
             raise InputError(f"{file.path} has nothing for '{module}', which was to be skipped.")
         for name in dropped:
             del file.tensors[name]
+    text_encoder = [name for name in file.tensors if is_for_text_encoder(name)]
+    for name in text_encoder:
+        del file.tensors[name]
+    if not file.tensors:
+        raise InputError(f"{file.path}: the LoRA is for a text encoder alone; it changes nothing here.")
     _check_values(file)
     deltas = tuple(_Parser(file, shapes).deltas())
     report = LoraReport(
@@ -185,6 +192,7 @@ def open_lora(
         modulation_diffs=_differences(deltas, "scale_shift_table"),
         source_tensors=len(file.tensors),
         target_tensors=len({delta.target for delta in deltas}),
+        text_encoder_tensors=len(text_encoder),
     )
     return LoraFile(file, deltas, report)
 
@@ -238,7 +246,7 @@ class _Parser:
         meant = {name: part_of(name) for name in file.tensors}
         self._modules = ModuleNames(shapes, {each[0] for each in meant.values() if each})
         self._left = dict.fromkeys(file.tensors)
-        self._taken: dict[tuple[str, Form], str] = {}
+        self._taken: dict[tuple[str, Form], str | None] = {}
         self._entries: dict[str, dict[Part, str]] = {}
         for name, each in meant.items():
             if each and (other := self._entries.setdefault(each[0], {}).setdefault(each[1], name)) != name:
@@ -257,6 +265,8 @@ class _Parser:
                 f"{self._file.path} is a DoRA: it rescales the weights it is added to, which is more than an addition; merge it "
                 "into the model with the program it was made with, or take a plain LoRA."
             )
+        if Part.UP in parts:
+            self._beside(parts, Part.DOWN, Part.UP)
         for form, needed in (
             (Form.PAIR, (Part.UP, Part.DOWN)),
             (Form.HADAMARD, (Part.HADA_1A, Part.HADA_1B, Part.HADA_2A, Part.HADA_2B)),
@@ -279,12 +289,15 @@ class _Parser:
         if wanted in parts:
             return parts[wanted]
         name = parts[present]
-        spelled = name.replace("lora_A", "lora_B").replace("down", "up") if wanted is Part.UP else wanted.value
+        spelled = {
+            Part.UP: name.replace("lora_A", "lora_B").replace("down", "up"),
+            Part.DOWN: name.replace("lora_B", "lora_A").replace("up", "down"),
+        }.get(wanted, wanted.value)
         raise InputError(f"{self._file.path}: '{name}' has no '{spelled}' beside it.")
 
     def _target(self, module: str, part: Part, stored: str) -> str:
         target = self._modules.target(module, part)
-        if target not in self._shapes:
+        if target is None or target not in self._shapes:
             raise InputError(f"{self._file.path}: '{stored}' belongs to '{module}', which the model does not have.")
         return target
 
@@ -293,7 +306,8 @@ class _Parser:
         if other != stored[0]:
             raise InputError(f"{self._file.path}: '{other}' and '{stored[0]}' are both for '{target}'.")
         for name in stored:
-            self._left.pop(name, None)
+            if name is not None:
+                self._left.pop(name, None)
 
     def _product(self, module: str, parts: Mapping[Part, str], form: Form, stored: Sequence[str | None]) -> LoraDelta:
         path, last = self._file.path, next(name for name in reversed(stored) if name)
@@ -308,7 +322,8 @@ class _Parser:
         self._claim(target, form, *reversed(stored))
         ranks = [right[0] for right in shapes[1::2] if right]
         scale = self._scale(module, parts.get(Part.ALPHA), ranks[-1]) if ranks else 1.0
-        self._left.pop(parts.get(Part.ALPHA), None)
+        if Part.ALPHA in parts:
+            self._left.pop(parts[Part.ALPHA], None)
         return LoraDelta(target, tuple(stored), scale, form)
 
     def _difference(self, module: str, part: Part, name: str) -> LoraDelta:
@@ -328,9 +343,9 @@ class _Parser:
 
     def _stored_scale(self, module: str, alpha: str | None, rank: int) -> float:
         if alpha is not None:
-            if self._file.tensors[alpha].shape not in ((), (1,)):
+            if math.prod(self._file.tensors[alpha].shape) != 1:
                 raise InputError(f"{self._file.path}: '{alpha}' is {self._file.tensors[alpha].shape}, not one number.")
-            return float(self._file.read(alpha)) / rank
+            return self._file.read(alpha).item() / rank
         words = self._words
         own = own_alpha(words.alpha_pattern or {}, rank if words.lora_alpha is None else words.lora_alpha, module)
         return own / (rank**0.5 if words.use_rslora else rank)
@@ -356,7 +371,7 @@ def _adapter_words(file: TensorFile) -> _AdapterWords:
     return decode(words, _AdapterWords, where, unknown=True)
 
 
-def _pair_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
+def _pair_shape(shapes: Sequence[Any]) -> tuple[int, ...] | None:
     """Shape of up @ down, of matrices or of convolutions whose upper one is a single tap; None if they do not fit."""
     up, down = shapes
     if len(up) != len(down) or len(up) < 2 or up[1] != down[0] or not down[0] or any(size != 1 for size in up[2:]):
@@ -364,17 +379,17 @@ def _pair_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
     return up[0], *down[1:]
 
 
-def _hadamard_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
+def _hadamard_shape(shapes: Sequence[Any]) -> tuple[int, ...] | None:
     first, second = _matrices(shapes[:2]), _matrices(shapes[2:])
     return first if first == second else None
 
 
-def _kronecker_shape(shapes: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | None:
+def _kronecker_shape(shapes: Sequence[Any]) -> tuple[int, ...] | None:
     first, second = _matrices(shapes[:2]), _matrices(shapes[2:])
     return first and second and (first[0] * second[0], first[1] * second[1])
 
 
-def _matrices(shapes: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | None:
+def _matrices(shapes: Sequence[Any]) -> tuple[int, ...] | None:
     left, right = shapes
     if right is None:
         return left if len(left) == 2 else None

@@ -7,7 +7,8 @@ An entry's name is a prefix, a module, and what the tensor is of it:
 | lightx2v, ComfyUI | `diffusion_model.blocks.0.self_attn.q.lora_down.weight`, `.lora_up.weight`, `.alpha`, `.diff`, `.diff_b` |
 | kohya, musubi-tuner | `lora_unet_blocks_0_self_attn_q.lora_down.weight` |
 | peft | `base_model.model.blocks.0.self_attn.q.lora_A.weight`, or `.lora_A.default.weight` |
-| DiffSynth | `blocks.0.self_attn.q.lora_A.default.weight` |
+| VideoX-Fun | `lora_unet__blocks_0_self_attn_q.lora_down.weight` |
+| DiffSynth | `blocks.0.self_attn.q.lora_A.default.weight`, or with `pipe.dit.` in front |
 | diffusers | `transformer.blocks.0.attn1.to_q.lora_A.weight` |
 | LyCORIS | `lycoris_blocks_0_self_attn_q.hada_w1_a`, `.lokr_w1`, `.dora_scale` |
 
@@ -22,9 +23,12 @@ from enum import StrEnum
 from scail2.checkpoints import official_names as names
 
 _PREFIXES = (
-    "base_model.model.", "base_model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "dit.", "unet.",
-    "model.", "module.", "_orig_mod.", "lora_unet_", "lora_transformer_", "lora_dit_", "lycoris_",
+    "base_model.model.", "base_model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "pipe.dit.", "dit.",
+    "unet.", "model.", "module.", "lora_unet__", "lora_unet_", "lora_transformer_", "lora_dit_", "lycoris_",
 )  # fmt: skip
+# What compiling, sharding and adapters put between a module's name and its parameters', at any level.
+_WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|base_layer)\.")
+_TEXT_ENCODER = re.compile(r"lora_te\d?_|text_encoder(?:_\d)?\.|text_encoders\.|text_model\.|cond_stage_model\.")
 
 
 class Part(StrEnum):
@@ -73,10 +77,16 @@ def part_of(name: str) -> tuple[str, Part] | None:
 
 
 def without_prefix(module: str) -> str:
-    """A module's name without what programs put in front of it."""
+    """A module's name without what programs put in front of it and in between."""
+    module = _WRAPPERS.sub("", module)
     while found := next((prefix for prefix in _PREFIXES if module.startswith(prefix)), None):
         module = module.removeprefix(found)
     return module
+
+
+def is_for_text_encoder(name: str) -> bool:
+    """Whether a stored name belongs to a text encoder, which some programs train along and write beside."""
+    return _TEXT_ENCODER.match(name) is not None
 
 
 class ModuleNames:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
+from scail2.checkpoints.downloads import HUB_PREFIX, local_path, refuse_absent
 from scail2.errors import InputError, short
 from scail2.files.documents import Between, decode, load_json, parse_json
-from scail2.files.limits import DOCUMENT_BYTES
+from scail2.files.limits import DOCUMENT_BYTES, MEMBERS
 from scail2.files.staging import atomic_file
-from scail2.files.user_paths import expanded
 
 # No width, length or count of any public network comes near; products of such numbers still fit 64 bits.
 _LARGEST = 2**24
@@ -28,6 +28,7 @@ _COUNTS = re.compile(r"(^|_)(num_\w*(layers|blocks)|n_layers?|decoder_blocks|dep
 # What diffusers and transformers keep in a configuration beside the arguments of the class.
 _FOREIGN_KEYS = ("quantization_config",)
 _OTHER_WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt")
+_SCHEDULE = "scheduler_config.json"
 _COMPONENT = re.compile(r"[A-Za-z0-9_]{1,64}")
 
 
@@ -68,7 +69,7 @@ def shards_of(index: Path) -> list[Path]:
     weight_map = decode(content.get("weight_map"), dict[str, str], index, "weight_map")
     names = sorted(set(weight_map.values()))
     for name in names:
-        if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+        if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name or len(os.fsencode(name)) > 255:
             raise InputError(f"{index} names the shard {short(name)}, which is not a file beside it; it is not read.")
     if absent := [name for name in names if not (index.parent / name).is_file()]:
         raise InputError(f"{index} names shards that are not beside it: {', '.join(absent[:10])}.")
@@ -105,11 +106,12 @@ def check_component(folder: Path) -> None:
 def check_model(model: str | Path | None) -> None:
     """Looks at a model somebody named before anything heavy is imported: what cannot be right is refused at once.
 
-    Raises InputError like `check_pipeline`. Names that are no files or folders are left to who loads them.
+    Raises InputError like `check_pipeline`, and where there is no such model.
     """
-    path = Path() if model is None else expanded(model)
-    if model is None or not path.exists():
+    if model is None or str(model).startswith(HUB_PREFIX):
         return
+    refuse_absent(model)
+    path = local_path(model)
     if not (path.is_file() or path.is_dir()):
         raise InputError(f"{path} is a pipe or device, not a file or folder.")
     if path.name.endswith(".index.json"):
@@ -147,6 +149,7 @@ def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
             raise InputError(f"{path} is not a readable safetensors file: it is cut short in its header.")
         DOCUMENT_BYTES.check(length, f"the header of {path}")
         header = parse_json(file.read(length).rstrip(b" \0"), dict[str, Any], f"the header of {path}")
+    MEMBERS.check(len(header), f"the header of {path}")
     return {
         name: decode(entry, _StoredTensor, f"the header of {path}", name, unknown=True).shape
         for name, entry in header.items()
@@ -156,11 +159,11 @@ def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 @dataclass(frozen=True, slots=True)
 class _StoredTensor:
-    shape: tuple[Annotated[int, Between(0, 2**48)], ...]
+    shape: Annotated[tuple[Annotated[int, Between(0, 2**48)], ...], Between(0, 8)]
     dtype: str
 
 
-def refuse_counts(config: Mapping[str, Any], tensors: int, where: Path) -> None:
+def refuse_counts(config: Mapping[str, Any], tensors: int, where: str | Path) -> None:
     """Raises InputError where a configuration, nested ones included, counts more layers than there are tensors."""
     waiting: list[tuple[str, Any]] = list(config.items())
     while waiting:
@@ -180,15 +183,46 @@ def check_pipeline(folder: Path) -> dict[str, tuple[str | None, str | None]]:
     """
     path = folder / "model_index.json"
     components = {}
-    for name, entry in load_json(path, dict[str, Any]).items():
+    content = load_json(path, dict[str, Any])
+    decode(content, _Native, path, unknown=True)
+    for name, entry in content.items():
         if name.startswith("_") or not isinstance(entry, list):
             continue
         if not _COMPONENT.fullmatch(name):
             raise InputError(f"{path} names the component {short(name)}, which no folder of a pipeline is called.")
         components[name] = decode(entry, tuple[str | None, str | None], path, name)
+        if (folder / name / _SCHEDULE).is_file():
+            load_json(folder / name / _SCHEDULE, _Schedule, unknown=True)
         if (folder / name).is_dir():
             check_component(folder / name)
     return components
+
+
+_Count = Annotated[int, Between(1, 1_000_000)]
+_Shift = Annotated[float, Between(-1000, 1000)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Native:
+    """What ``model_index.json`` says about the size a checkpoint was trained around."""
+
+    native_height: Annotated[int, Between(8, 8192)] = 512
+    native_width: Annotated[int, Between(8, 8192)] = 896
+
+
+@dataclass(frozen=True, slots=True)
+class _Schedule:
+    """The numbers of a scheduler's configuration that its arithmetic is built from."""
+
+    num_train_timesteps: _Count = 1000
+    shift: Annotated[float, Between(1e-6, 1000)] | None = None
+    shift_terminal: Annotated[float, Between(0, 0.999)] | None = None
+    base_shift: _Shift | None = None
+    max_shift: _Shift | None = None
+    base_image_seq_len: _Count | None = None
+    max_image_seq_len: _Count | None = None
+    flow_shift: Annotated[float, Between(1e-6, 1000)] | None = None
+    solver_order: Annotated[int, Between(1, 8)] | None = None
 
 
 def forget_origin(folder: Path) -> None:

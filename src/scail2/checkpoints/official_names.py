@@ -196,21 +196,21 @@ def infer_config(shapes: Mapping[str, Iterable[int]]) -> dict[str, Any]:
     The number of heads is in no shape: it is filled in for the public widths 1536 and 5120 only and left out otherwise.
     Raises InputError if the file is not a SCAIL-2 transformer (a plain Wan or SCAIL-1 file, say).
     """
-    shapes = {name: tuple(shape) for name, shape in shapes.items()}
+    known = {name: tuple(shape) for name, shape in shapes.items()}
     required = [f"patch_embedding{kind}.weight" for kind in ("", "_pose", "_mask")]
-    if absent := [name for name in required if len(shapes.get(name, ())) != 5]:
+    if absent := [name for name in required if len(known.get(name, ())) != 5]:
         raise InputError(
             f"This is not a SCAIL-2 transformer: it has no (five-dimensional) {', '.join(absent)}; "
             "plain Wan 2.1 and SCAIL-1 checkpoints lack the pose and mask embeddings."
         )
-    dim, in_channels, *patch_size = shapes["patch_embedding.weight"]
-    mask_channels = shapes["patch_embedding_mask.weight"][1]
+    dim, in_channels, *patch_size = known["patch_embedding.weight"]
+    mask_channels = known["patch_embedding_mask.weight"][1]
     config: dict[str, Any] = {
         "patch_size": tuple(patch_size),
         "in_channels": in_channels,
         "mask_channels": mask_channels,
         "num_binding_slots": mask_channels // 4 - 1,
-        "num_layers": 1 + max((int(match[1]) for match in map(_BLOCK.fullmatch, shapes) if match), default=-1),
+        "num_layers": 1 + max((int(match[1]) for match in map(_BLOCK.fullmatch, known) if match), default=-1),
     }
     for word, name, axis in (
         ("freq_dim", "time_embedding.0.weight", -1),
@@ -219,13 +219,13 @@ def infer_config(shapes: Mapping[str, Iterable[int]]) -> dict[str, Any]:
         ("ffn_dim", "blocks.0.ffn.0.weight", 0),
         ("out_channels", "head.head.weight", 0),
     ):
-        if shapes.get(name):
-            config[word] = shapes[name][axis]
+        if known.get(name):
+            config[word] = known[name][axis]
     if "out_channels" in config:
         config["out_channels"] //= math.prod(patch_size)
-    if "text_dim" not in config and "blocks.0.cross_attn.k.weight" not in shapes:
+    if "text_dim" not in config and "blocks.0.cross_attn.k.weight" not in known:
         config["text_dim"] = None
-    if "image_dim" not in config and "blocks.0.cross_attn.k_img.weight" not in shapes:
+    if "image_dim" not in config and "blocks.0.cross_attn.k_img.weight" not in known:
         config["image_dim"] = None
     if dim in _PUBLIC_HEADS:
         config.update(_heads(dim, _PUBLIC_HEADS[dim]))
@@ -237,9 +237,9 @@ def resolve_config(shapes: Mapping[str, Iterable[int]], *sources: Mapping[str, A
 
     Raises InputError if the number of heads is known from nowhere.
     """
-    shapes = {name: tuple(shape) for name, shape in shapes.items()}
-    resolved = infer_config(shapes)
-    width = shapes["patch_embedding.weight"][0]
+    known = {name: tuple(shape) for name, shape in shapes.items()}
+    resolved = infer_config(known)
+    width = known["patch_embedding.weight"][0]
     for source in sources:
         words = dict(source)
         if "num_heads" in words:
@@ -276,7 +276,8 @@ def _heads(dim: int | None, num_heads: int | None) -> dict[str, int]:
     if dim is None or num_heads is None:
         raise InputError("The configuration must give both dim and num_heads: tensor shapes do not show the heads.")
     for word, value in (("dim", dim), ("num_heads", num_heads)):
-        decode(value, Annotated[int, Between(1, 2**24)], _CONFIGURATION, word)
+        kind: Any = Annotated[int, Between(1, 2**24)]
+        decode(value, kind, _CONFIGURATION, word)
     if dim % num_heads or (dim // num_heads) % 2:
         raise InputError(f"dim {dim} does not divide into {num_heads} heads of an even width.")
     return {"num_attention_heads": num_heads, "attention_head_dim": dim // num_heads}

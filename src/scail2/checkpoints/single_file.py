@@ -19,7 +19,7 @@ def _bare(name: str) -> str:
     return name.removeprefix("model.diffusion_model.")
 
 
-def single_file_weights(checkpoint: Mapping[str, torch.Tensor], **_) -> dict[str, torch.Tensor]:
+def single_file_weights(checkpoint: Mapping[str, torch.Tensor], **_: Any) -> dict[str, torch.Tensor]:
     """`checkpoint_mapping_fn`: a state dictionary in any public dialect -> our parameter names."""
     if _has_gguf_blocks(checkpoint):
         # Only renamed: diffusers' own quantizer keeps the blocks, and its layers dequantise them.

@@ -5,18 +5,24 @@ what it has mapped: converting a 30 GB file needs the result and one tensor, not
 """
 
 import json
+import math
+import warnings
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
+from scail2.checkpoints.gguf_header import GgufTensor, read_gguf_header
 from scail2.checkpoints.model_folder import shards_of, stored_shapes
-from scail2.errors import InputError
+from scail2.errors import InputError, short
+from scail2.files.documents import Between, decode
+from scail2.files.limits import MEMBERS
 from scail2.files.staging import atomic_file
 
 _SAFETENSORS_TYPES = {
@@ -34,6 +40,11 @@ _SAFETENSORS_TYPES = {
     "BOOL": torch.bool,
 }
 _SAFETENSORS_NAMES = {dtype: name for name, dtype in _SAFETENSORS_TYPES.items()}
+# GGUF's plain numbers; everything else comes in blocks of bytes.
+_GGUF_NUMBERS = {
+    "F16": "float16", "F32": "float32", "F64": "float64", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
+}  # fmt: skip
+_GGUF_TYPES = {"F32": torch.float32, "F16": torch.float16}
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 # State dictionaries are found under the first of these keys, on any level, or are the file's top level. Averaged weights go
 # before those they are the average of.
@@ -128,22 +139,14 @@ class PickleFile(TensorFile):
         super().__init__(path)
         self._state: Mapping[str, torch.Tensor] | None = None
         for name, value in self._loaded().items():
+            _refuse_claims(path, name, value)
             count = value.numel() * value.element_size()
             self.tensors[name] = TensorInfo(tuple(value.shape), value.dtype, str(value.dtype)[6:], count)
         self.release()
 
     def _loaded(self) -> Mapping[str, torch.Tensor]:
         if self._state is None:
-            # Only the zip format of torch >= 1.6 can be mapped; older files are read whole.
-            mapped = zipfile.is_zipfile(self.path)
-            try:
-                content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=mapped)
-            except Exception as error:
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                raise InputError(
-                    f"{self.path} cannot be read as tensors only; files that need to run code are refused: {reason}"
-                ) from error
-            self._state = _find_state(self.path, content)
+            self._state = _find_state(self.path, load_pickle(self.path))
         return self._state
 
     def read(self, name: str) -> torch.Tensor:
@@ -153,6 +156,50 @@ class PickleFile(TensorFile):
         self._state = None
 
 
+def load_pickle(path: Path) -> Any:
+    """What a PyTorch pickle holds, tensors on the CPU: read as data only, nothing in it is run.
+
+    Raises:
+        InputError: it is damaged, needs code to be run, or its archive holds more than the file's bytes.
+    """
+    try:
+        # Only the zip format of torch >= 1.6 can be mapped; older files are read whole.
+        mapped = zipfile.is_zipfile(path)
+        if mapped:
+            _refuse_compressed(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch on the age of its own formats
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except InputError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{path} cannot be read as tensors only; files that need to run code are refused: {reason}"
+        ) from error
+
+
+def _refuse_compressed(path: Path) -> None:
+    """torch stores, it never compresses: an archive that is larger inside than outside is made to fill the memory."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    MEMBERS.check(len(members), str(path))
+    if any(each.compress_type != zipfile.ZIP_STORED or each.file_size != each.compress_size for each in members):
+        raise InputError(f"{path} is compressed, which PyTorch's own files never are; save it again with torch.save.")
+
+
+def _refuse_claims(path: Path, name: str, value: torch.Tensor) -> None:
+    """Refuses tensors whose elements are not all stored: a few bytes could stand for terabytes."""
+    plain = value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
+    if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise InputError(
+            f"{path}: tensor {short(name)} of shape {tuple(value.shape)} is sparse, quantised, or larger than what is "
+            "stored of it; save it as a plain tensor."
+        )
+
+
 def _find_state(path: Path, content: Any) -> Mapping[str, torch.Tensor]:
     for _ in range(_STATE_LEVELS):
         inner = [key for key in _STATE_KEYS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)]
@@ -160,6 +207,8 @@ def _find_state(path: Path, content: Any) -> Mapping[str, torch.Tensor]:
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors.")
     state = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    if strange := [name for name in state if not isinstance(name, str)]:
+        raise InputError(f"{path} holds a tensor under {short(strange[0])}, where names are text.")
     if not state:
         raise InputError(f"{path} holds no tensors at its top level or under {', '.join(_STATE_KEYS)}.")
     return state
@@ -184,24 +233,43 @@ class GgufFile(TensorFile):
             import gguf
         except ImportError as error:
             raise InputError("Reading GGUF needs the gguf package: pip install 'scail2[gguf]'.") from error
-        try:
-            reader = gguf.GGUFReader(path)
-        except (ValueError, OSError, IndexError) as error:
-            raise InputError(f"{path} is not a readable GGUF file: {error}.") from error
         self._gguf = gguf
         self._blocks: dict[str, _Blocks] = {}
-        for tensor in reader.tensors:
-            # GGUF lists dimensions innermost first. Converters that cannot store five dimensions note the true shape.
-            shape = tuple(int(size) for size in reversed(tensor.shape))
-            if noted := reader.get_field(f"comfy.gguf.orig_shape.{tensor.name}"):
-                shape = tuple(int(size) for size in noted.contents())
-            dtype = {"F32": torch.float32, "F16": torch.float16}.get(tensor.tensor_type.name)
-            self.tensors[tensor.name] = TensorInfo(shape, dtype, tensor.tensor_type.name, int(tensor.n_bytes))
-            self._blocks[tensor.name] = _Blocks(
-                int(tensor.data_offset), tensor.tensor_type, tensor.data.dtype, tensor.data.shape
+        header, size = read_gguf_header(path), path.stat().st_size
+        for tensor in header.tensors:
+            stored, info = self._place(tensor, header.data)
+            if stored.offset + info.nbytes > size:
+                raise InputError(f"{path} is cut off: tensor {short(tensor.name)} ends behind its end.")
+            # Converters that cannot store five dimensions note the true shape.
+            noted = header.fields.get(f"comfy.gguf.orig_shape.{tensor.name}")
+            if noted is not None:
+                shape = decode(noted, tuple[Annotated[int, Between(0, 2**48)], ...], path, "comfy.gguf.orig_shape")
+                if math.prod(shape) != math.prod(info.shape):
+                    raise InputError(f"{path}: tensor {short(tensor.name)} is noted as {shape} but holds {info.shape}.")
+                info = replace(info, shape=shape)
+            self.tensors[tensor.name], self._blocks[tensor.name] = info, stored
+        self.metadata["general.architecture"] = str(header.fields.get("general.architecture", ""))
+
+    def _place(self, tensor: GgufTensor, data: int) -> tuple[_Blocks, TensorInfo]:
+        try:
+            kind = self._gguf.GGMLQuantizationType(tensor.type)
+            block, nbytes = self._gguf.GGML_QUANT_SIZES[kind]
+        except (ValueError, KeyError):
+            raise InputError(
+                f"{self.path}: tensor {short(tensor.name)} has block type {tensor.type}, which is unknown."
+            ) from None
+        rows, last = tensor.shape[:-1], tensor.shape[-1]
+        if last % block:
+            raise InputError(
+                f"{self.path}: rows of tensor {short(tensor.name)} are {last} long, no multiple of {kind.name}'s blocks "
+                f"({block})."
             )
-        architecture = reader.get_field("general.architecture")
-        self.metadata["general.architecture"] = str(architecture.contents()) if architecture else ""
+        number = _GGUF_NUMBERS.get(kind.name)
+        shape = (*rows, last if number else last // block * nbytes)
+        info = TensorInfo(
+            tensor.shape, _GGUF_TYPES.get(kind.name), kind.name, math.prod(rows) * (last // block) * nbytes
+        )
+        return _Blocks(data + tensor.offset, kind, np.dtype(number or "uint8"), shape), info
 
     def read(self, name: str) -> torch.Tensor:
         return self._dequantised(name, slice(None)).reshape(self.tensors[name].shape)
@@ -214,12 +282,10 @@ class GgufFile(TensorFile):
         return self._dequantised(name, rows).reshape(-1, *shape[1:])
 
     def _dequantised(self, name: str, rows: slice) -> torch.Tensor:
-        import numpy as np
-
         stored = self._blocks[name]
         # Read, not mapped: the blocks are needed once, and a mapping would stay resident beside the result.
         start, stop, _ = rows.indices(stored.shape[0])
-        row = int(np.prod(stored.shape[1:]))
+        row = math.prod(stored.shape[1:])
         offset = stored.offset + start * row * stored.dtype.itemsize
         blocks = np.fromfile(self.path, dtype=stored.dtype, count=(stop - start) * row, offset=offset)
         blocks = blocks.reshape(stop - start, *stored.shape[1:])
@@ -256,6 +322,8 @@ def open_tensor_file(path: str | Path) -> TensorFile:
     if path.is_dir():
         path = _weights_in(path)
     if not path.is_file():
+        if path.exists():
+            raise InputError(f"{path} is a pipe or device, not a file or folder.")
         raise InputError(f"There is no file or folder {path}.")
     if path.name.endswith((".safetensors", ".safetensors.index.json")):
         return SafetensorsFile(path)

@@ -129,7 +129,7 @@ def main_dtype(file: TensorFile) -> torch.dtype | None:
         if dtype is not None and not dtype.is_floating_point:
             continue  # position indices, a packed tokenizer
         sizes[dtype] = sizes.get(dtype, 0) + info.nbytes
-    return max(sizes, key=sizes.get) if sizes else None
+    return max(sizes, key=lambda dtype: sizes[dtype]) if sizes else None
 
 
 def compare(view: View, wanted: Mapping[str, tuple[int, ...]], what: str) -> None:

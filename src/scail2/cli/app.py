@@ -4,7 +4,8 @@ import logging
 import os
 import sys
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from importlib import import_module
+from importlib import import_module, metadata
+from typing import Annotated
 
 import typer
 
@@ -35,19 +36,33 @@ MODULES: tuple[str, ...] = (
     "convert",
     "info",
     "models",
+    "setup",
+    "doctor",
 )
 
 
 HELP = "Character animation with SCAIL-2: a reference picture and a driving video go in, a finished video comes out."
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        Terminal().say(f"scail2 {metadata.version('scail2')}")
+        raise typer.Exit
+
+
 def build_app() -> typer.Typer:
     """Assembles the command from its verbs."""
-    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-    app.callback(help=HELP)(lambda: None)  # without a callback a lone verb would not be named
+    app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+    app.callback(help=HELP)(_options)
     for module in MODULES:
         import_module(f"scail2.cli.{module}").register(app)
     return app
+
+
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Say it.")] = False,
+) -> None:
+    """Options of the command itself."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -125,3 +140,7 @@ def _stream_failed(error: StreamError) -> int:
         return NOBODY_READS
     _tell(f"The {error.name} cannot be written to: {reason(error.cause)}.")
     return 2
+
+
+if __name__ == "__main__":
+    main()

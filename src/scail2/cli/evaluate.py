@@ -32,8 +32,12 @@ def evaluate(
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps, instead of the preset's.")] = None,
     variant: Annotated[str, typer.Option(help="Recipe whose switches the inputs follow, e.g. nano+no_slots.")] = "nano",
     seed: Annotated[int, typer.Option(min=0, help="Noise of clip n comes from seed + n.")] = 0,
-    lpips: Annotated[Path | None, typer.Option(help="TorchScript LPIPS network, adds that measure.")] = None,
-    video_features: Annotated[Path | None, typer.Option(help="TorchScript video features (I3D), adds FVD.")] = None,
+    lpips: Annotated[
+        Path | None, typer.Option(help="TorchScript LPIPS network (a program, which is run), adds that measure.")
+    ] = None,
+    video_features: Annotated[
+        Path | None, typer.Option(help="TorchScript video features (I3D; a program, which is run), adds FVD.")
+    ] = None,
     timed: Annotated[bool, typer.Option("--timed", help="Write wall-clock times into the JSON, too.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, … (default: the best there is).")] = None,
 ) -> None:

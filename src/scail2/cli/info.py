@@ -12,7 +12,7 @@ def register(app: typer.Typer) -> None:
 
 
 def info(
-    path: Annotated[Path, typer.Argument(help="Weight file, transformer folder or pipeline folder.")],
+    path: Annotated[Path, typer.Argument(help="Weight file, folder, or name of `scail2 models`.")],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Say what a file is: kind, dialect, parameters, types, configuration, and whether it is complete."""
@@ -24,9 +24,10 @@ def info(
     from scail2.cli.terminal import Terminal, visible, write_json
 
     check_model(path)
+    from scail2.checkpoints.downloads import HUB_PREFIX, local_path
     from scail2.loading.inventory import describe
 
-    found = describe(path)
+    found = describe(path if str(path).startswith(HUB_PREFIX) else local_path(path))
     if as_json:
         write_json(asdict(found))
         return

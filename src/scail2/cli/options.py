@@ -13,12 +13,17 @@ from scail2.checkpoints.model_folder import check_model
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
 from scail2.request.animation import AnimationRequest, read_toml
+from scail2.request.masks import MaskRequest
+from scail2.request.values import PANELS
 
 
-def request_parameters(*, leave_out: frozenset[str] = frozenset()) -> list[inspect.Parameter]:
+def request_parameters(
+    request: type[MaskRequest] = AnimationRequest, *, leave_out: frozenset[str] = frozenset()
+) -> list[inspect.Parameter]:
     """One keyword parameter with a typer option for every setting; None means "not given"."""
     skipped = {"mode"} | leave_out
-    return [_parameter(each) for each in fields(AnimationRequest) if each.name not in skipped]
+    settings = [each for each in fields(request) if each.name not in skipped]
+    return [_parameter(each) for each in sorted(settings, key=lambda each: PANELS.index(each.metadata["panel"]))]
 
 
 def _parameter(setting: Field) -> inspect.Parameter:
@@ -90,6 +95,12 @@ def make_request(
     request = AnimationRequest.from_settings(unstated | base | given, where=str(file or "the command line"))
     check_model(request.model)
     return request
+
+
+def make_mask_request(mode: str, settings: dict[str, Any]) -> MaskRequest:
+    """The request of `scail2 masks`, from what was given as options."""
+    given = {name: value for name, value in settings.items() if value not in (None, [])}
+    return MaskRequest.from_settings({"mode": mode} | given, where="the command line")
 
 
 def need(module: str, extra: str, what: str) -> None:

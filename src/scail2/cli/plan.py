@@ -12,6 +12,7 @@ import typer
 
 from scail2.cli.options import make_request, request_parameters, with_parameters
 from scail2.request.animation import AnimationRequest
+from scail2.request.masks import check_files
 
 if TYPE_CHECKING:
     from scail2.files.staging import Staging
@@ -25,7 +26,7 @@ keeps its output.
 
 def register(app: typer.Typer) -> None:
     """Adds the verb."""
-    app.command("plan", help=HELP)(with_parameters(_verb, request_parameters(leave_out=frozenset({"output"}))))
+    app.command("plan", help=HELP)(with_parameters(_verb, request_parameters()))
 
 
 def _verb(
@@ -71,15 +72,17 @@ def plan(request: AnimationRequest, run_dir: Path | None, *, as_json: bool, cont
 
 
 def _plan_in(folder: Path, request: AnimationRequest, *, as_json: bool, contact_sheet: Path | None) -> None:
-    from scail2.cli.progress import quiet_libraries
     from scail2.errors import InputError
     from scail2.files.storage import plain_errors
     from scail2.runs import RunDirectory
     from scail2.runs.sealed import read_sealed
 
-    quiet_libraries()
+    check_files(request)  # before anything heavy is imported
     with _claimed_sheet(contact_sheet, request) as sheet:
         run = RunDirectory.create(folder, request, renders=False)
+        from scail2.cli.progress import quiet_libraries
+
+        quiet_libraries()
         try:
             run.plan()
         except InputError:
@@ -98,13 +101,13 @@ def _plan_in(folder: Path, request: AnimationRequest, *, as_json: bool, contact_
 @contextmanager
 def _claimed_sheet(path: Path | None, request: AnimationRequest) -> "Iterator[Staging | None]":
     """The place of the contact sheet, from before the plan: nothing, or an older sheet, may be there."""
+    if path is None:
+        yield None
+        return
     from scail2.files.ownership import claimed_file
     from scail2.perception.preview import SHEETS
     from scail2.request.paths import refuse_overwriting
 
-    if path is None:
-        yield None
-        return
     refuse_overwriting([path], request.input_files)
     with claimed_file(path, SHEETS) as staging:
         yield staging

@@ -28,6 +28,7 @@ from scail2.data.triplet_recipe import TripletRecipe
 from scail2.data.triplets import TrainingTriplet, draw_triplet
 from scail2.errors import InputError
 from scail2.files.staging import atomic_file
+from scail2.files.storage import refuse_special
 from scail2.loading.components import load_autoencoder
 
 FORMAT = 1
@@ -217,5 +218,6 @@ def _weights_fingerprint(folder: Path) -> str:
     """Identity of an autoencoder: its config and weight file's bytes."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors")):
+        refuse_special(path)
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

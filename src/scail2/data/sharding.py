@@ -83,7 +83,14 @@ def run_shards(
         InputError: the folder holds something else, or another job's shards.
     """
     with claimed_folder(run.directory, _kind(run)):
-        return _fill(run, job, sizes, workers, resume, progress)
+        begun = _claim(run, job, resume)
+        try:
+            return _fill(run, sizes, job, workers, progress)
+        except InputError:
+            # A job that cannot be done leaves no folder that the right one would have to be given another name for.
+            if begun and not any(run.directory.glob("shard-*.tar")):
+                (run.directory / run.description).unlink(missing_ok=True)
+            raise
 
 
 def _kind(run: ShardRun) -> Kind:
@@ -95,13 +102,11 @@ def _kind(run: ShardRun) -> Kind:
 
 def _fill(
     run: ShardRun,
-    job: ShardJob,
     sizes: Sequence[int],
+    job: ShardJob,
     workers: int,
-    resume: bool,
     progress: Callable[[int, int], None] | None,
 ) -> ShardSummary:
-    _claim(run, job, resume)
     surplus = sorted(path.name for path in run.directory.glob("shard-*.tar"))[run.shards :]
     if surplus:
         raise InputError(
@@ -203,8 +208,8 @@ def _in_processes(run: ShardRun, job: ShardJob, wanted: list[int], workers: int,
     ticker.advance(counter.value - seen)
 
 
-def _claim(run: ShardRun, job: ShardJob, resume: bool) -> None:
-    """Makes the folder this job's: writes its description, or checks that the one there is the same."""
+def _claim(run: ShardRun, job: ShardJob, resume: bool) -> bool:
+    """Makes the folder this job's: writes its description (True), or checks that the one there is the same (False)."""
     path = run.directory / run.description
     described = json.loads(json.dumps(job.describe()))
     if path.exists():
@@ -214,6 +219,7 @@ def _claim(run: ShardRun, job: ShardJob, resume: bool) -> None:
         changed = [key for key in described if old.get(key) != described[key]]
         if changed:
             raise InputError(f"{run.directory} was made with another {', '.join(changed)}: choose another folder")
-        return
+        return False
     with atomic_file(path) as file:
         file.write(json.dumps(described, indent=1).encode())
+    return True

@@ -20,6 +20,7 @@ from scail2.errors import InputError, short
 from scail2.files.documents import DocumentError, load_json, parse_json
 from scail2.files.limits import DOCUMENT_BYTES, MEMBERS
 from scail2.files.staging import Staging
+from scail2.files.storage import refuse_special
 
 logger = logging.getLogger(__name__)
 
@@ -181,9 +182,11 @@ def find_shards(*sources: str | Path) -> list[Path]:
                     f"no shards (*.tar) in {source}: write some with `scail2 cache` or `scail2 synthesize`"
                 )
             for shard in inside:
+                refuse_special(shard)
                 refuse_outside(shard, source, f"{source} holds the shard {shard.name}")
             found += inside
-        elif source.is_file():
+        elif source.exists():
+            refuse_special(source)
             found.append(source)
         else:
             raise InputError(f"no such shard or folder: {source}")
@@ -192,6 +195,7 @@ def find_shards(*sources: str | Path) -> list[Path]:
 
 def read_index(shard: Path, report: DamageReport) -> list[Record]:
     """The records of one shard; damage is noted in `report` and whatever is still whole is returned."""
+    refuse_special(shard)
     try:
         index = load_index(shard)
         if index.bytes == shard.stat().st_size:

@@ -1,8 +1,8 @@
 """Measures that need a network nobody ships with this package: LPIPS and FVD, where the user gives the files.
 
-Both are TorchScript files, so no code of theirs is needed: an LPIPS module takes two pictures `(N, 3, H, W)` in [-1, 1]
-and returns N distances; a video feature network (I3D for the usual FVD) takes `(N, 3, T, H, W)` in [-1, 1] and returns
-features `(N, D)`.
+Both are TorchScript files: programs that are run, so take them only from people you trust. An LPIPS module takes two
+pictures `(N, 3, H, W)` in [-1, 1] and returns N distances; a video feature network (I3D for the usual FVD) takes
+`(N, 3, T, H, W)` in [-1, 1] and returns features `(N, D)`.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from scail2.errors import InputError
+from scail2.files.storage import refuse_special
 
 Array = np.ndarray
 
@@ -68,6 +69,7 @@ def _pictures(clip: Array) -> torch.Tensor:
 
 
 def _load(path: Path) -> torch.jit.ScriptModule:
+    refuse_special(path)
     try:
         return torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, ValueError, FileNotFoundError) as error:

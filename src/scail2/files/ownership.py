@@ -152,7 +152,7 @@ def claimed_folder(path: str | Path, kind: Kind) -> Iterator[Path]:
         with naming(place, WRITING), locked(place):
             roll_back(place)
             sweep(place)
-            check_folder(place, kind, path)
+            _check_content(place, kind, path)
             yield place
             sweep(place)  # what a killed command's workers held for a moment longer than the command
     finally:
@@ -162,7 +162,15 @@ def claimed_folder(path: str | Path, kind: Kind) -> Iterator[Path]:
 
 
 def check_folder(place: Path, kind: Kind, named: str | Path | None = None) -> None:
-    """Raises `InputError` unless a folder is new, empty, or of this kind; ``named`` is what the user calls it."""
+    """Raises `InputError` unless a folder is new, empty, or of this kind; ``named`` is what the user calls it.
+
+    One in which a command was interrupted may lack its mark: that is for `claimed_folder` to judge, once it is undone.
+    """
+    if not _was_interrupted(place):
+        _check_content(place, kind, named)
+
+
+def _check_content(place: Path, kind: Kind, named: str | Path | None) -> None:
     named = place if named is None else named
     if not os.path.lexists(place):
         return
@@ -174,6 +182,11 @@ def check_folder(place: Path, kind: Kind, named: str | Path | None = None) -> No
         f"{named} holds other files and no {kind.name} (no {kind.mark}): choose a new or empty folder, so that none of "
         "them is overwritten."
     )
+
+
+def _was_interrupted(folder: Path) -> bool:
+    """Whether a temporary of this program lies in a folder: an exchange may have been cut short, its mark not there yet."""
+    return folder.is_dir() and any(is_staging(each) for each in folder.iterdir())
 
 
 def is_free(folder: Path) -> bool:

@@ -8,7 +8,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -160,6 +160,17 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def refuse_special(path: Path) -> None:
+    """Raises `InputError` for a pipe, socket or device, links followed: opening one may wait, reading one never ends.
+
+    What is absent is left to whoever opens it.
+    """
+    with suppress(FileNotFoundError, NotADirectoryError):
+        kind = os.stat(path).st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            raise InputError(f"{path} is no plain file (a pipe, a socket or a device); put a file or folder there.")
+
+
 def digest(value: Any) -> str:
     """SHA-256 of a JSON-able value, independent of key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -199,20 +210,6 @@ def plain_errors(action: str, path: Path) -> Iterator[None]:
         named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else path
         reason = _SENTENCES.get(error.errno or 0, error.strerror or str(error))
         raise InputError(f"Cannot {action} {named}: {reason}.") from error
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file, or of the names and contents of a folder's files."""
-    digest = hashlib.sha256()
-    path = Path(path)
-    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-    for each in files:
-        if path.is_dir():
-            digest.update(os.fsencode(each.relative_to(path)))
-        with each.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def temporary_name(path: Path) -> Path:

@@ -8,22 +8,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scail2.checkpoints.downloads import HUB_PREFIX, local_path
+from scail2.checkpoints.downloads import local_path, refuse_absent
 from scail2.checkpoints.lora import apply_loras
 from scail2.checkpoints.model_folder import check_pipeline
 from scail2.checkpoints.tensor_files import open_tensor_file
 from scail2.checkpoints.views import main_dtype
 from scail2.devices import find_device
 from scail2.errors import InputError
+from scail2.files.public.choice import Offload
+from scail2.files.public.embedded import embedded_model_path
 from scail2.files.user_paths import check_strength, split_lora
 
 if TYPE_CHECKING:
     from scail2.pipeline import SCAIL2Pipeline
-
-
-def embedded_model_path() -> Path:
-    """Folder of the small model that ships inside the package."""
-    return Path(__file__).parent.parent / "assets" / "nano"
 
 
 def load_pipeline(
@@ -31,16 +28,20 @@ def load_pipeline(
     *,
     torch_dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
+    offload: str = Offload.OFF,
     loras: Iterable[str | Path | tuple[str | Path, float]] = (),
 ) -> SCAIL2Pipeline:
     """Loads everything needed to animate.
 
     Args:
         model: None for the embedded model; a diffusers folder; a transformer file, or a folder of public files, with
-            the VAE and encoder files near it (see `scail2.loading.components`); ``hub:owner/name``, which downloads.
+            the VAE and encoder files near it (see `scail2.loading.components`); a short name of what `scail2 setup`
+            installed; ``hub:owner/name``, which downloads.
         torch_dtype: type of transformer and encoders; None keeps each as stored, but float16 on a CPU becomes float32.
             The VAE is always float32.
         device: where to put it; None leaves it on the CPU.
+        offload: ``off``: all of it stays there; ``model``: one network at a time is there, and the others in main
+            memory; ``layers``: single layers are, which needs the least and is slowest.
         loras: files fused into the transformer in this order: a path, ``"PATH:STRENGTH"``, or (path, strength).
 
     Raises:
@@ -56,7 +57,27 @@ def load_pipeline(
         pipe = assemble_pipeline(folder, torch_dtype=torch_dtype)
     if fused := [parse_lora(lora) for lora in loras]:
         apply_loras(pipe.transformer, fused, reversible=False)
-    return pipe if device is None else pipe.to(place)
+    return _laid_out(pipe, place, _offload(offload)) if device is not None else pipe
+
+
+def _offload(name: str) -> Offload:
+    try:
+        return Offload(name)
+    except ValueError:
+        raise InputError(f"There is no way to offload called {name!r}: choose one of {', '.join(Offload)}.") from None
+
+
+def _laid_out(pipe: SCAIL2Pipeline, device: torch.device, offload: Offload) -> SCAIL2Pipeline:
+    if offload is Offload.OFF:
+        return pipe.to(device)
+    if offload is Offload.LAYERS:
+        # Streams hide the copies behind the computation; only CUDA has them here.
+        pipe.enable_group_offload(device, offload_type="leaf_level", use_stream=device.type == "cuda")
+        return pipe
+    if device.type == "cpu":
+        raise InputError("Offloading whole models takes a GPU; on a CPU everything is in main memory already.")
+    pipe.enable_model_cpu_offload(device=device)
+    return pipe
 
 
 def parse_lora(lora: str | Path | tuple[str | Path, float]) -> tuple[Path, float]:
@@ -74,11 +95,8 @@ def _folder_of(model: str | Path | None) -> Path:
         if not (path / "model_index.json").is_file():
             raise InputError("This installation has no embedded model: name a model folder or file.")
         return path
-    path = local_path(model)
-    if not path.exists():
-        hint = f"; to download it from the Hub, write {HUB_PREFIX}{model}" if str(model).count("/") == 1 else ""
-        raise InputError(f"There is no model {model}{hint}.")
-    return path
+    refuse_absent(model)
+    return local_path(model)
 
 
 def _load_folder(folder: Path, torch_dtype: torch.dtype | None, device: torch.device) -> SCAIL2Pipeline:

@@ -1,4 +1,4 @@
-"""What a file is, in words and numbers; and the public models one may have files of."""
+"""What a file is, in words and numbers."""
 
 from __future__ import annotations
 
@@ -108,66 +108,3 @@ def _transformer_facts(path: Path, file: TensorFile) -> dict[str, Any]:
     except InputError as error:
         return facts | {"complete": False, "problem": str(error)}
     return facts | {"complete": True}
-
-
-@dataclass(frozen=True, slots=True)
-class PublicFile:
-    """A file people have, what it is for, under which licence, and how to use it."""
-
-    name: str
-    what: str
-    licence: str
-    use: str
-
-
-PUBLIC_FILES = (
-    PublicFile(
-        "SCAIL-2 14B, official safetensors (wan branch)",
-        "transformer, 16.4 billion parameters, 30.5 GiB in bfloat16",
-        "MIT",
-        "--model FILE, or scail2 convert",
-    ),
-    PublicFile(
-        "SCAIL-2 14B, training branch .pt (FSDP2)",
-        "the same weights, fused projections",
-        "MIT",
-        "--model FILE, or scail2 convert",
-    ),
-    PublicFile(
-        "SCAIL-2 14B, ComfyUI bf16, fp8-scaled or int8",
-        "the same weights; mxfp8, nvfp4 and int8 files of blocks are refused",
-        "MIT",
-        "--model FILE, or scail2 convert",
-    ),
-    PublicFile("SCAIL-2 14B, GGUF Q3 ... Q8", "the same weights in blocks", "MIT", "--model FILE, or scail2 convert"),
-    PublicFile("Wan2.1_VAE.pth", "autoencoder, 16 channels", "Apache-2.0", "beside the transformer"),
-    PublicFile(
-        "models_t5_umt5-xxl-enc-bf16.pth",
-        "text encoder, with its tokenizer folder",
-        "Apache-2.0",
-        "beside the transformer",
-    ),
-    PublicFile(
-        "models_clip_open-clip-xlm-roberta-large-vit-huge-14-onlyvisual.pth",
-        "image encoder",
-        "MIT",
-        "beside the transformer",
-    ),
-    PublicFile(
-        "lightx2v I2V step and CFG distillation",
-        "LoRA for the presets fast, balanced, distilled",
-        "Apache-2.0",
-        "--lora FILE:0.8",
-    ),
-    PublicFile("SCAIL-2 Bias-Aware DPO", "LoRA of rank 128: better hands", "MIT", "--lora FILE"),
-)
-
-EMBEDDED_CAN = (
-    "animate one or two drawn puppets with thick limbs, slow motion, a still camera; stand them in for others",
-    "128x128 pixels, 16 frames a second, any length",
-    "run on a CPU, without any download",
-)
-EMBEDDED_CANNOT = (
-    "photographs, people, animals, faces and fingers: that takes the 14B",
-    "prompts: it has no text encoder",
-)

@@ -5,6 +5,7 @@ D width of the network, K binding slots. Mode enters only through positions and 
 """
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -24,11 +25,18 @@ from scail2.errors import InputError
 from scail2.models import integration
 from scail2.models.blocks import SCAIL2AttnProcessor, build_block
 from scail2.models.condition_embedder import SCAIL2ConditionEmbedder, match_weight
+from scail2.models.direct import BlockInputs, Context, PictureTokens, is_plain, is_unwatched, through_blocks
+from scail2.models.memory import SegmentMemory
 from scail2.models.rope import SCAIL2RotaryPosEmbed, TokenLayout
+from scail2.models.transformer_inputs import (
+    KNOWN_CHANNELS,
+    check_config,
+    check_context,
+    check_inputs,
+    join_references,
+)
 from scail2.modes import AnimationMode
 
-# Channels appended to every latent: ones where the content is known (references, driving, clean history), else zeros.
-KNOWN_CHANNELS = 4
 # Timesteps are 0..1000 outside the network (diffusers' flow convention), 0..1 in the flow's formulas.
 NUM_TRAIN_TIMESTEPS = 1000
 # Smallest t by which an x0 prediction is turned into a velocity; below it, 1/t would only amplify rounding.
@@ -114,7 +122,7 @@ class SCAIL2Transformer3DModel(
         prediction_type: str = "velocity",
     ):
         super().__init__()
-        _check_config(self.config)
+        check_config(self.config)
         dim = num_attention_heads * attention_head_dim
         patch = tuple(patch_size)
         self.rope = SCAIL2RotaryPosEmbed(
@@ -155,6 +163,7 @@ class SCAIL2Transformer3DModel(
         frame_offset: int = 0,
         return_prediction: bool = False,
         attention_kwargs: dict[str, Any] | None = None,
+        memory: SegmentMemory | None = None,
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
         """Velocity of the noisy video.
 
@@ -178,6 +187,7 @@ class SCAIL2Transformer3DModel(
             frame_offset: the video is a window of a longer segment and begins at this latent frame of it.
             return_prediction: return the network's own prediction (x0 for ``prediction_type="sample"``) as ``sample``.
             attention_kwargs: ``{"scale": s}`` scales loaded LoRA layers.
+            memory: what a segment's passes have in common; unused with gradients, hooks, compilation and many devices.
 
         Returns:
             ``Transformer2DModelOutput(sample)``: ``v = noise - x0``, ``(B, C, T, H, W)``, ``hidden_states``' dtype.
@@ -186,49 +196,93 @@ class SCAIL2Transformer3DModel(
             InputError: an input is missing, not taken by this model, or of the wrong shape.
         """
         noisy, dtype = hidden_states, self.patch_embedding.weight.dtype
-        references, reference_masks = _join_references(
+        references, reference_masks = join_references(
             reference_latents, reference_masks, additional_reference_latents, additional_reference_masks
         )
         layout = self._layout(noisy, references, mode, frame_offset)
-        _check_inputs(self.config, noisy, timestep, references, reference_masks, driving_latents, driving_masks)
-        text, image = _check_context(self.config, encoder_hidden_states, encoder_hidden_states_image, dtype)
+        check_inputs(self.config, noisy, timestep, references, reference_masks, driving_latents, driving_masks)
+        text, image = check_context(self.config, encoder_hidden_states, encoder_hidden_states_image, dtype)
 
-        # 1. Embed: references and noisy video as one clip, driving by its own embedding; masks are added to both.
-        known = references.new_ones(references.shape[0], KNOWN_CHANNELS, *references.shape[2:])
-        video = torch.cat([references.to(dtype), noisy.to(dtype)], dim=2)
-        video = _append_known(video, torch.cat([known, _history_or_zeros(history_mask, noisy)], dim=2))
-        video_masks = _pad_frames(reference_masks.to(dtype), video.shape[2])
-        video = _to_tokens(self.patch_embedding(video) + self.patch_embedding_mask(video_masks))
-        driving = _append_known(driving_latents.to(dtype), driving_latents.new_ones(()))
-        driving = _to_tokens(self.patch_embedding_pose(driving) + self.patch_embedding_mask(driving_masks.to(dtype)))
+        direct = self._is_direct(dtype)
+        recall = self._recaller(memory if direct else None)
+
+        # 1. Embed: references and noisy video by one embedding, driving by its own; masks are added to both.
+        shown = (references, reference_masks, driving_latents, driving_masks)
+        pictures = recall("pictures", (*shown, dtype), lambda: self._embed_pictures(*shown))
+        video = _append_known(noisy.to(dtype), _history_or_zeros(history_mask, noisy))
+        embedded = _to_tokens(self.patch_embedding(video) + pictures.no_mask)
+        hidden_states = torch.cat([pictures.references, embedded, pictures.driving], dim=1)
         # The residual stream is float32 in every model, as where the network was trained: it adds up some 120 results.
-        hidden_states = torch.cat([video, driving], dim=1).to(torch.promote_types(dtype, torch.float32))
+        hidden_states = hidden_states.to(torch.promote_types(dtype, torch.float32))
 
         # 2. Positions: the only place where the mode is seen.
         rotary_emb = self.rope(layout, hidden_states.device)
 
         # 3. Conditions.
-        temb, modulation, context = self.condition_embedder(timestep, text, image)
+        temb, modulation = self.condition_embedder.embed_time(timestep)
+        context = recall("context", (text, image), lambda: self._embed_context(text, image), keep=4)
 
         # 4. Blocks: each branches off the residual stream in the weights' type.
+        inputs = BlockInputs(context, modulation, rotary_emb)
         with _linear_layers_in(dtype, hidden_states.device):
-            for block in self.blocks:
-                if torch.is_grad_enabled() and self.gradient_checkpointing:
-                    hidden_states = self._gradient_checkpointing_func(
-                        block, hidden_states, context, modulation, rotary_emb
-                    )
-                else:
-                    hidden_states = block(hidden_states, context, modulation, rotary_emb)
+            if direct:
+                start = (video, timestep, layout, pictures)
+                hidden_states = through_blocks(self.blocks, hidden_states, inputs, layout.video_slice, memory, start)
+            else:
+                hidden_states = self._call_blocks(hidden_states, inputs)
 
         # 5. Head. Tokens are cut after proj_out, where context parallelism has gathered all of them.
         shift, scale = (self.scale_shift_table.float() + temb.unsqueeze(1)).to(hidden_states.device).chunk(2, dim=1)
         with torch.autocast(hidden_states.device.type, enabled=False):
             hidden_states = match_weight(self.norm_out(hidden_states.float()) * (1 + scale) + shift, self.proj_out)
-            prediction = self._to_video(self.proj_out(hidden_states)[:, layout.video_slice], layout)
+            prediction = self.proj_out(hidden_states)
+            prediction = self._to_video(prediction if direct else prediction[:, layout.video_slice], layout)
         if self.config.prediction_type == "sample" and not return_prediction:
             prediction = velocity_from_sample(noisy, prediction, timestep)
         prediction = prediction.to(noisy.dtype)
         return Transformer2DModelOutput(sample=prediction) if return_dict else (prediction,)
+
+    def _is_direct(self, dtype: torch.dtype) -> bool:
+        """Whether blocks may be passed by `through_blocks`: see there."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or self._parallel_config is not None:
+            return False
+        if not self.blocks or torch.promote_types(dtype, torch.float32) != torch.float32:
+            return False
+        return all(map(is_unwatched, self.children())) and all(map(is_plain, self.blocks))
+
+    def _recaller(self, memory: SegmentMemory | None) -> Callable[..., Any]:
+        """``memory.recall``, or the same without a memory."""
+        if memory is None:
+            return lambda kind, inputs, make, **_: make()
+        memory.check_weights(self)
+        return memory.recall
+
+    def _embed_pictures(
+        self,
+        references: torch.Tensor,
+        reference_masks: torch.Tensor,
+        driving: torch.Tensor,
+        driving_masks: torch.Tensor,
+    ) -> PictureTokens:
+        dtype = self.patch_embedding.weight.dtype
+        references, driving = (_append_known(x.to(dtype), x.new_ones(())) for x in (references, driving))
+        references = self.patch_embedding(references) + self.patch_embedding_mask(reference_masks.to(dtype))
+        driving = self.patch_embedding_pose(driving) + self.patch_embedding_mask(driving_masks.to(dtype))
+        # Noisy tokens carry the zero mask, whose embedding still adds its bias: one patch of it stands for all.
+        empty = references.new_zeros(1, self.config.mask_channels, *self.config.patch_size)
+        return PictureTokens(_to_tokens(references), _to_tokens(driving), self.patch_embedding_mask(empty))
+
+    def _embed_context(self, text: torch.Tensor | None, image: torch.Tensor | None) -> Context:
+        return Context(self.condition_embedder.embed_context(text, image))
+
+    def _call_blocks(self, hidden_states: torch.Tensor, inputs: BlockInputs) -> torch.Tensor:
+        others = (inputs.context.tokens, inputs.modulation, inputs.rotary_emb)
+        for block in self.blocks:
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                hidden_states = self._gradient_checkpointing_func(block, hidden_states, *others)
+            else:
+                hidden_states = block(hidden_states, *others)
+        return hidden_states
 
     def _layout(
         self, noisy: torch.Tensor, references: torch.Tensor, mode: AnimationMode | str, frame_offset: int
@@ -278,116 +332,6 @@ def _history_or_zeros(history_mask: torch.Tensor | None, noisy: torch.Tensor) ->
     if tuple(history_mask.shape) not in ((batch, channels, *grid) for channels in (1, KNOWN_CHANNELS)):
         raise InputError(f"history_mask has shape {tuple(history_mask.shape)}; it must be {(batch, 1, *grid)}.")
     return history_mask.to(noisy.dtype).expand(batch, KNOWN_CHANNELS, *grid)
-
-
-def _pad_frames(masks: torch.Tensor, frames: int) -> torch.Tensor:
-    """Append all-zero mask frames: noisy tokens carry the zero mask, whose embedding still adds its bias."""
-    return nn.functional.pad(masks, (0, 0, 0, 0, 0, frames - masks.shape[2]))
-
-
-def _join_references(
-    latents: torch.Tensor | None,
-    masks: torch.Tensor | None,
-    additional_latents: torch.Tensor | None,
-    additional_masks: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Additional references, then the reference, along time: latents ``(B, C, N+1, H, W)`` and masks."""
-    if latents is None or masks is None:
-        raise InputError("reference_latents and reference_masks are needed: the network animates a reference picture.")
-    if latents.shape[2] != 1:
-        raise InputError(
-            f"reference_latents has {latents.shape[2]} frames; give one, and others as additional references."
-        )
-    if (additional_latents is None) != (additional_masks is None):
-        raise InputError("additional_reference_latents and additional_reference_masks must be given together.")
-    if additional_latents is None:
-        return latents, masks
-    return torch.cat([additional_latents.to(latents), latents], dim=2), torch.cat(
-        [additional_masks.to(masks), masks], dim=2
-    )
-
-
-def _check_config(config) -> None:
-    problems = {
-        "patch_size": config.patch_size[0] != 1,
-        "in_channels": config.in_channels != config.out_channels + KNOWN_CHANNELS,
-        "mask_channels": config.mask_channels != 4 * (1 + config.num_binding_slots),
-        "driving_downsample": config.driving_downsample < 1,
-        "prediction_type": config.prediction_type not in ("velocity", "sample"),
-        "qk_norm": config.qk_norm != "rms_norm_across_heads",
-    }
-    wanted = {
-        "patch_size": "(1, p, p)",
-        "in_channels": f"out_channels + {KNOWN_CHANNELS}",
-        "mask_channels": "4 * (1 + num_binding_slots)",
-        "driving_downsample": "1 (driving video at full size) or more",
-        "prediction_type": "'velocity' or 'sample'",
-        "qk_norm": "'rms_norm_across_heads'",
-    }
-    for name, wrong in problems.items():
-        if wrong:
-            raise InputError(f"transformer config: {name} is {config[name]!r}; it must be {wanted[name]}.")
-
-
-def _check_inputs(
-    config,
-    noisy: torch.Tensor,
-    timestep: torch.Tensor,
-    references: torch.Tensor,
-    reference_masks: torch.Tensor,
-    driving: torch.Tensor | None,
-    driving_masks: torch.Tensor | None,
-) -> None:
-    if driving is None or driving_masks is None:
-        raise InputError("driving_latents and driving_masks are needed: the network follows a driving video.")
-    batch, _, frames, height, width = noisy.shape
-    half = (frames, height // config.driving_downsample, width // config.driving_downsample)
-    wanted = {
-        "hidden_states": (noisy, (batch, config.out_channels, frames, height, width)),
-        "timestep": (timestep, (batch,)),
-        "reference_latents, additional ones included,": (
-            references,
-            (batch, config.out_channels, references.shape[2], height, width),
-        ),
-        "reference_masks, additional ones included,": (
-            reference_masks,
-            (batch, config.mask_channels, references.shape[2], height, width),
-        ),
-        "driving_latents": (driving, (batch, config.out_channels, *half)),
-        "driving_masks": (driving_masks, (batch, config.mask_channels, *half)),
-    }
-    for name, (tensor, shape) in wanted.items():
-        if tuple(tensor.shape) != shape:
-            raise InputError(f"{name} has shape {tuple(tensor.shape)}; it must be {shape}.")
-
-
-def _check_context(
-    config, text: torch.Tensor | None, image: torch.Tensor | None, dtype: torch.dtype
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Text zero-padded to ``text_length`` and image embeddings, in ``dtype``; each exactly where the model takes it."""
-    for name, value, width in (
-        ("encoder_hidden_states", text, config.text_dim),
-        ("encoder_hidden_states_image", image, config.image_dim),
-    ):
-        if (value is None) != (width is None):
-            raise InputError(f"{name} is needed by this model." if value is None else f"this model takes no {name}.")
-        if value is not None and value.shape[-1] != width:
-            raise InputError(f"{name} has width {value.shape[-1]}; this model takes {width}.")
-    if text is not None:
-        missing = config.text_length - text.shape[1]
-        if missing < 0:
-            raise InputError(
-                f"encoder_hidden_states has {text.shape[1]} tokens; at most {config.text_length} are taken."
-            )
-        # Padded before its embedding and not masked, as the network was trained.
-        text = nn.functional.pad(text.to(dtype), (0, 0, 0, missing))
-    if image is not None:
-        if image.shape[1] != config.image_length:
-            raise InputError(
-                f"encoder_hidden_states_image has {image.shape[1]} tokens; {config.image_length} are taken."
-            )
-        image = image.to(dtype)
-    return text, image
 
 
 integration.register_transformer(SCAIL2Transformer3DModel)

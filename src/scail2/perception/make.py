@@ -19,7 +19,7 @@ from scail2.perception.segmenters.protocol import VideoSegmenter
 from scail2.perception.store import MaskJob, MaskStore
 from scail2.perception.tracks import ArrayLabels, TrackedMasks, TrackRecorder
 from scail2.request.masks import Prompts
-from scail2.video import FrameSource, read_image, resize_cover, resize_letterbox
+from scail2.video import SizedFrames, read_image, resize_cover, resize_letterbox
 from scail2.video.images import is_film
 
 
@@ -54,7 +54,7 @@ class MaskInputs:
 
     mode: AnimationMode
     reference: np.ndarray
-    driving: FrameSource
+    driving: SizedFrames
     fps: Fraction
     reference_mask: tuple[Path, ...] = ()
     driving_mask: tuple[Path, ...] = ()
@@ -79,20 +79,20 @@ class PreparedMasks:
         reference, additional: the pictures that belong to them, uint8 (H, W, 3), at the run's size, reframed if asked.
         reference_masks, driving_masks: who is where.
         binding: who moves whom.
-        framing: scale and cut-off, measured after reframing.
+        framing: scale and cut-off, measured after reframing; None where the masks were made earlier.
         findings: what was done to the inputs (reframed, snapped, repainted).
         backgrounds: backgrounds that given palette masks were painted on.
     """
 
     store: MaskStore
     reference: np.ndarray
-    additional: tuple[np.ndarray, ...]
+    additional: tuple[np.ndarray, ...] = ()
     reference_masks: TrackedMasks
     driving_masks: TrackedMasks
     binding: Binding
-    framing: FramingReport
-    findings: tuple[Finding, ...]
-    backgrounds: tuple[str | None, str | None]
+    framing: FramingReport | None = None
+    findings: tuple[Finding, ...] = ()
+    backgrounds: tuple[str | None, str | None] = (None, None)
 
 
 def fit_picture(picture: np.ndarray, size: tuple[int, int], *, letterbox: bool = False) -> np.ndarray:
@@ -157,9 +157,9 @@ def prepare(
 def _segmenter(inputs: MaskInputs) -> VideoSegmenter:
     if inputs.segmenter is not None:
         return inputs.segmenter
-    from scail2.perception.segmenters.embedded import EmbeddedSegmenter
+    from scail2.perception.segmenters.automatic import AutomaticSegmenter
 
-    return EmbeddedSegmenter.load()
+    return AutomaticSegmenter()
 
 
 def _reference(

@@ -14,11 +14,11 @@ from scail2.errors import InputError
 from scail2.files.documents import load_json
 from scail2.files.ownership import Kind, claimed_file
 from scail2.files.staging import atomic_file
-from scail2.files.storage import sha256_of
+from scail2.files.storage import hash_file
 from scail2.perception.binding import Binding, bind
 from scail2.perception.store import MaskStore
 from scail2.perception.tracks import TrackedMasks
-from scail2.video import FrameSource, VideoReader, VideoWriter, read_image, resize_cover, resize_letterbox
+from scail2.video import SizedFrames, VideoReader, VideoWriter, read_image, resize_cover, resize_letterbox
 
 # Characters bound to nobody are shown in grey.
 UNBOUND_RGB = (150, 150, 150)
@@ -114,7 +114,7 @@ class Sheet:
     def draw(
         self,
         reference: np.ndarray,
-        driving: FrameSource,
+        driving: SizedFrames,
         frames: Sequence[int],
         *,
         marked: Collection[int] = (),
@@ -206,10 +206,10 @@ def previews(store: MaskStore, video: Path, picture: Path) -> Iterator[tuple[Pat
     """
     record = store.directory / _RECORD
     known = load_json(record, dict[str, list[str]]).get("sha256", []) if record.exists() else []
-    kind = Kind("previews", f"one that {record} remembers", lambda path: sha256_of(path) in known)
+    kind = Kind("previews", f"one that {record} remembers", lambda path: hash_file(path) in known)
     with claimed_file(video, kind) as film, claimed_file(picture, kind) as still:
         yield film.place, still.place
-        made = [sha256_of(film.place), sha256_of(still.place)]
+        made = [hash_file(film.place), hash_file(still.place)]
         # Before they have their names: a kill in between leaves no preview that nobody knows.
         with atomic_file(record) as file:
             file.write((json.dumps({"sha256": sorted({*known, *made})}, indent=1) + "\n").encode())

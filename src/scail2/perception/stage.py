@@ -1,4 +1,4 @@
-"""The mask stage of a run: `masks/` appears whole, with the pictures that belong to the masks and what preflight found.
+"""The mask stage, for every face: masks as files, the pictures that belong to them, and what preflight found.
 
 ::
 
@@ -7,154 +7,136 @@
     masks/preflight.json, contact_sheet.png                   what was found before rendering
 """
 
-import itertools
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-from PIL import Image
 
 from scail2.errors import InputError
-from scail2.files.documents import DocumentError, decode
-from scail2.files.storage import (
-    digest,
-    hash_file,
-    is_present,
-    move_folder,
-    names_in,
-    read_json,
-    sync_tree,
-    temporary_name,
-    write_json,
-)
+from scail2.files.storage import names_in, write_json
 from scail2.masks import colours_nobody_moves
 from scail2.modes import AnimationMode
-from scail2.perception import make as prepare
 from scail2.perception.binding import Binding, BindingRequest, bind
 from scail2.perception.checks import findings, preflight
-from scail2.perception.checks.findings import Finding, Severity
+from scail2.perception.checks.findings import Finding
+from scail2.perception.checks.preflight import PreflightReport
+from scail2.perception.make import AdditionalView, MaskInputs, PreparedMasks, fit_picture, prepare
+from scail2.perception.preview import write_png
+from scail2.perception.segmenters.automatic import AutomaticSegmenter
 from scail2.perception.segmenters.given import GivenMasks, PictureFrames, nearest_cover
+from scail2.perception.segmenters.protocol import VideoSegmenter
 from scail2.perception.store import MaskJob, MaskStore
 from scail2.perception.tracks import TrackedMasks, TrackRecorder
-from scail2.request.animation import AnimationRequest, Fit, Reframe
+from scail2.request.masks import Fit, MaskRequest, Reframe
 from scail2.segments import SegmentPlan
-from scail2.video import FrameSource, read_image, resize_cover, resize_letterbox
+from scail2.video import SizedFrames, VideoReader, first_frames, probe, read_image, resize_cover
 
 Progress = Callable[[int, int], None]
-REPORT, SHEET, LABELS, TRACKS = "preflight.json", "contact_sheet.png", "labels", "tracks.json"
+REPORT, SHEET, LABELS = "preflight.json", "contact_sheet.png", "labels"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MaskTask:
-    """What the stage works from: the request, the driving video at the run's size, the plan, the inputs' hashes."""
+class DrivingVideo:
+    """The driving video as it will be used.
 
-    request: AnimationRequest
-    driving: FrameSource
+    Attributes:
+        frames: at the job's size and rate.
+        fps: that rate; ``source_fps`` is the file's own.
+        segments: the expected plan.
+        size_step: (height, width) steps of the model; (1, 1) where no model was named yet.
+    """
+
+    frames: SizedFrames
     fps: Fraction
-    segments: SegmentPlan
-    size_step: tuple[int, int]
     source_fps: Any
-    sources: dict[str, str]
+    segments: SegmentPlan
+    size_step: tuple[int, int] = (1, 1)
+
+    @classmethod
+    def open(cls, request: MaskRequest) -> Self:
+        """The video a request names, at its own size where none is asked for, planned as for the full-size model."""
+        info = probe(request.driving)
+        size = (request.height or info.height, request.width or info.width)
+        reader = VideoReader(request.driving, fps=request.fps, size=size, fit=request.fit)
+        frames = first_frames(reader, request.frames)
+        return cls(
+            frames=frames, fps=reader.fps, source_fps=reader.source_info.fps, segments=SegmentPlan.of(len(frames))
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RunMasks:
+class StoredMasks:
     """The stage's result: pictures uint8 (H, W, 3), reference masks uint8 (H, W, 3), driving masks as a `FrameSource`."""
 
     reference: np.ndarray
     reference_mask: np.ndarray
-    driving_mask: FrameSource
+    driving_mask: SizedFrames
     additional: tuple[np.ndarray, ...]
     additional_masks: tuple[np.ndarray, ...]
 
 
-def make_masks(task: MaskTask, folder: Path, progress: Progress, announce: Callable[[Path], None]) -> dict[str, Any]:
-    """Makes ``folder`` (whole or not at all), inspects the job, and returns the preflight report as JSON values.
+def make_masks(
+    request: MaskRequest,
+    driving: DrivingVideo,
+    folder: Path,
+    *,
+    sources: Mapping[str, str],
+    progress: Progress | None = None,
+) -> PreflightReport:
+    """Makes the masks of a job and inspects it.
 
-    ``announce`` notes the finished folder before it gets its name: a run killed in between would otherwise take its own
-    masks for somebody's.
+    Args:
+        folder: an empty folder, which gets all that is named above.
+        sources: names and digests of what the masks depend on.
+        progress: called with (driving frames done, driving frames in total).
+
+    Raises:
+        InputError: see `scail2.perception.make.prepare`; what preflight finds is in the report, not raised.
     """
-    partial = temporary_name(folder)
-    partial.mkdir()
-    try:
-        prepared = _reused(task, partial) if task.request.masks else _made(task, partial, progress)
-        report = _inspect(task, prepared, partial)
-        _write_picture(partial / "reference.png", prepared.reference)
-        for number, picture in enumerate(prepared.additional, start=1):
-            _write_picture(partial / f"additional_{number}.png", picture)
-        # Label maps repeat what the palette files say; they were only needed to inspect the job.
-        for labels in (LABELS, "measured"):
-            shutil.rmtree(partial / labels, ignore_errors=True)
-        sync_tree(partial)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    _set_aside(folder)
-    announce(partial)
-    move_folder(partial, folder)
+    make = _reused if request.masks else _made
+    prepared = make(request, driving, folder, sources, progress)
+    report = _inspect(request, driving, prepared, folder)
+    write_png(folder / "reference.png", prepared.reference)
+    for number, picture in enumerate(prepared.additional, start=1):
+        write_png(folder / f"additional_{number}.png", picture)
+    # Label maps repeat what the palette files say; they were only needed to inspect the job.
+    for labels in (LABELS, "measured"):
+        shutil.rmtree(folder / labels, ignore_errors=True)
     return report
 
 
-def inspect_again(task: MaskTask, folder: Path) -> dict[str, Any]:
-    """Preflight over masks that were edited since they were made; rewrites report and contact sheet."""
+def inspect_masks(request: MaskRequest, driving: DrivingVideo, folder: Path, scratch: Path) -> PreflightReport:
+    """Preflight over masks as their files show them now, e.g. after edits; rewrites report and contact sheet.
+
+    Label maps go to ``scratch`` meanwhile.
+    """
     store = MaskStore(folder)
     store.verify()
-    labels = temporary_name(folder.with_name(LABELS))
-    labels.mkdir()
-    try:
-        reference, driving = _measured(store, labels)
-        picture = read_image(folder / "reference.png")
-        binding = bind(reference, driving, BindingRequest())
-        backgrounds = (reference.background, driving.background)
-        unbound = _unbound_colours(reference, driving, binding)
-        prepared = _Prepared(picture, (), reference, driving, binding, backgrounds=backgrounds, findings=unbound)
-        return _inspect(task, prepared, folder)
-    finally:
-        shutil.rmtree(labels, ignore_errors=True)
+    reference, moving = _measured(store, scratch)
+    binding = bind(reference, moving, BindingRequest())
+    prepared = PreparedMasks(
+        store=store,
+        reference=read_image(folder / "reference.png"),
+        reference_masks=reference,
+        driving_masks=moving,
+        binding=binding,
+        findings=_unbound_colours(reference, moving, binding),
+        backgrounds=(reference.background, moving.background),
+    )
+    return _inspect(request, driving, prepared, folder)
 
 
-def derived_hashes(folder: Path) -> dict[str, str]:
-    """Hashes of what the stage made besides the masks, by name: pictures, report and track list are nobody's to edit.
-
-    Of the track list only what was made: freezing the masks marks it.
-    """
-    made = [name for name in names_in(folder) if re.fullmatch(r"(reference|additional_\d+|contact_sheet)\.png", name)]
-    hashes = {name: hash_file(folder / name) for name in made}
-    if is_present(folder / REPORT):
-        hashes[REPORT] = hash_file(folder / REPORT)
-    tracks = MaskStore(folder).info
-    return hashes | {TRACKS: digest({name: tracks[name] for name in tracks.keys() - {"frozen", "content_hash"}})}
-
-
-@dataclass(frozen=True, slots=True)
-class _Told:
-    severity: Severity
-    message: str
-    fix: str
-
-
-def read_report(folder: Path) -> dict[str, Any] | None:
-    """The stored preflight report as JSON values, None when it is missing or damaged: it can be made again."""
-    try:
-        report = read_json(folder / REPORT, dict[str, Any], nonfinite=True)
-        decode(report.get("facts"), dict[str, Any], folder / REPORT)
-        decode(report.get("findings"), list[_Told], folder / REPORT, unknown=True)
-    except (FileNotFoundError, DocumentError):
-        return None
-    return report
-
-
-def load_masks(folder: Path, mode: AnimationMode) -> RunMasks:
+def load_masks(folder: Path, mode: AnimationMode) -> StoredMasks:
     """Reads the finished stage back."""
     store = MaskStore(folder)
     found = [folder / name for name in names_in(folder) if re.fullmatch(r"additional_\d+\.png", name)]
     names = sorted(found, key=lambda path: int(path.stem.rsplit("_", 1)[1]))
-    return RunMasks(
+    return StoredMasks(
         reference=read_image(folder / "reference.png"),
         reference_mask=store.reference_for(mode),
         driving_mask=store.driving_for(mode),
@@ -163,59 +145,73 @@ def load_masks(folder: Path, mode: AnimationMode) -> RunMasks:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    reference: np.ndarray
-    additional: tuple[np.ndarray, ...]
-    reference_masks: TrackedMasks
-    driving_masks: TrackedMasks
-    binding: Any
-    backgrounds: tuple[str | None, str | None] = (None, None)
-    findings: tuple[Finding, ...] = ()
-
-
-def _made(task: MaskTask, partial: Path, progress: Progress) -> Any:
-    """Masks from given files, the reference's transparency, or the embedded segmenter."""
-    request = task.request
+def _made(
+    request: MaskRequest, driving: DrivingVideo, folder: Path, sources: Mapping[str, str], progress: Progress | None
+) -> PreparedMasks:
+    """Masks from given files, the reference's transparency, or a segmenter."""
     masks = request.additional_masks or [None] * len(request.additional_references)
     views = [
-        prepare.AdditionalView(picture=read_picture(path, request.mode), masks=(mask,) if mask else ())
+        AdditionalView(picture=read_picture(path, request.mode), masks=(mask,) if mask else ())
         for path, mask in zip(request.additional_references, masks, strict=True)
     ]
-    inputs = prepare.MaskInputs(
+    prompts, reference_prompts = request.prompts
+    inputs = MaskInputs(
         mode=request.mode,
         reference=read_picture(request.reference, request.mode),
-        driving=task.driving,
-        fps=task.fps,
+        driving=driving.frames,
+        fps=driving.fps,
         reference_mask=request.reference_mask,
         driving_mask=request.driving_mask,
         additional=tuple(views),
         bind=BindingRequest.parse(request.bind),
+        segmenter=_segmenter(request),
+        prompts=prompts,
+        reference_prompts=reference_prompts,
         letterbox=request.fit is Fit.LETTERBOX,
         reframe=str(request.reframe),
         fix_polarity=request.fix_polarity,
-        sources=task.sources,
+        sources=sources,
+        files=_files(request),
     )
-    return prepare.prepare(inputs, partial, progress=progress)
+    return prepare(inputs, folder, progress=progress)
 
 
-def _reused(task: MaskTask, partial: Path) -> _Prepared:
+def _segmenter(request: MaskRequest) -> VideoSegmenter:
+    """SAM3 where its weights were named, else the one that knows what the clip shows."""
+    if request.sam3 is None:
+        return AutomaticSegmenter(accept=request.accept_mask)
+    from transformers.utils import logging
+
+    from scail2.perception.segmenters.sam3 import Sam3Segmenter
+
+    logging.disable_progress_bar()
+    return Sam3Segmenter.load(request.sam3)
+
+
+def _files(request: MaskRequest) -> dict[str, str]:
+    """What a preview of the masks needs to find again."""
+    named = {"reference": request.reference, "driving": request.driving}
+    return {name: str(path.resolve()) for name, path in named.items()} | {"fit": str(request.fit)}
+
+
+def _reused(
+    request: MaskRequest, driving: DrivingVideo, folder: Path, sources: Mapping[str, str], progress: Progress | None
+) -> PreparedMasks:
     """Masks of an earlier job, brought to this run's size; their length must be this run's."""
-    request = task.request
     if request.reframe is Reframe.AUTO:
         raise InputError("--reframe changes the reference and needs new masks; leave out --masks or --reframe.")
     store = MaskStore(request.masks)
     store.verify()
-    if store.total != task.segments.total:
+    if store.total != driving.segments.total:
         raise InputError(
-            f"The masks in {request.masks} have {store.total} frames, but this run uses {task.segments.total} of the driving "
-            "video; make them again for it with `scail2 masks`, or give --frames and --fps as they were made with."
+            f"The masks in {request.masks} have {store.total} frames, but this run uses {driving.segments.total} of the "
+            "driving video; make them again for it with `scail2 masks`, or give --frames and --fps as they were made with."
         )
-    size = (task.driving.height, task.driving.width)
-    reference, driving = _measured(store, partial / "measured")
+    size = (driving.frames.height, driving.frames.width)
+    reference, moving = _measured(store, folder / "measured")
     bars = request.fit is Fit.LETTERBOX
-    reference, driving = _at_size(reference, size, bars, None), _at_size(driving, size, bars, partial / LABELS)
-    binding = bind(reference, driving, BindingRequest.parse(request.bind))
+    reference, moving = _at_size(reference, size, bars, None), _at_size(moving, size, bars, folder / LABELS)
+    binding = bind(reference, moving, BindingRequest.parse(request.bind))
     additional = [read_picture(path, request.mode) for path in request.additional_references]
     stored = store.additional_for(request.mode)
     if len(stored) != len(additional):
@@ -225,38 +221,48 @@ def _reused(task: MaskTask, partial: Path) -> _Prepared:
     job = MaskJob(
         mode=request.mode,
         reference=reference,
-        driving=driving,
+        driving=moving,
         binding=binding,
-        fps=task.fps,
-        sources=task.sources,
+        fps=driving.fps,
+        sources=sources,
+        files=_files(request),
         own_backgrounds=store.own_backgrounds,
     )
-    MaskStore.write(partial, job)
+    written = MaskStore.write(folder, job)
     for number, picture in enumerate(stored, start=1):
-        _write_picture(partial / f"additional_mask_{number}.png", resize_cover(picture, *size, interpolation="nearest"))
-    pictures = tuple(_to_size(request, each, size) for each in (_matching_reference(task, store), *additional))
-    return _Prepared(pictures[0], pictures[1:], reference, driving, binding, findings=_made_for_others(task, store))
+        write_png(folder / f"additional_mask_{number}.png", resize_cover(picture, *size, interpolation="nearest"))
+    pictures = (_matching_reference(request, sources, store), *additional)
+    fitted = [np.ascontiguousarray(fit_picture(each, size, letterbox=bars)[..., :3]) for each in pictures]
+    return PreparedMasks(
+        store=written,
+        reference=fitted[0],
+        additional=tuple(fitted[1:]),
+        reference_masks=reference,
+        driving_masks=moving,
+        binding=binding,
+        findings=_made_for_others(request, sources, store),
+    )
 
 
-def _matching_reference(task: MaskTask, store: MaskStore) -> np.ndarray:
+def _matching_reference(request: MaskRequest, sources: Mapping[str, str], store: MaskStore) -> np.ndarray:
     """The picture the masks were made on: the earlier run's (it may have been reframed), if it is of the same file."""
     kept = store.directory / "reference.png"
-    if kept.exists() and store.info["sources"].get("reference") == task.sources["reference"]:
+    if kept.exists() and store.info["sources"].get("reference") == sources["reference"]:
         return read_image(kept)
-    return read_picture(task.request.reference, task.request.mode)
+    return read_picture(request.reference, request.mode)
 
 
-def _made_for_others(task: MaskTask, store: MaskStore) -> tuple[Finding, ...]:
+def _made_for_others(request: MaskRequest, sources: Mapping[str, str], store: MaskStore) -> tuple[Finding, ...]:
     """Warnings where the masks were made from other files than this run's."""
     made_from = store.info["sources"]
     return tuple(
         findings.warning(
             "other_source",
-            f"the masks in {store.directory} were made for another {name} file than {getattr(task.request, name).name}",
+            f"the masks in {store.directory} were made for another {name} file than {getattr(request, name).name}",
             "look at the contact sheet; make new masks if they do not fit",
         )
         for name in ("reference", "driving")
-        if made_from.get(name) not in (None, task.sources[name])
+        if made_from.get(name) not in (None, sources[name])
     )
 
 
@@ -284,34 +290,25 @@ def _at_size(masks: TrackedMasks, size: tuple[int, int], bars: bool, directory: 
     )
 
 
-def _inspect(task: MaskTask, prepared: Any, folder: Path) -> dict[str, Any]:
+def _inspect(request: MaskRequest, driving: DrivingVideo, prepared: PreparedMasks, folder: Path) -> PreflightReport:
     inputs = preflight.PreflightInputs(
-        mode=task.request.mode,
+        mode=request.mode,
         reference=prepared.reference,
-        driving=task.driving,
+        driving=driving.frames,
         reference_masks=prepared.reference_masks,
         driving_masks=prepared.driving_masks,
         binding=prepared.binding,
-        plan=task.segments,
-        size_step=task.size_step,
-        fps=task.fps,
-        source_fps=task.source_fps,
+        plan=driving.segments,
+        size_step=driving.size_step,
+        fps=driving.fps,
+        source_fps=driving.source_fps,
         backgrounds=prepared.backgrounds,
         notes=(*prepared.findings, *_judge_additional(MaskStore(folder), prepared.binding)),
     )
     report = preflight.inspect(inputs)
     preflight.contact_sheet(inputs, report, folder / SHEET)
-    values = report.to_json()
-    write_json(folder / REPORT, values)
-    return values
-
-
-def refuse_errors(report: dict[str, Any], masks: Path) -> None:
-    """Raises `InputError` with the first error of a stored preflight report."""
-    errors = [each for each in report["findings"] if each["severity"] == Severity.ERROR]
-    if errors:
-        more = f" ({len(errors) - 1} more in {masks / REPORT})" if len(errors) > 1 else ""
-        raise InputError(f"{errors[0]['message']}: {errors[0]['fix']}{more}.")
+    write_json(folder / REPORT, report.to_json())
+    return report
 
 
 def read_picture(path: Path, mode: AnimationMode) -> np.ndarray:
@@ -356,23 +353,3 @@ def _judge_additional(store: MaskStore, binding: Binding) -> list[Finding]:
         for number, mask in enumerate(store.additional_for(store.mode), start=1)
         if (names := colours_nobody_moves(mask, moved))
     ]
-
-
-def _to_size(request: AnimationRequest, picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    resize = resize_letterbox if request.fit is Fit.LETTERBOX else resize_cover
-    return resize(np.ascontiguousarray(picture[..., :3]), *size)
-
-
-def _set_aside(folder: Path) -> None:
-    """Masks that no longer fit the request move to `superseded/`: somebody may have painted on them."""
-    if not is_present(folder):
-        return
-    for version in itertools.count(1):
-        target = folder.parent / "superseded" / f"{folder.name}-{version}"
-        if not is_present(target):
-            move_folder(folder, target)
-            return
-
-
-def _write_picture(path: Path, picture: np.ndarray) -> None:
-    Image.fromarray(picture).save(path, format="PNG")

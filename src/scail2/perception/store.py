@@ -13,6 +13,7 @@
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -25,7 +26,6 @@ from PIL import Image
 from scail2.errors import InputError
 from scail2.files.documents import decode, load_json
 from scail2.files.staging import Staging, atomic_file, set_aside
-from scail2.files.storage import sha256_of
 from scail2.masks import BindingSlot
 from scail2.modes import MODE_TRAITS, AnimationMode
 from scail2.perception.binding import Binding
@@ -34,14 +34,28 @@ from scail2.perception.segmenters.snapping import PALETTE, SnappedFrames
 from scail2.perception.store_folder import replacing
 from scail2.perception.stored_facts import StoredFacts
 from scail2.perception.tracks import CharacterTrack, TrackedMasks, TrackRecorder
-from scail2.video import FrameSource, VideoReader, VideoWriter, read_image
+from scail2.video import SizedFrames, VideoReader, VideoWriter, read_image
 
 STORE_VERSION = 1
 _WINDOW = 16
 _RGB = PALETTE.astype(np.uint8)
 _BACKGROUNDS = {"black": _RGB[0], "white": _RGB[1]}
 
-__all__ = ["CharacterTrack", "MaskStore", "PaletteFrames", "TrackRecorder", "TrackedMasks", "paint", "sha256_of"]
+__all__ = ["CharacterTrack", "MaskStore", "PaletteFrames", "TrackRecorder", "TrackedMasks", "paint"]
+
+
+def _digest_of(path: Path) -> str:
+    """Digest of a mask in force: a file, or a folder of painted frames. Frozen masks remember it, so it never changes."""
+    digest = hashlib.sha256()
+    path = Path(path)
+    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+    for each in files:
+        if path.is_dir():
+            digest.update(os.fsencode(each.relative_to(path)))
+        with each.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def paint(labels: np.ndarray, slots: Mapping[int, BindingSlot], background: str) -> np.ndarray:
@@ -61,7 +75,7 @@ class PaletteFrames:
         repaint: (old, new) background colours, or None to leave it.
     """
 
-    def __init__(self, source: FrameSource, where: str, repaint: tuple[str, str] | None = None):
+    def __init__(self, source: SizedFrames, where: str, repaint: tuple[str, str] | None = None):
         self.source, self.repaint = source, repaint
         self.height, self.width = source.height, source.width
         self._snapped = SnappedFrames(source, where, lossy=False)
@@ -268,7 +282,7 @@ class MaskStore:
         """Digest of the masks themselves, to key anything computed from them."""
         digest = hashlib.sha256()
         for path in [*sorted(self.directory.glob("*_mask*.png")), self.driving_path]:
-            digest.update(sha256_of(path).encode())
+            digest.update(_digest_of(path).encode())
         return digest.hexdigest()
 
     def freeze(self) -> None:

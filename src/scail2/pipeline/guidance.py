@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scail2.conditions import SegmentConditions
 from scail2.errors import InputError
+from scail2.models.memory import SegmentMemory
 from scail2.models.transformer import NUM_TRAIN_TIMESTEPS
 from scail2.pipeline.options import StreamOptions, callback_tensors
 
@@ -60,6 +61,7 @@ class VelocityPredictor:
     Attributes:
         conditions: already on the transformer's device and in its dtype.
         negative_prompt_embeds: (B, 512, text_dim), for guiders with an unconditional pass.
+        memory: what the segment's passes have in common; fresh for every segment.
     """
 
     transformer: torch.nn.Module
@@ -68,6 +70,10 @@ class VelocityPredictor:
     negative_prompt_embeds: Tensor | None
     num_steps: int
     attention_kwargs: dict[str, Any] | None = None
+    memory: SegmentMemory = field(default_factory=SegmentMemory)
+
+    def __post_init__(self):
+        self.memory.shares_steps = self.guider is not None
 
     def __call__(self, latents: Tensor, timestep: Tensor, step: int, sigma: float) -> Tensor:
         """Guided velocity (B, C, T, h, w), float32.
@@ -105,6 +111,7 @@ class VelocityPredictor:
                 timestep=timestep.expand(latents.shape[0]),
                 attention_kwargs=self.attention_kwargs,
                 return_dict=False,
+                memory=self.memory,
                 **inputs,
             )[0].float()
 

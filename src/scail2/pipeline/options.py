@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Required, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
 
 from scail2.modes import AnimationMode
 from scail2.pipeline.stages import SegmentOutput
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 # Tensors a step callback may see and replace.
 CALLBACK_TENSORS = ("latents", "prompt_embeds", "negative_prompt_embeds")
@@ -67,13 +69,46 @@ class StreamOptions:
     attention_kwargs: dict[str, Any] | None = None
 
 
+class StreamArguments(TypedDict, total=False):
+    """`StreamOptions` as type checkers and editors see them: the keyword arguments of a call."""
+
+    mode: Required[AnimationMode | str]
+    prompt: str | None
+    negative_prompt: str | None
+    prompt_embeds: Tensor | None
+    negative_prompt_embeds: Tensor | None
+    image_embeds: Tensor | None
+    height: int | None
+    width: int | None
+    preset: str | None
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    shift: float | None
+    solver: str | None
+    generator: torch.Generator | None
+    segment_frame_length: int | None
+    prev_segment_conditioning_frames: int | None
+    equal_segments: bool
+    additional_images: Sequence[Any] | None
+    additional_reference_masks: Sequence[Any] | None
+    start_segment: int
+    stop_segment: int | None
+    history: Tensor | None
+    history_transform: Callable[[SegmentOutput], SegmentOutput] | None
+    callback_on_step_end: Callable[..., dict | None] | None
+    callback_on_step_end_tensor_inputs: Sequence[str]
+    black_out_reference: bool
+    allow_mask_mismatch: bool
+    attention_kwargs: dict[str, Any] | None
+
+
 def callback_tensors(options: StreamOptions) -> Sequence[str]:
     """Names of the tensors the step callback wants: its own ``tensor_inputs`` (diffusers' callbacks) or the option's."""
     return getattr(options.callback_on_step_end, "tensor_inputs", options.callback_on_step_end_tensor_inputs)
 
 
-def takes_stream_options(method: Callable) -> Callable:
-    """Show ``StreamOptions``' fields as ``method``'s own keyword arguments, to ``help`` and to editors."""
+def takes_stream_options(method: Method) -> Method:
+    """Show ``StreamOptions``' fields as ``method``'s own keyword arguments, to ``help`` and to notebooks."""
     signature = inspect.signature(method)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     options = [

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from diffusers import DiffusionPipeline
@@ -33,7 +33,7 @@ from scail2.pipeline.embeds import picture_embeds, prompt_conditions
 from scail2.pipeline.guidance import VelocityPredictor, call_back, needs_negative
 from scail2.pipeline.hub_files import repository_folder
 from scail2.pipeline.lora_loader import SCAIL2LoraLoaderMixin
-from scail2.pipeline.options import CALLBACK_TENSORS, StreamOptions, takes_stream_options
+from scail2.pipeline.options import CALLBACK_TENSORS, StreamArguments, StreamOptions, takes_stream_options
 from scail2.pipeline.output import SCAIL2PipelineOutput, check_output_type, video_as
 from scail2.pipeline.sampling import SamplingSettings, fresh_scheduler, set_timesteps, sigma_at, take_step
 from scail2.pipeline.stages import (
@@ -275,7 +275,7 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
     @takes_stream_options
     @torch.no_grad()
     def stream(
-        self, image: Any, driving_video: Any, reference_mask: Any, driving_mask: Any, **options: Any
+        self, image: Any, driving_video: Any, reference_mask: Any, driving_mask: Any, **options: Unpack[StreamArguments]
     ) -> Iterator[SegmentOutput]:
         """Generate a video segment by segment, giving out each one as soon as it is finished.
 
@@ -384,7 +384,7 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
         *,
         output_type: str = "np",
         return_dict: bool = True,
-        **options: Any,
+        **options: Unpack[StreamArguments],
     ) -> SCAIL2PipelineOutput | tuple:
         """Generate the whole video: as many frames as the driving video has. Arguments as for :meth:`stream`.
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from scail2.errors import InputError
+from scail2.files.public.installed import installed_model
 from scail2.files.user_paths import check_strength, expanded, split_lora
 
 # Never a folder: one that was given for them is refused for that reason.
@@ -42,11 +43,24 @@ def absolute_lora(text: str, folder: Path | None = None) -> str:
     return absolute if strength is None else f"{absolute}:{strength}"
 
 
+def absolute_model(name: str) -> str:
+    """The absolute path of a model on this disk: a path, or a short name of an installed one. Other names stay."""
+    path = expanded(name)
+    found = path if path.exists() else installed_model(name)
+    return name if found is None else os.path.abspath(found)
+
+
 def model_paths(model: str | None, loras: Iterable[str]) -> list[Path]:
     """Where the model and the LoRAs of a request lie, of those that are files or folders here."""
     named = [model] if model else []
     named += [split_lora(each)[0] for each in loras]
     return [Path(each) for each in named if Path(each).exists()]
+
+
+def absolute_if_found(text: str, folder: Path | None = None) -> str:
+    """A folder's or file's absolute path, relative ones counted from ``folder`` (the working folder); other names as they are."""
+    place = (Path.cwd() if folder is None else folder) / expanded(text)
+    return os.path.abspath(place) if place.exists() else text
 
 
 def refuse_overwriting(outputs: Iterable[Path], inputs: Iterable[tuple[str, Path]]) -> None:

@@ -1,9 +1,11 @@
-"""Values of settings: each reader takes a name and a value, and refuses in one sentence what cannot be meant."""
+"""Settings and their values: a reader takes a setting's name as messages tell it, and refuses what cannot be meant."""
 
 import math
 import os
 import re
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import field, fields
 from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +13,17 @@ from typing import Any
 
 from scail2.errors import InputError, short
 from scail2.files.user_paths import expanded
+
+Convert = Callable[[str, Any], Any]
+
+# Panels of `--help`, in order.
+INPUTS, SAMPLING, SEGMENTS, MASKS, OUTPUT = "Inputs", "Sampling", "Length and segments", "Masks", "Output"
+PANELS = (INPUTS, SAMPLING, OUTPUT, SEGMENTS, MASKS)
+
+
+def setting(default: Any, panel: str, help: str, *, metavar: str | None = None, option: str | None = None) -> Any:
+    """A dataclass field whose metadata the command line turns into an option."""
+    return field(default=default, metadata={"panel": panel, "help": help, "metavar": metavar, "option": option})
 
 
 def text(name: str, value: Any) -> str:
@@ -24,7 +37,7 @@ def path(name: str, value: Any) -> Path:
         raise InputError(f"{name} is missing.")
     if not isinstance(value, str | os.PathLike) or not str(value) or "\0" in str(value):
         raise InputError(f"{name} must be a path, not {short(value)}.")
-    return Path(os.path.abspath(expanded(value)))
+    return Path(os.path.abspath(expanded(Path(value))))
 
 
 def flag(name: str, value: Any) -> bool:
@@ -33,22 +46,22 @@ def flag(name: str, value: Any) -> bool:
     return value
 
 
-def optional(convert):
+def optional(convert: Convert) -> Convert:
     return lambda name, value: None if value is None else convert(name, value)
 
 
-def many(convert):
-    def convert_all(name: str, value: Any) -> tuple:
+def many(convert: Convert) -> Convert:
+    def convert_each(name: str, value: Any) -> tuple[Any, ...]:
         if isinstance(value, str | os.PathLike):
             value = (value,)
         if not isinstance(value, list | tuple):
             raise InputError(f"{name} must be a list, not {short(value)}.")
         return tuple(convert(name, each) for each in value)
 
-    return convert_all
+    return convert_each
 
 
-def choice(kind: type[StrEnum]):
+def choice(kind: type[StrEnum]) -> Convert:
     def convert(name: str, value: Any) -> StrEnum:
         if not isinstance(value, str) or value not in set(kind):
             raise InputError(f"{name} must be one of {', '.join(kind)}, not {short(value)}.")
@@ -57,7 +70,7 @@ def choice(kind: type[StrEnum]):
     return convert
 
 
-def whole(low: int, high: int, *, stride: int = 1, offset: int = 0):
+def whole(low: int, high: int, *, stride: int = 1, offset: int = 0) -> Convert:
     def convert(name: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise InputError(f"{name} must be a whole number from {low} to {high}, not {short(value)}.")
@@ -71,7 +84,7 @@ def whole(low: int, high: int, *, stride: int = 1, offset: int = 0):
     return convert
 
 
-def real(low: float, high: float, *, open_low: bool = False):
+def real(low: float, high: float, *, open_low: bool = False) -> Convert:
     def convert(name: str, value: Any) -> float:
         good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not good or not low <= value <= high or (open_low and value == low):
@@ -89,3 +102,20 @@ def rate(name: str, value: Any) -> str | float:
         value = float(Fraction(text)) if re.fullmatch(r"[\d./]{1,20}", text) else value
     rate = real(0, 1000, open_low=True)(name, value)
     return text if "/" in text else rate
+
+
+def option_of(request: type, name: str) -> str:
+    """The command line's option for a setting of a request."""
+    stated = next((each.metadata.get("option") for each in fields(request) if each.name == name), None)
+    return stated or "--" + name.replace("_", "-")
+
+
+def label(request: type, name: str) -> str:
+    """What a setting is called in messages: its field and its option."""
+    return f"'{name}' ({option_of(request, name)})"
+
+
+def convert_all(request: Any, converters: Mapping[str, Convert]) -> None:
+    """Replaces the fields of a frozen request by what their converters make of them."""
+    for name, convert in converters.items():
+        object.__setattr__(request, name, convert(label(type(request), name), getattr(request, name)))

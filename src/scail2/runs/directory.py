@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Self
 from scail2.errors import InputError
 from scail2.files.documents import DocumentError
 from scail2.files.storage import is_present, plain_errors, stands
-from scail2.request.animation import AnimationRequest, check_files
+from scail2.request.animation import AnimationRequest
+from scail2.request.masks import check_files
 from scail2.request.paths import lies_inside, model_paths
 from scail2.runs.journal import Journal, Listener
 from scail2.runs.layout import LOCK, check_genuine, delete, entries, is_own
@@ -53,25 +54,25 @@ class RunDirectory:
         With a changed request, whatever does not depend on the change is kept and the rest is made again. What stands at
         the outputs' paths now is replaced when they are written, unless ``renders`` is False: then nobody asked for that.
         """
-        path = Path(path).absolute()
+        path = _own_place(path)
         check_files(request)
         with plain_errors("make the run directory", path):
             if stands(path) and not is_present(path / REQUEST) and not _is_free(path):
                 raise InputError(f"{path} exists and is not a run directory; choose another --run-dir.")
             _keep_apart(path, request)
-            path.mkdir(parents=True, exist_ok=True)
-            check_genuine(path)
-            with locked(path):
-                ledger = _usable_ledger(path)
-                if renders:
-                    ledger.ask(request.outputs)
-                write_sealed(path / REQUEST, request.to_json())
+            with _made_folder(path):
+                check_genuine(path)
+                with locked(path):
+                    ledger = _usable_ledger(path)
+                    if renders:
+                        ledger.ask(request.outputs)
+                    write_sealed(path / REQUEST, request.to_json())
         return cls(path, request)
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
         """Opens an existing run; `InputError` when the folder is not one, or its request was changed by hand."""
-        path = Path(path).absolute()
+        path = _own_place(path)
         with plain_errors("read the run directory", path):
             if not is_present(path / REQUEST):
                 raise InputError(f"{path} is not a run directory: it has no {REQUEST}.")
@@ -146,7 +147,7 @@ class RunDirectory:
 
     def plan(self, *, pipe: "SCAIL2Pipeline | None" = None, events: Listener | None = None) -> "Prepared":
         """Makes masks and plan without rendering; a later `execute` reuses both."""
-        return self._work(lambda task: task.prepare(), pipe, events, "plan_started")
+        return self._work(lambda task: task.plan(), pipe, events, "plan_started")
 
     def status(self) -> RunStatus:
         """What is there and what is missing, read from the files (also while another process works on it)."""
@@ -210,6 +211,26 @@ class RunDirectory:
                 delete([each for each in entries(self.path) if each.temporary], self._read_paths)
                 journal.emit(event, run=str(self.path), output=str(self.request.output))
                 return action(RunTask(self.path, self.request, journal, pipe))
+
+
+def _own_place(path: str | Path) -> Path:
+    """An absolute path that does not lead through folders of the run itself, which may be deleted: ``RUN/segments/..``."""
+    path = Path(path).absolute()
+    return path.resolve() if ".." in path.parts else path
+
+
+@contextmanager
+def _made_folder(path: Path) -> Iterator[None]:
+    """Makes a run's folder; where the run is refused before it has a request, the folder is gone again."""
+    made = not stands(path)
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except InputError:
+        if made and set(os.listdir(path)) <= {LOCK}:
+            (path / LOCK).unlink(missing_ok=True)
+            path.rmdir()
+        raise
 
 
 def _is_free(path: Path) -> bool:

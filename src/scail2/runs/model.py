@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from scail2.checkpoints.lora import has_loras
+from scail2.checkpoints.lora import fused_loras, has_loras
 from scail2.conditions import ConditionGeometry
 from scail2.devices import default_device
 from scail2.errors import InputError
@@ -42,6 +42,7 @@ class ModelFacts:
     takes_text: bool
     has_loras: bool
     files: str = ""
+    lora_remarks: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, pipe: "SCAIL2Pipeline", *, name: str, files: str) -> Self:
@@ -69,6 +70,7 @@ class ModelFacts:
             takes_text=config.text_dim is not None,
             has_loras=has_loras(pipe.transformer),
             files=files,
+            lora_remarks=tuple(fused_loras(pipe.transformer).remarks),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -92,7 +94,13 @@ class ModelHandle:
 
             dtype = getattr(torch, self._request.dtype) if self._request.dtype else None
             device = self._request.device or default_device()
-            self._pipe = load_pipeline(self._request.model, torch_dtype=dtype, device=device, loras=self._request.lora)
+            self._pipe = load_pipeline(
+                self._request.model,
+                torch_dtype=dtype,
+                device=device,
+                offload=self._request.offload,
+                loras=self._request.lora,
+            )
             # The run shows its own progress.
             self._pipe.set_progress_bar_config(disable=True)
         return self._pipe

@@ -1,6 +1,7 @@
 """From finished segments to the film: streamed, with the driving video's sound, and the side-by-side comparison."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,13 @@ def check_output(request: AnimationRequest, prepared: Prepared) -> None:
     """Refuses an output that cannot be written, before anything is rendered; leaves nothing behind."""
     for path in request.outputs:
         size = (prepared.plan.height, prepared.plan.width)
-        VideoWriter(path, prepared.plan.fps, size, codec=output_codec(request)).abort()
+        absent = [folder for folder in path.parents if not folder.exists()]  # the innermost first
+        try:
+            VideoWriter(path, prepared.plan.fps, size, codec=output_codec(request)).abort()
+        finally:
+            for folder in absent:
+                with suppress(OSError):
+                    folder.rmdir()
 
 
 def check_mine(request: AnimationRequest, ledger: StageLedger) -> None:

@@ -13,6 +13,7 @@ from scail2.pipeline.sampling import SamplingSettings, resolve_settings
 from scail2.request.animation import AnimationRequest
 from scail2.runs.model import ModelFacts
 from scail2.segments import SegmentPlan
+from scail2.video.images import notes_on_picture
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,9 +150,18 @@ class SamplingChoice:
         return self.asked | {"resolved": asdict(settings)}
 
 
+def picture_findings(request: AnimationRequest) -> list[Finding]:
+    """What there is to say about the reference pictures."""
+    pictures = (request.reference, *request.additional_references)
+    return [each for path in pictures for each in findings.of_file(path.name, notes_on_picture(path))]
+
+
 def sampling_findings(request: AnimationRequest, facts: ModelFacts) -> list[Finding]:
     """Warnings about what was asked and will not work as asked."""
-    found = []
+    found = [
+        findings.warning("lora", remark, "take one trained on the video model alone if the text matters")
+        for remark in facts.lora_remarks
+    ]
     if request.prompt and not facts.takes_text:
         found.append(
             findings.warning(

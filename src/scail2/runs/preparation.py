@@ -15,29 +15,28 @@ import numpy as np
 from scail2.errors import InputError
 from scail2.files.documents import DocumentError
 from scail2.files.storage import digest, hash_file, is_present
-from scail2.perception.stage import (
-    REPORT,
-    SHEET,
-    MaskTask,
-    RunMasks,
-    derived_hashes,
-    inspect_again,
-    load_masks,
-    make_masks,
-    read_report,
-    refuse_errors,
-)
+from scail2.perception.stage import REPORT, SHEET, DrivingVideo, StoredMasks, load_masks
 from scail2.perception.store import MaskStore
-from scail2.request.animation import AnimationRequest, check_files
+from scail2.request.animation import AnimationRequest
+from scail2.request.masks import check_files
 from scail2.runs.journal import Journal
 from scail2.runs.ledger import StageLedger
+from scail2.runs.masking import (
+    MaskTask,
+    derived_hashes,
+    inspect_again,
+    read_report,
+    refuse_errors,
+    replace_masks,
+)
 from scail2.runs.model import ModelFacts, ModelHandle
-from scail2.runs.planning import RunPlan, SamplingChoice, plan_run, sampling_findings
+from scail2.runs.planning import RunPlan, SamplingChoice, picture_findings, plan_run, sampling_findings
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.segment_store import hash_frames
 from scail2.runs.sound import sound_findings, with_findings
-from scail2.video import FrameSource, VideoReader, read_image
+from scail2.video import FrameSource, VideoReader, first_frames, read_image
 
+_ASKED = ("sam3", "text", "points", "boxes", "reference_points", "reference_boxes", "characters", "accept_mask")
 INPUTS, PLAN = "inputs.json", "plan.json"
 
 
@@ -50,30 +49,12 @@ class Prepared:
 
     plan: RunPlan
     driving: FrameSource
-    masks: RunMasks
+    masks: StoredMasks
     sampling: SamplingChoice
     facts: ModelFacts
     inputs: dict[str, str]
     report: dict[str, Any]
     key: str
-
-
-class FirstFrames:
-    """The first ``count`` frames of a video, as a `FrameSource`."""
-
-    def __init__(self, source: VideoReader, count: int):
-        self.source, self._count = source, count
-        self.height, self.width, self.source_info = source.height, source.width, source.source_info
-        self.source_indices = source.source_indices[:count]
-
-    def __len__(self) -> int:
-        return self._count
-
-    def frames(self, start: int, stop: int) -> np.ndarray:
-        """Frames [start, stop): uint8 (T, H, W, 3)."""
-        if stop > self._count:
-            raise IndexError(f"frames {start}:{stop} asked of the first {self._count}")
-        return self.source.frames(start, stop)
 
 
 def hash_inputs(request: AnimationRequest) -> dict[str, str]:
@@ -128,20 +109,18 @@ class Preparation:
         size = (plan.height, plan.width)
         driving: Any = VideoReader(request.driving, fps=request.fps, size=size, fit=request.fit)
         info = driving.source_info
-        if plan.total < len(driving):
-            driving = FirstFrames(driving, plan.total)
-        task = MaskTask(
-            request=request,
-            driving=driving,
+        driving = first_frames(driving, plan.total)
+        video = DrivingVideo(
+            frames=driving,
             fps=plan.fps,
+            source_fps=info.fps,
             segments=plan.segments,
             size_step=facts.size_step,
-            source_fps=info.fps,
-            sources=self._mask_sources(inputs, plan),
         )
+        task = MaskTask(request=request, driving=video, sources=self._mask_sources(inputs, plan))
         report = self._masks(task, plan)
         masks = load_masks(self.folder / "masks", request.mode)
-        found = [*sampling_findings(request, facts), *sound_findings(request, plan, info)]
+        found = [*picture_findings(request), *sampling_findings(request, facts), *sound_findings(request, plan, info)]
         report = with_findings(report, found)
         self._write_plan(plan, sampling, facts, report)
         for finding in report["findings"]:
@@ -163,8 +142,10 @@ class Preparation:
         """Everything the masks depend on: files by hash, and settings."""
         names = ("mode", "bind", "reframe", "fit", "fix_polarity")
         settings = [str(getattr(self.request, name)) for name in names]
+        # Not among them where nothing was asked, so that masks made before they could be asked for are kept.
+        asked = {name: getattr(self.request, name) for name in _ASKED if getattr(self.request, name)}
         shape = [plan.height, plan.width, str(plan.fps), plan.total]
-        return inputs | {"settings": digest([settings, shape])}
+        return inputs | {"settings": digest([settings, shape, asked] if asked else [settings, shape])}
 
     def _masks(self, task: MaskTask, plan: RunPlan) -> dict[str, Any]:
         """The mask stage: kept, inspected again after edits, or made."""
@@ -183,7 +164,7 @@ class Preparation:
             self._note_masks(plan, key, folder)
         else:
             self.journal.emit("stage_started", stage="masks")
-            report = make_masks(task, folder, self._on_masks, lambda made: self._note_masks(plan, key, made))
+            report = replace_masks(task, folder, self._on_masks, lambda made: self._note_masks(plan, key, made))
         self.journal.emit("stage_finished", stage="masks", folder=str(folder))
         return report
 
@@ -238,7 +219,7 @@ class Preparation:
             )
 
     def _key(
-        self, inputs: dict[str, str], masks: RunMasks, plan: RunPlan, sampling: SamplingChoice, facts: ModelFacts
+        self, inputs: dict[str, str], masks: StoredMasks, plan: RunPlan, sampling: SamplingChoice, facts: ModelFacts
     ) -> str:
         request = self.request
         pictures = (masks.reference, masks.reference_mask, *masks.additional, *masks.additional_masks)

@@ -48,6 +48,12 @@ class RunTask:
         """Masks, plan and preflight; nothing is rendered."""
         return self.preparation.prepare()
 
+    def plan(self) -> Prepared:
+        """The same, and whether the output could be written."""
+        prepared = self.prepare()
+        check_output(self.request, prepared)
+        return prepared
+
     def run(self) -> Path:
         """Does whatever is missing or stale, a waiting re-rendering first, and returns the output's path."""
         check_mine(self.request, self.preparation.ledger)

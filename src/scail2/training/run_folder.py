@@ -13,6 +13,7 @@ from scail2.errors import InputError
 from scail2.files.documents import load_json
 from scail2.files.ownership import Kind, check_folder, claimed_folder, is_document
 from scail2.files.staging import Staging, atomic_file, set_aside, sweep
+from scail2.files.storage import refuse_special
 from scail2.request.paths import refuse_overwriting
 from scail2.training.config import TrainConfig
 from scail2.training.state import latest_state, state_step
@@ -135,6 +136,7 @@ def _model_identity(folder: Path) -> str:
     digest = hashlib.sha256()
     place = folder / "transformer"
     for path in sorted([*place.glob("*.json"), *place.glob("*.safetensors")]):
+        refuse_special(path)
         size = path.stat().st_size
         digest.update(f"{path.name!r} {size}\n".encode())
         with path.open("rb") as file:

@@ -4,20 +4,23 @@ from scail2.video.convert import to_float, to_uint8
 from scail2.video.images import image_pixels, read_image
 from scail2.video.reader import VideoReader, probe
 from scail2.video.resize import Fit, Interpolation, cover_box, resize_cover, resize_letterbox
-from scail2.video.source import ArrayFrames, FrameSource, VideoInfo
+from scail2.video.source import ArrayFrames, FirstFrames, FrameSource, SizedFrames, VideoInfo, first_frames
 from scail2.video.writer import Codec, VideoWriter, codec_for
 
 __all__ = [
     "ArrayFrames",
     "Codec",
+    "FirstFrames",
     "Fit",
     "FrameSource",
     "Interpolation",
+    "SizedFrames",
     "VideoInfo",
     "VideoReader",
     "VideoWriter",
     "codec_for",
     "cover_box",
+    "first_frames",
     "image_pixels",
     "probe",
     "read_image",

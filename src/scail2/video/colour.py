@@ -1,4 +1,4 @@
-"""Wide gamut and high dynamic range to sRGB: what a film's colour tags mean, and what they do to its pixels.
+"""Wide gamut and high dynamic range to sRGB: what the colour tags of films and PNG files mean, and do to their pixels.
 
 Tags are code points of ITU-T H.273. Film of ordinary gamut (BT.709 and its older relatives) is shown as it is stored, as every
 player does. Wider primaries are shown as a reference display would (BT.1886, gamma 2.4) and encoded as sRGB; colours that
@@ -17,6 +17,8 @@ _DIFFUSE_WHITE = 203.0  # cd/m²
 _HLG_PEAK, _HLG_SYSTEM_GAMMA = 1000.0, 1.2
 _STEPS = 65_536
 _ROWS = 128
+_SRGB_CURVE = 13
+Chromaticities = tuple[tuple[float, float], ...]
 _D65 = (0.3127, 0.3290)
 # Chromaticities of red, green, blue and white.
 _PRIMARIES = {
@@ -25,6 +27,8 @@ _PRIMARIES = {
     11: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), (0.314, 0.351)),
     12: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), _D65),
 }
+# Exponents of encoding that are shown as stored: sRGB's 0.4545, BT.709's 0.51; primaries that differ by rounding alone.
+_PLAIN_EXPONENTS, _SAME_PRIMARIES = (0.44, 0.52), 0.003
 _GAMUT_NAMES = {4: "BT.470 M", 8: "film", 9: "BT.2020", 10: "XYZ", 11: "DCI-P3", 12: "Display P3", 22: "EBU 3213"}
 _ORDINARY = (1, 2, 3, 5, 6, 7, 22)  # BT.709, unknown, and the primaries of PAL and NTSC, too close to tell apart
 _UNUSUAL_CURVES = {8: "linear", 9: "logarithmic", 10: "logarithmic", 17: "SMPTE 428"}
@@ -55,13 +59,18 @@ def notes_on(primaries: int, transfer: int, matrix: int) -> list[Note]:
 
 
 class Conversion:
-    """Pixels as a film's tags mean them, to sRGB. Two tables and a matrix: light of each stored step, then sRGB's steps."""
+    """Pixels as their tags mean them, to sRGB. Two tables and a matrix: light of each stored step, then sRGB's steps.
 
-    def __init__(self, primaries: int, transfer: int):
-        source = primaries if primaries in _PRIMARIES else 1
-        self._light = _light_of(np.linspace(0.0, 1.0, _STEPS), transfer).astype(np.float32)
-        self._matrix = _between(source, 1).T.astype(np.float32)
-        self._luminance = _to_xyz(source)[1].astype(np.float32) if transfer == HLG else None
+    Args:
+        light: linear light of each of the 65,536 steps, 1 for white.
+        primaries: chromaticities (x, y) of red, green, blue and white.
+        scene: whether the light is HLG's, before its system gamma.
+    """
+
+    def __init__(self, light: np.ndarray, primaries: "Chromaticities", *, scene: bool = False):
+        self._light = light.astype(np.float32)
+        self._matrix = _to_srgb(primaries).T.astype(np.float32)
+        self._luminance = _to_xyz(primaries)[1].astype(np.float32) if scene else None
         self._shown = np.rint(255 * _srgb(np.linspace(0.0, 1.0, _STEPS))).astype(np.uint8)
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
@@ -84,7 +93,26 @@ class Conversion:
 def conversion(primaries: int, transfer: int) -> Conversion | None:
     """What takes pixels with these tags to sRGB; None where they are shown as they are."""
     wide = primaries in _PRIMARIES and primaries not in _ORDINARY
-    return Conversion(primaries, transfer) if wide or transfer in (PQ, HLG, 8) else None
+    if not wide and transfer not in (PQ, HLG, 8):
+        return None
+    light = _light_of(np.linspace(0.0, 1.0, _STEPS), transfer)
+    return Conversion(light, _PRIMARIES.get(primaries, _PRIMARIES[1]), scene=transfer == HLG)
+
+
+@lru_cache(maxsize=4)
+def measured_conversion(gamma: float | None, primaries: Chromaticities | None) -> Conversion | None:
+    """The same for colours given by numbers: the exponent of encoding (about 1 / 2.2), chromaticities; None where not given.
+
+    An exponent near that of sRGB, or of BT.709's camera curve (which FFmpeg writes), is shown as it is stored, as in films.
+    """
+    plain = gamma is None or _PLAIN_EXPONENTS[0] <= gamma <= _PLAIN_EXPONENTS[1]
+    if primaries is None or np.abs(np.subtract(primaries, _PRIMARIES[1])).max() <= _SAME_PRIMARIES:
+        primaries = _PRIMARIES[1]
+        if plain:
+            return None
+    steps = np.linspace(0.0, 1.0, _STEPS)
+    light = _light_of(steps, _SRGB_CURVE) if gamma is None or plain else steps ** (1 / gamma)
+    return Conversion(light, primaries)
 
 
 def _light_of(signal: np.ndarray, transfer: int) -> np.ndarray:
@@ -97,7 +125,7 @@ def _light_of(signal: np.ndarray, transfer: int) -> np.ndarray:
         m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128
         power = signal ** (1 / m2)
         return (np.maximum(power - c1, 0) / (c2 - c3 * power)) ** (1 / m1) * (10_000 / _DIFFUSE_WHITE)
-    if transfer == 13:
+    if transfer == _SRGB_CURVE:
         return np.where(signal <= 0.04045, signal / 12.92, ((signal + 0.055) / 1.055) ** 2.4)
     return signal ** {4: 2.2, 5: 2.8, 8: 1.0}.get(transfer, 2.4)
 
@@ -106,21 +134,22 @@ def _srgb(light: np.ndarray) -> np.ndarray:
     return np.where(light <= 0.0031308, light * 12.92, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055)
 
 
-def _to_xyz(primaries: int) -> np.ndarray:
+def _to_xyz(primaries: Chromaticities) -> np.ndarray:
     """RGB to XYZ ``(3, 3)``."""
-    *colours, white = _PRIMARIES[primaries]
+    *colours, white = primaries
     columns = np.array([[x / y, 1.0, (1 - x - y) / y] for x, y in colours]).T
     x, y = white
     return columns * np.linalg.solve(columns, np.array([x / y, 1.0, (1 - x - y) / y]))
 
 
-def _between(source: int, target: int) -> np.ndarray:
-    """Linear RGB to linear RGB ``(3, 3)``; white stays white."""
-    return np.linalg.inv(_to_xyz(target)) @ _adapted(source, target) @ _to_xyz(source)
+def _to_srgb(primaries: Chromaticities) -> np.ndarray:
+    """Linear RGB to linear sRGB ``(3, 3)``; white stays white."""
+    source, target = _to_xyz(primaries), _to_xyz(_PRIMARIES[1])
+    return np.linalg.inv(target) @ _adapted(source, target) @ source
 
 
-def _adapted(source: int, target: int) -> np.ndarray:
-    """From one white to another, by Bradford's cone responses."""
+def _adapted(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """From one white to another, by Bradford's cone responses; of RGB to XYZ matrices."""
     cones = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
-    here, there = cones @ _to_xyz(source).sum(axis=1), cones @ _to_xyz(target).sum(axis=1)
+    here, there = cones @ source.sum(axis=1), cones @ target.sum(axis=1)
     return np.linalg.inv(cones) @ np.diag(there / here) @ cones

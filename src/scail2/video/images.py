@@ -3,9 +3,11 @@
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +17,16 @@ from scail2.errors import InputError
 from scail2.files.limits import PIXELS
 from scail2.video import rates
 from scail2.video.kinds import PICTURE_SUFFIXES, check_path, identify
+from scail2.video.png_colour import png_conversion
 from scail2.video.profiles import to_srgb
-from scail2.video.source import MAX_FRAMES, VideoInfo, check_frame_size
+from scail2.video.source import MAX_FRAMES, Note, VideoInfo, check_frame_size
 
 # A folder of pictures has no clock; this is the rate the models were trained at.
 FOLDER_FPS = Fraction(16)
 # A TIFF of several pages is no animation, nor is a JPEG with its thumbnail.
 ANIMATED_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
+_NUMBERED = re.compile(r"(?P<before>.*?)(?P<number>\d+)(?P<behind>\D*)")
+_SQUARE = 0.01
 _MILLISECOND = Fraction(1, 1000)
 # Browsers show frames that ask for 10 ms or less for 100 ms; films made for the web rely on it.
 _MIN_DELAY_MS, _DEFAULT_DELAY_MS = 11, 100
@@ -78,10 +83,25 @@ def image_pixels(picture: Image.Image, *, name: object = "the picture") -> np.nd
     """
     with _picture_errors(name):
         check_frame_size(name, *picture.size)
-        pixels = to_srgb(ImageOps.exif_transpose(picture))
+        shown = png_conversion(picture)  # read from the file, which turning the picture would close
+        pixels = to_srgb(ImageOps.exif_transpose(picture), shown)
     if pixels.shape[-1] == 4 and (pixels[..., 3] == 255).all():
         pixels = np.ascontiguousarray(pixels[..., :3])
     return pixels
+
+
+def notes_on_picture(path: Path) -> list[Note]:
+    """What there is to say about a still picture: that it claims pixels which are not square, and is read as it is stored."""
+    with _picture_errors(path), Image.open(path) as picture:
+        info = picture.info
+        across, down = info.get("aspect") or info.get("dpi") or info.get("jfif_density") or (1, 1)
+    if across <= 0 or down <= 0 or abs(across / down - 1) <= _SQUARE:
+        return []
+    # Programs contradict each other in which of the two is meant, and most look at neither.
+    sentence = f"it says that its pixels are not square ({across:g}:{down:g}): it is read as it is stored"
+    return [
+        Note(code="pixel_aspect", message=sentence, fix="if figures look too wide or narrow, stretch it in an editor")
+    ]
 
 
 def is_film(path: Path) -> bool:
@@ -102,10 +122,16 @@ class FolderFrames:
     def __init__(self, path: Path):
         self.path = path
         try:
-            names = [entry.name for entry in os.scandir(path) if entry.is_file()]
+            entries = [(entry.name, entry.is_file(), entry.is_dir()) for entry in os.scandir(path)]
         except OSError as error:
             raise InputError(f"{path}: the folder cannot be listed ({error.strerror})") from None
-        pictures = [n for n in names if Path(n).suffix.lower() in PICTURE_SUFFIXES and not n.startswith(".")]
+        shown = [e for e in entries if Path(e[0]).suffix.lower() in PICTURE_SUFFIXES and not e[0].startswith(".")]
+        if strange := [name for name, is_file, is_dir in shown if not is_file and not is_dir]:
+            raise InputError(
+                f"{path / min(strange)}: is a pipe, a device or a link that leads nowhere, where a picture of the film is "
+                "needed; put the picture there, or take the name away"
+            )
+        pictures = [name for name, is_file, _ in shown if is_file]
         self._files = [path / name for name in sorted(pictures, key=_natural)]
         if not self._files:
             raise InputError(
@@ -119,7 +145,8 @@ class FolderFrames:
         self.ticks = np.arange(len(self._files), dtype=np.int64)
         self.time_base = 1 / FOLDER_FPS
         self.end_tick = len(self._files)
-        self.info = _picture_info(path, "folder", self, fps=FOLDER_FPS, variable=False)
+        notes = _on_missing_numbers([file.name for file in self._files])
+        self.info = _picture_info(path, "folder", self, fps=FOLDER_FPS, variable=False, notes=notes)
 
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """Pictures by number, each uint8 ``(H, W, 3 | 4)``, all with alpha if the first has it."""
@@ -147,6 +174,25 @@ def _natural(name: str) -> list:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name.lower())] + [name]
 
 
+def _on_missing_numbers(names: Sequence[str]) -> tuple[Note, ...]:
+    """A note where the numbers of a folder's pictures, evenly apart otherwise, leave some out: these may have been lost."""
+    parts = [part for part in map(_NUMBERED.fullmatch, names) if part is not None]
+    if len(names) < 3 or len(parts) < len(names) or len({(part["before"], part["behind"]) for part in parts}) != 1:
+        return ()
+    numbers = [int(part["number"]) for part in parts]
+    steps = [after - before for before, after in pairwise(numbers)]
+    usual = Counter(steps).most_common(1)[0][0]
+    holes = [at for at, step in enumerate(steps) if usual > 0 and step > usual]
+    if not holes or steps.count(usual) * 2 < len(steps):
+        return ()
+    missing = sum(steps[at] // usual - 1 for at in holes)
+    sentence = (
+        f"{missing} numbers are missing among its pictures, the first behind {names[holes[0]]}: they follow each other as "
+        "if none were"
+    )
+    return (Note(code="numbering", message=sentence, fix="put the missing pictures back if there were any"),)
+
+
 class AnimatedPicture:
     """The frames of an animated gif, webp or apng, with each frame's own duration.
 
@@ -163,6 +209,7 @@ class AnimatedPicture:
                 # An animated png may begin with a still for old viewers that is no part of the animation.
                 self._skipped = 1 if self._picture.info.get("default_image") else 0
                 self._check_animated()
+                self._shown = png_conversion(self._picture)
                 delays = self._delays()
                 self._alpha = self._to_array_at(0).shape[-1] == 4
         except BaseException:
@@ -196,8 +243,12 @@ class AnimatedPicture:
         return delays
 
     def _to_array_at(self, index: int) -> np.ndarray:
+        if index + self._skipped < self._picture.tell():
+            # Of an animated png Pillow cannot go back from any picture but the last.
+            self._picture.close()
+            self._picture = Image.open(self.path)
         self._picture.seek(index + self._skipped)
-        return to_srgb(self._picture)
+        return to_srgb(self._picture, self._shown)
 
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """Frames by number, each uint8 ``(H, W, 3 | 4)``, all with alpha if the first has it."""
@@ -216,7 +267,9 @@ class AnimatedPicture:
         self._picture.close()
 
 
-def _picture_info(path: Path, codec: str, frames, *, fps: Fraction, variable: bool) -> VideoInfo:
+def _picture_info(
+    path: Path, codec: str, frames, *, fps: Fraction, variable: bool, notes: tuple[Note, ...] = ()
+) -> VideoInfo:
     height, width = frames._size
     return VideoInfo(
         path=path,
@@ -236,4 +289,5 @@ def _picture_info(path: Path, codec: str, frames, *, fps: Fraction, variable: bo
         audio_codec=None,
         high_dynamic_range=False,
         stored_size=(height, width),
+        notes=notes,
     )

@@ -135,7 +135,8 @@ def identify(path: Path) -> FileKind:
                     "convert it: ffmpeg -fflags +genpts -i IN -c:v libx264 -crf 12 -c:a aac OUT.mp4"
                 )
         raise InputError(
-            f"{path}: the content is not a video or picture of a known kind (mp4, mov, mkv, webm, avi, ts, gif, webp, png, jpeg)"
+            f"{path}: the content is not a video or picture of a known kind (mp4, mov, mkv, webm, avi, ts, gif, webp, png, "
+            "jpeg); save it as one of them, a picture as PNG"
         )
     # Recorders and stream downloads give any film's name to a transport stream; it is read all the same.
     loose = kind in (FileKind.AVI, FileKind.MPEG_TS) and named is not None and named.is_container

@@ -5,6 +5,8 @@ import io
 import numpy as np
 from PIL import Image, ImageCms
 
+from scail2.video.colour import Conversion
+
 _WIDE_GREY = ("I", "F")  # and I;16 in every byte order
 # A profile that moves no colour of a lattice by more than this is sRGB, whatever it is called.
 _SAME = 2
@@ -13,18 +15,20 @@ _LATTICE = (
 )
 
 
-def to_srgb(picture: Image.Image) -> np.ndarray:
+def to_srgb(picture: Image.Image, shown: Conversion | None = None) -> np.ndarray:
     """uint8 sRGB ``(H, W, 3)``, or straight RGBA ``(H, W, 4)`` exactly where the picture's mode has transparency.
 
     An embedded profile is judged by its content: one that does what sRGB does changes nothing, any other is applied, in
     every mode (palette, grey of 8 and 16 bits, CMYK, Lab). A profile that is broken or belongs to another kind of picture
-    is ignored, as every viewer does.
+    is ignored, as every viewer does. ``shown`` is what other words of the file demand, in the place of a profile.
     """
-    profile = _profile(picture)
+    profile = _profile(picture) if shown is None else None
     if picture.mode in _WIDE_GREY or picture.mode.startswith("I;16"):
-        return _wide_grey(picture, profile)
+        return _wide_grey(picture, profile, shown)
     alpha = np.array(picture.convert("RGBA").getchannel("A")) if picture.has_transparency_data else None
     colours = _colours(picture, profile)
+    if shown is not None:
+        colours = shown(colours.astype(np.uint16) * 257)
     return colours if alpha is None else np.dstack([colours, alpha])
 
 
@@ -78,12 +82,16 @@ def _is_srgb(profile: ImageCms.ImageCmsProfile) -> bool:
     return int(np.abs(moved - _LATTICE).max()) <= _SAME
 
 
-def _wide_grey(picture: Image.Image, profile: ImageCms.ImageCmsProfile | None) -> np.ndarray:
+def _wide_grey(picture: Image.Image, profile: ImageCms.ImageCmsProfile | None, shown: Conversion | None) -> np.ndarray:
     """Grey of 16 or 32 bits, scaled (Pillow would clip it); its profile is applied between the steps of 8 bits too."""
     values = np.asarray(picture).astype(np.float64)
     values = np.clip(np.nan_to_num(values / 257.0 if picture.mode != "F" else values * 255.0), 0, 255)
+    if shown is not None:
+        return shown(np.repeat(np.rint(values * 257.0).astype(np.uint16)[..., None], 3, axis=-1))
     if _space(profile) in ("GRAY", "RGB"):
         steps = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
         values = np.interp(values, np.arange(256), _colours(steps, profile)[0, :, 1])
     grey = np.rint(values).astype(np.uint8)
+    if not grey.any():
+        grey[values > 0] = 1  # nothing but numbers of characters, say: what reads them as a mask has to see some
     return np.repeat(grey[..., None], 3, axis=-1)

@@ -28,6 +28,17 @@ class FrameSource(Protocol):
         ...
 
 
+@runtime_checkable
+class SizedFrames(FrameSource, Protocol):
+    """Frames by number that say how large they are, in pixels."""
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+
 class ArrayFrames:
     """A :class:`FrameSource` over an array that is already in memory.
 
@@ -62,6 +73,29 @@ class ArrayFrames:
     def frames(self, start: int, stop: int) -> np.ndarray:
         check_window(start, stop, len(self))
         return self.array[start:stop]
+
+
+class FirstFrames:
+    """The first ``count`` frames of a `VideoReader`, as a :class:`FrameSource`."""
+
+    def __init__(self, source: Any, count: int):
+        self.source, self._count = source, count
+        self.height, self.width, self.source_info = source.height, source.width, source.source_info
+        self.source_indices = source.source_indices[:count]
+
+    def __len__(self) -> int:
+        return self._count
+
+    def frames(self, start: int, stop: int) -> np.ndarray:
+        """Frames [start, stop): uint8 (T, H, W, 3)."""
+        if stop > self._count:
+            raise IndexError(f"frames {start}:{stop} asked of the first {self._count}")
+        return self.source.frames(start, stop)
+
+
+def first_frames(source: Any, count: int | None) -> Any:
+    """A `VideoReader` as it is, or its first ``count`` frames where it has more."""
+    return source if count is None or count >= len(source) else FirstFrames(source, count)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scail2.video import FrameSource
+from scail2.video import SizedFrames
 
 # A cut has to change this share of the coarse colour histogram …
 HISTOGRAM_CHANGE = 0.25
@@ -30,7 +30,7 @@ def _histograms(small: np.ndarray) -> np.ndarray:
     return np.stack([np.bincount(code.ravel(), minlength=_BINS**3) / code.size for code in codes])
 
 
-def changes(frames: FrameSource) -> tuple[np.ndarray, np.ndarray]:
+def changes(frames: SizedFrames) -> tuple[np.ndarray, np.ndarray]:
     """Change from each frame to the next: share of the histogram moved, and mean absolute difference; float (T - 1,).
 
     Frames are read window by window.
@@ -48,7 +48,7 @@ def changes(frames: FrameSource) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(histogram), np.concatenate(pixels)
 
 
-def scene_cuts(frames: FrameSource) -> list[int]:
+def scene_cuts(frames: SizedFrames) -> list[int]:
     """Numbers of the first frames of new scenes (a cut between frames 9 and 10 is reported as 10)."""
     if len(frames) < 2:
         return []

@@ -18,7 +18,7 @@ from scail2.perception.checks.findings import Finding, Severity
 from scail2.perception.checks.framing import FramingReport
 from scail2.perception.tracks import TrackedMasks
 from scail2.segments import SegmentPlan
-from scail2.video import FrameSource
+from scail2.video import SizedFrames
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -49,7 +49,7 @@ class PreflightInputs:
 
     mode: AnimationMode
     reference: np.ndarray
-    driving: FrameSource
+    driving: SizedFrames
     reference_masks: TrackedMasks
     driving_masks: TrackedMasks
     binding: Binding

@@ -21,7 +21,7 @@ from scail2.perception.segmenters.network import STRIDE, Familiarity, Segmentati
 from scail2.perception.segmenters.regions import colour_regions, vote
 from scail2.perception.tracks import TrackedMasks, TrackRecorder, relabel
 from scail2.request.masks import Prompts
-from scail2.video import FrameSource
+from scail2.video import SizedFrames
 
 WEIGHTS = Path(__file__).parents[2] / "assets" / "segmenter.safetensors"
 # A clip whose mean confidence is lower is refused; measured in docs/masks.md.
@@ -66,7 +66,7 @@ class EmbeddedSegmenter:
 
     def segment(
         self,
-        frames: FrameSource,
+        frames: SizedFrames,
         prompts: Prompts | None = None,
         *,
         directory: Path | None = None,
@@ -92,7 +92,7 @@ class EmbeddedSegmenter:
         self._judge(found, float(np.mean(sure)), still=len(frames) == 1)
         return _cleaned(found, directory)
 
-    def confidences(self, frames: FrameSource) -> np.ndarray:
+    def confidences(self, frames: SizedFrames) -> np.ndarray:
         """Confidence of every frame, float (T,), without following anybody or refusing."""
         parts = []
         for start in range(0, len(frames), _WINDOW):

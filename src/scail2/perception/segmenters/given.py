@@ -27,7 +27,7 @@ from scail2.perception.segmenters.snapping import (
 )
 from scail2.perception.tracks import TrackedMasks, TrackRecorder
 from scail2.request.masks import Prompts
-from scail2.video import FrameSource, VideoReader, read_image
+from scail2.video import SizedFrames, VideoReader, read_image
 from scail2.video.images import AnimatedPicture, is_film
 from scail2.video.kinds import PICTURE_SUFFIXES, identify
 
@@ -143,7 +143,7 @@ def open_mask(path: Path, fps: Fraction | None = None, count: int | None = None)
     return MaskFile(path=path, frames=_with_alpha(reader), lossy=lossy, rate=rate)
 
 
-def _with_alpha(reader: VideoReader) -> FrameSource:
+def _with_alpha(reader: VideoReader) -> SizedFrames:
     return _StraightAlpha(reader) if reader.has_alpha else reader
 
 
@@ -227,7 +227,7 @@ class GivenMasks:
 
     def segment(
         self,
-        frames: FrameSource,
+        frames: SizedFrames,
         prompts: Prompts | None = None,
         *,
         directory: Path | None = None,

@@ -14,7 +14,7 @@ import numpy as np
 
 from scail2.errors import InputError
 from scail2.files.documents import decode, load_json
-from scail2.video import FrameSource
+from scail2.video import SizedFrames
 from scail2.video.rates import hold_constant
 from scail2.video.resize import resize_stretch
 
@@ -30,7 +30,7 @@ class MaskFile:
     """
 
     path: Path
-    frames: FrameSource
+    frames: SizedFrames
     lossy: bool
     rate: Fraction | None = None
 
@@ -48,7 +48,7 @@ class AlignedMask:
         warnings: sentences for the user.
     """
 
-    def __init__(self, file: MaskFile, clip: FrameSource, fps: Fraction | None, original: tuple[int, int] | None):
+    def __init__(self, file: MaskFile, clip: SizedFrames, fps: Fraction | None, original: tuple[int, int] | None):
         self.source, self.path, self.lossy, self.clip = file.frames, file.path, file.lossy, clip
         self.warnings: tuple[str, ...] = ()
         self._info = getattr(clip, "source_info", None)

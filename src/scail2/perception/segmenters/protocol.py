@@ -6,7 +6,7 @@ from typing import Protocol
 
 from scail2.perception.tracks import TrackedMasks
 from scail2.request.masks import Prompts
-from scail2.video import FrameSource
+from scail2.video import SizedFrames
 
 
 class VideoSegmenter(Protocol):
@@ -16,7 +16,7 @@ class VideoSegmenter(Protocol):
 
     def segment(
         self,
-        frames: FrameSource,
+        frames: SizedFrames,
         prompts: Prompts | None = None,
         *,
         directory: Path | None = None,

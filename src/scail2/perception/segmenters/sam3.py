@@ -21,7 +21,7 @@ from scail2.files.documents import decode, load_json
 from scail2.perception.segmenters.sam3_prompts import Places, by_frame, check_prompts
 from scail2.perception.tracks import TrackedMasks, TrackRecorder, relabel
 from scail2.request.masks import Prompts
-from scail2.video import FrameSource
+from scail2.video import SizedFrames
 
 if TYPE_CHECKING:
     from transformers import Sam3TrackerVideoModel, Sam3VideoModel
@@ -34,7 +34,7 @@ _TEXT_TOKENS = 32
 class _LazyFrames:
     """What a session asks of its frames, answered from a `FrameSource`: prepared float (3, S, S), one at a time."""
 
-    def __init__(self, source: FrameSource, side: int, statistics: "PixelStatistics", target: tuple[Any, torch.dtype]):
+    def __init__(self, source: SizedFrames, side: int, statistics: "PixelStatistics", target: tuple[Any, torch.dtype]):
         self.source, self.side, self.statistics = source, side, statistics
         self.device, self.dtype = target
         self._last: tuple[int, torch.Tensor] | None = None
@@ -133,7 +133,7 @@ class Sam3Segmenter:
 
     def segment(
         self,
-        frames: FrameSource,
+        frames: SizedFrames,
         prompts: Prompts | None = None,
         *,
         directory: Path | None = None,
@@ -154,7 +154,7 @@ class Sam3Segmenter:
         found = _largest(self._by_text(frames, prompts, directory, progress), prompts.characters, directory)
         return self._corrected(found, frames, prompts, directory) if prompts.placed else found
 
-    def _session(self, kind: str, frames: FrameSource) -> Any:
+    def _session(self, kind: str, frames: SizedFrames) -> Any:
         """A session of transformers whose frames are read lazily."""
         from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import Sam3TrackerVideoInferenceSession
         from transformers.models.sam3_video.modeling_sam3_video import Sam3VideoInferenceSession
@@ -178,7 +178,7 @@ class Sam3Segmenter:
 
     @torch.inference_mode()
     def _by_text(
-        self, frames: FrameSource, prompts: Prompts, directory: Path | None, progress: Callable[[int, int], None] | None
+        self, frames: SizedFrames, prompts: Prompts, directory: Path | None, progress: Callable[[int, int], None] | None
     ) -> TrackedMasks:
         model, session = self._get("detector"), self._session("detector", frames)
         for text in prompts.text:
@@ -206,7 +206,7 @@ class Sam3Segmenter:
         return recorder.finish(self.name, names=names)
 
     def _objects(
-        self, output: Any, session: Any, frames: FrameSource, numbers: dict[int, int]
+        self, output: Any, session: Any, frames: SizedFrames, numbers: dict[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
         """One frame's label map (1, H, W) and confidences (1, S) from the detector's masks by object identity."""
         hidden = set(output.suppressed_obj_ids or ()) | set(session.hotstart_removed_obj_ids)
@@ -229,7 +229,7 @@ class Sam3Segmenter:
     # Points and boxes
 
     def _by_places(
-        self, frames: FrameSource, prompts: Prompts, directory: Path | None, progress: Callable[[int, int], None] | None
+        self, frames: SizedFrames, prompts: Prompts, directory: Path | None, progress: Callable[[int, int], None] | None
     ) -> TrackedMasks:
         places = by_frame(prompts)
         first = min(places)
@@ -247,7 +247,7 @@ class Sam3Segmenter:
         return found
 
     def _backwards(
-        self, frames: FrameSource, places: dict, first: int, recorder: TrackRecorder, directory: Path | None
+        self, frames: SizedFrames, places: dict, first: int, recorder: TrackRecorder, directory: Path | None
     ) -> None:
         """Adds frames 0 … first - 1, followed from `first` towards the beginning."""
         session = self._session("tracker", frames)
@@ -264,7 +264,7 @@ class Sam3Segmenter:
 
     @torch.inference_mode()
     def _step(
-        self, session: Any, frames: FrameSource, index: int, places: dict[int, Places], *, reverse: bool = False
+        self, session: Any, frames: SizedFrames, index: int, places: dict[int, Places], *, reverse: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """One frame: follow who is known, then apply this frame's points and boxes."""
         model = self._get("tracker")
@@ -282,7 +282,7 @@ class Sam3Segmenter:
         _forget(session, index, reverse=reverse)
         return self._tracked(output, frames)
 
-    def _tracked(self, output: Any, frames: FrameSource) -> tuple[np.ndarray, np.ndarray]:
+    def _tracked(self, output: Any, frames: SizedFrames) -> tuple[np.ndarray, np.ndarray]:
         """Label map (1, H, W) and confidences (1, S) of the tracker's masks; label = character number."""
         logits = _full_size(output.pred_masks, frames)
         best = logits.argmax(axis=0)
@@ -297,7 +297,7 @@ class Sam3Segmenter:
     # Corrections of what text found
 
     def _corrected(
-        self, found: TrackedMasks, frames: FrameSource, prompts: Prompts, directory: Path | None
+        self, found: TrackedMasks, frames: SizedFrames, prompts: Prompts, directory: Path | None
     ) -> TrackedMasks:
         """Follows corrected characters anew from their first correction on; everything else stays as found."""
         places = by_frame(prompts)
@@ -351,7 +351,7 @@ def _largest(found: TrackedMasks, count: int | None, directory: Path | None) -> 
     return relabel(found, kept, directory / "largest" if directory is not None else None)
 
 
-def _full_size(logits: torch.Tensor, frames: FrameSource) -> np.ndarray:
+def _full_size(logits: torch.Tensor, frames: SizedFrames) -> np.ndarray:
     """Mask logits (S, 1, h, w) at the frames' size: float32 (S, H, W)."""
     return F.interpolate(logits.float(), size=(frames.height, frames.width), mode="bilinear")[:, 0].cpu().numpy()
 

@@ -6,7 +6,7 @@ import torch
 
 from scail2.errors import InputError
 from scail2.request.masks import BoxPrompt, PointPrompt, Prompts
-from scail2.video import FrameSource
+from scail2.video import SizedFrames
 
 # A box is handed over as two points with these labels.
 _BOX_CORNERS = (2, 3)
@@ -19,7 +19,7 @@ class Places:
     points: list[tuple[float, float, int]]
     box: tuple[float, float, float, float] | None = None
 
-    def scaled(self, side: int, frames: FrameSource) -> tuple[torch.Tensor, torch.Tensor]:
+    def scaled(self, side: int, frames: SizedFrames) -> tuple[torch.Tensor, torch.Tensor]:
         """Coordinates (1, 1, N, 2) in the model's picture and labels (1, 1, N); a box is its two corners, first."""
         corners = []
         if self.box is not None:
@@ -45,7 +45,7 @@ def by_frame(prompts: Prompts) -> dict[int, dict[int, Places]]:
     return places
 
 
-def check_prompts(prompts: Prompts, frames: FrameSource) -> None:
+def check_prompts(prompts: Prompts, frames: SizedFrames) -> None:
     """Raises `InputError` for prompts that say nothing, or point outside the clip."""
     if not prompts.text and not prompts.placed:
         raise InputError("SAM3 needs to be told what to look for: give --text, --point or --box.")

@@ -13,7 +13,7 @@ import numpy as np
 
 from scail2.errors import InputError
 from scail2.masks import BINDING_SLOTS
-from scail2.video.source import FrameSource
+from scail2.video.source import SizedFrames
 
 # Rows of the palette: black, white, then the slots in the order in which they are handed out.
 PALETTE = np.array([(0, 0, 0), (255, 255, 255), *(slot.rgb for slot in BINDING_SLOTS)], np.int16)
@@ -64,7 +64,7 @@ def too_dark(where: str, peak: int) -> str:
     if peak == 1:
         return (
             f"{where} holds only the values 0 and 1, which are both black: write it with 0 and 255 "
-            "(every value times 255)."
+            "(every value times 255; one of 16 bits counts to 65535: save it in 8)."
         )
     if peak <= len(BINDING_SLOTS):
         return (
@@ -200,7 +200,7 @@ class SnappedFrames:
         lossy: whether they may have gone through a lossy codec.
     """
 
-    def __init__(self, source: FrameSource, where: str, *, lossy: bool):
+    def __init__(self, source: SizedFrames, where: str, *, lossy: bool):
         self.source, self.where, self.lossy = source, where, lossy
         self._snapper: PaletteSnapper | None = None
 

@@ -1,0 +1,68 @@
+"""Which files for how much GPU memory, and how they have to be loaded there.
+
+The needs are arithmetic on public numbers, not measurements of this program: 16.4 billion parameters in two bytes each,
+and what an A100 was reported to hold beside them for 81 frames of 512x896 (40.1 GB in all, the encoders not counted).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from scail2.files.public.catalogue import DEFAULT_MODEL, ModelSet, model_set
+
+# GiB on the GPU.
+TRANSFORMER, ENCODERS, WORKING = 30.5, 12.3, 8.0
+_LAYERS_ON_GPU = 2.5
+
+
+class Offload(StrEnum):
+    """What of a model stays in main memory while it works: nothing, every network but one, or all but single layers."""
+
+    OFF = "off"
+    MODEL = "model"
+    LAYERS = "layers"
+
+    @property
+    def need(self) -> int:
+        """GiB of GPU memory for 81 frames of 512x896, rounded up."""
+        on_gpu = {
+            Offload.OFF: TRANSFORMER + ENCODERS + WORKING,
+            Offload.MODEL: TRANSFORMER + WORKING,
+            Offload.LAYERS: _LAYERS_ON_GPU + WORKING,
+        }
+        return math.ceil(on_gpu[self])
+
+    @property
+    def meaning(self) -> str:
+        """In words."""
+        return {
+            Offload.OFF: "everything stays on the GPU",
+            Offload.MODEL: "one network at a time is on the GPU (--offload model)",
+            Offload.LAYERS: "layers visit the GPU in turn (--offload layers)",
+        }[self]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What to fetch for some memory; ``offload`` is None where the 14B does not fit by these numbers."""
+
+    files: ModelSet
+    offload: Offload | None
+
+
+def offload_for(gpu_memory: float | None) -> Offload | None:
+    """The least offloading that so many GiB allow; None where none does, or without a GPU."""
+    return next((each for each in Offload if gpu_memory is not None and gpu_memory >= each.need), None)
+
+
+def choose(gpu_memory: float | None) -> Choice:
+    """The set of files for so many GiB of GPU memory, None for no GPU.
+
+    From where the 16-bit weights fit whole, they are taken; below, the float8 file: half the download, and what is
+    computed is 16 bit all the same.
+    """
+    offload = offload_for(gpu_memory)
+    exact = offload in (Offload.OFF, Offload.MODEL)
+    return Choice(model_set(f"{DEFAULT_MODEL}-{'fp16' if exact else 'fp8'}"), offload)

@@ -1,0 +1,18 @@
+"""The small model that ships inside the package."""
+
+from pathlib import Path
+
+CAN = (
+    "animate one or two drawn puppets with thick limbs, slow motion, a still camera; stand them in for others",
+    "128x128 pixels, 16 frames a second, any length",
+    "run on a CPU, without any download",
+)
+CANNOT = (
+    "photographs, people, animals, faces and fingers: that takes the 14B",
+    "prompts: it has no text encoder",
+)
+
+
+def embedded_model_path() -> Path:
+    """Its folder."""
+    return Path(__file__).parents[2] / "assets" / "nano"

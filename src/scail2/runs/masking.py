@@ -1,0 +1,117 @@
+"""The mask stage as a run keeps it: its folder appears whole or not at all, and what is the stage's own stays as it was."""
+
+import itertools
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scail2.errors import InputError
+from scail2.files.documents import DocumentError, decode
+from scail2.files.storage import (
+    digest,
+    hash_file,
+    is_present,
+    move_folder,
+    names_in,
+    read_json,
+    sync_tree,
+    temporary_name,
+)
+from scail2.perception.checks.findings import Severity
+from scail2.perception.stage import LABELS, REPORT, DrivingVideo, Progress, inspect_masks, make_masks
+from scail2.perception.store import MaskStore
+from scail2.request.masks import MaskRequest
+
+TRACKS = "tracks.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskTask:
+    """What a run's masks are made from: the request, the driving video at the run's size and rate, hashes of the inputs."""
+
+    request: MaskRequest
+    driving: DrivingVideo
+    sources: Mapping[str, str]
+
+
+def replace_masks(task: MaskTask, folder: Path, progress: Progress, announce: Callable[[Path], None]) -> dict[str, Any]:
+    """Makes ``folder`` (whole or not at all) and returns the preflight report as JSON values.
+
+    Older masks move to ``superseded/``. ``announce`` notes the finished folder before it gets its name: a run killed in
+    between would otherwise take its own masks for somebody's.
+    """
+    partial = temporary_name(folder)
+    partial.mkdir()
+    try:
+        report = make_masks(task.request, task.driving, partial, sources=task.sources, progress=progress)
+        sync_tree(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    _set_aside(folder)
+    announce(partial)
+    move_folder(partial, folder)
+    return report.to_json()
+
+
+def inspect_again(task: MaskTask, folder: Path) -> dict[str, Any]:
+    """Preflight over masks that were edited since they were made; rewrites report and contact sheet."""
+    labels = temporary_name(folder.with_name(LABELS))
+    labels.mkdir()
+    try:
+        return inspect_masks(task.request, task.driving, folder, labels).to_json()
+    finally:
+        shutil.rmtree(labels, ignore_errors=True)
+
+
+def derived_hashes(folder: Path) -> dict[str, str]:
+    """Hashes of what the stage made besides the masks, by name: pictures, report and track list are nobody's to edit.
+
+    Of the track list only what was made: freezing the masks marks it.
+    """
+    made = [name for name in names_in(folder) if re.fullmatch(r"(reference|additional_\d+|contact_sheet)\.png", name)]
+    hashes = {name: hash_file(folder / name) for name in made}
+    if is_present(folder / REPORT):
+        hashes[REPORT] = hash_file(folder / REPORT)
+    tracks = MaskStore(folder).info
+    return hashes | {TRACKS: digest({name: tracks[name] for name in tracks.keys() - {"frozen", "content_hash"}})}
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    severity: Severity
+    message: str
+    fix: str
+
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """The stored preflight report as JSON values, None when it is missing or damaged: it can be made again."""
+    try:
+        report = read_json(folder / REPORT, dict[str, Any], nonfinite=True)
+        decode(report.get("facts"), dict[str, Any], folder / REPORT)
+        decode(report.get("findings"), list[_Told], folder / REPORT, unknown=True)
+    except (FileNotFoundError, DocumentError):
+        return None
+    return report
+
+
+def refuse_errors(report: dict[str, Any], masks: Path) -> None:
+    """Raises `InputError` with the first error of a stored preflight report."""
+    errors = [each for each in report["findings"] if each["severity"] == Severity.ERROR]
+    if errors:
+        more = f" ({len(errors) - 1} more in {masks / REPORT})" if len(errors) > 1 else ""
+        raise InputError(f"{errors[0]['message']}: {errors[0]['fix']}{more}.")
+
+
+def _set_aside(folder: Path) -> None:
+    """Masks that no longer fit the request move to `superseded/`: somebody may have painted on them."""
+    if not is_present(folder):
+        return
+    for version in itertools.count(1):
+        target = folder.parent / "superseded" / f"{folder.name}-{version}"
+        if not is_present(target):
+            move_folder(folder, target)
+            return

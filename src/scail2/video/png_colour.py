@@ -1,0 +1,78 @@
+"""The colours of a PNG that says by its own chunks, not by a profile, what they are: cICP, sRGB, gAMA and cHRM."""
+
+import io
+import os
+from typing import IO
+
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
+
+from scail2.video.colour import Conversion, conversion, measured_conversion
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_MAX_CHUNKS = 1000
+_CHROMATICITIES = 8
+_SMALLEST = 1e-3  # exponents and chromaticities below are damage
+
+
+def png_conversion(picture: Image.Image) -> Conversion | None:
+    """What takes a picture's pixels to sRGB by its PNG chunks; None where they are shown as stored.
+
+    The newer chunk wins, as the standard has it: cICP before an embedded profile (which is `profiles`' to apply) before sRGB
+    before gAMA and cHRM.
+    """
+    if picture.format != "PNG":
+        return None
+    if (tags := _code_points(picture)) is not None:
+        return conversion(*tags)
+    if picture.info.get("icc_profile") or "srgb" in picture.info:
+        return None
+    return measured_conversion(_exponent(picture), _primaries(picture))
+
+
+def _exponent(picture: Image.Image) -> float | None:
+    gamma = picture.info.get("gamma")
+    return float(gamma) if gamma and gamma > _SMALLEST else None
+
+
+def _primaries(picture: Image.Image) -> tuple[tuple[float, float], ...] | None:
+    """(x, y) of red, green, blue and white; the chunk has white first."""
+    values = picture.info.get("chromaticity") or ()
+    if len(values) != _CHROMATICITIES or min(values[1::2]) < _SMALLEST:
+        return None
+    pairs = [(float(x), float(y)) for x, y in zip(values[::2], values[1::2], strict=True)]
+    red, green, blue = pairs[1:]
+    area = (green[0] - red[0]) * (blue[1] - red[1]) - (blue[0] - red[0]) * (green[1] - red[1])
+    return (red, green, blue, pairs[0]) if abs(area) > _SMALLEST else None
+
+
+def _code_points(picture: Image.Image) -> tuple[int, int] | None:
+    """Primaries and transfer of a cICP chunk. Pillow passes over it, so it is read from the picture's file."""
+    if not isinstance(picture, PngImageFile):
+        return None
+    if picture.fp is not None:
+        here = picture.fp.tell()
+        try:
+            return _cicp(picture.fp)
+        finally:
+            picture.fp.seek(here)
+    if picture.filename and os.path.isfile(picture.filename):
+        with open(picture.filename, "rb") as file:
+            return _cicp(file)
+    return None
+
+
+def _cicp(file: IO[bytes]) -> tuple[int, int] | None:
+    file.seek(0)
+    if file.read(len(_SIGNATURE)) != _SIGNATURE:
+        return None
+    for _ in range(_MAX_CHUNKS):
+        head = file.read(8)
+        length, name = int.from_bytes(head[:4], "big"), head[4:]
+        if name == b"cICP":
+            values = file.read(2)
+            return (values[0], values[1]) if len(values) == 2 else None
+        if len(name) < 4 or name in (b"IDAT", b"IEND"):
+            return None
+        file.seek(length + 4, io.SEEK_CUR)
+    return None
