@@ -12,11 +12,53 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from scail2.errors import InputError
-from scail2.files.storage import digest, hash_file, plain_errors, read_json, write_bytes, write_json
+from scail2.files.storage import digest, hash_file, move_folder, plain_errors, read_json, write_bytes, write_json
 from scail2.runs.journal import Journal
 from scail2.runs.lock import is_locked, locked
 from scail2.runs.segment_record import SegmentRecord
 from scail2.runs.segment_store import JoinedFrames, SegmentState, SegmentStore, hash_frames
+
+
+@pytest.fixture
+def apart(tmp_path, monkeypatch):
+    """Two folders between which nothing can be renamed, as on two file systems, and a tree in the first."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "000").mkdir(parents=True)
+    (here / "000" / "frames.mkv").write_bytes(b"film")
+    (here / "000" / "state").write_bytes(b"state")
+    rename = os.rename
+
+    def within_one(source, target):
+        if (here in source.parents) != (here in target.parents):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", within_one)
+    return here / "000", there / "000-1"
+
+
+def test_a_folder_moves_to_another_file_system_whole(apart):
+    source, target = apart
+    before = hash_file(source)
+    move_folder(source, target)
+    assert hash_file(target) == before
+    assert not source.exists()
+    assert os.listdir(target.parent) == [target.name]
+
+
+def test_a_move_to_a_full_file_system_leaves_everything_where_it_was(apart, monkeypatch):
+    source, target = apart
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = hash_file(source)
+    monkeypatch.setattr("shutil.copy2", full)
+    monkeypatch.setattr("shutil.copytree", full)
+    with pytest.raises(OSError, match="No space"):
+        move_folder(source, target)
+    assert hash_file(source) == before
+    assert os.listdir(target.parent) == []
 
 
 def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch):

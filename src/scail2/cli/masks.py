@@ -62,12 +62,12 @@ def _make(
 def make(request: MaskRequest, output: Path) -> "PreflightReport":
     """Makes, checks and stores masks; leaves contact sheet and report beside them."""
     from scail2.files.storage import hash_file
-    from scail2.perception.stage import DrivingVideo, make_masks
+    from scail2.perception.stage import DrivingVideo, hash_driving, make_masks
     from scail2.perception.store_folder import claimed
 
     check_files(request)
     driving = DrivingVideo.open(request)
-    sources = {"reference": hash_file(request.reference), "driving": hash_file(request.driving)}
+    sources = {"reference": hash_file(request.reference), "driving": hash_driving(request)}
     with claimed(output, [path for _, path in request.input_files]) as folder, _progress("masks") as progress:
         return make_masks(request, driving, folder, sources=sources, progress=progress)
 

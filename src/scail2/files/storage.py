@@ -141,10 +141,28 @@ def sync_tree(folder: Path) -> None:
 def move_folder(source: Path, target: Path) -> None:
     """Renames a whole folder into place, durably; the target must not exist."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    os.rename(source, target)
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _carry_over(source, target)
     sync_folder(target.parent)
     if source.parent != target.parent:
         sync_folder(source.parent)
+
+
+def _carry_over(source: Path, target: Path) -> None:
+    """Moves a folder to another file system (a mounted `superseded/`), where it appears whole or not at all."""
+    partial = temporary_name(target)
+    try:
+        shutil.copytree(source, partial, symlinks=True)
+        sync_tree(partial)
+        os.rename(partial, target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(source)
 
 
 def hash_file(path: Path) -> str:

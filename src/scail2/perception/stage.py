@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 from scail2.errors import InputError
-from scail2.files.storage import names_in, write_json
+from scail2.files.storage import digest, hash_file, names_in, write_json
 from scail2.masks import colours_nobody_moves
 from scail2.modes import AnimationMode
 from scail2.perception.binding import Binding, BindingRequest, bind
@@ -35,6 +35,7 @@ from scail2.perception.tracks import TrackedMasks, TrackRecorder
 from scail2.request.masks import Fit, MaskRequest, Reframe
 from scail2.segments import SegmentPlan
 from scail2.video import SizedFrames, VideoReader, first_frames, probe, read_image, resize_cover
+from scail2.video.images import FolderFrames
 
 Progress = Callable[[int, int], None]
 REPORT, SHEET, LABELS = "preflight.json", "contact_sheet.png", "labels"
@@ -78,6 +79,17 @@ class StoredMasks:
     driving_mask: SizedFrames
     additional: tuple[np.ndarray, ...]
     additional_masks: tuple[np.ndarray, ...]
+
+
+def hash_driving(request: MaskRequest) -> str:
+    """Hash of the driving video; of a folder of pictures only of those that ``frames`` lets anybody look at."""
+    if request.frames is None or not request.driving.is_dir():
+        return hash_file(request.driving)
+    indices = VideoReader(request.driving, fps=request.fps).source_indices
+    if len(indices) <= request.frames:
+        return hash_file(request.driving)
+    pictures = FolderFrames(request.driving).files(int(indices[request.frames - 1]) + 1)
+    return digest([[each.name, hash_file(each)] for each in pictures])
 
 
 def make_masks(

@@ -15,7 +15,7 @@ import numpy as np
 from scail2.errors import InputError
 from scail2.files.documents import DocumentError
 from scail2.files.storage import digest, hash_file, is_present
-from scail2.perception.stage import REPORT, SHEET, DrivingVideo, StoredMasks, load_masks
+from scail2.perception.stage import REPORT, SHEET, DrivingVideo, StoredMasks, hash_driving, load_masks
 from scail2.perception.store import MaskStore
 from scail2.request.animation import AnimationRequest
 from scail2.request.masks import check_files
@@ -63,7 +63,8 @@ def hash_inputs(request: AnimationRequest) -> dict[str, str]:
     named = {"reference": request.reference, "driving": request.driving}
     for name in ("additional_references", "additional_masks", "reference_mask", "driving_mask"):
         named |= {f"{name}[{index}]": path for index, path in enumerate(getattr(request, name))}
-    hashes = {name: hash_file(path) for name, path in named.items()}
+    hashes = {name: hash_file(path) for name, path in named.items() if name != "driving"}
+    hashes["driving"] = hash_driving(request)
     if request.masks:
         hashes["masks"] = MaskStore(request.masks).content_hash()
     return hashes

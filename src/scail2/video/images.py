@@ -166,6 +166,10 @@ class FolderFrames:
                 picture = np.dstack([picture, np.full(self._size, 255, np.uint8)])
             yield picture if self._alpha else picture[..., :3]
 
+    def files(self, stop: int) -> list[Path]:
+        """The files of the first ``stop`` pictures."""
+        return self._files[:stop]
+
     def close(self) -> None:
         """Nothing is held open."""
 
