@@ -209,18 +209,20 @@ def _files(request: MaskRequest) -> dict[str, str]:
 def _reused(
     request: MaskRequest, driving: DrivingVideo, folder: Path, sources: Mapping[str, str], progress: Progress | None
 ) -> PreparedMasks:
-    """Masks of an earlier job, brought to this run's size; their length must be this run's."""
+    """Masks of an earlier job, brought to this run's size; of a whole clip's the beginning where ``frames`` asks for it."""
     if request.reframe is Reframe.AUTO:
         raise InputError("--reframe changes the reference and needs new masks; leave out --masks or --reframe.")
     store = MaskStore(request.masks)
     store.verify()
-    if store.total != driving.segments.total:
+    total = driving.segments.total
+    begins_alike = request.frames is not None and store.total > total and store.fps == driving.fps
+    if store.total != total and not begins_alike:
         raise InputError(
-            f"The masks in {request.masks} have {store.total} frames, but this run uses {driving.segments.total} of the "
+            f"The masks in {request.masks} have {store.total} frames, but this run uses {total} of the "
             "driving video; make them again for it with `scail2 masks`, or give --frames and --fps as they were made with."
         )
     size = (driving.frames.height, driving.frames.width)
-    reference, moving = _measured(store, folder / "measured")
+    reference, moving = _measured(store, folder / "measured", total)
     bars = request.fit is Fit.LETTERBOX
     reference, moving = _at_size(reference, size, bars, None), _at_size(moving, size, bars, folder / LABELS)
     binding = bind(reference, moving, BindingRequest.parse(request.bind))
@@ -278,11 +280,11 @@ def _made_for_others(request: MaskRequest, sources: Mapping[str, str], store: Ma
     )
 
 
-def _measured(store: MaskStore, directory: Path) -> tuple[TrackedMasks, TrackedMasks]:
-    """The characters of a store as its files show them now; label maps go to ``directory``, not to memory."""
+def _measured(store: MaskStore, directory: Path, count: int | None = None) -> tuple[TrackedMasks, TrackedMasks]:
+    """The characters of a store as its files show them now, in its first ``count`` frames; label maps go to ``directory``."""
     picture = PictureFrames(read_image(store.directory / "reference_mask.png"))
     reference = GivenMasks([store.directory / "reference_mask.png"]).segment(picture)
-    moving = store.driving_for(store.mode).source
+    moving = first_frames(store.driving_for(store.mode).source, count)
     return reference, GivenMasks([store.driving_path]).segment(moving, directory=directory)
 
 
