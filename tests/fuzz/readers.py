@@ -23,7 +23,8 @@ from scail2.models.component_folders import load_component_folder
 from scail2.perception.segmenters.given import GivenMasks
 from scail2.perception.store import MaskStore
 from scail2.request.animation import AnimationRequest
-from scail2.video import VideoReader, read_image
+from scail2.training.state import read_progress
+from scail2.video import VideoReader, VideoWriter, read_image
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,17 @@ def make_readers(place: Path) -> Iterator[Reader]:
         frames[0].save(media / name, save_all=True, append_images=frames[1:], duration=60)
     for name in ("still.png", "still.jpg", "still.webp", "still.bmp", "still.tif", "reference.png"):
         yield Reader(f"picture {name}", media, name, read_image)
-    for name in ("driving.mkv", "moving.gif", "moving.webp", "moving.png"):
+    with VideoWriter(media / "phone.mp4", 8, (32, 32)) as writer:
+        writer.write(VideoReader(media / "driving.mkv").frames(0, 9))
+    for name in ("driving.mkv", "phone.mp4", "moving.gif", "moving.webp", "moving.png"):
         yield Reader(f"film {name}", media, name, _film)
     yield Reader("mask picture", media, "reference_mask.png", lambda path: GivenMasks([path]).segment(_Still(path)))
     yield from _model_readers(place)
+    state = place / "step-00000007"
+    state.mkdir()
+    counts = {"step": 7, "samples": 56, "average_updates": 7}
+    torch.save({"optimizers": [{"state": {0: {"exp_avg": torch.ones(4)}}}], **counts}, state / "optimizer.pt")
+    yield Reader("training state", state, "optimizer.pt", lambda path: read_progress(path.parent))
     yield from _text_readers(place)
 
 

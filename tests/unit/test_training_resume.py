@@ -106,6 +106,37 @@ def test_checkpoints_that_do_not_fit_are_refused_in_words(world, finished, tmp_p
         build_trainer(configuration(world), tmp_path / "run", start_from=without)
 
 
+def _edited(changes):
+    def damage(folder):
+        kept = torch.load(folder / "optimizer.pt", weights_only=True)
+        torch.save(kept | changes if isinstance(changes, dict) else changes, folder / "optimizer.pt")
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_edited({"step": "six"}), "its step is no count"),
+        (_edited({"samples": -1}), "its samples is no count"),
+        (_edited({"average_updates": 2**60}), "its average_updates is no count"),
+        (_edited({"more": 1}), "does not hold what a checkpoint holds"),
+        (_edited([1, 2]), "does not hold what a checkpoint holds"),
+        (_edited({"optimizers": 5}), "does not fit this recipe"),
+        (_edited({"optimizers": [{"state": []}]}), "does not fit this recipe"),
+        (lambda folder: (folder / "optimizer.pt").write_bytes(b"PK\x03\x04 nothing"), "optimizer.pt is damaged"),
+        (lambda folder: (folder / "optimizer.pt").write_bytes(b""), "optimizer.pt is damaged"),
+        (lambda folder: (folder / "weights.safetensors").write_bytes(b"\xff" * 64), "weights.safetensors is damaged"),
+        (lambda folder: (folder / "average.safetensors").write_bytes(b"\0" * 8), "average.safetensors is damaged"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_with_the_way_to_the_one_before(world, finished, tmp_path, damage, said):
+    shutil.copytree(finished, tmp_path / "run")
+    damage(latest_state(tmp_path / "run" / "checkpoints"))
+    with pytest.raises(InputError, match=said):
+        build_trainer(configuration(world), tmp_path / "run").run()
+
+
 def test_a_refused_resume_leaves_the_run_as_it_was(world, finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     before = (tmp_path / "run" / "config.json").read_bytes()

@@ -1,10 +1,15 @@
 """Checkpoints of a running training: complete or absent, and enough to go on bit for bit."""
 
+import pickle
 import re
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -51,32 +56,73 @@ def load_state(
     """Restores a checkpoint into the given objects; returns (step, samples seen).
 
     Raises:
-        InputError: it was written by a recipe with other parameters, another optimiser, or without an average.
+        InputError: it is damaged, or was written by a recipe with other parameters, another optimiser, or without an average.
     """
     if average is not None and not (path / _AVERAGE).exists():
         raise InputError(f"The checkpoint {path} has no averaged weights, but this recipe keeps an average{_ADVICE}")
-    saved = torch.load(path / _OPTIMIZER, weights_only=True, map_location="cpu")
-    _copy_parameters(load_file(path / _WEIGHTS), model, path)
+    saved = read_progress(path)
+    _copy_parameters(_tensors(path / _WEIGHTS), model, path)
     if optimizers is not None:
         try:
-            optimizers.load_state_dict(saved["optimizers"])
-        except ValueError as error:
+            optimizers.load_state_dict(saved.optimizers)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
             raise InputError(f"The optimiser in {path} does not fit this recipe: {error}{_ADVICE}") from None
     if average is not None:
         device = next(model.parameters()).device
-        average.average = {n: v.to(device) for n, v in load_file(path / _AVERAGE).items()}
-        average.updates = saved["average_updates"]
-    return saved["step"], saved["samples"]
+        kept = _tensors(path / _AVERAGE)
+        _check(kept, average.average, path)
+        average.average = {n: v.to(device) for n, v in kept.items()}
+        average.updates = saved.average_updates
+    return saved.step, saved.samples
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a training was: optimiser states as torch keeps them, steps, samples, updates of the average."""
+
+    optimizers: Any
+    step: int
+    samples: int
+    average_updates: int
+
+
+def read_progress(path: Path) -> Progress:
+    """What a checkpoint says besides weights. Raises `InputError` for a damaged file and for anything but counts."""
+    try:
+        saved = torch.load(path / _OPTIMIZER, weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise _damaged(path / _OPTIMIZER, told) from None
+    names = ("step", "samples", "average_updates")
+    if not isinstance(saved, dict) or saved.keys() != {"optimizers", *names}:
+        raise _damaged(path / _OPTIMIZER, "it does not hold what a checkpoint holds")
+    for name in names:
+        if type(saved[name]) is not int or not 0 <= saved[name] < 2**53:
+            raise _damaged(path / _OPTIMIZER, f"its {name} is no count")
+    return Progress(**saved)
+
+
+def _tensors(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise _damaged(file, str(error)) from None
+
+
+def _damaged(file: Path, why: str) -> InputError:
+    return InputError(
+        f"{file} is damaged ({why}); delete the folder {file.parent} to go on from the checkpoint before it."
+    )
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
     """Copies a checkpoint's averaged weights (the plain ones where no average was kept) into a transformer."""
     average = path / _AVERAGE
     if average.exists():
-        values = load_file(average)
+        values = _tensors(average)
     else:
         prefix = "transformer."
-        plain = load_file(path / _WEIGHTS)
+        plain = _tensors(path / _WEIGHTS)
         values = {n.removeprefix(prefix): v for n, v in plain.items() if n.startswith(prefix)}
     _copy_parameters(values, model, path)
 
@@ -116,6 +162,13 @@ def _remove(state: Path) -> None:
 @torch.no_grad()
 def _copy_parameters(values: dict[str, torch.Tensor], model: nn.Module, path: Path) -> None:
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    _check(values, parameters, path)
+    for name, value in values.items():
+        parameters[name].copy_(value)
+
+
+def _check(values: Mapping[str, torch.Tensor], parameters: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Raises `InputError` where names or shapes of a checkpoint's tensors are not those of the parameters they are for."""
     if values.keys() != parameters.keys():
         differing = sorted(values.keys() ^ parameters.keys())
         raise InputError(
@@ -126,5 +179,3 @@ def _copy_parameters(values: dict[str, torch.Tensor], model: nn.Module, path: Pa
         if value.shape != parameters[name].shape:
             sizes = f"{tuple(value.shape)} there and {tuple(parameters[name].shape)} here"
             raise InputError(f"The checkpoint {path} does not fit this model: {name} is {sizes}{_ADVICE}")
-    for name, value in values.items():
-        parameters[name].copy_(value)
