@@ -213,3 +213,57 @@ def test_a_tampered_run_is_healed_or_refused(work, pipe):
         if problem is not None:
             wrong.append(f"{name}, {told}: {problem}")
     assert not wrong, "\n".join(wrong)
+
+
+def swapped_segments(place):
+    segments = place / "film.run" / "segments"
+    (segments / "000").rename(segments / "aside")
+    (segments / "001").rename(segments / "000")
+    (segments / "aside").rename(segments / "001")
+
+
+def foreign(name):
+    def edit(place):
+        shutil.rmtree(place / "film.run" / name)
+        shutil.copytree(place / "other.run" / name, place / "film.run" / name)
+
+    edit.__name__ = f"foreign {name}"
+    return edit
+
+
+def lost(name):
+    def edit(place):
+        shutil.rmtree(place / "film.run" / name)
+
+    edit.__name__ = f"lost {name}"
+    return edit
+
+
+FOLDERS = [
+    swapped_segments,
+    *(kind(name) for kind in (foreign, lost) for name in ("segments/000", "segments", "masks")),
+]
+
+
+@pytest.mark.parametrize("edit", FOLDERS, ids=lambda edit: edit.__name__)
+def test_folders_that_were_exchanged_or_lost_are_healed_or_refused(work, pipe, edit):
+    shutil.rmtree(work)
+    shutil.copytree(work.with_name("pristine"), work)
+    edit(work)
+    assert outcome(work, pipe, "") is None
+
+
+@pytest.mark.parametrize("edit", [flipped, truncated, of_another_run, deleted], ids=lambda edit: edit.__name__)
+def test_a_film_that_is_not_the_runs_is_never_called_finished_nor_replaced_unasked(work, pipe, edit):
+    shutil.rmtree(work)
+    shutil.copytree(work.with_name("pristine"), work)
+    made = (work / "film.mp4").read_bytes()
+    edit(work / "film.mp4", work / "other.mp4")
+    there = (work / "film.mp4").read_bytes() if (work / "film.mp4").exists() else None
+    assert RunDirectory.open(work / "film.run").status().state != "finished"
+    refused = attempt(lambda: RunDirectory.open(work / "film.run").resume(pipe))
+    if refused is None:
+        assert there is None
+        assert (work / "film.mp4").read_bytes() == made
+    else:
+        assert (work / "film.mp4").read_bytes() == there

@@ -75,10 +75,14 @@ class SegmentStore:
         return record
 
     def last_record(self, index: int) -> SegmentRecord | None:
-        """The record of a segment's latest version, also when that is damaged or was set aside; None if there is none."""
+        """The record of a segment's latest version, also when that is damaged or was set aside; None if there is none.
+
+        None, too, where the latest folder holds another segment: somebody exchanged them.
+        """
         known = [each for each in self._versions(index) if is_present(each / RECORD)]
         with suppress(DocumentError):
-            return read_record(known[-1]) if known else None
+            record = read_record(known[-1]) if known else None
+            return record if record is not None and record.index == index else None
         return None
 
     def known_states(self, index: int) -> set[str]:
@@ -86,7 +90,8 @@ class SegmentStore:
         states = set()
         for folder in self._versions(index):
             with suppress(DocumentError):
-                states |= {read_record(folder).state} if is_present(folder / RECORD) else set()
+                record = read_record(folder) if is_present(folder / RECORD) else None
+                states |= {record.state} if record is not None and record.index == index else set()
         return states
 
     def _versions(self, index: int) -> list[Path]:
