@@ -5,15 +5,16 @@ left to right in both pictures. There are six colours; more characters share the
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 import numpy as np
 
 from scail2.errors import InputError
 from scail2.masks import BINDING_SLOTS, BindingSlot
-from scail2.perception.tracks import CharacterTrack, TrackedMasks
+from scail2.perception.tracks import CharacterTrack, TrackedMasks, relabel
 
 # Two characters may share a colour when the gap between their boxes never falls below this share of the frame's width.
 SHARED_SLOT_GAP = 0.15
@@ -136,6 +137,14 @@ def order(masks: TrackedMasks, rule: BindingRule) -> list[int]:
     if rule is BindingRule.FIRST_APPEARANCE:
         return [t.number for t in sorted(tracks, key=lambda t: (t.first_frame, x(t)))]
     return [t.number for t in sorted(tracks, key=lambda t: (x(t), t.number))]
+
+
+def left_to_right(masks: TrackedMasks, kept: Collection[int], directory: Path | None) -> TrackedMasks:
+    """The clip with only the characters in ``kept``, numbered from left to right; new label maps go to ``directory``/kept."""
+    numbers = [number for number in order(masks, BindingRule.LEFT_TO_RIGHT) if number in kept]
+    if numbers == [track.number for track in masks.tracks]:
+        return masks
+    return relabel(masks, numbers, directory / "kept" if directory is not None else None)
 
 
 def smallest_gap(one: CharacterTrack, other: CharacterTrack) -> float:

@@ -7,7 +7,6 @@ distance of the network's features from those of its training world, whichever i
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,11 @@ import torch
 from torch.nn import functional as F
 
 from scail2.errors import InputError
-from scail2.perception.binding import BindingRule, order
+from scail2.perception.binding import left_to_right
 from scail2.perception.segmenters.following import Follower
 from scail2.perception.segmenters.network import STRIDE, Familiarity, SegmentationNetwork, load_network
 from scail2.perception.segmenters.regions import colour_regions, vote
-from scail2.perception.tracks import TrackedMasks, TrackRecorder, relabel
+from scail2.perception.tracks import TrackedMasks, TrackRecorder
 from scail2.request.masks import Prompts
 from scail2.video import SizedFrames
 
@@ -226,8 +225,4 @@ def _cleaned(found: TrackedMasks, directory: Path | None) -> TrackedMasks:
     ]
     if not kept:
         kept = [max(found.tracks, key=lambda track: int(track.areas.sum())).number]
-    kept = [number for number in order(found, BindingRule.LEFT_TO_RIGHT) if number in kept]
-    if kept == [track.number for track in found.tracks]:
-        return found
-    renewed = relabel(found, kept, directory / "kept" if directory is not None else None)
-    return replace(renewed, origin=found.origin)
+    return left_to_right(found, kept, directory)

@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional as F
 
 from scail2.errors import InputError
-from scail2.perception.binding import BindingRule, order
+from scail2.perception.binding import left_to_right
 from scail2.perception.segmenters.following import Follower, components
-from scail2.perception.tracks import TrackedMasks, TrackRecorder, relabel
+from scail2.perception.tracks import TrackedMasks, TrackRecorder
 from scail2.request.masks import Prompts
 from scail2.video import SizedFrames
 
@@ -74,10 +74,7 @@ class PlainBackgroundSegmenter:
         seen = [track.number for track in found.tracks if track.first_frame >= 0]
         if not seen:
             raise InputError("nothing stands out from the plain background: supply a mask.")
-        numbers = [number for number in order(found, BindingRule.LEFT_TO_RIGHT) if number in seen]
-        if numbers == [track.number for track in found.tracks]:
-            return found
-        return relabel(found, numbers, directory / "kept" if directory is not None else None)
+        return left_to_right(found, seen, directory)
 
     def _instances(self, frame: np.ndarray) -> np.ndarray:
         """Characters of a frame uint8 (H, W, 3) as int32 (H, W), 0 background; near pieces are one."""

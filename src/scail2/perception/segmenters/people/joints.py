@@ -10,14 +10,8 @@ from scail2.request.masks import Prompts
 from scail2.video import SizedFrames
 
 # The 33 joints of the BlazePose topology that the parts below need.
-NOSE, LEFT_SHOULDER, RIGHT_SHOULDER, LEFT_HIP, RIGHT_HIP = 0, 11, 12, 23, 24
-FACE = tuple(range(11))
+LEFT_SHOULDER, RIGHT_SHOULDER, LEFT_HIP, RIGHT_HIP = 11, 12, 23, 24
 HANDS = {"left": (15, 17, 19, 21), "right": (16, 18, 20, 22)}
-BONES = (
-    (11, 12), (11, 13), (13, 15), (12, 14), (14, 16), (11, 23), (12, 24), (23, 24), (23, 25), (25, 27), (24, 26), (26, 28),
-    (27, 29), (29, 31), (28, 30), (30, 32), (15, 17), (15, 19), (15, 21), (16, 18), (16, 20), (16, 22), (0, 2), (2, 7),
-    (0, 5), (5, 8), (9, 10),
-)  # fmt: skip
 # Below this a joint is hidden or outside the picture.
 VISIBLE = 0.5
 
@@ -46,9 +40,8 @@ class Joints:
         """
         places = np.where(self.seen[..., None], self.places, np.nan)[..., list(joints), :]
         enough = np.isfinite(places[..., 0]).sum(axis=-1) >= 2
-        filled = np.where(np.isfinite(places), places, np.nan)
         low, high = np.full((*enough.shape, 2), np.nan, np.float32), np.full((*enough.shape, 2), np.nan, np.float32)
-        low[enough], high[enough] = np.nanmin(filled[enough], axis=1), np.nanmax(filled[enough], axis=1)
+        low[enough], high[enough] = np.nanmin(places[enough], axis=1), np.nanmax(places[enough], axis=1)
         reach = margin * np.linalg.norm(
             self.places[..., LEFT_SHOULDER, :] - self.places[..., RIGHT_SHOULDER, :], axis=-1, keepdims=True
         )

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from scail2.errors import InputError
-from scail2.perception.binding import BindingRule, order
+from scail2.perception.binding import left_to_right
 from scail2.perception.segmenters.people.network import OUTSIDE, PoseNetwork, placed
 from scail2.perception.segmenters.people.places import Person, PlaceFinder
-from scail2.perception.tracks import TrackedMasks, TrackRecorder, relabel
+from scail2.perception.tracks import TrackedMasks, TrackRecorder
 from scail2.request.masks import Prompts
 from scail2.video import SizedFrames
 
@@ -103,10 +103,7 @@ class PeopleSegmenter:
         """Numbered from left to right, or as the user's prompts number them."""
         if prompts is not None and prompts.placed:
             return found
-        numbers = order(found, BindingRule.LEFT_TO_RIGHT)
-        if numbers == [track.number for track in found.tracks]:
-            return found
-        return relabel(found, numbers, directory / "kept" if directory is not None else None)
+        return left_to_right(found, [track.number for track in found.tracks], directory)
 
 
 def _is_near(person: Person, frame: int, short_side: int) -> bool:
@@ -151,7 +148,7 @@ def _smoothed(before: np.ndarray | None, here: np.ndarray, after: np.ndarray | N
 
 
 def _labels(logits: np.ndarray) -> np.ndarray:
-    """Label map uint8 (H, W): the likeliest person at each pixel, specks taken out and small holes closed."""
+    """Label map uint8 (H, W): the likeliest person at each pixel, specks taken out."""
     labels = np.where(logits.max(axis=0) > 0, logits.argmax(axis=0) + 1, 0).astype(np.uint8)
     for number in range(1, len(logits) + 1):
         mask = labels == number
