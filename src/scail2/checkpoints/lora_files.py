@@ -25,7 +25,8 @@ from typing import Any
 import torch
 
 from scail2.checkpoints.lora_names import ModuleNames, Part, is_for_text_encoder, part_of, without_prefix
-from scail2.checkpoints.tensor_files import StateDict, TensorFile, open_tensor_file
+from scail2.checkpoints.stored import TensorFile
+from scail2.checkpoints.tensor_files import StateDict, open_tensor_file
 from scail2.errors import InputError, short
 from scail2.files.documents import decode, load_json, parse_json
 
@@ -210,11 +211,6 @@ def _is_of(name: str, module: str) -> bool:
     return written in (module, flat) or written.startswith(inside)
 
 
-def is_lora(file: TensorFile) -> bool:
-    """Whether a file's names are those of a LoRA."""
-    return any(meant[1] is not Part.ALPHA for name in file.tensors if (meant := part_of(name)))
-
-
 def own_alpha(patterns: Mapping[str, float], default: float, module: str) -> float:
     """A module's alpha in peft: a pattern over module names overrules the adapter's own.
 
@@ -231,7 +227,7 @@ def own_alpha(patterns: Mapping[str, float], default: float, module: str) -> flo
 def _check_values(file: TensorFile) -> None:
     for name, info in file.tensors.items():
         is_alpha = (part_of(name) or ("", None))[1] is Part.ALPHA
-        if info.dtype is None or not (info.dtype.is_floating_point or is_alpha):
+        if not (info.is_floating or (is_alpha and info.number is not None)):
             raise InputError(f"{file.path}: '{name}' is {info.format}, not floating point.")
         if not bool(torch.isfinite(file.read(name).float()).all()):
             raise InputError(f"{file.path}: '{name}' contains NaN or infinity.")

@@ -12,7 +12,7 @@ from scail2.checkpoints.downloads import local_path, refuse_absent
 from scail2.checkpoints.lora import apply_loras
 from scail2.checkpoints.model_folder import check_pipeline
 from scail2.checkpoints.tensor_files import open_tensor_file
-from scail2.checkpoints.views import main_dtype
+from scail2.checkpoints.views import main_number
 from scail2.devices import find_device
 from scail2.errors import InputError
 from scail2.files.public.choice import Offload
@@ -35,7 +35,7 @@ def load_pipeline(
 
     Args:
         model: None for the embedded model; a diffusers folder; a transformer file, or a folder of public files, with
-            the VAE and encoder files near it (see `scail2.loading.components`); a short name of what `scail2 setup`
+            the VAE and encoder files near it (see `scail2.loading.component_files`); a short name of what `scail2 setup`
             installed; ``hub:owner/name``, which downloads.
         torch_dtype: type of transformer and encoders; None keeps each as stored, but float16 on a CPU becomes float32.
             The VAE is always float32.
@@ -106,7 +106,7 @@ def _load_folder(folder: Path, torch_dtype: torch.dtype | None, device: torch.de
     for name in check_pipeline(folder):
         weights = any((folder / name).glob("*.safetensors*"))
         if torch_dtype is None and weights and name != "vae":
-            stored = main_dtype(open_tensor_file(folder / name)) or torch.bfloat16
+            stored = getattr(torch, main_number(open_tensor_file(folder / name)) or "bfloat16")
             # Half precision is how small models are shipped; CPUs compute in it slowly or not at all.
             dtypes[name] = torch.float32 if device.type == "cpu" and stored is torch.float16 else stored
     return SCAIL2Pipeline.from_pretrained(folder, dtype=dtypes)
