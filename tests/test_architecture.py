@@ -62,6 +62,7 @@ INSIDE = {
     ],
     "pipeline": [
         {"presets", "step_caches", "hub_files", "output", "stages", "inputs"},
+        {"settings"},
         {"sampling", "options", "embeds", "lora_loader"},
         {"guidance"},
         {"call"},

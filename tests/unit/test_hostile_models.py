@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from scail2.checkpoints.lora_files import own_alpha
+from scail2.checkpoints.adapter_words import own_alpha
 from scail2.checkpoints.model_folder import check_component, shards_of
 from scail2.checkpoints.tensor_files import open_tensor_file
 from scail2.checkpoints.transformer_files import open_transformer

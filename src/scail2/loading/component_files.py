@@ -108,6 +108,18 @@ def find_components(path: str | Path, **given: str | Path | None) -> ComponentFi
     return ComponentFiles(**chosen)
 
 
+def check_companions(files: ComponentFiles) -> None:
+    """Raises InputError where a file is absent without which a pipeline cannot be put together."""
+    if files.vae is None:
+        raise InputError(f"There is no VAE near {files.transformer}: put Wan2.1_VAE.pth beside it, or name it.")
+    if files.text_encoder is not None and files.tokenizer is None:
+        encoder = open_tensor_file(files.text_encoder)
+        if "spiece_model" not in encoder.tensors:
+            raise InputError(
+                f"{files.text_encoder} comes without a tokenizer: put umT5's tokenizer folder (google/umt5-xxl) beside it."
+            )
+
+
 def _candidates(path: Path) -> Iterator[Path]:
     """Weight files that may belong to a pipeline: shards through their index only."""
     for folder in dict.fromkeys(_folders(path)):

@@ -17,7 +17,7 @@ from scail2.checkpoints.transformer_config import diffusers_folder
 from scail2.checkpoints.transformer_files import read_transformer
 from scail2.errors import InputError
 from scail2.files.documents import decode, load_json
-from scail2.loading.component_files import COMPANIONS, ComponentFiles, find_components
+from scail2.loading.component_files import COMPANIONS, ComponentFiles, check_companions, find_components
 from scail2.models.component_folders import load_component_folder
 from scail2.models.transformer import SCAIL2Transformer3DModel
 
@@ -32,11 +32,8 @@ def load_tokenizer(files: ComponentFiles) -> Any:
     if files.tokenizer is not None:
         kind = AutoTokenizer if (files.tokenizer / "tokenizer_config.json").is_file() else T5Tokenizer
         return load_component_folder(kind, files.tokenizer)
+    check_companions(files)
     encoder = open_tensor_file(files.text_encoder)
-    if "spiece_model" not in encoder.tensors:
-        raise InputError(
-            f"{files.text_encoder} comes without a tokenizer: put umT5's tokenizer folder (google/umt5-xxl) beside it."
-        )
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "spiece.model").write_bytes(bytes(encoder.read("spiece_model").tolist()))
         return load_component_folder(T5Tokenizer, folder)
@@ -54,8 +51,7 @@ def load_component(name: str, files: ComponentFiles, torch_dtype: torch.dtype | 
     if name == "scheduler":
         return make_scheduler(Solver.UNIPC, preset("quality").shift)
     if name == "vae":
-        if files.vae is None:
-            raise InputError(f"There is no VAE near {files.transformer}: put Wan2.1_VAE.pth beside it, or name it.")
+        check_companions(files)
         return load_vae(files.vae)
     if name == "image_encoder":
         return None if files.image_encoder is None else load_image_encoder(files.image_encoder, torch_dtype)

@@ -35,7 +35,8 @@ from scail2.pipeline.hub_files import repository_folder
 from scail2.pipeline.lora_loader import SCAIL2LoraLoaderMixin
 from scail2.pipeline.options import CALLBACK_TENSORS, StreamArguments, StreamOptions, takes_stream_options
 from scail2.pipeline.output import SCAIL2PipelineOutput, check_output_type, video_as
-from scail2.pipeline.sampling import SamplingSettings, fresh_scheduler, set_timesteps, sigma_at, take_step
+from scail2.pipeline.sampling import fresh_scheduler, set_timesteps, sigma_at, take_step
+from scail2.pipeline.settings import SamplingSettings
 from scail2.pipeline.stages import (
     DecodedSegment,
     DenoisedSegment,
@@ -104,8 +105,7 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
             native_width=native_width,
         )
         self._interrupt = self._completed = False
-        self._num_timesteps = 0
-        self._current_timestep = None
+        self._num_timesteps, self._current_timestep = 0, None
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> SCAIL2Pipeline:

@@ -15,7 +15,7 @@ from scail2.devices import default_device
 from scail2.errors import InputError
 from scail2.files.documents import DocumentError, decode
 from scail2.files.storage import digest, is_present
-from scail2.pipeline.sampling import SamplingDefaults
+from scail2.pipeline.settings import SamplingDefaults
 from scail2.request.animation import AnimationRequest
 from scail2.runs.sealed import read_sealed, write_sealed
 

@@ -8,7 +8,6 @@ from scail2.errors import InputError
 from scail2.files.documents import Between, DocumentError
 from scail2.files.storage import is_present
 from scail2.request.animation import AnimationRequest
-from scail2.runs.executor import Executor
 from scail2.runs.journal import Journal
 from scail2.runs.model import ModelHandle
 from scail2.runs.moved import refuse_missing
@@ -19,6 +18,7 @@ from scail2.runs.segment_store import SegmentStore
 
 if TYPE_CHECKING:
     from scail2.pipeline import SCAIL2Pipeline
+    from scail2.runs.executor import Executor
 
 PENDING = "pending.json"
 
@@ -56,6 +56,8 @@ class RunTask:
 
     def run(self) -> Path:
         """Does whatever is missing or stale, a waiting re-rendering first, and returns the output's path."""
+        from scail2.runs.executor import Executor  # with torch, which a plan does without
+
         check_mine(self.request, self.preparation.ledger)
         prepared = self.prepare()
         check_output(self.request, prepared)
@@ -101,7 +103,7 @@ class RunTask:
         )
         write_sealed(self.folder / PENDING, asdict(order))
 
-    def _rerender_pending(self, executor: Executor) -> None:
+    def _rerender_pending(self, executor: "Executor") -> None:
         path = self.folder / PENDING
         if not is_present(path):
             return
