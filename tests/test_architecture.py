@@ -39,7 +39,7 @@ CHAIN = [
     {"modes", "segments", "devices", "video", "puppets", "drift"},
     {"masks", "request", "checkpoints"},
     {"conditions", "models", "perception"},
-    {"pipeline"},
+    {"pipeline", "budget"},
     {"loading"},
     {"data", "runs"},
     {"evaluation", "training"},

@@ -55,7 +55,9 @@ _SHIFTS = {
 class ModelFacts:
     """What planning needs to know of a model, kept in the run so that planning needs no weights.
 
-    ``fingerprint`` is of the content of the model and its LoRAs, ``files`` of its files' names and times; ``shape`` is None
+    ``fingerprint`` is of the content of the model and its LoRAs, ``files`` of its files' names and times. ``unasked_dtype``
+    is the number format the model is loaded in where the request names none, which another machine might choose
+    differently: ``stored`` for each network's own; None where the request names it, and in older runs. ``shape`` is None
     in runs of earlier versions and for pipelines that were handed in.
     """
 
@@ -70,6 +72,7 @@ class ModelFacts:
     takes_text: bool
     has_loras: bool
     files: str = ""
+    unasked_dtype: str | None = None
     lora_remarks: tuple[str, ...] = ()
     shape: ModelShape | None = None
 
