@@ -72,7 +72,7 @@ INSIDE = {
 # The network itself and the small autoencoder: nothing of the package but these.
 NETWORK = {"transformer", "autoencoder", "pixel_refiner", "blocks", "rope", "condition_embedder"}
 NETWORK_IMPORTS = {"errors", "modes", "devices", "models"}
-MAX_ROOMS, MAX_FLOORS = 24, 10
+MAX_ROOMS, MAX_FLOORS = 25, 10
 
 
 def room_of(module: str) -> str:

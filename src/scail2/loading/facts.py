@@ -31,7 +31,7 @@ from scail2.checkpoints.model_folder import check_pipeline, read_config, refuse_
 from scail2.checkpoints.stored import TensorFile
 from scail2.checkpoints.tensor_files import GgufFile, open_tensor_file, total_bytes
 from scail2.checkpoints.transformer_config import diffusers_folder, resolve_config
-from scail2.checkpoints.views import View, compare, main_number, plain_view
+from scail2.checkpoints.views import View, compare, plain_view
 from scail2.errors import InputError
 from scail2.files.documents import decode, load_json
 from scail2.loading.component_files import ComponentFiles, check_companions, find_components
@@ -226,12 +226,11 @@ def _open_files(path: Path) -> StoredModel:
 
 def _weights(file: TensorFile) -> Weights:
     infos = file.tensors.values()
-    form = "GGUF" if isinstance(file, GgufFile) else main_number(file) or _largest_format(file)
+    sizes: dict[str, int] = {}
+    for each in infos:
+        sizes[each.number or each.format] = sizes.get(each.number or each.format, 0) + each.nbytes
+    form = "GGUF" if isinstance(file, GgufFile) else max(sizes, key=lambda number: sizes[number])
     return Weights(parameters=sum(each.count for each in infos), nbytes=total_bytes(infos), format=form)
-
-
-def _largest_format(file: TensorFile) -> str:
-    return max(file.tensors.values(), key=lambda info: info.nbytes).number or "unknown"
 
 
 def _open_transformer(path: Path, config: Mapping[str, Any] | None) -> tuple[View, TransformerShape]:
@@ -287,7 +286,7 @@ def _fingerprint(model: StoredModel, loras: Iterable[tuple[Path, float]], precis
 
     Numbers count, not how they are stored: a converted model is the same model.
     """
-    sha = hashlib.sha256(repr([precision, sorted(model.scheduler.items())]).encode())
+    sha = hashlib.sha256(repr([precision and str(precision), sorted(model.scheduler.items())]).encode())
     for name, view in sorted(model.networks.items()):
         for key in sorted(view):
             sha.update(f"{name}.{key}{view.shapes[key]}".encode())
@@ -311,4 +310,4 @@ def sample_places(count: int) -> list[tuple[int, int]]:
 def sample(view: View, name: str) -> np.ndarray:
     """A few numbers of a stored tensor, float32 (N,), the same ones for every way of storing it."""
     found = [view.numbers(name, *place) for place in sample_places(math.prod(view.shapes[name]))]
-    return np.concatenate(found).astype("<f4")
+    return (np.concatenate(found) + 0.0).astype("<f4")  # a zero is a zero, whatever its sign
