@@ -36,7 +36,7 @@ def test_a_run_goes_through_an_offloaded_pipeline(tmp_path):
     torch.manual_seed(0)
     pipe = bare_pipeline(native_height=SIZE, native_width=SIZE)
     offload(pipe)
-    request = make_request(tmp_path, frames=9, steps=1)
+    request = make_request(tmp_path, frames=9, num_inference_steps=1)
     RunDirectory.create(tmp_path / "film.run", request).execute(pipe)
     assert probe(request.output).frames == 9
 
@@ -45,7 +45,7 @@ def test_a_run_with_offloaded_layers_makes_the_same_film(tmp_path):
     model = save_model(tmp_path / "model")
     films, facts = [], []
     for offload_to in ("off", "layers"):
-        request = make_request(tmp_path, frames=9, steps=1, model=str(model), device="cpu")
+        request = make_request(tmp_path, frames=9, num_inference_steps=1, model=str(model), device="cpu")
         request = request.with_changes(offload=offload_to, output=tmp_path / f"{offload_to}.mkv")
         run = RunDirectory.create(tmp_path / f"{offload_to}.run", request)
         run.execute()
