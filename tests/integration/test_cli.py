@@ -120,7 +120,13 @@ def test_plan_and_dry_run_render_and_keep_nothing(job, model, capsys):
 
 
 def test_plan_needs_no_output_and_leaves_a_run_s_own(job, model, capsys):
-    settings = {"reference": "reference.png", "driving": "driving.mkv", "model": str(model), "num_inference_steps": 1, "frames": 9}
+    settings = {
+        "reference": "reference.png",
+        "driving": "driving.mkv",
+        "model": str(model),
+        "num_inference_steps": 1,
+        "frames": 9,
+    }
     settings |= {"reference_mask": "reference_mask.png", "driving_mask": "driving_mask.mkv"}
     Path("run.toml").write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
     assert call("plan", "run.toml") == 0
