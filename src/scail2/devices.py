@@ -1,14 +1,18 @@
-"""Which device to compute on: the one that was named, or the one that a run takes by itself."""
+"""Where to compute, and in which numbers: the device that was named, or the one that a run takes by itself.
+
+PyTorch is imported by what asks it: the names alone are needed wherever settings are read.
+"""
 
 from __future__ import annotations
 
 import re
 import sys
+from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scail2.errors import InputError
+from scail2.errors import InputError, short
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +20,28 @@ if TYPE_CHECKING:
 _ACCELERATORS = ("cuda", "xpu", "mps")
 # What the drivers of NVIDIA (also under Windows' Linux), AMD and Intel show of themselves.
 _DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/dri")
+
+
+class Precision(StrEnum):
+    """Number format of weights and computation."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+    @classmethod
+    def parse(cls, name: str) -> Precision:
+        """The number format of that name; `InputError` for others."""
+        if name not in set(cls):
+            raise InputError(f"{short(name)} is no type for weights: choose one of {', '.join(cls)}.")
+        return cls(name)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """PyTorch's name for it."""
+        import torch
+
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self]
 
 
 def default_device() -> torch.device:

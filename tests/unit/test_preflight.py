@@ -188,7 +188,7 @@ def test_additional_views_take_the_reference_colours(files):
     done = prepare(inputs(files, additional=(view,)), files / "store")
     (mask,) = done.store.additional_for(AnimationMode.ANIMATION)
     assert np.array_equal(mask, palette((255, 255, 255)))
-    assert np.array_equal(done.additional[0], view.picture)
+    assert np.array_equal(done.additional_references[0], view.picture)
 
 
 @pytest.mark.parametrize("mode", list(AnimationMode))
@@ -206,9 +206,9 @@ def test_additional_views_keep_the_backgrounds_they_were_given_with(files, mode,
         view, scene = done.store.additional_for(asked)
         assert np.array_equal(view, palette(background))
         assert (scene == 255).all()
-    assert [np.array_equal(*pair) for pair in zip(done.additional, [v.picture for v in views], strict=True)] == [
-        True
-    ] * 2
+    assert [
+        np.array_equal(*pair) for pair in zip(done.additional_references, [v.picture for v in views], strict=True)
+    ] == [True] * 2
 
 
 def test_the_mode_decides_the_background_of_an_additional_view_that_came_without(files):

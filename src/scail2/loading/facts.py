@@ -66,8 +66,8 @@ class ModelFacts:
     size_step: tuple[int, int]
     native_size: tuple[int, int]
     largest_size: tuple[int, int]
-    segment_frames: int
-    overlap: int
+    segment_frame_length: int
+    prev_segment_conditioning_frames: int
     sampling: SamplingDefaults
     takes_text: bool
     has_loras: bool
@@ -135,8 +135,8 @@ def stored_facts(
         name=name,
         fingerprint=FROM_FILES + _fingerprint(model, fused, precision),
         native_size=(index["native_height"], index["native_width"]),
-        segment_frames=index["segment_frame_length"],
-        overlap=index["prev_segment_conditioning_frames"],
+        segment_frame_length=index["segment_frame_length"],
+        prev_segment_conditioning_frames=index["prev_segment_conditioning_frames"],
         sampling=model.sampling,
         takes_text=model.shape.transformer.text_dim is not None,
         has_loras=bool(fused),

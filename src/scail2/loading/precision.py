@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scail2.devices import cpu_has_native_bf16
-from scail2.request.animation import Precision
+from scail2.devices import Precision, cpu_has_native_bf16
 
 
 def default_precision(model: str | Path | None, device: str) -> Precision | None:

@@ -76,7 +76,7 @@ class PreparedMasks:
 
     Attributes:
         store: the masks on disk.
-        reference, additional: the pictures that belong to them, uint8 (H, W, 3), at the run's size, reframed if asked.
+        reference, additional_references: the pictures that belong to them, uint8 (H, W, 3), at the run's size, reframed if asked.
         reference_masks, driving_masks: who is where.
         binding: who moves whom.
         framing: scale and cut-off, measured after reframing; None where the masks were made earlier.
@@ -86,7 +86,7 @@ class PreparedMasks:
 
     store: MaskStore
     reference: np.ndarray
-    additional: tuple[np.ndarray, ...] = ()
+    additional_references: tuple[np.ndarray, ...] = ()
     reference_masks: TrackedMasks
     driving_masks: TrackedMasks
     binding: Binding
@@ -144,7 +144,7 @@ def prepare(
     return PreparedMasks(
         store=MaskStore.write(directory, job),
         reference=picture,
-        additional=tuple(each for each, _, _ in views),
+        additional_references=tuple(each for each, _, _ in views),
         reference_masks=reference,
         driving_masks=driving,
         binding=binding,

@@ -77,8 +77,8 @@ class StoredMasks:
     reference: np.ndarray
     reference_mask: np.ndarray
     driving_mask: SizedFrames
-    additional: tuple[np.ndarray, ...]
-    additional_masks: tuple[np.ndarray, ...]
+    additional_references: tuple[np.ndarray, ...]
+    additional_reference_masks: tuple[np.ndarray, ...]
 
 
 def hash_driving(request: MaskRequest) -> str:
@@ -114,7 +114,7 @@ def make_masks(
     prepared = make(request, driving, folder, sources, progress)
     report = _inspect(request, driving, prepared, folder)
     write_png(folder / "reference.png", prepared.reference)
-    for number, picture in enumerate(prepared.additional, start=1):
+    for number, picture in enumerate(prepared.additional_references, start=1):
         write_png(folder / f"additional_{number}.png", picture)
     # Label maps repeat what the palette files say; they were only needed to inspect the job.
     for labels in (LABELS, "measured"):
@@ -152,8 +152,8 @@ def load_masks(folder: Path, mode: AnimationMode) -> StoredMasks:
         reference=read_image(folder / "reference.png"),
         reference_mask=store.reference_for(mode),
         driving_mask=store.driving_for(mode),
-        additional=tuple(read_image(path) for path in names),
-        additional_masks=store.additional_for(mode),
+        additional_references=tuple(read_image(path) for path in names),
+        additional_reference_masks=store.additional_for(mode),
     )
 
 
@@ -161,7 +161,7 @@ def _made(
     request: MaskRequest, driving: DrivingVideo, folder: Path, sources: Mapping[str, str], progress: Progress | None
 ) -> PreparedMasks:
     """Masks from given files, the reference's transparency, or a segmenter."""
-    masks = request.additional_masks or [None] * len(request.additional_references)
+    masks = request.additional_reference_masks or [None] * len(request.additional_references)
     views = [
         AdditionalView(picture=read_picture(path, request.mode), masks=(mask,) if mask else ())
         for path, mask in zip(request.additional_references, masks, strict=True)
@@ -250,7 +250,7 @@ def _reused(
     return PreparedMasks(
         store=written,
         reference=fitted[0],
-        additional=tuple(fitted[1:]),
+        additional_references=tuple(fitted[1:]),
         reference_masks=reference,
         driving_masks=moving,
         binding=binding,

@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scail2.devices import default_kind
+from scail2.devices import Precision, default_kind
 from scail2.files.documents import DocumentError, decode
 from scail2.files.storage import digest, is_present
 from scail2.loading.facts import FROM_FILES, ModelFacts, stored_facts
 from scail2.loading.places import model_place, parse_lora
 from scail2.loading.precision import default_precision
-from scail2.request.animation import AnimationRequest, Precision
+from scail2.request.animation import AnimationRequest
+from scail2.request.names import under_present_names
 from scail2.runs.sealed import read_sealed, write_sealed
 
 if TYPE_CHECKING:
@@ -70,8 +71,6 @@ class ModelHandle:
     def pipe(self) -> SCAIL2Pipeline:
         """The loaded pipeline."""
         if self._pipe is None:
-            import torch
-
             from scail2.devices import default_device
             from scail2.loading.by_name import load_pipeline
 
@@ -79,7 +78,7 @@ class ModelHandle:
             device = self._request.device or default_device()
             self._pipe = load_pipeline(
                 self._request.model,
-                torch_dtype=None if dtype == _STORED else getattr(torch, dtype),
+                torch_dtype=None if dtype is None or dtype == _STORED else Precision.parse(dtype).torch_dtype,
                 device=device,
                 offload=self._request.offload,
                 loras=self._request.lora,
@@ -145,7 +144,7 @@ class ModelHandle:
 def read_facts(folder: Path) -> ModelFacts | None:
     """The facts that a run noted of its model; None when they are missing, incomplete or damaged: the model has them."""
     with suppress(DocumentError):
-        return decode(_noted(folder), ModelFacts, folder / _FACTS)
+        return decode(under_present_names(_noted(folder)), ModelFacts, folder / _FACTS)
     return None
 
 
