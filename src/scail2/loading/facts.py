@@ -35,6 +35,7 @@ from scail2.checkpoints.views import View, compare, plain_view
 from scail2.errors import InputError
 from scail2.files.documents import decode, load_json
 from scail2.loading.component_files import ComponentFiles, check_companions, find_components
+from scail2.models.timesteps import NUM_TRAIN_TIMESTEPS
 from scail2.pipeline.presets import preset
 from scail2.pipeline.settings import SamplingDefaults, configured_shift
 
@@ -43,6 +44,20 @@ FROM_FILES = "files-"
 # Of every tensor so many numbers, in so many places, tell any two checkpoints apart.
 _PLACES, _RUN = 4, 128
 _LARGEST_SIDE = 8192
+# What of a scheduler's configuration changes how it samples a flow, and what loose files are sampled with.
+_SCHEDULE_WORDS = (
+    "flow_shift", "shift", "num_train_timesteps", "prediction_type", "solver_order", "final_sigmas_type", "algorithm_type",
+    "solver_type", "use_flow_sigmas", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas",
+    "use_dynamic_shifting", "stochastic_sampling", "shift_terminal", "invert_sigmas",
+)  # fmt: skip
+_LOOSE_SCHEDULE = {
+    "num_train_timesteps": NUM_TRAIN_TIMESTEPS,
+    "prediction_type": "flow_prediction",
+    "solver_order": 2,
+    "final_sigmas_type": "zero",
+    "solver_type": "bh2",
+    "use_flow_sigmas": True,
+}
 # Shifts of diffusers' schedulers whose configuration does not say.
 _SHIFTS = {
     "UniPCMultistepScheduler": {"flow_shift": 1.0},
@@ -179,9 +194,7 @@ def _open_folder(folder: Path) -> StoredModel:
         preset=words["default_preset"], scheduler=kind, shift=configured_shift(scheduler), guidance_scale=guidance
     )
     whole = ModelShape(transformer=shape, autoencoder=autoencoder_shape, text_encoder=text, image_encoder=image)
-    return StoredModel(
-        networks=networks, shape=whole, sampling=sampling, words=words, scheduler={"class": kind} | scheduler
-    )
+    return StoredModel(networks=networks, shape=whole, sampling=sampling, words=words, scheduler=scheduler)
 
 
 def _scheduler_config(path: Path, kind: str) -> dict[str, Any]:
@@ -217,7 +230,7 @@ def _open_files(path: Path) -> StoredModel:
         shape=ModelShape(transformer=shape, autoencoder=autoencoder, text_encoder=text, image_encoder=image),
         sampling=sampling,
         words=asdict(_Words()),
-        scheduler={"class": sampling.scheduler, "flow_shift": shift},
+        scheduler=_LOOSE_SCHEDULE | {"flow_shift": shift},
     )
 
 
@@ -286,7 +299,8 @@ def _fingerprint(model: StoredModel, loras: Iterable[tuple[Path, float]], precis
 
     Numbers count, not how they are stored: a converted model is the same model.
     """
-    sha = hashlib.sha256(repr([precision and str(precision), sorted(model.scheduler.items())]).encode())
+    schedule = [(word, model.scheduler[word]) for word in _SCHEDULE_WORDS if model.scheduler.get(word)]
+    sha = hashlib.sha256(repr([precision and str(precision), model.sampling.scheduler, schedule]).encode())
     for name, view in sorted(model.networks.items()):
         for key in sorted(view):
             sha.update(f"{name}.{key}{view.shapes[key]}".encode())
