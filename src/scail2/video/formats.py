@@ -109,7 +109,9 @@ FORMAT_OF_SUFFIX = {
     ".gif": "gif",
     ".webp": "webp",
 }
-_ALPHA_FORMS = ".mov (ProRes 4444), .webm (VP9), .mkv (FFV1), .webp, .gif (there or not, nothing between), or a folder without dot (PNG)"
+_ALPHA_FORMS = (
+    ".mov (ProRes 4444), .webm (VP9), .mkv (FFV1), .webp, .gif (a pixel is there or not), or a folder without dot (PNG)"
+)
 
 
 def codec_for(path: str | os.PathLike, *, alpha: bool = False) -> Codec:
