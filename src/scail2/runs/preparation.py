@@ -15,7 +15,8 @@ import numpy as np
 from scail2.errors import InputError
 from scail2.files.documents import DocumentError
 from scail2.files.storage import digest, hash_file, is_present
-from scail2.perception.stage import REPORT, SHEET, DrivingVideo, StoredMasks, hash_driving, load_masks
+from scail2.perception.driving_video import DrivingVideo, hash_driving
+from scail2.perception.stage import REPORT, SHEET, StoredMasks, load_masks
 from scail2.perception.store import MaskStore
 from scail2.request.animation import AnimationRequest
 from scail2.request.masks import check_files
