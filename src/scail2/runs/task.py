@@ -50,7 +50,7 @@ class RunTask:
         self.folder = folder
         self.request = request
         self.journal = journal
-        self.model = ModelHandle(request, pipe)
+        self.model = ModelHandle(request, pipe, folder)
         self.store = SegmentStore(folder)
         self.preparation = Preparation(folder, request, self.model, journal)
 
