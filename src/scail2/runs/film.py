@@ -10,6 +10,7 @@ from scail2.runs.ledger import StageLedger
 from scail2.runs.planning import RunPlan
 from scail2.video import Codec, VideoWriter, codec_for
 from scail2.video.formats import check_form
+from scail2.video.writer import check_target
 
 
 def output_codec(request: AnimationRequest) -> Codec:
@@ -18,8 +19,11 @@ def output_codec(request: AnimationRequest) -> Codec:
 
 
 def check_name(request: AnimationRequest) -> None:
-    """Refuses an output whose name, codec and settings contradict each other; looks at no file."""
-    check_form(request.output, output_codec(request))
+    """Refuses an output whose name, codec and settings contradict each other, or a folder that is not one's to replace."""
+    codec = output_codec(request)
+    check_form(request.output, codec)
+    for path in request.outputs:
+        check_target(path, codec)
 
 
 def check_place(request: AnimationRequest, plan: RunPlan) -> None:

@@ -100,11 +100,7 @@ class VideoWriter:
 
     def _check_name(self) -> None:
         check_form(self.path, self.codec, fps=self.fps)
-        if self.codec is Codec.PNG:
-            if self.path.exists() and not _is_frame_folder(self.path):
-                raise InputError(f"{self.path}: exists and holds other things than frames; choose a new folder name")
-        elif self.path.is_dir():
-            raise InputError(f"{self.path}: is a folder; give a file name")
+        check_target(self.path, self.codec)
 
     def _reserve(self) -> None:
         """Makes the unfinished file now, so that a wrong place is reported before hours of work, not after."""
@@ -272,6 +268,15 @@ class VideoWriter:
             _replace_folder(self._beside, self.path)
             return
         os.replace(self._beside, self.path)
+
+
+def check_target(path: Path, codec: Codec) -> None:
+    """Refuses a folder where a file is written, and a folder of other things than frames where frames are."""
+    if codec is Codec.PNG:
+        if path.exists() and not _is_frame_folder(path):
+            raise InputError(f"{path}: exists and holds other things than frames; choose a new folder name")
+    elif path.is_dir():
+        raise InputError(f"{path}: is a folder; give a file name")
 
 
 def _told(codec: Codec) -> str:
