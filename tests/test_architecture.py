@@ -63,7 +63,7 @@ INSIDE = {
     ],
     "pipeline": [
         {"presets", "step_caches", "hub_files", "output", "stages", "inputs"},
-        {"sampling", "options", "embeds", "lora_loader"},
+        {"sampling", "options", "embeds", "lora_loader", "saved"},
         {"guidance"},
         {"call"},
         {"pipeline"},

@@ -10,32 +10,26 @@ import copy
 import time
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Unpack
 
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import get_module_execution_device, randn_tensor
 from torch import Tensor
 
 from scail2 import conditions as cond
-from scail2.checkpoints.model_folder import forget_origin, loading
 from scail2.conditions import ConditionGeometry, DrivingConditions, SegmentConditions
 from scail2.errors import InputError
-
-# Imports our classes too: diffusers resolves out-of-tree components only in modules that are imported already.
-from scail2.models.component_folders import check_classes
 from scail2.modes import AnimationMode
 from scail2.pipeline.call import Call, check_call, plan_segments
 from scail2.pipeline.embeds import picture_embeds, prompt_conditions
 from scail2.pipeline.guidance import VelocityPredictor, call_back, needs_negative
-from scail2.pipeline.hub_files import repository_folder
 from scail2.pipeline.lora_loader import SCAIL2LoraLoaderMixin
 from scail2.pipeline.options import CALLBACK_TENSORS, StreamArguments, StreamOptions, takes_stream_options
 from scail2.pipeline.output import SCAIL2PipelineOutput, check_output_type, video_as
 from scail2.pipeline.sampling import SamplingSettings, fresh_scheduler, set_timesteps, sigma_at, take_step
+from scail2.pipeline.saved import SavedPipeline
 from scail2.pipeline.stages import (
     DecodedSegment,
     DenoisedSegment,
@@ -48,7 +42,7 @@ from scail2.pipeline.step_caches import check_token_split, reset_caches
 from scail2.segments import Segment, SegmentPlan
 
 
-class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
+class SCAIL2Pipeline(SavedPipeline, SCAIL2LoraLoaderMixin):
     """Animate a reference picture by a driving video, or put its character into the driving video's scene.
 
     Args:
@@ -106,23 +100,6 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
         self._interrupt = self._completed = False
         self._num_timesteps = 0
         self._current_timestep = None
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> SCAIL2Pipeline:
-        """Load a saved pipeline from a local folder, or from the Hub by first downloading the whole repository.
-
-        diffusers refuses to download pipelines whose classes live outside of it; a folder that is already there it
-        loads like any other.
-        """
-        folder = repository_folder(pretrained_model_name_or_path, kwargs)
-        check_classes(folder)
-        with loading(folder):
-            return super().from_pretrained(str(folder), **kwargs)
-
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """As every pipeline's, without the paths the components were loaded from."""
-        super().save_pretrained(save_directory, **kwargs)
-        forget_origin(Path(save_directory))
 
     @property
     def geometry(self) -> ConditionGeometry:
