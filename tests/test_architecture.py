@@ -62,7 +62,7 @@ INSIDE = {
         {"stage"},
     ],
     "pipeline": [
-        {"presets", "step_caches", "hub_files", "output", "stages", "inputs"},
+        {"presets", "step_caches", "hub_files", "output", "stages", "inputs", "call_state"},
         {"sampling", "options", "embeds", "lora_loader", "saved"},
         {"guidance"},
         {"call"},
