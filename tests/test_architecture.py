@@ -52,7 +52,9 @@ INSIDE = {
     "perception": [
         {"tracks"},
         {"binding"},
+        {"bound_masks", "driving_video"},
         {"segmenters"},
+        {"matte"},
         {"store_folder", "stored_facts"},
         {"store"},
         {"preview"},
@@ -61,9 +63,9 @@ INSIDE = {
         {"stage"},
     ],
     "pipeline": [
-        {"presets", "step_caches", "hub_files", "output", "stages", "inputs"},
+        {"presets", "step_caches", "hub_files", "output", "stages", "inputs", "call_state"},
         {"settings"},
-        {"sampling", "options", "embeds", "lora_loader"},
+        {"sampling", "options", "embeds", "lora_loader", "saved"},
         {"guidance"},
         {"call"},
         {"pipeline"},

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from scail2.errors import InputError, short
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 _ACCELERATORS = ("cuda", "xpu", "mps")
 # What the drivers of NVIDIA (also under Windows' Linux), AMD and Intel show of themselves.
 _DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/dri")
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Precision(StrEnum):
@@ -98,6 +101,13 @@ def has_native_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type in ("xpu", "mps")
+
+
+def without_gradients(function: Function) -> Function:
+    """`torch.no_grad` as a decorator that type checkers see through; of a generator, each time that it goes on."""
+    import torch
+
+    return torch.no_grad()(function)
 
 
 def _count_devices(kind: str) -> int:

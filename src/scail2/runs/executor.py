@@ -4,12 +4,12 @@ A segment is a pure function of its inputs (`Executor.key`) and of its predecess
 same key and an accepted predecessor state is skipped; everything else is rendered again, the old version kept aside.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from scail2.files.storage import digest
 from scail2.request.animation import AnimationRequest
@@ -23,6 +23,8 @@ from scail2.runs.segment_store import SegmentState, SegmentStore, hash_frames
 from scail2.video import to_uint8
 
 if TYPE_CHECKING:
+    import torch
+
     from scail2.pipeline.pipeline import SegmentOutput
 
 
@@ -85,6 +87,26 @@ class Executor:
         previous = self.store.record(index - 1)
         return previous is not None and record.previous_state in previous.accepted_states()
 
+    def note_stale(self) -> None:
+        """Notes, for `RunDirectory.status`, which finished segments the request as it is now will render again.
+
+        A segment whose predecessor is missing counts as it is: redoing that one usually gives what it was continued from.
+        """
+        stale: dict[int, SegmentRecord] = {}
+        previous: SegmentRecord | None = None
+        for index in range(len(self.segments)):
+            record = self.store.whole_record(index)
+            if record is not None:
+                fits = record.key == self.key(index) and self.ledger.made(record) and not stale
+                if index == 0:
+                    fits = fits and record.previous_state == self._initial_state()
+                elif previous is not None:
+                    fits = fits and record.previous_state in previous.accepted_states()
+                if not fits:
+                    stale[index] = record
+            previous = record
+        self.ledger.note_stale(stale)
+
     def render(self) -> int:
         """Renders every segment that is not current and returns how many were rendered."""
         index = rendered = 0
@@ -126,6 +148,8 @@ class Executor:
 
     def _previous(self, index: int, seed: int | None) -> tuple[str, torch.Tensor | None, torch.Generator]:
         """Predecessor's state hash, float history (overlap, 3, H, W) and the generator a segment starts from."""
+        import torch
+
         generator = torch.Generator("cpu")
         history, identity = None, self._initial_state()
         if index == 0:
@@ -193,7 +217,7 @@ class Executor:
 
     def _stream(
         self, first: int, stop: int, history: torch.Tensor | None, generator: torch.Generator
-    ) -> Iterator["SegmentOutput"]:
+    ) -> Iterator[SegmentOutput]:
         prepared, masks = self.prepared, self.prepared.masks
         options = self.request.pipeline_options() | prepared.plan.pipeline_options() | prepared.sampling.arguments
         return self.model.pipe.stream(
@@ -226,7 +250,7 @@ class Executor:
         older = self._last_record(index)
         return older.also_continues if older is not None and older.state == state.identity() else ()
 
-    def _save(self, output: "SegmentOutput", previous: str, seed: int | None, seconds: float) -> str:
+    def _save(self, output: SegmentOutput, previous: str, seed: int | None, seconds: float) -> str:
         """Writes one rendered segment and returns its state's hash."""
         frames = to_uint8(output.frames)
         state = SegmentState(
