@@ -34,6 +34,7 @@ MODULES: tuple[str, ...] = (
     "cache",
     "evaluate",
     "train",
+    "serve",
     "convert",
     "info",
     "models",

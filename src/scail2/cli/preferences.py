@@ -101,10 +101,11 @@ def preferences(
     if given:
         from scail2.data.own_preferences import OwnPreferences
 
-        source: PreferenceSource = OwnPreferences.find(
+        own_pairs = OwnPreferences.find(
             given, frames=frames or 81, size=parse_size(size) if size else None, caption=caption, mode=mode
         )
-        pairs, workers = min(pairs, len(source)), 1
+        source: PreferenceSource = own_pairs
+        pairs, workers = min(pairs, len(own_pairs)), 1
     else:
         need("skia", "data", "drawing puppets")
         from scail2.data.puppet_preferences import PuppetPreferences

@@ -57,16 +57,19 @@ class OwnPreferences:
                 f"{', '.join(missing)}. Masks are made by scail2 masks."
             )
         found = {role: _named_files(path) for role, path in given.items()}
-        names = found["preferred"] or {given["preferred"].stem: given["preferred"]}
+        names = found["preferred"]
+        if names is None:
+            names = {given["preferred"].stem: given["preferred"]}
+        if not names:
+            raise InputError(f"{given['preferred']} holds no files.")
         pairs = []
         for name in sorted(names):
-            files = {role: given[role] if each is None else each.get(name) for role, each in found.items()}
-            absent = [role for role, file in files.items() if file is None]
+            absent = [role for role, each in found.items() if each is not None and name not in each]
             if absent:
                 raise InputError(
                     f"{given[absent[0]]} holds no {absent[0]} for {name}: all files of a pair have one name."
                 )
-            pairs.append((name, files))
+            pairs.append((name, {role: given[role] if each is None else each[name] for role, each in found.items()}))
         settings["mode"] = AnimationMode.parse(settings.get("mode", AnimationMode.ANIMATION))
         return cls(files=tuple(pairs), **settings)
 

@@ -95,12 +95,14 @@ class PuppetPreferences:
     def _estimated(self, cast: Sequence[Performance], index: int, errors: Sequence[str]) -> list[Performance]:
         """The cast repeating what estimators say of it, each of the last one's repetition; "" estimates nothing."""
         repeated = list(cast)
-        for estimate, error in enumerate(errors):
+        for estimate, name in enumerate(errors):
+            error = POSE_ERRORS.get(name)
+            if error is None:
+                continue
             for number, each in enumerate(repeated):
-                if error:
-                    seed = _ESTIMATES * (STRIDE * index + number) + estimate
-                    motion = puppets.DistortedMotion(each.motion, POSE_ERRORS[error], seed)
-                    repeated[number] = dataclasses.replace(each, motion=motion)
+                seed = _ESTIMATES * (STRIDE * index + number) + estimate
+                motion = puppets.DistortedMotion(each.motion, error, seed)
+                repeated[number] = dataclasses.replace(each, motion=motion)
         return repeated
 
     def _shot(self, cast: Sequence[Performance], index: int, scene: int, start: float) -> PuppetClip:
