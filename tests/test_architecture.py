@@ -61,10 +61,11 @@ INSIDE = {
         {"stage"},
     ],
     "pipeline": [
-        {"presets", "step_caches", "hub_files", "output", "stages", "inputs"},
+        {"presets", "step_caches", "hub_files", "output", "stages", "inputs", "beside"},
         {"sampling", "options", "embeds", "lora_loader"},
         {"guidance"},
         {"call"},
+        {"driving"},
         {"pipeline"},
     ],
 }

@@ -29,6 +29,7 @@ from scail2.errors import InputError
 from scail2.models.component_folders import check_classes
 from scail2.modes import AnimationMode
 from scail2.pipeline.call import Call, check_call, plan_segments
+from scail2.pipeline.driving import DrivingAhead
 from scail2.pipeline.embeds import picture_embeds, prompt_conditions
 from scail2.pipeline.guidance import VelocityPredictor, call_back, needs_negative
 from scail2.pipeline.hub_files import repository_folder
@@ -279,7 +280,7 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
     ) -> Iterator[SegmentOutput]:
         """Generate a video segment by segment, giving out each one as soon as it is finished.
 
-        Nothing but the current segment is held in memory. Stopping early is closing the iterator, raising in a
+        Nothing but the current segment and the next one's driving frames is held in memory. Stopping early is closing the iterator, raising in a
         callback, or setting ``interrupt``: the segment that was under way is dropped, finished ones have been given.
         To go on later, pass ``start_segment=k``, ``history`` from segment k-1, and a generator set to segment k-1's
         ``next_generator_state``: the frames are the same bit for bit.
@@ -315,14 +316,15 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
                 black_out=call.options.black_out_reference,
             )
             history = call.history
-            for segment in call.segments:
-                output = self._run_segment(call, prompt, reference, segment, history)
-                if output is None:
-                    return
-                if call.options.history_transform is not None:
-                    output = call.options.history_transform(output)
-                history = output.history
-                yield output
+            with DrivingAhead(call, self.encode_driving, self.vae) as driving:
+                for segment in call.segments:
+                    output = self._run_segment(call, prompt, reference, driving, segment, history)
+                    if output is None:
+                        return
+                    if call.options.history_transform is not None:
+                        output = call.options.history_transform(output)
+                    history = output.history
+                    yield output
             self._completed = True
         finally:
             self._current_timestep = None
@@ -333,6 +335,7 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
         call: Call,
         prompt: PromptConditions,
         reference: EncodedReference,
+        driving: DrivingAhead,
         segment: Segment,
         history: Tensor | None,
     ) -> SegmentOutput | None:
@@ -341,7 +344,7 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
         conditions = cond.assemble(
             mode=call.mode,
             reference=reference.conditions,
-            driving=self.encode_driving(*call.window(segment)),
+            driving=driving.take(segment),
             history_latents=cond.encode_video(self.vae, history.transpose(0, 1)[None]) if segment.overlap else None,
             prompt_embeds=prompt.prompt_embeds,
             image_embeds=reference.image_embeds,
@@ -349,6 +352,7 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
         check_token_split(self.transformer, conditions.num_tokens(self.geometry))
         noise = self.prepare_latents(conditions, call.generator)
         clock.append(time.perf_counter())
+        driving.begin_next(segment)
         denoised = self.denoise(
             noise.latents,
             conditions,
@@ -358,6 +362,7 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
             negative_prompt_embeds=prompt.negative_prompt_embeds,
             generator=call.generator,
         )
+        driving.settle()
         if not denoised.completed:
             return None
         clock.append(time.perf_counter())
