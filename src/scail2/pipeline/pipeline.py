@@ -7,9 +7,7 @@ its conditions, the history before it and the generator's state, so a run can be
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -28,7 +26,7 @@ from scail2.errors import InputError
 # Imports our classes too: diffusers resolves out-of-tree components only in modules that are imported already.
 from scail2.models.component_folders import check_classes
 from scail2.modes import AnimationMode
-from scail2.pipeline.call import Call, check_call, plan_segments
+from scail2.pipeline.call import check_call, plan_segments
 from scail2.pipeline.driving import DrivingAhead
 from scail2.pipeline.embeds import picture_embeds, prompt_conditions
 from scail2.pipeline.guidance import VelocityPredictor, call_back, needs_negative
@@ -37,6 +35,7 @@ from scail2.pipeline.lora_loader import SCAIL2LoraLoaderMixin
 from scail2.pipeline.options import CALLBACK_TENSORS, StreamArguments, StreamOptions, takes_stream_options
 from scail2.pipeline.output import SCAIL2PipelineOutput, check_output_type, video_as
 from scail2.pipeline.sampling import SamplingSettings, fresh_scheduler, set_timesteps, sigma_at, take_step
+from scail2.pipeline.segment import render_segment
 from scail2.pipeline.stages import (
     DecodedSegment,
     DenoisedSegment,
@@ -45,8 +44,8 @@ from scail2.pipeline.stages import (
     PromptConditions,
     SegmentOutput,
 )
-from scail2.pipeline.step_caches import check_token_split, reset_caches
-from scail2.segments import Segment, SegmentPlan
+from scail2.pipeline.step_caches import reset_caches
+from scail2.segments import SegmentPlan
 
 
 class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
@@ -174,30 +173,30 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
 
     def encode_reference(
         self,
-        image: Tensor,
-        mask: Tensor,
+        reference: Tensor,
+        reference_mask: Tensor,
         *,
         mode: AnimationMode | str,
-        additional_images: Tensor | None = None,
-        additional_masks: Tensor | None = None,
+        additional_references: Tensor | None = None,
+        additional_reference_masks: Tensor | None = None,
         image_embeds: Tensor | None = None,
-        black_out: bool = True,
+        black_out_reference: bool = True,
     ) -> EncodedReference:
         """Stage 2: the reference pictures to latents, and the primary one to CLIP embeddings.
 
         Args: see ``conditions.encode_references``; ``image_embeds`` (1, 257, image_dim) replaces running CLIP.
         """
-        seen = cond.seen_reference(image, mask, mode=mode, black_out=black_out)
+        seen = cond.seen_reference(reference, reference_mask, mode=mode, black_out_reference=black_out_reference)
         clip = (self.transformer.config, self.image_encoder, self.image_processor)
         return EncodedReference(
             conditions=cond.encode_references(
                 self.vae,
                 mode=mode,
-                reference=image,
-                reference_mask=mask,
-                additional_references=additional_images,
-                additional_reference_masks=additional_masks,
-                black_out=black_out,
+                reference=reference,
+                reference_mask=reference_mask,
+                additional_references=additional_references,
+                additional_reference_masks=additional_reference_masks,
+                black_out_reference=black_out_reference,
             ),
             image_embeds=picture_embeds(*clip, seen, image_embeds),
         )
@@ -280,10 +279,10 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
     ) -> Iterator[SegmentOutput]:
         """Generate a video segment by segment, giving out each one as soon as it is finished.
 
-        Nothing but the current segment and the next one's driving frames is held in memory. Stopping early is closing the iterator, raising in a
-        callback, or setting ``interrupt``: the segment that was under way is dropped, finished ones have been given.
-        To go on later, pass ``start_segment=k``, ``history`` from segment k-1, and a generator set to segment k-1's
-        ``next_generator_state``: the frames are the same bit for bit.
+        Nothing but the current segment and the next one's driving frames are held in memory; those are read in a thread of
+        their own. Stopping early is closing the iterator, raising in a callback, or setting ``interrupt``: the segment
+        that was under way is dropped, finished ones have been given. To go on later, pass ``start_segment=k``, ``history``
+        from segment k-1, and a generator set to segment k-1's ``next_generator_state``: the frames are the same bit for bit.
 
         Args:
             image: the reference picture: PIL image, uint8 array (H, W, 3) or float tensor (3, H, W) in [-1, 1].
@@ -310,15 +309,15 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
                 call.reference,
                 call.reference_mask,
                 mode=call.mode,
-                additional_images=call.additional_references,
-                additional_masks=call.additional_masks,
+                additional_references=call.additional_references,
+                additional_reference_masks=call.additional_reference_masks,
                 image_embeds=call.options.image_embeds,
-                black_out=call.options.black_out_reference,
+                black_out_reference=call.options.black_out_reference,
             )
             history = call.history
             with DrivingAhead(call, self.encode_driving, self.vae) as driving:
                 for segment in call.segments:
-                    output = self._run_segment(call, prompt, reference, driving, segment, history)
+                    output = render_segment(self, call, (prompt, reference), driving, segment, history)
                     if output is None:
                         return
                     if call.options.history_transform is not None:
@@ -329,55 +328,6 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
         finally:
             self._current_timestep = None
             self.maybe_free_model_hooks()
-
-    def _run_segment(
-        self,
-        call: Call,
-        prompt: PromptConditions,
-        reference: EncodedReference,
-        driving: DrivingAhead,
-        segment: Segment,
-        history: Tensor | None,
-    ) -> SegmentOutput | None:
-        """Stages 3 to 6 of one segment, or ``None`` when it was interrupted; ``history`` (overlap, 3, H, W)."""
-        clock = [time.perf_counter()]
-        conditions = cond.assemble(
-            mode=call.mode,
-            reference=reference.conditions,
-            driving=driving.take(segment),
-            history_latents=cond.encode_video(self.vae, history.transpose(0, 1)[None]) if segment.overlap else None,
-            prompt_embeds=prompt.prompt_embeds,
-            image_embeds=reference.image_embeds,
-        )
-        check_token_split(self.transformer, conditions.num_tokens(self.geometry))
-        noise = self.prepare_latents(conditions, call.generator)
-        clock.append(time.perf_counter())
-        driving.begin_next(segment)
-        denoised = self.denoise(
-            noise.latents,
-            conditions,
-            call.settings,
-            guider=call.guider,
-            options=call.options,
-            negative_prompt_embeds=prompt.negative_prompt_embeds,
-            generator=call.generator,
-        )
-        driving.settle()
-        if not denoised.completed:
-            return None
-        clock.append(time.perf_counter())
-        frames = self.decode(denoised.latents).frames[0].transpose(0, 1).cpu()[: segment.stop - segment.start]
-        clock.append(time.perf_counter())
-        seconds = [after - before for before, after in pairwise(clock)]
-        return SegmentOutput(
-            index=segment.index,
-            segment=segment,
-            frames=frames[segment.overlap :].clone(),
-            history=frames[-call.overlap :].clone(),
-            generator_state=noise.generator_state,
-            next_generator_state=call.generator.get_state(),
-            timings=dict(zip(("conditions", "denoise", "decode"), seconds, strict=True)),
-        )
 
     @takes_stream_options
     def __call__(

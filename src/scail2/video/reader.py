@@ -78,7 +78,7 @@ class VideoReader:
     Attributes:
         fps (Fraction), height, width, has_audio, has_alpha, source_info (:class:`VideoInfo` of the file itself).
 
-    Memory holds the asked window and at most 16 frames more, however long the film. Of several threads that read, one waits for the other.
+    Memory holds the asked window and at most 16 frames more, however long the film. Threads may share a reader: they take turns.
 
     Raises:
         InputError: missing, unreadable, empty, truncated, damaged, without pictures, too large or too small, or named
