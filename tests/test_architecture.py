@@ -62,8 +62,8 @@ INSIDE = {
         {"stage"},
     ],
     "pipeline": [
-        {"presets", "step_caches", "hub_files", "output", "stages", "inputs", "beside"},
-        {"sampling", "options", "embeds", "lora_loader"},
+        {"presets", "step_caches", "hub_files", "output", "stages", "inputs", "call_state", "beside"},
+        {"sampling", "options", "embeds", "lora_loader", "saved"},
         {"guidance"},
         {"call"},
         {"driving"},

@@ -5,8 +5,9 @@ PyTorch is imported by what asks it: the names alone are needed wherever setting
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from scail2.errors import InputError, short
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import torch
 
 _ACCELERATORS = ("cuda", "xpu", "mps")
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Precision(StrEnum):
@@ -71,6 +74,13 @@ def has_native_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type in ("xpu", "mps")
+
+
+def without_gradients(function: Function) -> Function:
+    """`torch.no_grad` as a decorator that type checkers see through; of a generator, each time that it goes on."""
+    import torch
+
+    return torch.no_grad()(function)
 
 
 def _count_devices(kind: str) -> int:

@@ -18,6 +18,7 @@ from diffusers.utils.torch_utils import get_module_execution_device
 from torch import Tensor, nn
 
 from scail2.conditions import DrivingConditions
+from scail2.devices import without_gradients
 from scail2.pipeline.beside import Beside
 from scail2.pipeline.call import Call
 from scail2.segments import Segment
@@ -76,7 +77,7 @@ class DrivingAhead(Beside[_Pixels | DrivingConditions]):
         pixels = self._call.window(segment)
         return self._encoded(pixels) if encodes else pixels
 
-    @torch.no_grad()  # a thread has a switch of its own
+    @without_gradients  # a thread has a switch of its own
     def _encoded(self, pixels: _Pixels) -> DrivingConditions:
         frames, masks = pixels
         return self._encode(to_float(frames).transpose(0, 1).unsqueeze(0), torch.from_numpy(masks).unsqueeze(0))

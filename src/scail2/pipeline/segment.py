@@ -33,11 +33,12 @@ def render_segment(
     """
     prompt, reference = shared
     clock = [time.perf_counter()]
+    before = None if history is None else cond.encode_video(pipe.vae, history.transpose(0, 1)[None])
     conditions = cond.assemble(
         mode=call.mode,
         reference=reference.conditions,
         driving=driving.take(segment),
-        history_latents=cond.encode_video(pipe.vae, history.transpose(0, 1)[None]) if segment.overlap else None,
+        history_latents=before,
         prompt_embeds=prompt.prompt_embeds,
         image_embeds=reference.image_embeds,
     )
