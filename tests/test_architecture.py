@@ -54,6 +54,7 @@ INSIDE = {
         {"binding"},
         {"bound_masks", "driving_video"},
         {"segmenters"},
+        {"matte"},
         {"store_folder", "stored_facts"},
         {"store"},
         {"preview"},

@@ -85,6 +85,26 @@ class Executor:
         previous = self.store.record(index - 1)
         return previous is not None and record.previous_state in previous.accepted_states()
 
+    def note_stale(self) -> None:
+        """Notes, for `RunDirectory.status`, which finished segments the request as it is now will render again.
+
+        A segment whose predecessor is missing counts as it is: redoing that one usually gives what it was continued from.
+        """
+        stale: dict[int, SegmentRecord] = {}
+        previous: SegmentRecord | None = None
+        for index in range(len(self.segments)):
+            record = self.store.whole_record(index)
+            if record is not None:
+                fits = record.key == self.key(index) and self.ledger.made(record) and not stale
+                if index == 0:
+                    fits = fits and record.previous_state == self._initial_state()
+                elif previous is not None:
+                    fits = fits and record.previous_state in previous.accepted_states()
+                if not fits:
+                    stale[index] = record
+            previous = record
+        self.ledger.note_stale(stale)
+
     def render(self) -> int:
         """Renders every segment that is not current and returns how many were rendered."""
         index = rendered = 0
