@@ -1,5 +1,6 @@
 """One reader for every kind of video: windows of frames at a wanted rate and size."""
 
+import itertools
 import logging
 import os
 from collections import OrderedDict
@@ -156,13 +157,10 @@ class VideoReader:
         wanted = self._source_index[start:stop]
         kept = {index: self._kept[index] for index in np.unique(wanted).tolist() if index in self._kept}
         fresh = self._pictures.read([index for index in np.unique(wanted).tolist() if index not in kept])
-        current, picture = -1, None
-        for out, index in zip(window, wanted.tolist(), strict=True):
-            if index != current:
-                picture = kept[index] if index in kept else self._finish(next(fresh))
-                self._keep(index, picture)
-                current = index
-            out[:] = self._layout(picture, channels)
+        for index, places in itertools.groupby(range(len(wanted)), key=wanted.tolist().__getitem__):
+            picture = kept[index] if index in kept else self._finish(next(fresh))
+            self._keep(index, picture)
+            window[list(places)] = self._layout(picture, channels)
         return window
 
     def _finish(self, picture: np.ndarray) -> np.ndarray:
