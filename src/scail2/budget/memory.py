@@ -98,19 +98,19 @@ def pass_peak(
     stream = sequence.total * shape.dim * _FLOAT
     half = sequence.total * shape.dim * itemsize
     branch = stream + (half if itemsize < _FLOAT else 0)
-    if itemsize == _FLOAT:
-        # Queries, keys, values and what attention gives, and then either fresh norms or the output's projection.
-        attention = stream + branch + 5 * half
-    elif on_cpu:
-        attention = stream + branch + 3 * half + 3 * half + 2 * half
-    else:
-        # Rotated queries and keys are float32 before they are half precision again.
-        attention = stream + branch + 3 * half + 2 * stream
-    chunk = 1.0 if token_chunk is None else min(1.0, token_chunk / sequence.total)
-    inner = sequence.total * shape.ffn_dim * itemsize * chunk
+    inner = sequence.total * shape.ffn_dim * itemsize
     product = half + (stream if itemsize < _FLOAT else 0)
-    feed_forward = stream + branch + inner + product if chunk == 1 else stream + (branch + product) * chunk + inner
-    return max(attention, feed_forward) + _kept_by_pass(shape, sequence, itemsize)
+    # What attention needs beside queries, keys and values: heads in one piece and its result twice, or its result alone.
+    attending = 5 * half if on_cpu and itemsize < _FLOAT else half
+    kept = _kept_by_pass(shape, sequence, itemsize)
+    if token_chunk is not None and token_chunk < sequence.total:
+        share = token_chunk / sequence.total
+        projecting = stream + 3 * half + share * (branch + 3 * half + 2 * stream)
+        return max(projecting, stream + 3 * half + attending, stream + share * (branch + inner + product)) + kept
+    # In half precision off the CPU, rotated queries and keys are float32 before they are half precision again; in float32
+    # attention's result is projected while queries, keys and values are still there.
+    beside = 2 * half if itemsize == _FLOAT else attending if on_cpu else 2 * stream
+    return max(stream + branch + 3 * half + beside, stream + branch + inner + product) + kept
 
 
 def _kept_by_pass(shape: TransformerShape, sequence: SequenceShape, itemsize: int) -> float:
