@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers.utils.torch_utils import get_module_execution_device
 from torch import Tensor, nn
 
 from scail2.errors import InputError
@@ -162,13 +161,20 @@ def _latent_statistics(vae: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
     return mean, std
 
 
+def _device_of(vae: nn.Module) -> torch.device:
+    """Where an autoencoder computes, which is not where its weights are while they are offloaded."""
+    from diffusers.utils.torch_utils import get_module_execution_device
+
+    return get_module_execution_device(vae)
+
+
 @torch.no_grad()
 def encode_video(vae: nn.Module, pixels: Tensor) -> Tensor:
     """Encode pixels (B, 3, T, H, W) in [-1, 1], T = 4k+1, into normalised float32 latents (B, C, Tl, h, w).
 
     The distribution's mode is taken, never a sample, so encoding is deterministic.
     """
-    latents = vae.encode(pixels.to(device=get_module_execution_device(vae), dtype=vae.dtype)).latent_dist.mode().float()
+    latents = vae.encode(pixels.to(device=_device_of(vae), dtype=vae.dtype)).latent_dist.mode().float()
     mean, std = _latent_statistics(vae, latents)
     return (latents - mean) / std
 
@@ -176,7 +182,7 @@ def encode_video(vae: nn.Module, pixels: Tensor) -> Tensor:
 @torch.no_grad()
 def decode_latents(vae: nn.Module, latents: Tensor) -> Tensor:
     """Decode normalised latents (B, C, Tl, h, w) into float32 pixels (B, 3, 4(Tl-1)+1, H, W), clamped to [-1, 1]."""
-    latents = latents.to(device=get_module_execution_device(vae), dtype=torch.float32)
+    latents = latents.to(device=_device_of(vae), dtype=torch.float32)
     mean, std = _latent_statistics(vae, latents)
     pixels = vae.decode((latents * std + mean).to(vae.dtype)).sample
     return pixels.float().clamp(-1.0, 1.0)
