@@ -180,11 +180,20 @@ def encode_video(vae: nn.Module, pixels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def decode_latents(vae: nn.Module, latents: Tensor) -> Tensor:
-    """Decode normalised latents (B, C, Tl, h, w) into float32 pixels (B, 3, 4(Tl-1)+1, H, W), clamped to [-1, 1]."""
+def decode_latents(vae: nn.Module, latents: Tensor, frames: range | None = None) -> Tensor:
+    """Decode normalised latents (B, C, Tl, h, w) into float32 pixels (B, 3, 4(Tl-1)+1, H, W), clamped to [-1, 1].
+
+    ``frames`` asks for some of them, which an autoencoder with ``decode_frames`` decodes alone: (B, 3, len(frames), H, W).
+    """
     latents = latents.to(device=_device_of(vae), dtype=torch.float32)
     mean, std = _latent_statistics(vae, latents)
-    pixels = vae.decode((latents * std + mean).to(vae.dtype)).sample
+    latents = (latents * std + mean).to(vae.dtype)
+    if frames is None:
+        pixels = vae.decode(latents).sample
+    elif hasattr(vae, "decode_frames"):
+        pixels = vae.decode_frames(latents, frames)
+    else:
+        pixels = vae.decode(latents).sample[:, :, frames.start : frames.stop]
     return pixels.float().clamp(-1.0, 1.0)
 
 

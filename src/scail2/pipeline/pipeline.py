@@ -262,9 +262,12 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
                 progress.update()
         return DenoisedSegment(latents=conditions.with_history(latents), completed=True)
 
-    def decode(self, latents: Tensor) -> DecodedSegment:
-        """Stage 6: one segment's latents to frames. The autoencoder's causal memory starts afresh with each segment."""
-        return DecodedSegment(frames=cond.decode_latents(self.vae, latents))
+    def decode(self, latents: Tensor, frames: range | None = None) -> DecodedSegment:
+        """Stage 6: one segment's latents to frames, all or those asked for.
+
+        The autoencoder's causal memory starts afresh with each segment.
+        """
+        return DecodedSegment(frames=cond.decode_latents(self.vae, latents, frames))
 
     # ---- whole videos ------------------------------------------------------------------------------------------
 
@@ -361,13 +364,15 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
         if not denoised.completed:
             return None
         clock.append(time.perf_counter())
-        frames = self.decode(denoised.latents).frames[0].transpose(0, 1).cpu()[: segment.stop - segment.start]
+        length = segment.stop - segment.start
+        first = max(0, min(segment.overlap, length - call.overlap))  # frames before it are given before, and no history
+        frames = self.decode(denoised.latents, range(first, length)).frames[0].transpose(0, 1).cpu()
         clock.append(time.perf_counter())
         seconds = [after - before for before, after in pairwise(clock)]
         return SegmentOutput(
             index=segment.index,
             segment=segment,
-            frames=frames[segment.overlap :].clone(),
+            frames=frames[segment.overlap - first :].clone(),
             history=frames[-call.overlap :].clone(),
             generator_state=noise.generator_state,
             next_generator_state=call.generator.get_state(),
