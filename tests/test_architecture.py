@@ -52,6 +52,7 @@ INSIDE = {
     "perception": [
         {"tracks"},
         {"binding"},
+        {"bound_masks", "driving_video"},
         {"segmenters"},
         {"store_folder", "stored_facts"},
         {"store"},

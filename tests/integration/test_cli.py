@@ -120,7 +120,13 @@ def test_plan_and_dry_run_render_and_keep_nothing(job, model, capsys):
 
 
 def test_plan_needs_no_output_and_leaves_a_run_s_own(job, model, capsys):
-    settings = {"reference": "reference.png", "driving": "driving.mkv", "model": str(model), "steps": 1, "frames": 9}
+    settings = {
+        "reference": "reference.png",
+        "driving": "driving.mkv",
+        "model": str(model),
+        "num_inference_steps": 1,
+        "frames": 9,
+    }
     settings |= {"reference_mask": "reference_mask.png", "driving_mask": "driving_mask.mkv"}
     Path("run.toml").write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
     assert call("plan", "run.toml") == 0
@@ -339,7 +345,7 @@ def test_bad_masks(job, model, capsys):
     [
         (["--fps", "nan"], "'fps' (--fps) must be a number above 0"),
         (["--height", "50", "--width", "50"], "the nearest that does is 48x48"),
-        (["--steps", "-1"], "'steps' (--steps) must be"),
+        (["--steps", "-1"], "'num_inference_steps' (--steps) must be"),
         (["--guidance-scale", "inf"], "must be a number from 0 to 100"),
         (["--preset", "beautiful"], "unknown preset 'beautiful'"),
         (["--solver", "magic"], "unknown solver 'magic'"),

@@ -208,7 +208,7 @@ def test_rerender_refuses_what_is_not_rendered(tmp_path, pipe):
 @pytest.mark.parametrize("mode", list(AnimationMode))
 def test_two_characters_equal_segments_sound_and_comparison(tmp_path, pipe, mode):
     material = make_material(tmp_path, frames=21, characters=2, mode=mode, sound=True)
-    request = AnimationRequest(**material, equal_segments=True, overlap=1, compare=True)
+    request = AnimationRequest(**material, equal_segments=True, prev_segment_conditioning_frames=1, compare=True)
     run = RunDirectory.create(tmp_path / "film.run", request)
     run.execute(pipe)
     info = probe(request.output)

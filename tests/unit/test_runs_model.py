@@ -38,7 +38,7 @@ def test_a_run_goes_through_an_offloaded_pipeline(tmp_path):
     torch.manual_seed(0)
     pipe = bare_pipeline(native_height=SIZE, native_width=SIZE)
     offload(pipe)
-    request = make_request(tmp_path, frames=9, steps=1)
+    request = make_request(tmp_path, frames=9, num_inference_steps=1)
     RunDirectory.create(tmp_path / "film.run", request).execute(pipe)
     assert probe(request.output).frames == 9
 
@@ -47,7 +47,7 @@ def test_a_run_with_offloaded_layers_makes_the_same_film(tmp_path):
     model = save_model(tmp_path / "model")
     films, facts = [], []
     for offload_to in ("off", "layers"):
-        request = make_request(tmp_path, frames=9, steps=1, model=str(model), device="cpu")
+        request = make_request(tmp_path, frames=9, num_inference_steps=1, model=str(model), device="cpu")
         request = request.with_changes(offload=offload_to, output=tmp_path / f"{offload_to}.mkv")
         run = RunDirectory.create(tmp_path / f"{offload_to}.run", request)
         run.execute()
@@ -82,7 +82,7 @@ def test_the_embedded_model_computes_in_bfloat16_where_the_processor_multiplies_
 
 def small_embedded(folder, **changes):
     """One segment of the embedded model at 32x32, on the CPU."""
-    return make_request(folder, frames=5, steps=1, device="cpu", height=SIZE, width=SIZE, **changes)
+    return make_request(folder, frames=5, num_inference_steps=1, device="cpu", height=SIZE, width=SIZE, **changes)
 
 
 def test_a_run_keeps_its_number_format_on_another_processor(tmp_path, cpu):

@@ -8,7 +8,7 @@ import typer
 from scail2.cli.options import request_parameters, with_parameters
 
 _MOVABLE = (
-    "reference", "driving", "additional_references", "additional_masks", "masks", "reference_mask", "driving_mask",
+    "reference", "driving", "additional_references", "additional_reference_masks", "masks", "reference_mask", "driving_mask",
     "model", "lora",
 )  # fmt: skip
 

@@ -173,30 +173,30 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
 
     def encode_reference(
         self,
-        image: Tensor,
-        mask: Tensor,
+        reference: Tensor,
+        reference_mask: Tensor,
         *,
         mode: AnimationMode | str,
-        additional_images: Tensor | None = None,
-        additional_masks: Tensor | None = None,
+        additional_references: Tensor | None = None,
+        additional_reference_masks: Tensor | None = None,
         image_embeds: Tensor | None = None,
-        black_out: bool = True,
+        black_out_reference: bool = True,
     ) -> EncodedReference:
         """Stage 2: the reference pictures to latents, and the primary one to CLIP embeddings.
 
         Args: see ``conditions.encode_references``; ``image_embeds`` (1, 257, image_dim) replaces running CLIP.
         """
-        seen = cond.seen_reference(image, mask, mode=mode, black_out=black_out)
+        seen = cond.seen_reference(reference, reference_mask, mode=mode, black_out_reference=black_out_reference)
         clip = (self.transformer.config, self.image_encoder, self.image_processor)
         return EncodedReference(
             conditions=cond.encode_references(
                 self.vae,
                 mode=mode,
-                reference=image,
-                reference_mask=mask,
-                additional_references=additional_images,
-                additional_reference_masks=additional_masks,
-                black_out=black_out,
+                reference=reference,
+                reference_mask=reference_mask,
+                additional_references=additional_references,
+                additional_reference_masks=additional_reference_masks,
+                black_out_reference=black_out_reference,
             ),
             image_embeds=picture_embeds(*clip, seen, image_embeds),
         )
@@ -312,10 +312,10 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
                 call.reference,
                 call.reference_mask,
                 mode=call.mode,
-                additional_images=call.additional_references,
-                additional_masks=call.additional_masks,
+                additional_references=call.additional_references,
+                additional_reference_masks=call.additional_reference_masks,
                 image_embeds=call.options.image_embeds,
-                black_out=call.options.black_out_reference,
+                black_out_reference=call.options.black_out_reference,
             )
             history = call.history
             for segment in call.segments:

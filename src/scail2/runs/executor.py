@@ -194,21 +194,15 @@ class Executor:
     def _stream(
         self, first: int, stop: int, history: torch.Tensor | None, generator: torch.Generator
     ) -> Iterator["SegmentOutput"]:
-        prepared, plan, masks = self.prepared, self.prepared.plan, self.prepared.masks
+        prepared, masks = self.prepared, self.prepared.masks
+        options = self.request.pipeline_options() | prepared.plan.pipeline_options() | prepared.sampling.arguments
         return self.model.pipe.stream(
             masks.reference,
             prepared.driving,
             masks.reference_mask,
             masks.driving_mask,
-            additional_images=masks.additional or None,
-            additional_reference_masks=masks.additional_masks or None,
-            mode=self.request.mode,
-            height=plan.height,
-            width=plan.width,
-            segment_frame_length=plan.segment_frames,
-            prev_segment_conditioning_frames=plan.overlap,
-            equal_segments=self.request.equal_segments,
-            black_out_reference=not self.request.keep_reference_background,
+            additional_references=masks.additional_references or None,
+            additional_reference_masks=masks.additional_reference_masks or None,
             generator=generator,
             start_segment=first,
             stop_segment=stop,
@@ -217,7 +211,7 @@ class Executor:
             callback_on_step_end=self._on_step,
             # Preflight has judged the masks, every frame of them; the pipeline samples and misses who is seen briefly.
             allow_mask_mismatch=True,
-            **prepared.sampling.arguments,
+            **options,
         )
 
     def _on_step(self, pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,9 @@ from scail2.files.storage import (
     temporary_name,
 )
 from scail2.perception.checks.findings import Severity
-from scail2.perception.stage import LABELS, REPORT, DrivingVideo, Progress, inspect_masks, make_masks
+from scail2.perception.driving_video import DrivingVideo
+from scail2.perception.segmenters.protocol import Progress
+from scail2.perception.stage import LABELS, REPORT, inspect_masks, make_masks
 from scail2.perception.store import MaskStore
 from scail2.request.masks import MaskRequest
 
@@ -62,7 +64,7 @@ def inspect_again(task: MaskTask, folder: Path) -> dict[str, Any]:
     labels = temporary_name(folder.with_name(LABELS))
     labels.mkdir()
     try:
-        return inspect_masks(task.request, task.driving, folder, labels).to_json()
+        return inspect_masks(task.request.mode, task.driving, folder, labels).to_json()
     finally:
         shutil.rmtree(labels, ignore_errors=True)
 

@@ -11,12 +11,13 @@ import torch
 
 from scail2.checkpoints.lora import fused_loras, has_loras
 from scail2.conditions import ConditionGeometry
-from scail2.devices import default_device, find_device
+from scail2.devices import Precision, default_device, find_device
 from scail2.errors import InputError
 from scail2.files.documents import DocumentError, decode
 from scail2.files.storage import digest, is_present
 from scail2.pipeline.sampling import SamplingDefaults
-from scail2.request.animation import AnimationRequest, Precision
+from scail2.request.animation import AnimationRequest
+from scail2.request.names import under_present_names
 from scail2.runs.sealed import read_sealed, write_sealed
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ class ModelFacts:
     size_step: tuple[int, int]
     native_size: tuple[int, int]
     largest_size: tuple[int, int]
-    segment_frames: int
-    overlap: int
+    segment_frame_length: int
+    prev_segment_conditioning_frames: int
     sampling: SamplingDefaults
     takes_text: bool
     has_loras: bool
@@ -71,8 +72,8 @@ class ModelFacts:
             size_step=step,
             native_size=(pipe.config.native_height, pipe.config.native_width),
             largest_size=tuple(8192 if side is math.inf else int(side) for side in largest),
-            segment_frames=pipe.config.segment_frame_length,
-            overlap=pipe.config.prev_segment_conditioning_frames,
+            segment_frame_length=pipe.config.segment_frame_length,
+            prev_segment_conditioning_frames=pipe.config.prev_segment_conditioning_frames,
             sampling=SamplingDefaults.of(pipe),
             takes_text=config.text_dim is not None,
             has_loras=has_loras(pipe.transformer),
@@ -129,7 +130,7 @@ class ModelHandle:
             device = self._request.device or default_device()
             self._pipe = load_pipeline(
                 self._request.model,
-                torch_dtype=None if dtype == _STORED else getattr(torch, dtype),
+                torch_dtype=None if dtype is None or dtype == _STORED else Precision.parse(dtype).torch_dtype,
                 device=device,
                 offload=self._request.offload,
                 loras=self._request.lora,
@@ -165,7 +166,7 @@ class ModelHandle:
 def read_facts(folder: Path) -> ModelFacts | None:
     """The facts that a run noted of its model; None when they are missing, incomplete or damaged: the model has them."""
     with suppress(DocumentError):
-        return decode(_noted(folder), ModelFacts, folder / _FACTS)
+        return decode(under_present_names(_noted(folder)), ModelFacts, folder / _FACTS)
     return None
 
 

@@ -8,7 +8,8 @@ from torch import nn
 
 from scail2.conditions import decode_latents
 from scail2.data.contact_sheet import SheetRow, contact_sheet
-from scail2.data.dataset import LatentDataset, LatentSample, collate
+from scail2.data.dataset import LatentDataset
+from scail2.data.samples import LatentSample, collate
 from scail2.data.shards import DamagedSample
 from scail2.errors import InputError
 from scail2.pipeline import SCAIL2Pipeline
