@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scail2.devices import execution_device
 from scail2.errors import InputError
 from scail2.masks import THRESHOLD, mask_latent
 from scail2.modes import MODE_TRAITS, AnimationMode
@@ -153,19 +154,11 @@ class SegmentConditions:
 
 def _latent_statistics(vae: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
     """The autoencoder's per-channel mean and standard deviation, shaped (1, C, 1, 1, 1) in float32."""
-    shape = (1, vae.config.z_dim, 1, 1, 1)
     mean, std = (
-        torch.tensor(values, dtype=torch.float32, device=like.device).view(shape)
+        torch.tensor(values, dtype=torch.float32, device=like.device).view(1, vae.config.z_dim, 1, 1, 1)
         for values in (vae.config.latents_mean, vae.config.latents_std)
     )
     return mean, std
-
-
-def _device_of(vae: nn.Module) -> torch.device:
-    """Where an autoencoder computes, which is not where its weights are while they are offloaded."""
-    from diffusers.utils.torch_utils import get_module_execution_device
-
-    return get_module_execution_device(vae)
 
 
 @torch.no_grad()
@@ -174,7 +167,7 @@ def encode_video(vae: nn.Module, pixels: Tensor) -> Tensor:
 
     The distribution's mode is taken, never a sample, so encoding is deterministic.
     """
-    latents = vae.encode(pixels.to(device=_device_of(vae), dtype=vae.dtype)).latent_dist.mode().float()
+    latents = vae.encode(pixels.to(device=execution_device(vae), dtype=vae.dtype)).latent_dist.mode().float()
     mean, std = _latent_statistics(vae, latents)
     return (latents - mean) / std
 
@@ -185,15 +178,13 @@ def decode_latents(vae: nn.Module, latents: Tensor, frames: range | None = None)
 
     ``frames`` asks for some of them, which an autoencoder with ``decode_frames`` decodes alone: (B, 3, len(frames), H, W).
     """
-    latents = latents.to(device=_device_of(vae), dtype=torch.float32)
+    latents = latents.to(device=execution_device(vae), dtype=torch.float32)
     mean, std = _latent_statistics(vae, latents)
     latents = (latents * std + mean).to(vae.dtype)
-    if frames is None:
-        pixels = vae.decode(latents).sample
-    elif hasattr(vae, "decode_frames"):
+    if frames is not None and hasattr(vae, "decode_frames"):
         pixels = vae.decode_frames(latents, frames)
     else:
-        pixels = vae.decode(latents).sample[:, :, frames.start : frames.stop]
+        pixels = vae.decode(latents).sample[:, :, slice(None) if frames is None else slice(frames.start, frames.stop)]
     return pixels.float().clamp(-1.0, 1.0)
 
 

@@ -81,3 +81,10 @@ def _count_devices(kind: str) -> int:
         return 1
     module = getattr(torch, kind, None)
     return module.device_count() if hasattr(module, "device_count") else 0
+
+
+def execution_device(module: torch.nn.Module) -> torch.device:
+    """Where a module computes, which is not where its weights are while they are offloaded."""
+    from diffusers.utils.torch_utils import get_module_execution_device
+
+    return get_module_execution_device(module)

@@ -9,7 +9,16 @@ import pytest
 
 from scail2.models.light_imports import Deferred
 
-HEAVY = ["peft", "scipy.stats", "scipy.optimize", "torch._dynamo", "torchao", "transformers.modeling_utils", "sympy", "ftfy"]
+HEAVY = [
+    "peft",
+    "scipy.stats",
+    "scipy.optimize",
+    "torch._dynamo",
+    "torchao",
+    "transformers.modeling_utils",
+    "sympy",
+    "ftfy",
+]
 
 
 def in_fresh_python(code: str) -> dict:

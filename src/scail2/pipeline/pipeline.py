@@ -104,8 +104,7 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
             native_width=native_width,
         )
         self._interrupt = self._completed = False
-        self._num_timesteps = 0
-        self._current_timestep = None
+        self._num_timesteps, self._current_timestep = 0, None
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> SCAIL2Pipeline:
@@ -263,10 +262,7 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
         return DenoisedSegment(latents=conditions.with_history(latents), completed=True)
 
     def decode(self, latents: Tensor, frames: range | None = None) -> DecodedSegment:
-        """Stage 6: one segment's latents to frames, all or those asked for.
-
-        The autoencoder's causal memory starts afresh with each segment.
-        """
+        """Stage 6: one segment's latents to frames, all or some. The autoencoder's causal memory starts afresh each time."""
         return DecodedSegment(frames=cond.decode_latents(self.vae, latents, frames))
 
     # ---- whole videos ------------------------------------------------------------------------------------------
@@ -365,10 +361,11 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
             return None
         clock.append(time.perf_counter())
         length = segment.stop - segment.start
-        first = max(0, min(segment.overlap, length - call.overlap))  # frames before it are given before, and no history
+        first = max(
+            0, min(segment.overlap, length - call.overlap)
+        )  # what is before it was given out, and is no history
         frames = self.decode(denoised.latents, range(first, length)).frames[0].transpose(0, 1).cpu()
         clock.append(time.perf_counter())
-        seconds = [after - before for before, after in pairwise(clock)]
         return SegmentOutput(
             index=segment.index,
             segment=segment,
@@ -376,7 +373,7 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
             history=frames[-call.overlap :].clone(),
             generator_state=noise.generator_state,
             next_generator_state=call.generator.get_state(),
-            timings=dict(zip(("conditions", "denoise", "decode"), seconds, strict=True)),
+            timings=dict(zip(("conditions", "denoise", "decode"), [b - a for a, b in pairwise(clock)], strict=True)),
         )
 
     @takes_stream_options
