@@ -1,6 +1,7 @@
 """What a command imports before it works, and that whatever is left for later is the real thing when it is used."""
 
 import json
+import math
 import subprocess
 import sys
 from types import ModuleType
@@ -31,8 +32,9 @@ def in_fresh_python(code: str) -> dict:
 def test_pipeline_comes_without_the_heavy_libraries_and_they_come_when_used():
     code = f"""
 import scail2, torch
-scail2.load_pipeline()
-result["early"] = [name for name in {HEAVY} if name in sys.modules]
+pipe = scail2.load_pipeline()
+with pipe.progress_bar(total=1), pipe.transformer.cache_context("cond"):
+    result["early"] = [name for name in {HEAVY} if name in sys.modules]
 left = [name for name in sys.modules if type(sys.modules[name]).__name__ == "_StandIn"]
 result["left"] = left
 
@@ -81,6 +83,12 @@ quantiser = AUTO_QUANTIZER_MAPPING["torchao"](TorchAoConfig(Int8WeightOnlyConfig
 result["quantiser"] = [type(quantiser).__module__, type(quantiser).__name__]
 compiled = torch.compile(lambda x: x.sin() + 1, backend="eager", fullgraph=True)
 result["compiled"] = compiled(torch.zeros(2)).tolist()
+from scail2.models.light_imports import uncompiled
+inside = []
+beside = uncompiled(lambda x: inside.append(torch.compiler.is_compiling()) or x + 1)
+mixed = torch.compile(lambda x: beside(x.sin()).cos(), backend="eager")
+result["mixed"] = [mixed(torch.full((1,), value)).item() for value in (0.0, 1.0)]
+result["inside"] = inside
 model = torch.nn.Linear(2, 2)
 unwrap = import_module("diffusers.pipelines.pipeline_loading_utils")._unwrap_model
 result["unwrapped"] = unwrap(model) is model and unwrap(torch.compile(model)) is model
@@ -95,6 +103,8 @@ result["other"] = issubclass(torch.nn.Linear, loading.PreTrainedModel)
     found = in_fresh_python(code)
     assert found["quantiser"] == ["diffusers.quantizers.torchao.torchao_quantizer", "TorchAoHfQuantizer"]
     assert found["compiled"] == [1.0, 1.0]
+    assert found["mixed"] == pytest.approx([math.cos(1), math.cos(math.sin(1) + 1)])
+    assert found["inside"] == [False, False]  # run as it is both times, and not traced into a graph
     assert found["unwrapped"]
     assert found["whole"]
     assert not found["other"]

@@ -10,8 +10,9 @@ The libraries themselves stay as they are: whoever imports one, here or elsewher
 imported before, nothing is deferred.
 """
 
+import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
@@ -115,16 +116,28 @@ class _StandIn(ModuleType):
         return Deferred(self.__name__, name)
 
 
-def _compiler() -> _StandIn:
+def _compiler() -> ModuleType:
     """Stands for torch's compiler, whose marks on functions and classes are set while these are defined."""
-    from torch._compile import _disable_dynamo
-
-    module = _StandIn("torch._dynamo")
-    # Torch's own way to mark functions without importing the compiler: it comes when the first of them is called.
-    module.disable = lambda fn=None, recursive=True, **_: _disable_dynamo(fn, recursive)
+    module: Any = _StandIn("torch._dynamo")
+    module.disable = uncompiled
     # Concerns how such a class is made inside a compiled function; diffusers, too, leaves it out where nothing compiles.
     module.allow_in_graph = lambda cls: cls
     return module
+
+
+def uncompiled(function: Callable | None = None, recursive: bool = True, **_: Any) -> Callable:
+    """``torch.compiler.disable``, which waits with importing the compiler until somebody else has: before, nothing compiles."""
+    from torch._compile import _disable_dynamo  # torch's own, which waits for the first call
+
+    if function is None:
+        return functools.partial(uncompiled, recursive=recursive)
+    disabled = _disable_dynamo(function, recursive)
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        return (disabled if "torch._dynamo.eval_frame" in sys.modules else function)(*arguments, **named)
+
+    return call
 
 
 @contextmanager
@@ -143,17 +156,27 @@ def _standing_in() -> Iterator[None]:
         yield
 
 
-def unwrapped(model: Any) -> Any:
-    """A model without the wrapper that compiling it, or peft, put around it.
+def is_compiled_module(module: Any) -> bool:
+    """Whether a module is wrapped by ``torch.compile``: diffusers' question, which imports the compiler to ask."""
+    compiler = sys.modules.get("torch._dynamo.eval_frame")
+    return compiler is not None and isinstance(module, compiler.OptimizedModule)
 
-    As diffusers' own function, which imports both libraries to ask; nothing is wrapped by one that is not imported.
-    """
-    compiler, peft = sys.modules.get("torch._dynamo.eval_frame"), sys.modules.get("peft.peft_model")
-    if compiler is not None and isinstance(model, compiler.OptimizedModule):
+
+def unwrapped(model: Any) -> Any:
+    """A model without the wrappers of ``torch.compile`` and peft: diffusers' function, which imports peft to ask."""
+    peft = sys.modules.get("peft.peft_model")
+    if is_compiled_module(model):
         model = model._orig_mod
     if peft is not None and isinstance(model, peft.PeftModel):
         model = model.base_model.model
     return model
+
+
+# Functions of diffusers that import a library to ask whether anything is wrapped by it; nothing is by one that is not there.
+_ASKING = {
+    "diffusers.utils.torch_utils": ("is_compiled_module", is_compiled_module),
+    "diffusers.pipelines.pipeline_loading_utils": ("_unwrap_model", unwrapped),
+}
 
 
 class _LightLoader(Loader):
@@ -170,7 +193,8 @@ class _LightLoader(Loader):
             module.__spec__.loader = self._own
         with _standing_in():
             self._own.exec_module(module)
-            import_module("diffusers.pipelines.pipeline_loading_utils")._unwrap_model = unwrapped
+            for name, (asking, ours) in _ASKING.items():
+                setattr(import_module(name), asking, ours)
             for name in _USED:
                 import_module(name)
 
