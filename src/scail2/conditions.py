@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scail2.devices import execution_device
+from scail2.devices import execution_device, without_gradients
 from scail2.errors import InputError
 from scail2.masks import THRESHOLD, mask_latent
 from scail2.modes import MODE_TRAITS, AnimationMode
@@ -161,7 +161,7 @@ def _latent_statistics(vae: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
     return mean, std
 
 
-@torch.no_grad()
+@without_gradients
 def encode_video(vae: nn.Module, pixels: Tensor) -> Tensor:
     """Encode pixels (B, 3, T, H, W) in [-1, 1], T = 4k+1, into normalised float32 latents (B, C, Tl, h, w).
 
@@ -172,7 +172,7 @@ def encode_video(vae: nn.Module, pixels: Tensor) -> Tensor:
     return (latents - mean) / std
 
 
-@torch.no_grad()
+@without_gradients
 def decode_latents(vae: nn.Module, latents: Tensor, frames: range | None = None) -> Tensor:
     """Decode normalised latents (B, C, Tl, h, w) into float32 pixels (B, 3, 4(Tl-1)+1, H, W), clamped to [-1, 1].
 

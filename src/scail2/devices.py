@@ -5,8 +5,9 @@ PyTorch is imported by what asks it: the names alone are needed wherever setting
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from scail2.errors import InputError, short
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import torch
 
 _ACCELERATORS = ("cuda", "xpu", "mps")
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Precision(StrEnum):
@@ -73,14 +76,11 @@ def has_native_bf16(device: torch.device) -> bool:
     return device.type in ("xpu", "mps")
 
 
-def _count_devices(kind: str) -> int:
-    """How many devices of a kind PyTorch can use now."""
+def without_gradients(function: Function) -> Function:
+    """`torch.no_grad` as a decorator that type checkers see through; of a generator, each time that it goes on."""
     import torch
 
-    if kind == "cpu":
-        return 1
-    module = getattr(torch, kind, None)
-    return module.device_count() if hasattr(module, "device_count") else 0
+    return torch.no_grad()(function)
 
 
 def execution_device(module: torch.nn.Module) -> torch.device:
@@ -88,3 +88,13 @@ def execution_device(module: torch.nn.Module) -> torch.device:
     from diffusers.utils.torch_utils import get_module_execution_device
 
     return get_module_execution_device(module)
+
+
+def _count_devices(kind: str) -> int:
+    """How many devices of a kind PyTorch can use now."""
+    import torch
+
+    if kind == "cpu":
+        return 1
+    module = getattr(torch, kind, None)
+    return getattr(module, "device_count", lambda: 0)()

@@ -141,7 +141,7 @@ def test_a_plan_refuses_the_outputs_that_the_run_would(job, model, capsys):
     Path("taken/notes.txt").touch()
     before = sorted(os.listdir())
     for output, codec, sentence in (
-        ("film.avi", None, "cannot write .avi files; name the output .mp4, .mov, .mkv, .webm"),
+        ("film.avi", None, "cannot write .avi files; name the output .mp4, .mov, .m4v, .mkv, .webm, .gif, .webp"),
         ("film.mp4", "ffv1", "ffv1 is written to .mkv files"),
         ("film.mp4", "png", "PNG frames go to a folder; give a name without .mp4"),
         ("taken", None, "holds other things than frames"),
@@ -149,7 +149,8 @@ def test_a_plan_refuses_the_outputs_that_the_run_would(job, model, capsys):
         arguments = ["--output", output, "--frames", "9", *(["--codec", codec] if codec else [])]
         assert sentence in refusal(capsys, "plan", *given(model, *arguments))
         assert sentence in refusal(capsys, "animate", *given(model, *arguments, "--run-dir", "run"))
-        shutil.rmtree("run")
+        assert sentence in refusal(capsys, "animate", *given(model, *arguments, "--run-dir", "run", "--dry-run"))
+        assert sorted(os.listdir()) == before
     assert call("plan", *given(model, "--output", "new/folder/film.mp4", "--frames", "9")) == 0
     assert sorted(os.listdir()) == before
 

@@ -33,6 +33,7 @@ MODULES: tuple[str, ...] = (
     "cache",
     "evaluate",
     "train",
+    "serve",
     "convert",
     "info",
     "models",

@@ -7,35 +7,31 @@ its conditions, the history before it and the generator's state, so a run can be
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Iterator
-from itertools import pairwise
-from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack, overload
 
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import get_module_execution_device, randn_tensor
 from torch import Tensor
 
 from scail2 import conditions as cond
-from scail2.checkpoints.model_folder import forget_origin, loading
 from scail2.conditions import ConditionGeometry, DrivingConditions, SegmentConditions
+from scail2.devices import without_gradients
 from scail2.errors import InputError
-
-# Imports our classes too: diffusers resolves out-of-tree components only in modules that are imported already.
-from scail2.models.component_folders import check_classes
 from scail2.modes import AnimationMode
-from scail2.pipeline.call import Call, check_call, plan_segments
+from scail2.pipeline.call import check_call, plan_segments
+from scail2.pipeline.call_state import CallState
+from scail2.pipeline.driving import DrivingAhead
 from scail2.pipeline.embeds import picture_embeds, prompt_conditions
 from scail2.pipeline.guidance import VelocityPredictor, call_back, needs_negative
-from scail2.pipeline.hub_files import repository_folder
 from scail2.pipeline.lora_loader import SCAIL2LoraLoaderMixin
 from scail2.pipeline.options import CALLBACK_TENSORS, StreamArguments, StreamOptions, takes_stream_options
-from scail2.pipeline.output import SCAIL2PipelineOutput, check_output_type, video_as
+from scail2.pipeline.output import Frames, OutputType, SCAIL2PipelineOutput, check_output_type, video_as
 from scail2.pipeline.sampling import SamplingSettings, fresh_scheduler, set_timesteps, sigma_at, take_step
+from scail2.pipeline.saved import SavedPipeline
+from scail2.pipeline.segment import render_segment
 from scail2.pipeline.stages import (
     DecodedSegment,
     DenoisedSegment,
@@ -44,11 +40,11 @@ from scail2.pipeline.stages import (
     PromptConditions,
     SegmentOutput,
 )
-from scail2.pipeline.step_caches import check_token_split, reset_caches
-from scail2.segments import Segment, SegmentPlan
+from scail2.pipeline.step_caches import reset_caches
+from scail2.segments import SegmentPlan
 
 
-class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
+class SCAIL2Pipeline(SavedPipeline, CallState, SCAIL2LoraLoaderMixin):
     """Animate a reference picture by a driving video, or put its character into the driving video's scene.
 
     Args:
@@ -103,49 +99,11 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
             native_height=native_height,
             native_width=native_width,
         )
-        self._interrupt = self._completed = False
-        self._num_timesteps, self._current_timestep = 0, None
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> SCAIL2Pipeline:
-        """Load a saved pipeline from a local folder, or from the Hub by first downloading the whole repository.
-
-        diffusers refuses to download pipelines whose classes live outside of it; a folder that is already there it
-        loads like any other.
-        """
-        folder = repository_folder(pretrained_model_name_or_path, kwargs)
-        check_classes(folder)
-        with loading(folder):
-            return super().from_pretrained(str(folder), **kwargs)
-
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """As every pipeline's, without the paths the components were loaded from."""
-        super().save_pretrained(save_directory, **kwargs)
-        forget_origin(Path(save_directory))
 
     @property
     def geometry(self) -> ConditionGeometry:
         """What the transformer expects of its inputs' sizes."""
         return ConditionGeometry.of(self.transformer)
-
-    @property
-    def interrupt(self) -> bool:
-        """Set to True, from a callback or another thread, to stop before the next step."""
-        return self._interrupt
-
-    @interrupt.setter
-    def interrupt(self, value: bool) -> None:
-        self._interrupt = bool(value)
-
-    @property
-    def num_timesteps(self) -> int:
-        """Steps of the segment being sampled."""
-        return self._num_timesteps
-
-    @property
-    def current_timestep(self) -> Tensor | None:
-        """The timestep being computed, for caches that ask (Pyramid Attention Broadcast)."""
-        return self._current_timestep
 
     # ---- stages ------------------------------------------------------------------------------------------------
 
@@ -213,7 +171,7 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
             latents=latents, generator_state=before, next_generator_state=generator.get_state().clone()
         )
 
-    @torch.no_grad()
+    @without_gradients
     def denoise(
         self,
         latents: Tensor,
@@ -262,7 +220,10 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
         return DenoisedSegment(latents=conditions.with_history(latents), completed=True)
 
     def decode(self, latents: Tensor, frames: range | None = None) -> DecodedSegment:
-        """Stage 6: one segment's latents to frames, all or some. The autoencoder's causal memory starts afresh each time."""
+        """Stage 6: one segment's latents to frames, all or those asked for.
+
+        The autoencoder's causal memory starts afresh with each segment.
+        """
         return DecodedSegment(frames=cond.decode_latents(self.vae, latents, frames))
 
     # ---- whole videos ------------------------------------------------------------------------------------------
@@ -272,16 +233,16 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
         return plan_segments(self, num_frames, options)
 
     @takes_stream_options
-    @torch.no_grad()
+    @without_gradients
     def stream(
         self, image: Any, driving_video: Any, reference_mask: Any, driving_mask: Any, **options: Unpack[StreamArguments]
     ) -> Iterator[SegmentOutput]:
         """Generate a video segment by segment, giving out each one as soon as it is finished.
 
-        Nothing but the current segment is held in memory. Stopping early is closing the iterator, raising in a
-        callback, or setting ``interrupt``: the segment that was under way is dropped, finished ones have been given.
-        To go on later, pass ``start_segment=k``, ``history`` from segment k-1, and a generator set to segment k-1's
-        ``next_generator_state``: the frames are the same bit for bit.
+        Nothing but the current segment and the next one's driving frames are held in memory; those are read in a thread of
+        their own. Stopping early is closing the iterator, raising in a callback, or setting ``interrupt``: the segment
+        that was under way is dropped, finished ones have been given. To go on later, pass ``start_segment=k``, ``history``
+        from segment k-1, and a generator set to segment k-1's ``next_generator_state``: the frames are the same bit for bit.
 
         Args:
             image: the reference picture: PIL image, uint8 array (H, W, 3) or float tensor (3, H, W) in [-1, 1].
@@ -314,67 +275,31 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
                 black_out_reference=call.options.black_out_reference,
             )
             history = call.history
-            for segment in call.segments:
-                output = self._run_segment(call, prompt, reference, segment, history)
-                if output is None:
-                    return
-                if call.options.history_transform is not None:
-                    output = call.options.history_transform(output)
-                history = output.history
-                yield output
+            with DrivingAhead(call, self.encode_driving, self.vae) as driving:
+                for segment in call.segments:
+                    output = render_segment(self, call, (prompt, reference), driving, segment, history)
+                    if output is None:
+                        return
+                    if call.options.history_transform is not None:
+                        output = call.options.history_transform(output)
+                    history = output.history
+                    yield output
             self._completed = True
         finally:
             self._current_timestep = None
             self.maybe_free_model_hooks()
 
-    def _run_segment(
-        self,
-        call: Call,
-        prompt: PromptConditions,
-        reference: EncodedReference,
-        segment: Segment,
-        history: Tensor | None,
-    ) -> SegmentOutput | None:
-        """Stages 3 to 6 of one segment, or ``None`` when it was interrupted; ``history`` (overlap, 3, H, W)."""
-        clock = [time.perf_counter()]
-        conditions = cond.assemble(
-            mode=call.mode,
-            reference=reference.conditions,
-            driving=self.encode_driving(*call.window(segment)),
-            history_latents=cond.encode_video(self.vae, history.transpose(0, 1)[None]) if segment.overlap else None,
-            prompt_embeds=prompt.prompt_embeds,
-            image_embeds=reference.image_embeds,
-        )
-        check_token_split(self.transformer, conditions.num_tokens(self.geometry))
-        noise = self.prepare_latents(conditions, call.generator)
-        clock.append(time.perf_counter())
-        denoised = self.denoise(
-            noise.latents,
-            conditions,
-            call.settings,
-            guider=call.guider,
-            options=call.options,
-            negative_prompt_embeds=prompt.negative_prompt_embeds,
-            generator=call.generator,
-        )
-        if not denoised.completed:
-            return None
-        clock.append(time.perf_counter())
-        length = segment.stop - segment.start
-        first = max(
-            0, min(segment.overlap, length - call.overlap)
-        )  # what is before it was given out, and is no history
-        frames = self.decode(denoised.latents, range(first, length)).frames[0].transpose(0, 1).cpu()
-        clock.append(time.perf_counter())
-        return SegmentOutput(
-            index=segment.index,
-            segment=segment,
-            frames=frames[segment.overlap - first :].clone(),
-            history=frames[-call.overlap :].clone(),
-            generator_state=noise.generator_state,
-            next_generator_state=call.generator.get_state(),
-            timings=dict(zip(("conditions", "denoise", "decode"), [b - a for a, b in pairwise(clock)], strict=True)),
-        )
+    @overload
+    def __call__(
+        self, image: Any, driving_video: Any, reference_mask: Any, driving_mask: Any, *, output_type: OutputType = "np",
+        return_dict: Literal[True] = True, **options: Unpack[StreamArguments],
+    ) -> SCAIL2PipelineOutput: ...  # fmt: skip
+
+    @overload
+    def __call__(
+        self, image: Any, driving_video: Any, reference_mask: Any, driving_mask: Any, *, output_type: OutputType = "np",
+        return_dict: Literal[False], **options: Unpack[StreamArguments],
+    ) -> tuple[Frames]: ...  # fmt: skip
 
     @takes_stream_options
     def __call__(
@@ -384,10 +309,10 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
         reference_mask: Any,
         driving_mask: Any,
         *,
-        output_type: str = "np",
+        output_type: OutputType = "np",
         return_dict: bool = True,
         **options: Unpack[StreamArguments],
-    ) -> SCAIL2PipelineOutput | tuple:
+    ) -> SCAIL2PipelineOutput | tuple[Frames]:
         """Generate the whole video: as many frames as the driving video has. Arguments as for :meth:`stream`.
 
         All frames are held in memory; for long videos write out the segments that :meth:`stream` gives.

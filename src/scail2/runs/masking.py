@@ -100,12 +100,20 @@ def read_report(folder: Path) -> dict[str, Any] | None:
     return report
 
 
-def refuse_errors(report: dict[str, Any], masks: Path) -> None:
-    """Raises `InputError` with the first error of a stored preflight report."""
-    errors = [each for each in report["findings"] if each["severity"] == Severity.ERROR]
+class RefusedPlanError(InputError):
+    """A plan that preflight refuses; ``plan`` is what plan.json would hold."""
+
+    def __init__(self, message: str, plan: dict[str, Any]):
+        super().__init__(message)
+        self.plan = plan
+
+
+def refuse_errors(plan: dict[str, Any]) -> None:
+    """Raises `RefusedPlanError` with the first error that preflight found."""
+    errors = [each for each in plan["preflight"]["findings"] if each["severity"] == Severity.ERROR]
     if errors:
-        more = f" ({len(errors) - 1} more in {masks / REPORT})" if len(errors) > 1 else ""
-        raise InputError(f"{errors[0]['message']}: {errors[0]['fix']}{more}.")
+        more = f" ({len(errors) - 1} more: see `scail2 plan`)" if len(errors) > 1 else ""
+        raise RefusedPlanError(f"{errors[0]['message']}: {errors[0]['fix']}{more}.", plan)
 
 
 def _set_aside(folder: Path) -> None:

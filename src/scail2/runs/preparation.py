@@ -21,6 +21,7 @@ from scail2.perception.store import MaskStore
 from scail2.request.animation import AnimationRequest
 from scail2.request.masks import check_files
 from scail2.request.names import first_name, present_name
+from scail2.runs.film import check_place
 from scail2.runs.journal import Journal
 from scail2.runs.ledger import StageLedger
 from scail2.runs.masking import (
@@ -110,6 +111,7 @@ class Preparation:
         plan = plan_run(request, facts, aspect=aspect, fps=fps, frames=frames)
         sampling = SamplingChoice.of(request, facts, plan)
         self._check_space(plan)
+        check_place(request, plan)
         size = (plan.height, plan.width)
         driving: Any = VideoReader(request.driving, fps=request.fps, size=size, fit=request.fit)
         info = driving.source_info
@@ -126,10 +128,10 @@ class Preparation:
         masks = load_masks(self.folder / "masks", request.mode)
         found = [*picture_findings(request), *sampling_findings(request, facts), *sound_findings(request, plan, info)]
         report = with_findings(report, found)
-        self._write_plan(plan, sampling, facts, report)
+        values = self._write_plan(plan, sampling, facts, report)
         for finding in report["findings"]:
             self.journal.emit("finding", **finding)
-        refuse_errors(report, self.folder / "masks")
+        refuse_errors(values)
         key = self._key(inputs, masks, plan, sampling, facts)
         return Prepared(
             plan=plan,
@@ -201,7 +203,9 @@ class Preparation:
     def _on_masks(self, done: int, total: int) -> None:
         self.journal.emit("masks_progress", done=done, total=total)
 
-    def _write_plan(self, plan: RunPlan, sampling: SamplingChoice, facts: ModelFacts, report: dict[str, Any]) -> None:
+    def _write_plan(
+        self, plan: RunPlan, sampling: SamplingChoice, facts: ModelFacts, report: dict[str, Any]
+    ) -> dict[str, Any]:
         values = plan.to_json() | {
             "mode": str(self.request.mode),
             "model": facts.name,
@@ -210,6 +214,7 @@ class Preparation:
             "contact_sheet": str(self.folder / "masks" / "contact_sheet.png"),
         }
         write_sealed(self.folder / PLAN, values)
+        return values
 
     def _check_space(self, plan: RunPlan) -> None:
         """Refuses to start when not even one segment fits on the disk."""

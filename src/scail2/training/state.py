@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from scail2.devices import without_gradients
 from scail2.errors import InputError
 from scail2.files.staging import Staging, set_aside
 from scail2.training.ema import WeightAverage
@@ -166,7 +167,7 @@ def _remove(state: Path) -> None:
         state.rmdir()
 
 
-@torch.no_grad()
+@without_gradients
 def _copy_parameters(values: dict[str, torch.Tensor], model: nn.Module, path: Path) -> None:
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     _check(values, parameters, path)

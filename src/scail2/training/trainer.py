@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from scail2.devices import without_gradients
 from scail2.errors import InputError
 from scail2.training.batches import TrainingBatch, step_generator
 from scail2.training.config import TrainConfig
@@ -175,7 +176,7 @@ class Trainer:
         if concern is not None:
             raise InputError(f"Training stopped at step {self.step}: {concern}")
 
-    @torch.no_grad()
+    @without_gradients
     def _sheet(self) -> np.ndarray:
         """A contact sheet by the averaged weights; puts the trained ones back."""
         kept = {n: p.detach().clone() for n, p in self.transformer.named_parameters() if p.requires_grad}
