@@ -113,11 +113,12 @@ def small_network(shape: TransformerShape, dtype: torch.dtype, device: torch.dev
     """A transformer of that shape with random weights, its float32 parts float32."""
     words = {name: getattr(shape, name) for name in shape.__dataclass_fields__ if name != "weights"}
     with torch.device(device):
-        network = SCAIL2Transformer3DModel(**words).to(dtype).eval()
+        network = SCAIL2Transformer3DModel(**words).eval()
     kept = set(SCAIL2Transformer3DModel._keep_in_fp32_modules)
-    for name, parameter in network.named_parameters():
-        if kept & set(name.split(".")):
-            parameter.data = parameter.data.float()
+    for path, module in network.named_modules():
+        for leaf, parameter in list(module.named_parameters(recurse=False)):
+            own = torch.float32 if kept & {*path.split("."), leaf} else dtype
+            setattr(module, leaf, torch.nn.Parameter(parameter.detach().to(own), requires_grad=False))
     return network
 
 
