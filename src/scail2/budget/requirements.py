@@ -246,7 +246,8 @@ class _Reckoning:
             encode += self._vae_seconds(video_encoding(model.autoencoder, driving, frames))
             if number:
                 encode += self._vae_seconds(video_encoding(model.autoencoder, job.size, job.overlap))
-            decode += self._vae_seconds(video_decoding(model.autoencoder, job.size, frames))
+            new = frames - job.overlap if number else frames
+            decode += self._vae_seconds(video_decoding(model.autoencoder, job.size, frames, new))
             denoise += self._denoising(frames)
         pictures = 1 + job.additional_references
         encode += pictures * self._vae_seconds(video_encoding(model.autoencoder, job.size, 1))

@@ -40,6 +40,7 @@ MODULES: tuple[str, ...] = (
     "models",
     "setup",
     "doctor",
+    "calibrate",
 )
 
 

@@ -64,6 +64,7 @@ class Executor:
         self.drift = DriftControl(store, request, prepared, journal)
         self._keys: dict[int, str] = {}
         self._rendering = 0
+        self.fresh: list[SegmentRecord] = []  # what was rendered, in that order
         self._saving = Beside[None]("saving")
         self._continues: tuple[str, ...] | None = None
 
@@ -292,6 +293,7 @@ class Executor:
         self.ledger.note_take(record)
         self.journal.emit("segment_saving", segment=output.index)
         self.store.save(record, frames, state, self.prepared.plan.fps)
+        self.fresh.append(record)
         self.journal.emit(
             "segment_finished",
             segment=output.index,

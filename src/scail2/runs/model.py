@@ -66,7 +66,7 @@ class ModelHandle:
         return self._request.model or _EMBEDDED
 
     @property
-    def _device_kind(self) -> str:
+    def device_kind(self) -> str:
         """Where the model will work, as far as number formats depend on it; a device that is not there is refused."""
         named = self._request.device
         if named is None:
@@ -82,7 +82,7 @@ class ModelHandle:
         """What to load the model in where the request names no format: as the run in the folder began with it."""
         if self._given or self._request.dtype is not None:
             return None
-        kind = self._device_kind
+        kind = self.device_kind
         noted = _noted(self._folder) if self._folder else {}
         if noted.get("name") == self._name:
             # Earlier versions took the embedded model's float16 for float32 on every CPU.
