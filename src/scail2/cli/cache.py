@@ -49,6 +49,7 @@ def cache(
     The same settings and seed always give the same samples. Interrupt it and continue with --resume.
     """
     from scail2.checkpoints.model_folder import check_model
+    from scail2.cli.libraries import quiet_process
     from scail2.cli.options import need, parse_size
     from scail2.cli.progress import counted_progress
     from scail2.cli.terminal import Terminal
@@ -97,7 +98,7 @@ def cache(
     count = 1 if job.embedder is not None else workers or os.cpu_count() or 1
     console = Terminal()
     with counted_progress(console, "caching") as progress:
-        summary = write_cache(job, out, workers=count, resume=resume, progress=progress)
+        summary = write_cache(job, out, workers=count, resume=resume, progress=progress, start_worker=quiet_process)
     console.say(f"{summary.written} samples written, {summary.shards} shards in {summary.directory}")
     for line in pairs.damage.lines() if isinstance(pairs, PairShards) else ():
         console.say(f"damaged {line}")

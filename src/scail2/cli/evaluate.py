@@ -52,6 +52,7 @@ def evaluate(
     from scail2.checkpoints.model_folder import check_model
 
     check_model(checkpoint)
+    from scail2.checkpoints.loading_bars import no_loading_bars
     from scail2.devices import default_device
     from scail2.evaluation.clips import EvaluationTask
     from scail2.evaluation.networks import GivenNetworks
@@ -69,7 +70,8 @@ def evaluate(
     shown: dict[EvaluationTask, list[MeasuredClip]] = {task: [] for task in tasks}
     done = itertools.count(1)
     with claimed_outputs(json_file, out, inputs, timed=timed) as outputs:
-        pipe = load_pipeline(checkpoint, device=device or default_device())
+        with no_loading_bars():
+            pipe = load_pipeline(checkpoint, device=device or default_device())
         pipe.set_progress_bar_config(disable=True)  # one bar for all clips, not one a clip
         with counted_progress(console, "evaluating") as progress:
 

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from scail2.checkpoints.loading_bars import no_loading_bars
 from scail2.errors import InputError
 from scail2.files.storage import digest, hash_file, names_in, write_json
 from scail2.masks import colours_nobody_moves
@@ -192,12 +193,10 @@ def _segmenter(request: MaskRequest) -> VideoSegmenter:
     """SAM3 where its weights were named, else the one that knows what the clip shows."""
     if request.sam3 is None:
         return AutomaticSegmenter(accept=request.accept_mask)
-    from transformers.utils import logging
-
     from scail2.perception.segmenters.sam3 import Sam3Segmenter
 
-    logging.disable_progress_bar()
-    return Sam3Segmenter.load(request.sam3)
+    with no_loading_bars():
+        return Sam3Segmenter.load(request.sam3)
 
 
 def _files(request: MaskRequest) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
+from scail2.checkpoints.loading_bars import no_loading_bars
 from scail2.checkpoints.lora import fused_loras, has_loras
 from scail2.conditions import ConditionGeometry
 from scail2.devices import default_device
@@ -94,14 +95,15 @@ class ModelHandle:
 
             dtype = getattr(torch, self._request.dtype) if self._request.dtype else None
             device = self._request.device or default_device()
-            self._pipe = load_pipeline(
-                self._request.model,
-                torch_dtype=dtype,
-                device=device,
-                offload=self._request.offload,
-                loras=self._request.lora,
-            )
             # The run shows its own progress.
+            with no_loading_bars():
+                self._pipe = load_pipeline(
+                    self._request.model,
+                    torch_dtype=dtype,
+                    device=device,
+                    offload=self._request.offload,
+                    loras=self._request.lora,
+                )
             self._pipe.set_progress_bar_config(disable=True)
         return self._pipe
 

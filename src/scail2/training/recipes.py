@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 from scail2.errors import InputError
+from scail2.files.public.embedded import embedded_model_path
 from scail2.training.config import (
     DataConfig,
     LoRAConfig,
@@ -97,7 +98,7 @@ def nano_continue() -> TrainConfig:
     return dataclasses.replace(
         finish,
         name="nano_continue",
-        model="src/scail2/assets/nano",
+        model=str(embedded_model_path()),
         steps=3_150,
         data=data,
         timesteps=dataclasses.replace(finish.timesteps, pure_noise=0.85),
