@@ -17,6 +17,7 @@ from scail2.drift.colour import ColourStatistics, as_float_frames, colour_statis
 from scail2.drift.correction import CorrectionMode, correct
 from scail2.drift.statistics import Difference, SegmentStatistics, compare, segment_statistics
 from scail2.errors import InputError
+from scail2.files.storage import json_bytes, write_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -226,9 +227,7 @@ class DriftReport:
     def save(self, path: str | os.PathLike) -> None:
         """Writes the report as JSON, beside and then renamed."""
         path = Path(path)
-        beside = path.with_name(f".{path.name}.part")
-        beside.write_text(json.dumps(self.to_json(), indent=1) + "\n")
-        os.replace(beside, path)
+        write_bytes(path, json_bytes(self.to_json(), indent=1) + b"\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "DriftReport":
