@@ -1,7 +1,7 @@
 """The documentation as a test reads it: pages, their code blocks, and the commands in blocks and in running text.
 
 The first word after a block's fence is its language. A shell block is run as it stands, unless a further word says what it
-needs: ```` ```sh needs-weights ````.
+needs: ```` ```sh needs-weights ````. A comment ``<!-- run: NAME -->`` before it says that the page's own test runs it.
 """
 
 import re
@@ -16,20 +16,22 @@ PAGES = (
     *sorted((ROOT / "docs").glob("*.md")),
 )
 SHELL = ("sh", "bash")
-# What a block may need that a test cannot have: files of gigabytes, the network, minutes to days, an installation.
-NEEDS = ("needs-weights", "needs-network", "needs-time", "needs-install")
-_FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
+# What a block may need that a test cannot have: files of gigabytes, the network, minutes to days, an installation, videos of
+# one's own.
+NEEDS = ("needs-weights", "needs-network", "needs-time", "needs-install", "needs-files")
+_FENCE = re.compile(r"^(<!-- run: \w+ -->\n)?```([^\n]*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 _LEFT_OUT = ("…", "...")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A code block: the page's name, the line of its fence, the words after it, and the code."""
+    """A code block: the page's name, the line of its fence, the words after it, the code, whether another test runs it."""
 
     page: str
     line: int
     words: tuple[str, ...]
     code: str
+    runs_elsewhere: bool = False
 
     @property
     def language(self) -> str:
@@ -44,7 +46,7 @@ class Block:
     @property
     def runs(self) -> bool:
         """Whether it is to be run as it stands."""
-        return not self.needs
+        return not self.needs and not self.runs_elsewhere
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
@@ -71,7 +73,7 @@ def blocks(page: Path) -> list[Block]:
     text = page.read_text(encoding="utf-8")
     name = str(page.relative_to(ROOT))
     return [
-        Block(name, text[: found.start()].count("\n") + 1, tuple(found[1].split()), found[2])
+        Block(name, text[: found.start(2)].count("\n") + 1, tuple(found[2].split()), found[3], found[1] is not None)
         for found in _FENCE.finditer(text)
     ]
 
