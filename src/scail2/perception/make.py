@@ -131,6 +131,16 @@ def find_masks(
     )
 
 
+def segmenter_for(request: MaskRequest) -> VideoSegmenter:
+    """SAM3 where its weights were named, else the one that knows what the clip shows."""
+    if request.sam3 is None:
+        return AutomaticSegmenter(accept=request.accept_mask)
+    from scail2.perception.segmenters.sam3 import Sam3Segmenter
+
+    with no_loading_bars():
+        return Sam3Segmenter.load(request.sam3)
+
+
 @dataclass(frozen=True)
 class _Finder:
     """Finds the characters of one request's pictures and video, at the video's size."""
@@ -150,13 +160,8 @@ class _Finder:
 
     @cached_property
     def segmenter(self) -> VideoSegmenter:
-        """SAM3 where its weights were named, else the one that knows what the clip shows."""
-        if self.request.sam3 is None:
-            return AutomaticSegmenter(accept=self.request.accept_mask)
-        from scail2.perception.segmenters.sam3 import Sam3Segmenter
-
-        with no_loading_bars():
-            return Sam3Segmenter.load(self.request.sam3)
+        """See `segmenter_for`."""
+        return segmenter_for(self.request)
 
     def picture(self, path: Path, files: Sequence[Path], prompts: Prompts | None) -> tuple[np.ndarray, TrackedMasks]:
         """A picture at the run's size without alpha, and its characters: from files, its own alpha, or a segmenter."""
