@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from scail2.checkpoints.loading_bars import no_loading_bars
 from scail2.errors import InputError
 from scail2.masks import THRESHOLD
 from scail2.modes import AnimationMode
@@ -17,7 +16,7 @@ from scail2.perception.checks import findings, framing, validate
 from scail2.perception.checks.findings import Finding
 from scail2.perception.checks.framing import FramingReport
 from scail2.perception.driving_video import DrivingVideo
-from scail2.perception.segmenters.automatic import AutomaticSegmenter
+from scail2.perception.segmenters.asked import segmenter_for
 from scail2.perception.segmenters.given import GivenMasks, PictureFrames, from_alpha
 from scail2.perception.segmenters.protocol import Progress, VideoSegmenter
 from scail2.perception.store import MaskStore
@@ -129,16 +128,6 @@ def find_masks(
         framing=report,
         findings=tuple(notes),
     )
-
-
-def segmenter_for(request: MaskRequest) -> VideoSegmenter:
-    """SAM3 where its weights were named, else the one that knows what the clip shows."""
-    if request.sam3 is None:
-        return AutomaticSegmenter(accept=request.accept_mask)
-    from scail2.perception.segmenters.sam3 import Sam3Segmenter
-
-    with no_loading_bars():
-        return Sam3Segmenter.load(request.sam3)
 
 
 @dataclass(frozen=True)

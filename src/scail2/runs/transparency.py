@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from scail2.errors import InputError
-from scail2.perception.make import segmenter_for
 from scail2.perception.matte import bound_characters, find_characters, soft_edge
+from scail2.perception.segmenters.asked import segmenter_for
 from scail2.perception.store import MaskStore
 from scail2.request.animation import AlphaMask, AnimationRequest
 from scail2.request.masks import Prompts
