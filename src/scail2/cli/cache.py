@@ -56,11 +56,12 @@ def cache(
     height, width = parse_size(size)
     check_model(model)
     from scail2.data.cache import CacheJob, write_cache
-    from scail2.data.sources import PairShards
+    from scail2.data.sources import PairShards, PairSource
     from scail2.data.triplet_recipe import recipe as recipe_named
     from scail2.request.paths import refuse_overwriting
 
     chosen = recipe_named(recipe)
+    pairs: PairSource
     given = [("source", Path(name)) for name in source if name != "puppets"]
     given += [(name, path) for name, path in (("autoencoder", autoencoder), ("model", model)) if path is not None]
     refuse_overwriting([out], given)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from itertools import pairwise
 from typing import Any, Literal, Unpack, overload
 
@@ -233,7 +233,7 @@ class SCAIL2Pipeline(SavedPipeline, CallState, SCAIL2LoraLoaderMixin):
     @without_gradients
     def stream(
         self, image: Any, driving_video: Any, reference_mask: Any, driving_mask: Any, **options: Unpack[StreamArguments]
-    ) -> Iterator[SegmentOutput]:
+    ) -> Generator[SegmentOutput, None, None]:
         """Generate a video segment by segment, giving out each one as soon as it is finished.
 
         Nothing but the current segment is held in memory. Stopping early is closing the iterator, raising in a
@@ -299,7 +299,7 @@ class SCAIL2Pipeline(SavedPipeline, CallState, SCAIL2LoraLoaderMixin):
             mode=call.mode,
             reference=reference.conditions,
             driving=self.encode_driving(*call.window(segment)),
-            history_latents=cond.encode_video(self.vae, history.transpose(0, 1)[None]) if segment.overlap else None,
+            history_latents=None if history is None else cond.encode_video(self.vae, history.transpose(0, 1)[None]),
             prompt_embeds=prompt.prompt_embeds,
             image_embeds=reference.image_embeds,
         )

@@ -43,7 +43,7 @@ class OutputStage:
         frames = JoinedFrames(self.store, indices)
         if len(frames) != self.prepared.plan.total:
             raise InputError(f"The segments hold {len(frames)} frames, {self.prepared.plan.total} were planned.")
-        pixels = digest([self.store.record(index).frames_sha256 for index in indices])
+        pixels = digest([self.store.known(index).frames_sha256 for index in indices])
         sound = self.prepared.inputs["driving"] if self.request.audio else None
         key = digest([pixels, sound, self.codec, str(self.prepared.plan.fps)])
         self._stage("output", key, self.request.output, frames.chunks(_CHUNK), panels=1)
