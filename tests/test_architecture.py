@@ -63,10 +63,12 @@ INSIDE = {
         {"stage"},
     ],
     "pipeline": [
-        {"presets", "step_caches", "hub_files", "output", "stages", "inputs", "call_state"},
+        {"presets", "step_caches", "hub_files", "output", "stages", "inputs", "call_state", "beside"},
         {"sampling", "options", "embeds", "lora_loader", "saved"},
         {"guidance"},
         {"call"},
+        {"driving"},
+        {"segment"},
         {"pipeline"},
     ],
 }

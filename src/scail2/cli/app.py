@@ -31,6 +31,7 @@ MODULES: tuple[str, ...] = (
     "status",
     "clean",
     "synthesize",
+    "preferences",
     "cache",
     "evaluate",
     "train",

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 import numpy as np
@@ -78,7 +79,7 @@ class VideoReader:
     Attributes:
         fps (Fraction), height, width, has_audio, has_alpha, source_info (:class:`VideoInfo` of the file itself).
 
-    Memory holds the asked window and at most 16 frames more, however long the film. One reader serves one thread.
+    Memory holds the asked window and at most 16 frames more, however long the film. Threads may share a reader: they take turns.
 
     Raises:
         InputError: missing, unreadable, empty, truncated, damaged, without pictures, too large or too small, or named
@@ -108,6 +109,7 @@ class VideoReader:
         self.has_audio, self.has_alpha = info.has_audio, info.has_alpha
         self._source_index = self._sampling()
         self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._one_at_a_time = Lock()
         for note in info.notes:
             if note.fix:
                 logger.info("%s: %s; %s", path, note.message, note.fix)
@@ -147,6 +149,10 @@ class VideoReader:
 
     def _window(self, start: int, stop: int, *, channels: int) -> np.ndarray:
         check_window(start, stop, len(self))
+        with self._one_at_a_time:
+            return self._read_window(start, stop, channels)
+
+    def _read_window(self, start: int, stop: int, channels: int) -> np.ndarray:
         window = np.empty((stop - start, self.height, self.width, channels), dtype=np.uint8)
         wanted = self._source_index[start:stop]
         kept = {index: self._kept[index] for index in np.unique(wanted).tolist() if index in self._kept}
