@@ -87,7 +87,7 @@ def cache(
     models_own = made_for.pop("autoencoder", None)
     if driving_downsample:
         made_for["driving_downsample"] = driving_downsample
-    settings = {
+    settings: dict[str, Any] = {
         "recipe": chosen,
         "autoencoder": autoencoder or models_own or _embedded_autoencoder(),
         "samples": samples or (len(pairs) if isinstance(pairs, PreferenceShards) else 1000),
