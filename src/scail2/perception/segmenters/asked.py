@@ -1,5 +1,6 @@
 """The segmenter that a request asks for."""
 
+from scail2.checkpoints.loading_bars import no_loading_bars
 from scail2.perception.segmenters.automatic import AutomaticSegmenter
 from scail2.perception.segmenters.protocol import VideoSegmenter
 from scail2.request.masks import MaskRequest
