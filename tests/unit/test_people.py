@@ -5,14 +5,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scail2.drift.verdict import LIMITS, Measure
 from scail2.errors import InputError
 from scail2.perception.segmenters.people.joints import Joints, find_joints, motion_error
 from scail2.perception.segmenters.people.network import OUTSIDE, PoseNetwork, Square, crop, installed, placed
 from scail2.perception.segmenters.people.places import PlaceFinder
 from scail2.perception.segmenters.people.segmenter import PeopleSegmenter
 from scail2.request.masks import BoxPrompt, PointPrompt, Prompts
+from scail2.runs.motion import MotionCheck
+from scail2.runs.watching import WatchedFrames
+from scail2.segments import SegmentPlan
 from scail2.video import ArrayFrames, VideoReader
 
+cv2 = pytest.importorskip("cv2")
 pytestmark = pytest.mark.skipif(not installed(), reason="needs the extra people (ai-edge-litert and OpenCV)")
 MEDIA = Path(__file__).parents[1] / "media"
 
@@ -134,12 +139,59 @@ def test_joints_of_the_same_motion_agree_and_of_another_do_not(network, dancer):
     assert np.nanmin(motion_error(joints, mirrored)) > 0.3
 
 
-def test_hand_boxes_lie_at_the_ends_of_the_arms(network, dancer):
-    from scail2.perception.segmenters.people.joints import HANDS
-
+def test_hand_and_face_boxes_lie_at_the_ends_of_arms_and_neck(network, dancer):
     joints = find_joints(dancer, network)
-    boxes = joints.boxes(HANDS["left"])[0, 0]
-    wrist = joints.places[0, 0, 15]
-    assert boxes[0] < wrist[0] < boxes[2]
-    assert boxes[1] < wrist[1] < boxes[3]
-    assert boxes[2] - boxes[0] < 100
+    hands, faces = joints.hand_boxes()[0, 0], joints.face_boxes()[0, 0]
+    assert hands.shape == (2, 4)
+    for box, joint in ((hands[0], 15), (hands[1], 16), (faces, 0)):
+        x, y = joints.places[0, 0, joint]
+        assert box[0] < x < box[2]
+        assert box[1] < y < box[3]
+        assert 10 < box[2] - box[0] < 60
+    # By eye: the raised right hand is at (198, 92), the face at (186, 130).
+    assert hands[1][0] < 198 < hands[1][2]
+    assert hands[1][1] < 92 < hands[1][3]
+    assert faces[0] < 186 < faces[2]
+    assert faces[1] < 130 < faces[3]
+    hidden = Joints(places=joints.places, visibility=np.zeros_like(joints.visibility))
+    assert np.isnan(hidden.hand_boxes()).all()
+
+
+@pytest.fixture(scope="module")
+def check(network, dancer):
+    """Compares an output with the dancer's motion."""
+    check = MotionCheck(WatchedFrames(dancer))
+    check.__dict__["_network"] = network
+    return check
+
+
+@pytest.fixture(scope="module")
+def palette(masks):
+    labels = np.concatenate([each for _, each in masks.windows()])
+    return np.where((labels == 1)[..., None], np.uint8([0, 0, 255]), np.uint8(0))
+
+
+SEGMENT = SegmentPlan.of(9, segment_frame_length=9).segments[0]
+
+
+def test_an_output_that_moves_alike_has_no_motion_error_and_another_has(check, dancer, palette):
+    frames = dancer.array
+    same = check.measure(SEGMENT, frames, palette)
+    assert same.frames == (0, 2, 4, 6, 8)
+    assert same.value < 0.05
+    smaller = np.stack([cv2.resize(cv2.copyMakeBorder(f, 60, 60, 60, 60, 1), (350, 350)) for f in frames])
+    assert check.measure(SEGMENT, smaller, palette).value < 0.15
+    mirrored = check.measure(SEGMENT, np.ascontiguousarray(frames[:, :, ::-1]), palette)
+    assert mirrored.value > LIMITS[Measure.MOTION_ERROR]
+    still = check.measure(SEGMENT, np.repeat(frames[:1], 9, axis=0), palette)
+    assert still.errors[0] < 0.05 < 0.2 < still.errors[-1]
+
+
+def test_why_there_is_no_motion_error_is_said(check, dancer, palette, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 256, dancer.array.shape, dtype=np.uint8)
+    assert "in the output" in check.measure(SEGMENT, noise, palette).reason
+    wrong = np.zeros_like(palette)
+    wrong[:, 5:60, 5:60, 2] = 255  # a character where the dancer is not
+    assert "driving video's characters" in check.measure(SEGMENT, dancer.array, wrong).reason
+    monkeypatch.setattr("scail2.runs.motion.installed", lambda: False)
+    assert "pip install 'scail2[people]'" in check.measure(SEGMENT, dancer.array, palette).reason

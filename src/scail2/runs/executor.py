@@ -197,7 +197,7 @@ class Executor:
         prepared, plan, masks = self.prepared, self.prepared.plan, self.prepared.masks
         return self.model.pipe.stream(
             masks.reference,
-            prepared.driving,
+            self.drift.driving,
             masks.reference_mask,
             masks.driving_mask,
             additional_images=masks.additional or None,
