@@ -59,7 +59,7 @@ def write_job(folder: Path, frames: int, model: str | None, steps: int) -> Path:
         driving_mask=folder / "driving_mask.mkv",
         output=folder / "film.mp4",
         model=model,
-        steps=steps,
+        num_inference_steps=steps,
     )
     path = folder / "job.json"
     path.write_text(json.dumps(request.to_json()))

@@ -1,6 +1,7 @@
 """How far a run in half precision is from the same run in float32, with the goldens' network: 8 steps, guidance 5.
 
     python benchmarks/precision.py
+    python benchmarks/precision.py --embedded    # the embedded checkpoint on the bundled examples, in decibels
 
 The relative difference of the final latents in the 2-norm, for every golden run of 8 steps with guidance, segment by
 segment; later segments continue from what the earlier ones made of it. Beside each type stands its floor: the float32
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 
 import scail2
 from scail2.checkpoints.encoders import load_vae
+from scail2.devices import has_native_bf16
 from scail2.pipeline import SCAIL2Pipeline
 from scail2.pipeline.sampling import make_scheduler
 
@@ -63,9 +65,43 @@ def final_latents(model: torch.nn.Module, runs: dict, case: dict) -> list[torch.
     return found
 
 
+def film(pipe: SCAIL2Pipeline, example: Path) -> tuple[torch.Tensor, float]:
+    """A bundled example rendered with seed 0, (T, 3, H, W) in [-1, 1], and the seconds of its denoising."""
+    segments = list(
+        pipe.stream(
+            scail2.read_image(example / "reference.png"),
+            scail2.VideoReader(example / "driving.mp4", size=(128, 128)),
+            scail2.read_image(example / "reference_mask.png"),
+            scail2.VideoReader(example / "driving_mask.mkv"),
+            mode="replacement" if example.name == "replacement" else "animation",
+            generator=torch.Generator("cpu").manual_seed(0),
+        )
+    )
+    return torch.cat([each.frames for each in segments]), sum(each.timings["denoise"] for each in segments)
+
+
+def embedded() -> None:
+    """The embedded checkpoint in bfloat16 beside itself in float32: its default where the CPU multiplies bfloat16."""
+    pipes = [scail2.load_pipeline(torch_dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
+    for pipe in pipes:
+        pipe.set_progress_bar_config(disable=True)
+    examples = Path(scail2.__file__).parent / "assets" / "example"
+    print(f"native bfloat16: {has_native_bf16(torch.device('cpu'))}")
+    for example in sorted(path for path in examples.iterdir() if path.is_dir()):
+        (exact, slow), (found, fast) = (film(pipe, example) for pipe in pipes)
+        error = ((exact - found) / 2).square().mean((1, 2, 3))
+        worst, whole = (-10 * error.max().log10()).item(), (-10 * error.mean().log10()).item()
+        print(f"{example.name:12s} {whole:.1f} dB (worst frame {worst:.1f}), denoising {slow:.2f} s -> {fast:.2f} s")
+
+
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--embedded", action="store_true", help="the embedded checkpoint instead of the goldens' network"
+    )
     torch.set_num_threads(1)
+    if parser.parse_args().embedded:
+        return embedded()
     runs = json.loads((GOLDENS / "e2e" / "e2e.json").read_text())
     cases = [case for case in runs["cases"] if case["steps"] == 8 and case["guidance_scale"] != 1.0]
     for case in cases:

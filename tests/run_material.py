@@ -49,7 +49,7 @@ def make_material(
         "reference_mask": (folder / "reference_mask.png",),
         "driving_mask": (folder / "driving_mask.mkv",),
         "output": folder / "film.mp4",
-        "steps": 2,
+        "num_inference_steps": 2,
     }
 
 

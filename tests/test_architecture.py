@@ -52,7 +52,9 @@ INSIDE = {
     "perception": [
         {"tracks"},
         {"binding"},
+        {"bound_masks", "driving_video"},
         {"segmenters"},
+        {"matte"},
         {"store_folder", "stored_facts"},
         {"store"},
         {"preview"},
@@ -61,8 +63,8 @@ INSIDE = {
         {"stage"},
     ],
     "pipeline": [
-        {"presets", "step_caches", "hub_files", "output", "stages", "inputs"},
-        {"sampling", "options", "embeds", "lora_loader"},
+        {"presets", "step_caches", "hub_files", "output", "stages", "inputs", "call_state"},
+        {"sampling", "options", "embeds", "lora_loader", "saved"},
         {"guidance"},
         {"call"},
         {"pipeline"},

@@ -42,10 +42,12 @@ _EXPORTS = {
 __all__ = [*sorted(_EXPORTS), "__version__"]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _EXPORTS:
-        return getattr(import_module(_EXPORTS[name]), name)
-    raise AttributeError(f"module 'scail2' has no attribute {name!r}")
+if not TYPE_CHECKING:  # for whoever sees this function, every name exists
+
+    def __getattr__(name: str) -> Any:
+        if name in _EXPORTS:
+            return getattr(import_module(_EXPORTS[name]), name)
+        raise AttributeError(f"module 'scail2' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

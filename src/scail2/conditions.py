@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from diffusers.utils.torch_utils import get_module_execution_device
 from torch import Tensor, nn
 
+from scail2.devices import without_gradients
 from scail2.errors import InputError
 from scail2.masks import THRESHOLD, mask_latent
 from scail2.modes import MODE_TRAITS, AnimationMode
@@ -65,8 +66,8 @@ class ReferenceConditions:
 
     latents: Tensor  # (B, C, 1, h, w)
     masks: Tensor  # (B, 28, 1, h, w) in [0, 1]
-    additional_latents: Tensor | None = None  # (B, C, N, h, w)
-    additional_masks: Tensor | None = None  # (B, 28, N, h, w)
+    additional_reference_latents: Tensor | None = None  # (B, C, N, h, w)
+    additional_reference_masks: Tensor | None = None  # (B, 28, N, h, w)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,7 +163,7 @@ def _latent_statistics(vae: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
     return mean, std
 
 
-@torch.no_grad()
+@without_gradients
 def encode_video(vae: nn.Module, pixels: Tensor) -> Tensor:
     """Encode pixels (B, 3, T, H, W) in [-1, 1], T = 4k+1, into normalised float32 latents (B, C, Tl, h, w).
 
@@ -173,7 +174,7 @@ def encode_video(vae: nn.Module, pixels: Tensor) -> Tensor:
     return (latents - mean) / std
 
 
-@torch.no_grad()
+@without_gradients
 def decode_latents(vae: nn.Module, latents: Tensor) -> Tensor:
     """Decode normalised latents (B, C, Tl, h, w) into float32 pixels (B, 3, 4(Tl-1)+1, H, W), clamped to [-1, 1]."""
     latents = latents.to(device=get_module_execution_device(vae), dtype=torch.float32)
@@ -188,22 +189,24 @@ def character_region(mask: Tensor) -> Tensor:
     return on.any(dim=-1) & ~on.all(dim=-1)
 
 
-def blackout(image: Tensor, mask: Tensor) -> Tensor:
-    """``image`` (B, 3, H, W) in [-1, 1], black wherever ``mask`` (B, H, W, 3) marks nothing, that is, shows black.
+def blackout(reference: Tensor, mask: Tensor) -> Tensor:
+    """``reference`` (B, 3, H, W) in [-1, 1], black wherever ``mask`` (B, H, W, 3) marks nothing, that is, shows black.
 
     Characters stay, and so does what is marked white: a background that is to be seen.
     """
-    marked = (mask > THRESHOLD).any(dim=-1).unsqueeze(1).to(image.device)
-    return torch.where(marked, image, torch.full_like(image, -1.0))
+    marked = (mask > THRESHOLD).any(dim=-1).unsqueeze(1).to(reference.device)
+    return torch.where(marked, reference, torch.full_like(reference, -1.0))
 
 
-def seen_reference(image: Tensor, mask: Tensor, *, mode: AnimationMode | str, black_out: bool = True) -> Tensor:
+def seen_reference(
+    reference: Tensor, mask: Tensor, *, mode: AnimationMode | str, black_out_reference: bool = True
+) -> Tensor:
     """A reference picture as the model is to see it: in replacement mode black outside what its mask marks.
 
     In animation mode the reference's background is part of the result and always stays. Shapes as in `blackout`.
     """
-    hides = black_out and MODE_TRAITS[AnimationMode.parse(mode)].blacks_out_reference
-    return blackout(image, mask) if hides else image
+    hides = black_out_reference and MODE_TRAITS[AnimationMode.parse(mode)].black_out_reference
+    return blackout(reference, mask) if hides else reference
 
 
 def _check_pair(what: str, pixels: Tensor, mask: Tensor) -> None:
@@ -228,7 +231,7 @@ def encode_references(
     reference_mask: Tensor,
     additional_references: Tensor | None = None,
     additional_reference_masks: Tensor | None = None,
-    black_out: bool = True,
+    black_out_reference: bool = True,
 ) -> ReferenceConditions:
     """Encode the primary and the additional reference pictures.
 
@@ -236,16 +239,16 @@ def encode_references(
         reference: (B, 3, H, W) float in [-1, 1]. ``reference_mask``: (B, H, W, 3) uint8 RGB in the palette.
         additional_references: (B, N, 3, H, W) float, each encoded as a picture of its own, with
             ``additional_reference_masks`` (B, N, H, W, 3) uint8; both or neither.
-        black_out: see `seen_reference`.
+        black_out_reference: see `seen_reference`.
 
     Returns:
         Latents float32 and masks float32 on the latent grid.
     """
     _check_pair("reference", reference, reference_mask)
 
-    def one(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        image = seen_reference(image, mask, mode=mode, black_out=black_out)
-        latents = encode_video(vae, image.unsqueeze(2))
+    def one(picture: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        seen = seen_reference(picture, mask, mode=mode, black_out_reference=black_out_reference)
+        latents = encode_video(vae, seen.unsqueeze(2))
         return latents, mask_latent(mask.unsqueeze(1).to(latents.device), half_size=False)
 
     latents, masks = one(reference, reference_mask)
@@ -259,14 +262,14 @@ def encode_references(
             f"pictures (batch, count) but {tuple(additional_reference_masks.shape[:2])} masks."
         )
     extra = []
-    for image, mask in zip(additional_references.unbind(1), additional_reference_masks.unbind(1), strict=True):
-        _check_pair("additional reference", image, mask)
-        extra.append(one(image, mask))
+    for picture, mask in zip(additional_references.unbind(1), additional_reference_masks.unbind(1), strict=True):
+        _check_pair("additional reference", picture, mask)
+        extra.append(one(picture, mask))
     return ReferenceConditions(
         latents=latents,
         masks=masks,
-        additional_latents=torch.cat([pair[0] for pair in extra], dim=2),
-        additional_masks=torch.cat([pair[1] for pair in extra], dim=2),
+        additional_reference_latents=torch.cat([pair[0] for pair in extra], dim=2),
+        additional_reference_masks=torch.cat([pair[1] for pair in extra], dim=2),
     )
 
 
@@ -319,8 +322,8 @@ def assemble(
         reference_masks=reference.masks,
         driving_latents=driving.latents,
         driving_masks=driving.masks,
-        additional_reference_latents=reference.additional_latents,
-        additional_reference_masks=reference.additional_masks,
+        additional_reference_latents=reference.additional_reference_latents,
+        additional_reference_masks=reference.additional_reference_masks,
         history_latents=history_latents,
         prompt_embeds=prompt_embeds,
         image_embeds=image_embeds,
@@ -341,14 +344,14 @@ def build(
     history: Tensor | None = None,
     prompt_embeds: Tensor | None = None,
     image_embeds: Tensor | None = None,
-    black_out: bool = True,
+    black_out_reference: bool = True,
 ) -> SegmentConditions:
     """Make all model inputs of one segment from pixels, masks and (optional) precomputed embeddings.
 
     Args:
         vae: an autoencoder of ``AutoencoderKLWan``'s interface.
         geometry: see :class:`ConditionGeometry`.
-        reference, reference_mask, additional_references, additional_reference_masks, black_out:
+        reference, reference_mask, additional_references, additional_reference_masks, black_out_reference:
             see :func:`encode_references`.
         driving, driving_mask: see :func:`encode_driving`.
         history: (B, 3, 4k+1, H, W) float in [-1, 1], the last output frames of the segment before (5 in the published
@@ -372,7 +375,7 @@ def build(
             reference_mask=reference_mask,
             additional_references=additional_references,
             additional_reference_masks=additional_reference_masks,
-            black_out=black_out,
+            black_out_reference=black_out_reference,
         ),
         driving=encode_driving(vae, geometry, driving=driving, driving_mask=driving_mask),
         history_latents=None if history is None else encode_video(vae, history),

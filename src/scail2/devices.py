@@ -1,20 +1,58 @@
-"""Which device to compute on: the one that was named, or the one that a run takes by itself."""
+"""Where to compute, and in which numbers: the device that was named, or the one that a run takes by itself.
 
-import torch
+PyTorch is imported by what asks it: the names alone are needed wherever settings are read.
+"""
 
-from scail2.errors import InputError
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from scail2.errors import InputError, short
+
+if TYPE_CHECKING:
+    import torch
 
 _ACCELERATORS = ("cuda", "xpu", "mps")
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Precision(StrEnum):
+    """Number format of weights and computation."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+    @classmethod
+    def parse(cls, name: str) -> Precision:
+        """The number format of that name; `InputError` for others."""
+        if name not in set(cls):
+            raise InputError(f"{short(name)} is no type for weights: choose one of {', '.join(cls)}.")
+        return cls(name)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """PyTorch's name for it."""
+        import torch
+
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self]
 
 
 def default_device() -> torch.device:
     """The first CUDA (or ROCm) or XPU device, else the CPU. Metal ("mps") must be named."""
+    import torch
+
     found = (kind for kind in ("cuda", "xpu") if _count_devices(kind))
     return torch.device(next(found, "cpu"))
 
 
 def find_device(device: str | torch.device) -> torch.device:
     """The device of that name (cpu, cuda, cuda:1, mps, …). Raises `InputError` where this machine has none such."""
+    import torch
+
     usable = [f"{kind}:{number}" for kind in _ACCELERATORS for number in range(_count_devices(kind))]
     advice = f"use {', '.join(['cpu', *usable])}"
     try:
@@ -28,6 +66,8 @@ def find_device(device: str | torch.device) -> torch.device:
 
 def has_native_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 in hardware: without that it is slower than fp32."""
+    import torch
+
     if device.type == "cpu":
         capabilities = torch.cpu.get_capabilities()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
@@ -36,8 +76,17 @@ def has_native_bf16(device: torch.device) -> bool:
     return device.type in ("xpu", "mps")
 
 
+def without_gradients(function: Function) -> Function:
+    """`torch.no_grad` as a decorator that type checkers see through; of a generator, each time that it goes on."""
+    import torch
+
+    return torch.no_grad()(function)
+
+
 def _count_devices(kind: str) -> int:
     """How many devices of a kind PyTorch can use now."""
+    import torch
+
     if kind == "cpu":
         return 1
     module = getattr(torch, kind, None)

@@ -106,7 +106,7 @@ def check_polarity(
     reference_mask: np.ndarray,
     driving_mask: np.ndarray,
     mode: AnimationMode | str,
-    additional_masks: Sequence[np.ndarray] = (),
+    additional_reference_masks: Sequence[np.ndarray] = (),
 ) -> list[str]:
     """What in a set of masks contradicts the mode or each other, a sentence each; empty when all is well.
 
@@ -117,7 +117,7 @@ def check_polarity(
         reference_mask: uint8 ``(H, W, 3)``, the primary reference's.
         driving_mask: uint8 ``(T, H, W, 3)``.
         mode: the mode the masks are meant for.
-        additional_masks: uint8 ``(H, W, 3)``, one for each additional reference.
+        additional_reference_masks: uint8 ``(H, W, 3)``, one for each additional reference.
     """
     mode = AnimationMode.parse(mode)
     traits = MODE_TRAITS[mode]
@@ -133,7 +133,7 @@ def check_polarity(
         if not slots_shown(mask):
             problems.append(f"The {name} shows no character: none of the six slot colours occurs in it.")
     shown, moved = slots_shown(reference), slots_shown(driving)
-    for number, mask in enumerate(additional_masks, start=1):
+    for number, mask in enumerate(additional_reference_masks, start=1):
         name = f"mask of additional reference {number}"
         problems += _off_palette_problems(name, mask)
         if shown and (names := colours_nobody_moves(mask, moved)):

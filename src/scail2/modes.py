@@ -37,14 +37,14 @@ class ModeTraits:
         shifts_reference_height: whether reference tokens are moved in height by the model's reference height shift.
         video_follows_reference_time: whether the video starts one time step after the reference (True) or at the
             reference's own time step (False).
-        blacks_out_reference: whether reference pixels that their mask leaves black are blacked out before encoding.
+        black_out_reference: whether reference pixels that their mask leaves black are blacked out before encoding.
     """
 
     reference_background: str
     driving_background: str
     shifts_reference_height: bool
     video_follows_reference_time: bool
-    blacks_out_reference: bool
+    black_out_reference: bool
 
 
 MODE_TRAITS: dict[AnimationMode, ModeTraits] = {
@@ -53,13 +53,13 @@ MODE_TRAITS: dict[AnimationMode, ModeTraits] = {
         driving_background="black",
         shifts_reference_height=False,
         video_follows_reference_time=True,
-        blacks_out_reference=False,
+        black_out_reference=False,
     ),
     AnimationMode.REPLACEMENT: ModeTraits(
         reference_background="black",
         driving_background="white",
         shifts_reference_height=True,
         video_follows_reference_time=False,
-        blacks_out_reference=True,
+        black_out_reference=True,
     ),
 }

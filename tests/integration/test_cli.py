@@ -120,7 +120,13 @@ def test_plan_and_dry_run_render_and_keep_nothing(job, model, capsys):
 
 
 def test_plan_needs_no_output_and_leaves_a_run_s_own(job, model, capsys):
-    settings = {"reference": "reference.png", "driving": "driving.mkv", "model": str(model), "steps": 1, "frames": 9}
+    settings = {
+        "reference": "reference.png",
+        "driving": "driving.mkv",
+        "model": str(model),
+        "num_inference_steps": 1,
+        "frames": 9,
+    }
     settings |= {"reference_mask": "reference_mask.png", "driving_mask": "driving_mask.mkv"}
     Path("run.toml").write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
     assert call("plan", "run.toml") == 0
@@ -135,7 +141,7 @@ def test_a_plan_refuses_the_outputs_that_the_run_would(job, model, capsys):
     Path("taken/notes.txt").touch()
     before = sorted(os.listdir())
     for output, codec, sentence in (
-        ("film.avi", None, "cannot write .avi files; name the output .mp4, .mov, .mkv, .webm"),
+        ("film.avi", None, "cannot write .avi files; name the output .mp4, .mov, .m4v, .mkv, .webm, .gif, .webp"),
         ("film.mp4", "ffv1", "ffv1 is written to .mkv files"),
         ("film.mp4", "png", "PNG frames go to a folder; give a name without .mp4"),
         ("taken", None, "holds other things than frames"),
@@ -143,7 +149,8 @@ def test_a_plan_refuses_the_outputs_that_the_run_would(job, model, capsys):
         arguments = ["--output", output, "--frames", "9", *(["--codec", codec] if codec else [])]
         assert sentence in refusal(capsys, "plan", *given(model, *arguments))
         assert sentence in refusal(capsys, "animate", *given(model, *arguments, "--run-dir", "run"))
-        shutil.rmtree("run")
+        assert sentence in refusal(capsys, "animate", *given(model, *arguments, "--run-dir", "run", "--dry-run"))
+        assert sorted(os.listdir()) == before
     assert call("plan", *given(model, "--output", "new/folder/film.mp4", "--frames", "9")) == 0
     assert sorted(os.listdir()) == before
 
@@ -339,7 +346,7 @@ def test_bad_masks(job, model, capsys):
     [
         (["--fps", "nan"], "'fps' (--fps) must be a number above 0"),
         (["--height", "50", "--width", "50"], "the nearest that does is 48x48"),
-        (["--steps", "-1"], "'steps' (--steps) must be"),
+        (["--steps", "-1"], "'num_inference_steps' (--steps) must be"),
         (["--guidance-scale", "inf"], "must be a number from 0 to 100"),
         (["--preset", "beautiful"], "unknown preset 'beautiful'"),
         (["--solver", "magic"], "unknown solver 'magic'"),

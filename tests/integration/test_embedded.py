@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from scail2 import load_pipeline
 from scail2.cli.app import main
@@ -67,7 +68,7 @@ def test_the_demos_page_replaces_only_its_own(tmp_path):
 
 
 def test_unseen_puppets_are_animated_better_than_by_copying():
-    pipe, tasks = load_pipeline(), (EvaluationTask("animation_single"),)
+    pipe, tasks = load_pipeline(torch_dtype=torch.float32), (EvaluationTask("animation_single"),)
     measured = evaluate_pipeline(pipe, "test", 2, tasks=tasks).to_json()["animation_single"]
     still, other = measured["baselines"]["copy_reference"], measured["baselines"]["copy_driving"]
     assert measured["character_psnr"] > still["character_psnr"] + 5

@@ -87,7 +87,7 @@ def test_two_characters_and_two_additional_references(pipe, mode):
     clip, other = footage(9, characters=2), footage(9, characters=2, seed=1)
     plain = run(pipe, clip=clip, mode=mode)
     more = {
-        "additional_images": [other["image"], clip["image"][::-1].copy()],
+        "additional_references": [other["image"], clip["image"][::-1].copy()],
         "additional_reference_masks": [other["reference_mask"], clip["reference_mask"][:, ::-1].copy()],
     }
     video = run(pipe, clip=clip, mode=mode, **more)
@@ -447,7 +447,7 @@ REFUSALS = {
     "image embeds without CLIP": ({"image_embeds": torch.zeros(1, 257, 1280)}, "image_embeds"),
     "start": ({"start_segment": 1}, "plan has 1"),
     "history at the start": ({"history": torch.zeros(5, 3, 32, 32)}, "history"),
-    "additional mask": ({"additional_images": [np.zeros((32, 32, 3), np.uint8)]}, "one mask per picture"),
+    "additional mask": ({"additional_references": [np.zeros((32, 32, 3), np.uint8)]}, "one mask per picture"),
     "callback tensors": ({"callback_on_step_end_tensor_inputs": ("noise",)}, "noise"),
     "output type": ({"output_type": "latent"}, "output_type"),
 }

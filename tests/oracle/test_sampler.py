@@ -48,7 +48,7 @@ def assert_same_schedule(solver: str, steps: int, shift: float) -> None:
 def test_every_solver_takes_every_presets_settings(solver, preset, size):
     defaults = SamplingDefaults(preset="quality", scheduler="UniPCMultistepScheduler", shift=3.0)
     for steps in range(1, 51):
-        chosen = resolve_settings(defaults, SIZES[size], preset=preset, solver=solver, steps=steps)
+        chosen = resolve_settings(defaults, SIZES[size], preset=preset, solver=solver, num_inference_steps=steps)
         assert (chosen.solver, chosen.steps) == (solver, steps)
         assert chosen.shift == PRESETS[preset].shift_for(*SIZES[size])
 

@@ -102,7 +102,7 @@ def run(case: dict, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype = torch.
             generator=torch.Generator("cpu").manual_seed(case["seed"]),
             segment_frame_length=RUNS["segment_frame_length"],
             prev_segment_conditioning_frames=RUNS["overlap"],
-            additional_images=[given[f"additional.{i}"].numpy() for i in extra],
+            additional_references=[given[f"additional.{i}"].numpy() for i in extra],
             additional_reference_masks=[PALETTE[given[f"additional_mask.{i}"].numpy()] for i in extra],
             black_out_reference=False,
         )

@@ -77,7 +77,7 @@ def test_replacement_blacks_out_the_reference_outside_characters_unless_told_not
     region[..., 8:24, 8:16] = True
     blacked = torch.where(region, clip["reference"], torch.tensor(-1.0))
     for black_out, expected in ((True, blacked), (False, clip["reference"])):
-        built = cond.build(vae, HALF, **clip, black_out=black_out)
+        built = cond.build(vae, HALF, **clip, black_out_reference=black_out)
         assert torch.equal(built.reference_latents, cond.encode_video(vae, expected.unsqueeze(2)))
     animated = cond.build(vae, HALF, **inputs())
     assert torch.equal(animated.reference_latents, cond.encode_video(vae, inputs()["reference"].unsqueeze(2)))

@@ -91,6 +91,26 @@ def test_five_percent_run_forward():
     assert 8 <= sum(forward) <= 34  # 20 ± 3.3 standard deviations
 
 
+@pytest.mark.parametrize("kind", [SampleKind.POSE_SINGLE, SampleKind.POSE_MULTI])
+def test_pose_samples_never_run_forward(kind):
+    always = dataclasses.replace(PLAIN, forward_share=1.0)
+    assert draw(SampleKind.ANIMATION_SINGLE, always).target[0, 0, 0, 0] == 20
+    triplet = draw(kind, always)
+    assert not triplet.meta["forward"]
+    assert triplet.target[0, 0, 0, 0] == 120
+
+
+def test_augmenting_changes_no_other_draw():
+    """The stream of draws is the same with and without, so that caches and evaluations stay what they were."""
+    states = []
+    for chosen in (PLAIN, dataclasses.replace(PLAIN, augment_driving=0.5, pose_scale=0.5)):
+        generator = np.random.default_rng(5)
+        for kind in (SampleKind.ANIMATION_SINGLE, SampleKind.POSE_SINGLE, SampleKind.REPLACEMENT_SINGLE):
+            draw_triplet(pair(kind), kind, chosen, generator)
+        states.append(generator.random())
+    assert states[0] == states[1]
+
+
 def test_swapped_exchanges_the_clips():
     triplet = draw(SampleKind.ANIMATION_SINGLE, swapped=True)
     assert (triplet.target[0, 0, 0, 0], triplet.driving[0, 0, 0, 0]) == (20, 120)
@@ -112,25 +132,28 @@ def test_the_reference_is_a_frame_of_the_target_or_the_still():
         draw_triplet(hidden, SampleKind.ANIMATION_SINGLE, PLAIN, np.random.default_rng(0))
 
 
-def test_augmentation_touches_animation_driving_only_and_keeps_mask_and_picture_together():
-    always = dataclasses.replace(PLAIN, augment_driving=1.0)
-    plain, cropped = (draw(SampleKind.ANIMATION_SINGLE, r, seed=1) for r in (PLAIN, always))
-    assert (plain.driving != cropped.driving).any()
-    np.testing.assert_array_equal(plain.target, cropped.target)
-    np.testing.assert_array_equal(plain.reference, cropped.reference)
-    inside = split_mask(cropped.driving_mask)
-    character = np.any(list(inside.values()), axis=0)
-    assert (cropped.driving[..., 0] > 40)[character].mean() > 0.9  # 60 inside, 20 outside
-    assert (cropped.driving[..., 0] > 40)[~character].mean() < 0.1
-    kept = draw(SampleKind.REPLACEMENT_SINGLE, always, seed=1)
-    np.testing.assert_array_equal(kept.driving, pair(SampleKind.REPLACEMENT_SINGLE).synthetic.frames)
+def test_augmentation_goes_beside_animation_driving_only_and_keeps_mask_and_picture_together():
+    often = dataclasses.replace(PLAIN, augment_driving=0.56)
+    plain, cropped = (draw(SampleKind.ANIMATION_SINGLE, r, seed=1) for r in (PLAIN, often))
+    for name in ("driving", "driving_mask", "target", "reference"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(cropped, name))
+    assert (plain.augmented, plain.augmented_share) == (None, 0.0)
+    assert cropped.augmented_share == 0.56
+    frames = cropped.augmented.frames[..., 0]
+    assert (frames != cropped.driving[..., 0]).any()
+    character = np.any(list(split_mask(cropped.augmented.mask).values()), axis=0)
+    assert (frames > 40)[character].mean() > 0.9  # 60 inside, 20 outside
+    assert (frames > 40)[~character].mean() < 0.1
+    assert draw(SampleKind.REPLACEMENT_SINGLE, often, seed=1).augmented is None
 
 
 def test_pose_kinds_are_driven_by_the_targets_pose():
     triplet = draw(SampleKind.POSE_SINGLE)
     np.testing.assert_array_equal(triplet.driving, pair(SampleKind.POSE_SINGLE).real.pose)
-    scaled = draw(SampleKind.POSE_SINGLE, dataclasses.replace(PLAIN, pose_scale=1.0))
-    assert (scaled.driving != triplet.driving).any()
+    scaled = draw(SampleKind.POSE_SINGLE, dataclasses.replace(PLAIN, augment_driving=1.0, pose_scale=0.75))
+    np.testing.assert_array_equal(scaled.driving, triplet.driving)
+    assert scaled.augmented_share == 0.75
+    assert (scaled.augmented.frames != triplet.driving).any()  # and not cropped: see test_augmentation
     bare = dataclasses.replace(pair(SampleKind.POSE_SINGLE).real, pose=None)
     without = MotionPair(synthetic=bare, real=bare, construction=SampleKind.ANIMATION_SINGLE)
     with pytest.raises(InputError, match="no pose renders"):

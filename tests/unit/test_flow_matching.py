@@ -43,7 +43,9 @@ def test_sample_space_loss_is_the_error_of_the_denoised_sample():
     noisy = add_noise(sample, noise, t)
     velocity = (noisy - guess) / t.view(-1, 1, 1, 1, 1)
     weight = torch.rand(3, 1, 2, 6, 5, generator=generator)
-    loss = flow_matching_loss(velocity, noise - sample, t, weight, LossConfig(space="sample", minimum_t=0.3))
+    loss = flow_matching_loss(
+        velocity, noise - sample, t, weight, LossConfig(space="sample", minimum_t=0.3, reduction="kept")
+    )
     error = (guess - sample).square().mean(1, keepdim=True) / t.clamp(min=0.3).view(-1, 1, 1, 1, 1)
     torch.testing.assert_close(loss, (error * weight).sum() / weight.sum())
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from scail2.files.storage import hash_file
-from scail2.perception.stage import hash_driving
+from scail2.perception.driving_video import hash_driving
 from scail2.request.masks import MaskRequest
 
 

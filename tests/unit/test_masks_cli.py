@@ -11,7 +11,8 @@ from scail2.cli.app import main
 from scail2.errors import InputError
 from scail2.files.storage import hash_file
 from scail2.masks import BindingSlot
-from scail2.perception.stage import DrivingVideo, make_masks
+from scail2.perception.driving_video import DrivingVideo
+from scail2.perception.stage import make_masks
 from scail2.perception.store import MaskStore
 from scail2.request.animation import AnimationRequest
 from scail2.request.masks import parse_box, parse_point

@@ -11,9 +11,12 @@ from PIL import Image
 from scail2.errors import InputError
 from scail2.masks import BindingSlot
 from scail2.modes import AnimationMode
-from scail2.perception.make import MaskInputs, prepare
+from scail2.perception.driving_video import DrivingVideo
+from scail2.perception.make import find_masks
 from scail2.perception.segmenters.given import GivenMasks, PictureFrames
 from scail2.pipeline.inputs import driving_mask_footage
+from scail2.request.masks import MaskRequest
+from scail2.segments import SegmentPlan
 from scail2.video import FirstFrames, VideoReader, VideoWriter
 
 SIZE, COUNT = (48, 64), 30
@@ -164,15 +167,17 @@ def test_the_mask_stage_passes_the_rate_on(uneven, tmp_path):
     reference[10:40, 20:40] = BindingSlot.BLUE.rgb
     Image.fromarray(reference).save(tmp_path / "reference_mask.png")
     clip = VideoReader(uneven, fps=60)
-    inputs = MaskInputs(
-        mode=AnimationMode.ANIMATION,
-        reference=np.zeros((*SIZE, 3), np.uint8),
-        driving=FirstFrames(clip, COUNT),
-        fps=clip.fps,
+    Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(tmp_path / "reference.png")
+    request = MaskRequest(
+        reference=tmp_path / "reference.png",
+        driving=uneven,
         reference_mask=(tmp_path / "reference_mask.png",),
         driving_mask=(mask,),
     )
-    (track,) = [each for each in prepare(inputs, tmp_path / "store").driving_masks.tracks if each.first_frame >= 0]
+    frames = FirstFrames(clip, COUNT)
+    driving = DrivingVideo(frames=frames, fps=clip.fps, source_fps=None, segments=SegmentPlan.of(COUNT))
+    made = find_masks(request, driving, tmp_path / "store", sources={})
+    (track,) = [each for each in made.masks.driving.tracks if each.first_frame >= 0]
     assert [int(box[0]) for box in track.boxes] == clip.source_indices[:COUNT].tolist()
 
 

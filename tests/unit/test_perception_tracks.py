@@ -1,8 +1,8 @@
 """The mask store, label maps on disk, following instances, and what checks find in masks."""
 
 import json
-from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +12,10 @@ from scail2.errors import InputError
 from scail2.masks import BindingSlot
 from scail2.modes import MODE_TRAITS, AnimationMode
 from scail2.perception.binding import bind
+from scail2.perception.bound_masks import BoundMasks
 from scail2.perception.checks import validate
 from scail2.perception.segmenters.following import Follower, components
-from scail2.perception.store import MaskJob, MaskStore, paint
+from scail2.perception.store import MaskStore, paint
 from scail2.perception.tracks import StoredLabels, TrackedMasks, TrackRecorder, relabel
 
 HEIGHT, WIDTH, FRAMES = 48, 80, 40
@@ -36,22 +37,22 @@ def tracked(labels: np.ndarray, directory=None, **named) -> TrackedMasks:
     return recorder.finish("test", **named)
 
 
-def job(labels: np.ndarray | None = None, mode: AnimationMode = AnimationMode.ANIMATION) -> MaskJob:
+SOURCES = {"reference": "aa", "driving": "bb"}
+
+
+def bound(labels: np.ndarray | None = None, mode: AnimationMode = AnimationMode.ANIMATION, **named) -> BoundMasks:
     labels = two_walkers() if labels is None else labels
     reference, driving = tracked(labels[:1]), tracked(labels)
-    return MaskJob(
-        mode=mode,
-        reference=reference,
-        driving=driving,
-        binding=bind(reference, driving),
-        fps=Fraction(16),
-        sources={"reference": "aa", "driving": "bb"},
-    )
+    return BoundMasks(mode=mode, reference=reference, driving=driving, binding=bind(reference, driving), **named)
+
+
+def write(directory: Path, sources: dict[str, str] = SOURCES) -> MaskStore:
+    return MaskStore.write(directory, bound(), fps=Fraction(16), sources=sources)
 
 
 @pytest.fixture
 def store(tmp_path) -> MaskStore:
-    return MaskStore.write(tmp_path / "masks", job())
+    return write(tmp_path / "masks")
 
 
 # ---- label maps -----------------------------------------------------------------------------------------------------
@@ -107,15 +108,14 @@ def test_track_file_says_who_is_who(store):
     assert info["driving"][0]["boxes"][4] == [5, 8, 17, 40]
     assert info["binding"]["pairs"][0] == {"driving": 1, "reference": 1, "slot": "blue"}
     assert (info["frames"], info["fps"], info["sources"]) == (FRAMES, "16", {"reference": "aa", "driving": "bb"})
-    assert store.binding == job().binding
-    changed = replace(job(), sources={"reference": "aa", "driving": "cc"})
-    assert MaskStore.write(store.directory, changed).source_hash != store.source_hash
+    assert store.binding == bound().binding
+    assert write(store.directory, {"reference": "aa", "driving": "cc"}).source_hash != store.source_hash
 
 
 def test_frozen_masks_are_neither_overwritten_nor_changed_unnoticed(store):
     store.freeze()
     with pytest.raises(InputError, match="frozen"):
-        MaskStore.write(store.directory, job())
+        write(store.directory)
     MaskStore(store.directory).verify()
     picture = store.reference
     picture[0, 0] = BindingSlot.GREEN.rgb
@@ -123,7 +123,7 @@ def test_frozen_masks_are_neither_overwritten_nor_changed_unnoticed(store):
     with pytest.raises(InputError, match="changed after they were frozen"):
         MaskStore(store.directory).verify()
     store.unfreeze()
-    MaskStore.write(store.directory, job())
+    write(store.directory)
 
 
 def test_edited_frames_win_and_pack_again(store):
@@ -236,10 +236,10 @@ def test_no_more_characters_than_expected():
 
 def codes(labels: np.ndarray, reference: np.ndarray | None = None, **named) -> set[str]:
     shown, moved = tracked(labels[:1] if reference is None else reference), tracked(labels)
-    check = validate.MaskCheck(
+    masks = BoundMasks(
         mode=AnimationMode.ANIMATION, reference=shown, driving=moved, binding=bind(shown, moved), **named
     )
-    return {each.code for each in validate.check_masks(check)} - {"binding"}
+    return {each.code for each in validate.check_masks(masks)} - {"binding"}
 
 
 def test_good_masks_give_no_findings():

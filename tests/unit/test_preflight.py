@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,11 +14,14 @@ from rich.console import Console
 from scail2.errors import InputError
 from scail2.masks import BindingSlot
 from scail2.modes import AnimationMode
-from scail2.perception.binding import BindingRequest, bind
+from scail2.perception.binding import bind
 from scail2.perception.checks import framing, preflight
 from scail2.perception.checks.cuts import scene_cuts
-from scail2.perception.make import AdditionalView, MaskInputs, prepare
+from scail2.perception.checks.preflight import PreflightReport
+from scail2.perception.driving_video import DrivingVideo
+from scail2.perception.make import MadeMasks, find_masks
 from scail2.perception.tracks import TrackedMasks, TrackRecorder
+from scail2.request.masks import MaskRequest
 from scail2.segments import SegmentPlan
 from scail2.video import ArrayFrames, VideoReader, VideoWriter
 
@@ -132,31 +136,39 @@ def files(tmp_path):
     return tmp_path
 
 
-def inputs(files: Path, **changes) -> MaskInputs:
+def save(picture: np.ndarray, path: Path) -> Path:
+    Image.fromarray(picture).save(path)
+    return path
+
+
+def made(files: Path, name: str = "store", **changes) -> MadeMasks:
+    """Masks of a reference of noise and a video of noise, from the given pair unless ``changes`` say otherwise."""
     named = {
-        "mode": AnimationMode.ANIMATION,
-        "reference": noise(1).array[0],
-        "driving": noise(20),
-        "fps": Fraction(16),
+        "reference": save(noise(1).array[0], files / "picture.png"),
+        "driving": files / "film.mkv",
         "reference_mask": (files / "reference.png",),
         "driving_mask": (files / "driving.mkv",),
     }
-    return MaskInputs(**{**named, **changes})
+    return find_masks(MaskRequest(**named | changes), video(), files / name, sources={})
+
+
+def video(**changes) -> DrivingVideo:
+    named = {"frames": noise(20), "fps": Fraction(16), "source_fps": None, "segments": SegmentPlan.of(20)}
+    return DrivingVideo(**named | changes)
 
 
 def test_given_masks_become_a_store(files):
-    done = prepare(inputs(files), files / "store")
+    done = made(files)
     assert np.array_equal(done.store.reference, palette((255, 255, 255)))
     assert np.array_equal(done.store.driving.frames(19, 20)[0], palette((0, 0, 0)))
     assert np.array_equal(done.reference, noise(1).array[0])
-    assert done.backgrounds == ("white", "black")
+    assert done.masks.backgrounds == ("white", "black")
 
 
 def test_masks_of_the_other_mode_are_refused_or_repainted(files):
-    wrong = inputs(files, mode=AnimationMode.REPLACEMENT)
     with pytest.raises(InputError, match=r"white background but replacement mode needs black.*--fix-polarity"):
-        prepare(wrong, files / "store")
-    done = prepare(inputs(files, mode=AnimationMode.REPLACEMENT, fix_polarity=True), files / "store")
+        made(files, mode="replacement")
+    done = made(files, mode="replacement", fix_polarity=True)
     assert done.store.driving.frames(0, 1)[0, 0, 0].tolist() == [255, 255, 255]
     assert done.store.reference[0, 0].tolist() == [0, 0, 0]
     assert [each.code for each in done.findings] == ["polarity", "polarity"]
@@ -165,18 +177,18 @@ def test_masks_of_the_other_mode_are_refused_or_repainted(files):
 def test_alpha_stands_in_for_a_reference_mask(files):
     picture = np.dstack([noise(1).array[0], np.zeros(SIZE, np.uint8)])
     picture[10:58, 20:40, 3] = 255
-    done = prepare(inputs(files, reference=picture, reference_mask=(), bind=BindingRequest.parse(["driving:2=reference:1"])),
-                   files / "store")  # fmt: skip
+    cut_out = save(picture, files / "cut_out.png")
+    done = made(files, reference=cut_out, reference_mask=(), bind=("driving:2=reference:1",))
     assert done.reference.shape == (*SIZE, 3)
-    assert done.reference_masks.origin == "alpha"
+    assert done.masks.reference.origin == "alpha"
     assert (done.store.driving.frames(0, 1)[0] == BLUE).all(axis=-1).sum() == 44 * 20
 
 
 def test_reframe_auto_brings_both_shares_together(files):
     Image.fromarray(palette((255, 255, 255), top=34)).save(files / "reference.png")
-    plain = prepare(inputs(files), files / "a")
+    plain = made(files, "a")
     assert plain.framing.pairs[0].reference_share == pytest.approx(0.375)
-    done = prepare(inputs(files, reframe="auto"), files / "b")
+    done = made(files, "b", reframe="auto")
     assert done.framing.reframe_scale == pytest.approx(1, abs=0.06)
     assert done.framing.pairs[0].reference_share > 0.6
     assert not np.array_equal(done.reference, plain.reference)
@@ -184,72 +196,61 @@ def test_reframe_auto_brings_both_shares_together(files):
 
 
 def test_additional_views_take_the_reference_colours(files):
-    view = AdditionalView(picture=noise(1, seed=3).array[0], masks=(files / "reference.png",))
-    done = prepare(inputs(files, additional=(view,)), files / "store")
+    view = noise(1, seed=3).array[0]
+    done = made(
+        files,
+        additional_references=(save(view, files / "view.png"),),
+        additional_reference_masks=(files / "reference.png",),
+    )
     (mask,) = done.store.additional_for(AnimationMode.ANIMATION)
     assert np.array_equal(mask, palette((255, 255, 255)))
-    assert np.array_equal(done.additional[0], view.picture)
+    assert np.array_equal(done.additional_references[0], view)
 
 
 @pytest.mark.parametrize("mode", list(AnimationMode))
 @pytest.mark.parametrize("background", [(0, 0, 0), (255, 255, 255)])
 def test_additional_views_keep_the_backgrounds_they_were_given_with(files, mode, background):
     """Views of a character on black, and a scene that is all white, in both modes and read for either."""
-    Image.fromarray(palette(background)).save(files / "view.png")
-    Image.fromarray(np.full((*SIZE, 3), 255, np.uint8)).save(files / "scene.png")
-    views = [
-        AdditionalView(picture=noise(1, seed=seed).array[0], masks=(files / name,))
-        for seed, name in ((3, "view.png"), (4, "scene.png"))
-    ]
-    done = prepare(inputs(files, mode=mode, fix_polarity=True, additional=tuple(views)), files / "store")
+    masks = (save(palette(background), files / "a.png"), save(np.full((*SIZE, 3), 255, np.uint8), files / "b.png"))
+    pictures = [noise(1, seed=seed).array[0] for seed in (3, 4)]
+    views = tuple(save(picture, files / f"view{n}.png") for n, picture in enumerate(pictures))
+    done = made(files, mode=mode, fix_polarity=True, additional_references=views, additional_reference_masks=masks)
     for asked in AnimationMode:
         view, scene = done.store.additional_for(asked)
         assert np.array_equal(view, palette(background))
         assert (scene == 255).all()
-    assert [np.array_equal(*pair) for pair in zip(done.additional, [v.picture for v in views], strict=True)] == [
-        True
-    ] * 2
+    assert np.array_equal(done.additional_references, pictures)
 
 
 def test_the_mode_decides_the_background_of_an_additional_view_that_came_without(files):
     picture = np.dstack([noise(1).array[0], np.zeros(SIZE, np.uint8)])
-    picture[10:58, 20:40, 3] = picture[10:58, 60:80, 3] = 255
-    mattes = []
-    for name, box in (("left.png", np.s_[10:58, 20:40]), ("right.png", np.s_[10:58, 60:80])):
-        matte = np.zeros(SIZE, np.uint8)
-        matte[box] = 255
-        Image.fromarray(matte).save(files / name)
-        mattes.append(files / name)
-    view = AdditionalView(picture=picture[..., :3], masks=tuple(mattes))
-    done = prepare(inputs(files, additional=(view,)), files / "store")
+    picture[10:58, 20:40, 3] = 255
+    cut_out = save(picture, files / "cut_out.png")
+    done = made(
+        files,
+        reference=cut_out,
+        reference_mask=(),
+        bind=("driving:2=reference:1",),
+        additional_references=(cut_out,),
+    )
     for mode, background in ((AnimationMode.ANIMATION, 255), (AnimationMode.REPLACEMENT, 0)):
         (mask,) = done.store.additional_for(mode)
         assert mask[0, 0].tolist() == [background] * 3
-        assert [mask[30, x].tolist() for x in (30, 70)] == [list(BLUE), list(RED)]
+        assert (mask == BLUE).all(axis=-1).sum() == 48 * 20
 
 
 # ---- the report -----------------------------------------------------------------------------------------------------
 
 
-def inspected(files: Path, **changes) -> tuple[preflight.PreflightInputs, preflight.PreflightReport]:
-    done = prepare(inputs(files), files / "store")
-    named = {
-        "mode": AnimationMode.ANIMATION,
-        "reference": done.reference,
-        "driving": noise(20),
-        "reference_masks": done.reference_masks,
-        "driving_masks": done.driving_masks,
-        "binding": done.binding,
-        "plan": SegmentPlan.of(20, segment_frame_length=13),
-        "size_step": (32, 32),
-        "backgrounds": done.backgrounds,
-    }
-    given = preflight.PreflightInputs(**{**named, **changes})
-    return given, preflight.inspect(given)
+def inspected(files: Path, *, backgrounds=None, **changes) -> PreflightReport:
+    done = made(files)
+    masks = done.masks if backgrounds is None else replace(done.masks, backgrounds=backgrounds)
+    driving = video(**{"segments": SegmentPlan.of(20, segment_frame_length=13), "size_step": (32, 32)} | changes)
+    return preflight.inspect(masks, done.reference, driving)
 
 
 def test_a_good_job_passes_and_states_its_facts(files):
-    _, report = inspected(files)
+    report = inspected(files)
     assert report.ok
     report.refuse_errors()
     assert report.facts["segments"] == 2
@@ -260,7 +261,7 @@ def test_a_good_job_passes_and_states_its_facts(files):
 
 
 def test_the_report_is_a_readable_table(files):
-    _, report = inspected(files, plan=SegmentPlan.of(20))
+    report = inspected(files, segments=SegmentPlan.of(20))
     console = Console(width=110, record=True, file=io.StringIO())
     console.print(report.table())
     text = console.export_text()
@@ -269,12 +270,12 @@ def test_the_report_is_a_readable_table(files):
 
 
 def test_size_length_rate_and_polarity_are_refused_or_warned(files):
-    _, report = inspected(
+    report = inspected(
         files,
         size_step=(48, 32),
-        driving=noise(19),
-        fps=4,
-        source_fps=30,
+        frames=noise(19),
+        fps=Fraction(4),
+        source_fps=Fraction(30),
         backgrounds=("black", "black"),
     )
     found = {(each.code, each.severity.value) for each in report.findings}
@@ -287,15 +288,15 @@ def test_size_length_rate_and_polarity_are_refused_or_warned(files):
 def test_scene_cuts_point_into_segments(files):
     still = np.full((20, *SIZE, 3), 40, np.uint8)
     still[11:] = 210
-    _, report = inspected(files, driving=ArrayFrames(still))
+    report = inspected(files, frames=ArrayFrames(still))
     (cut,) = [each for each in report.findings if each.code == "scene_cut"]
     assert report.cuts == (11,)
     assert "frame 11 (1 of them inside a segment)" in cut.message
 
 
 def test_contact_sheet_shows_masks_in_their_colours(files):
-    given, report = inspected(files)
-    sheet = preflight.contact_sheet(given, report, files / "sheet.png", frames=3)
+    done, report = made(files, "other"), inspected(files)
+    sheet = preflight.contact_sheet(done.masks, done.reference, noise(20), report, files / "sheet.png", frames=3)
     assert np.array_equal(np.asarray(Image.open(files / "sheet.png")), sheet)
     assert (sheet == BLUE).all(axis=-1).sum() > 50
     assert (sheet == RED).all(axis=-1).sum() > 50

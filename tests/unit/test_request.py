@@ -21,14 +21,14 @@ FILES = {"reference": "a.png", "driving": "b.mp4", "output": "c.mp4"}
 FULL = FILES | {
     "mode": "replacement",
     "additional_references": ("d.png",),
-    "additional_masks": ("e.png",),
+    "additional_reference_masks": ("e.png",),
     "prompt": "a puppet dances",
     "model": "hub:owner/name",
     "lora": ("x.safetensors:0.8",),
     "dtype": "bfloat16",
     "offload": "layers",
     "preset": "fast",
-    "steps": 6,
+    "num_inference_steps": 6,
     "guidance_scale": 1.0,
     "shift": 5,
     "seed": 7,
@@ -37,9 +37,10 @@ FULL = FILES | {
     "fit": "letterbox",
     "fps": 16,
     "frames": 45,
-    "segment_frames": 45,
-    "overlap": 9,
+    "segment_frame_length": 45,
+    "prev_segment_conditioning_frames": 9,
     "equal_segments": True,
+    "black_out_reference": False,
     "drift_correction": "reinhard-first",
     "drift_limit": 2.5,
     "bind": ("driving:2=reference:1",),
@@ -93,17 +94,20 @@ def test_rates_are_numbers_or_fractions(given, kept, rate):
         ({"width": 512.0}, "'width' (--width) must be a whole number"),
         ({"width": 20_000}, "not 20000"),
         ({"height": True}, "not True"),
-        ({"steps": -1}, "'steps' (--steps) must be a whole number from 1 to 1000, not -1."),
-        ({"steps": 0}, "not 0"),
+        ({"num_inference_steps": -1}, "'num_inference_steps' (--steps) must be a whole number from 1 to 1000, not -1."),
+        ({"num_inference_steps": 0}, "not 0"),
         ({"fps": math.nan}, "'fps' (--fps) must be a number above 0"),
         ({"fps": 0}, "not 0"),
         ({"fps": math.inf}, "not inf"),
         ({"guidance_scale": "5"}, "'guidance_scale' (--guidance-scale) must be a number"),
         ({"shift": -3}, "not -3"),
         ({"seed": -1}, "'seed' (--seed) must be a whole number from 0"),
-        ({"segment_frames": 80}, "must be of the form 4n+1, not 80; try 77 or 81."),
-        ({"overlap": 4}, "try 1 or 5."),
-        ({"segment_frames": 9, "overlap": 9}, "'overlap' (--overlap) is 9, but a segment has only 9 frames."),
+        ({"segment_frame_length": 80}, "must be of the form 4n+1, not 80; try 77 or 81."),
+        ({"prev_segment_conditioning_frames": 4}, "try 1 or 5."),
+        (
+            {"segment_frame_length": 9, "prev_segment_conditioning_frames": 9},
+            "'prev_segment_conditioning_frames' (--overlap) is 9, but a segment has only 9 frames.",
+        ),
         ({"frames": 0}, "'frames' (--frames) must be a whole number from 1"),
         ({"drift_limit": 0}, "'drift_limit' (--drift-limit) must be a number above 0"),
         ({"drift_correction": "on"}, "must be one of off, reinhard-first, reinhard-previous, not 'on'."),
@@ -119,7 +123,10 @@ def test_rates_are_numbers_or_fractions(given, kept, rate):
         ({"output": "b.mp4"}, "is also the driving file"),
         ({"bind": 3}, "'bind' (--bind) must be a list, not 3."),
         ({"masks": "m", "driving_mask": ("n",)}, "leave out --reference-mask and --driving-mask."),
-        ({"additional_references": ("d.png",), "additional_masks": ("e", "f")}, "1 additional references but 2 masks"),
+        (
+            {"additional_references": ("d.png",), "additional_reference_masks": ("e", "f")},
+            "1 additional references but 2 masks",
+        ),
     ],
 )
 def test_bad_values_are_refused_with_one_sentence(changes, sentence):
@@ -135,7 +142,10 @@ def test_bad_values_are_refused_with_one_sentence(changes, sentence):
         ({"driving_mask": ("film.mp4",)}, "film.mp4 is also the driving_mask file"),
         ({"reference_mask": ("mask.png", "film.mp4")}, "is also the reference_mask file"),
         ({"additional_references": ("film.mp4",)}, "is also the additional_references file"),
-        ({"additional_references": ("d.png",), "additional_masks": ("film.mp4",)}, "is also the additional_masks file"),
+        (
+            {"additional_references": ("d.png",), "additional_reference_masks": ("film.mp4",)},
+            "is also the additional_reference_masks file",
+        ),
         ({"driving": "film-compare.mp4", "compare": True}, "film-compare.mp4 is also the driving file"),
         ({"driving": "link.mp4"}, "is also the driving file"),
         ({"reference": "sub/../film.mp4"}, "is also the reference file"),
@@ -180,7 +190,7 @@ def test_toml_paths_are_relative_to_the_file_and_changes_win(tmp_path):
     assert request.reference == tmp_path / "in" / "a.png"
     assert request.driving_mask == (tmp_path / "in" / "1.mp4", tmp_path / "in" / "2.mp4")
     assert request.model == str(tmp_path / "model")
-    assert (request.segment_frames, request.seed) == (45, 4)
+    assert (request.segment_frame_length, request.seed) == (45, 4)
 
 
 def test_lora_paths_become_absolute_and_are_relative_to_the_settings_file(tmp_path, monkeypatch):
@@ -228,9 +238,11 @@ def test_settings_go_by_their_option_s_name_too(tmp_path, names):
     )
     request = AnimationRequest.from_toml(file)
     assert request.additional_references == (tmp_path / "d.png",)
-    assert request.additional_masks == (tmp_path / "e.png",)
+    assert request.additional_reference_masks == (tmp_path / "e.png",)
     file.write_text('additional-mask = "d.png"\nadditional-masks = ["e.png"]\n')
-    with pytest.raises(InputError, match="states 'additional_masks' twice, the second time as 'additional-masks'"):
+    with pytest.raises(
+        InputError, match=r"'additional_reference_masks' is stated twice in .*, the second time as 'additional-masks'"
+    ):
         read_toml(file)
 
 
@@ -274,8 +286,8 @@ def test_every_setting_is_an_option_and_nothing_else():
 def test_options_win_over_the_settings_file(tmp_path):
     file = tmp_path / "run.toml"
     file.write_text('reference = "a.png"\ndriving = "b.mp4"\noutput = "c.mp4"\nsteps = 3\nmode = "replacement"\n')
-    request = make_request(AnimationMode.REPLACEMENT, file, {"steps": 9, "seed": None, "bind": []})
-    assert (request.steps, request.seed, request.mode) == (9, 0, AnimationMode.REPLACEMENT)
+    request = make_request(AnimationMode.REPLACEMENT, file, {"num_inference_steps": 9, "seed": None, "bind": []})
+    assert (request.num_inference_steps, request.seed, request.mode) == (9, 0, AnimationMode.REPLACEMENT)
     with pytest.raises(InputError, match="use `scail2 replace"):
         make_request(AnimationMode.ANIMATION, file, {})
     with pytest.raises(InputError, match=r"is not a \.toml settings file"):

@@ -208,7 +208,7 @@ def test_rerender_refuses_what_is_not_rendered(tmp_path, pipe):
 @pytest.mark.parametrize("mode", list(AnimationMode))
 def test_two_characters_equal_segments_sound_and_comparison(tmp_path, pipe, mode):
     material = make_material(tmp_path, frames=21, characters=2, mode=mode, sound=True)
-    request = AnimationRequest(**material, equal_segments=True, overlap=1, compare=True)
+    request = AnimationRequest(**material, equal_segments=True, prev_segment_conditioning_frames=1, compare=True)
     run = RunDirectory.create(tmp_path / "film.run", request)
     run.execute(pipe)
     info = probe(request.output)
@@ -249,9 +249,9 @@ def test_masks_of_another_run_are_reused(tmp_path, pipe):
     second = RunDirectory.create(tmp_path / "second.run", plain)
     second.execute(pipe)
     assert contents(second) == contents(first)
-    larger = RunDirectory.create(tmp_path / "third.run", plain.with_changes(height=48, width=48))
+    larger = RunDirectory.create(tmp_path / "third.run", plain.with_changes(height=48, width=48), renders=False)
     assert larger.plan(pipe=pipe).masks.driving_mask.frames(0, 1).shape == (1, 48, 48, 3)
-    shorter = RunDirectory.create(tmp_path / "fourth.run", plain.with_changes(frames=9)).plan(pipe=pipe)
+    shorter = RunDirectory.create(tmp_path / "fourth.run", plain.with_changes(frames=9), renders=False).plan(pipe=pipe)
     whole = frames_of(first.path / "masks" / "driving_mask.mkv")
     np.testing.assert_array_equal(shorter.masks.driving_mask.frames(0, 9), whole[:9])
     assert len(shorter.masks.driving_mask) == 9
@@ -262,9 +262,9 @@ def test_masks_of_too_few_frames_or_of_another_rate_are_refused(tmp_path, pipe):
     first.execute(pipe)
     plain = first.request.with_changes(reference_mask=(), driving_mask=(), masks=first.path / "masks", frames=None)
     with pytest.raises(InputError, match="have 9 frames, but this run uses 19"):
-        RunDirectory.create(tmp_path / "second.run", plain).plan(pipe=pipe)
+        RunDirectory.create(tmp_path / "second.run", plain, renders=False).plan(pipe=pipe)
     with pytest.raises(InputError, match="have 9 frames, but this run uses 5"):
-        RunDirectory.create(tmp_path / "third.run", plain.with_changes(frames=5, fps=4)).plan(pipe=pipe)
+        RunDirectory.create(tmp_path / "third.run", plain.with_changes(frames=5, fps=4), renders=False).plan(pipe=pipe)
 
 
 def test_resume_refuses_changed_files_and_lost_ones(tmp_path, pipe):

@@ -43,7 +43,7 @@ def test_an_additional_reference_on_black_is_rendered_in_animation(tmp_path, pip
     view = tmp_path / "view_mask.png"
     view.write_bytes(material["reference_mask"][0].read_bytes())
     repaint(view, (255, 255, 255), (0, 0, 0))
-    views = {"additional_references": (material["reference"],), "additional_masks": (view,)}
+    views = {"additional_references": (material["reference"],), "additional_reference_masks": (view,)}
     run = RunDirectory.create(tmp_path / "film.run", AnimationRequest(**material | views))
     run.execute(pipe)
     assert np.array_equal(read_image(run.path / "masks" / "additional_mask_1.png"), read_image(view))
@@ -76,7 +76,10 @@ def repaint(path, old, new):
 )
 def test_painting_that_contradicts_mode_or_binding_is_refused(tmp_path, pipe, name, old, new, sentence):
     material = make_material(tmp_path, frames=9, characters=2)
-    views = {"additional_references": (material["reference"],), "additional_masks": material["reference_mask"]}
+    views = {
+        "additional_references": (material["reference"],),
+        "additional_reference_masks": material["reference_mask"],
+    }
     run = RunDirectory.create(tmp_path / "film.run", AnimationRequest(**material | views))
     run.plan(pipe=pipe)
     repaint(run.path / "masks" / name, old, new)

@@ -7,9 +7,11 @@ from accelerate import cpu_offload
 from run_material import make_request, save_model
 from tiny import SIZE, bare_pipeline, tiny_pipeline
 
+from scail2 import load_pipeline
 from scail2.errors import InputError
 from scail2.runs import RunDirectory
-from scail2.runs.model import fingerprint, read_facts
+from scail2.runs.model import ModelHandle, fingerprint, read_facts
+from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.video import VideoReader, probe
 
 
@@ -36,7 +38,7 @@ def test_a_run_goes_through_an_offloaded_pipeline(tmp_path):
     torch.manual_seed(0)
     pipe = bare_pipeline(native_height=SIZE, native_width=SIZE)
     offload(pipe)
-    request = make_request(tmp_path, frames=9, steps=1)
+    request = make_request(tmp_path, frames=9, num_inference_steps=1)
     RunDirectory.create(tmp_path / "film.run", request).execute(pipe)
     assert probe(request.output).frames == 9
 
@@ -45,7 +47,7 @@ def test_a_run_with_offloaded_layers_makes_the_same_film(tmp_path):
     model = save_model(tmp_path / "model")
     films, facts = [], []
     for offload_to in ("off", "layers"):
-        request = make_request(tmp_path, frames=9, steps=1, model=str(model), device="cpu")
+        request = make_request(tmp_path, frames=9, num_inference_steps=1, model=str(model), device="cpu")
         request = request.with_changes(offload=offload_to, output=tmp_path / f"{offload_to}.mkv")
         run = RunDirectory.create(tmp_path / f"{offload_to}.run", request)
         run.execute()
@@ -60,3 +62,62 @@ def test_offloading_whole_models_without_a_gpu_is_refused(tmp_path):
     run = RunDirectory.create(tmp_path / "film.run", request.with_changes(offload="model"))
     with pytest.raises(InputError, match="takes a GPU"):
         run.execute()
+
+
+@pytest.fixture
+def cpu(monkeypatch):
+    """Makes the processor one that multiplies bfloat16 natively, or one that does not."""
+    return lambda native: monkeypatch.setattr("scail2.loading.by_name.has_native_bf16", lambda device: native)
+
+
+def test_the_embedded_model_computes_in_bfloat16_where_the_processor_multiplies_it(cpu):
+    for native, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        cpu(native)
+        pipe = load_pipeline()
+        assert (pipe.transformer.dtype, pipe.vae.dtype) == (dtype, torch.float32)
+        assert pipe.transformer.blocks[0].attn1.to_q.weight.dtype == dtype
+        assert pipe.transformer.proj_out.weight.dtype == torch.float32
+    assert load_pipeline(torch_dtype=torch.bfloat16).transformer.dtype == torch.bfloat16
+
+
+def small_embedded(folder, **changes):
+    """One segment of the embedded model at 32x32, on the CPU."""
+    return make_request(folder, frames=5, num_inference_steps=1, device="cpu", height=SIZE, width=SIZE, **changes)
+
+
+def test_a_run_keeps_its_number_format_on_another_processor(tmp_path, cpu):
+    cpu(True)
+    request = small_embedded(tmp_path)
+    run = RunDirectory.create(tmp_path / "film.run", request)
+    run.execute()
+    facts, frames = read_facts(run.path), VideoReader(run.path / "segments/000/frames.mkv").frames(0, 5)
+    assert facts.unasked_dtype == "bfloat16"
+
+    cpu(False)
+    # As on another machine: no file is known by its place and time any more.
+    write_sealed(run.path / "model.json", facts.to_json() | {"files": "elsewhere"})
+    events = []
+    RunDirectory.open(run.path).resume(events=events.append)
+    RunDirectory.create(run.path, request).execute(events=events.append)
+    assert {event.name for event in events} & {"segment_finished", "segment_skipped"} == {"segment_skipped"}
+    assert read_facts(run.path).fingerprint == facts.fingerprint
+
+    other = RunDirectory.create(tmp_path / "other.run", request.with_changes(output=tmp_path / "other.mp4"))
+    other.execute()
+    assert read_facts(other.path).unasked_dtype == "float32"
+    there = VideoReader(other.path / "segments/000/frames.mkv").frames(0, 5)
+    distance = np.abs(there.astype(int) - frames)
+    assert 0 < distance.max() <= 16
+    assert distance.mean() < 1
+
+
+def test_runs_of_earlier_versions_keep_float32_and_named_formats_are_not_kept(tmp_path, cpu):
+    cpu(True)
+    request = small_embedded(tmp_path)
+    asked = ModelHandle(request.with_changes(dtype="float32"), folder=tmp_path).facts(tmp_path)
+    assert asked.unasked_dtype is None
+    assert ModelHandle(request, folder=tmp_path).pipe.transformer.dtype == torch.bfloat16
+    earlier = read_sealed(tmp_path / "model.json", dict)
+    del earlier["unasked_dtype"]
+    write_sealed(tmp_path / "model.json", earlier)
+    assert ModelHandle(request, folder=tmp_path).pipe.transformer.dtype == torch.float32

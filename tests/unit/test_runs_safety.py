@@ -208,17 +208,28 @@ def test_an_input_may_not_be_the_run_s_own_file(run, name, path):
 
 def test_two_runs_of_one_film_know_whose_it_is(run, pipe):
     assert run.status().state == "finished"
-    other = RunDirectory.create(run.path.with_name("other.run"), run.request.with_changes(seed=5))
+    film = run.request.output.read_bytes()
+    with pytest.raises(
+        InputError, match=r"film.mp4 exists and is not the film .*--overwrite .*or choose another --output"
+    ):
+        RunDirectory.create(run.path.with_name("other.run"), run.request.with_changes(seed=5))
+    assert not run.path.with_name("other.run").exists()
+    assert run.request.output.read_bytes() == film
+    other = RunDirectory.create(run.path.with_name("other.run"), run.request.with_changes(seed=5), overwrite=True)
     other.execute(pipe)
     film = run.request.output.read_bytes()
     assert other.status().state == "finished"
     assert run.status().state == "overwritten"
     assert any("is not the one this run wrote" in value for _, value in run.status().rows())
     for again in (lambda: run.resume(pipe), lambda: run.rerender(0, pipe=pipe)):
-        with pytest.raises(InputError, match=r"film.mp4 is not the film that this run wrote there .*move it elsewhere"):
+        with pytest.raises(
+            InputError, match=r"film.mp4 is not the film that this run wrote there .*resume with --overwrite"
+        ):
             again()
     assert run.request.output.read_bytes() == film
-    RunDirectory.create(run.path, run.request).execute(pipe)  # asked for
+    with pytest.raises(InputError, match="add --overwrite"):
+        RunDirectory.create(run.path, run.request)
+    RunDirectory.create(run.path, run.request, overwrite=True).execute(pipe)  # asked for
     assert (run.status().state, other.status().state) == ("finished", "overwritten")
 
 
@@ -238,7 +249,7 @@ def test_a_foreign_request_does_not_overwrite_its_output(run, pipe, outside):
 def test_what_stood_there_when_the_run_was_asked_is_replaced_and_nothing_later(run, pipe):
     film = run.request.output.read_bytes()
     run.request.output.write_bytes(b"an older film")
-    asked = RunDirectory.create(run.path.with_name("asked.run"), run.request)
+    asked = RunDirectory.create(run.path.with_name("asked.run"), run.request, overwrite=True)
     asked.resume(pipe)
     assert run.request.output.read_bytes() == film
     planned = RunDirectory.create(run.path.with_name("planned.run"), run.request, renders=False)
@@ -250,7 +261,7 @@ def test_what_stood_there_when_the_run_was_asked_is_replaced_and_nothing_later(r
         if event.name == "output_progress":
             run.request.output.write_bytes(b"written while it rendered")
 
-    late = RunDirectory.create(run.path.with_name("late.run"), run.request)
+    late = RunDirectory.create(run.path.with_name("late.run"), run.request, overwrite=True)
     with pytest.raises(InputError, match="is not the film that this run wrote there"):
         late.execute(pipe, events=swap)
     assert run.request.output.read_bytes() == b"written while it rendered"
@@ -260,7 +271,7 @@ def test_what_stood_there_when_the_run_was_asked_is_replaced_and_nothing_later(r
 def test_a_film_that_was_named_before_it_could_be_noted_is_the_run_s_own(run, pipe, monkeypatch):
     """The instant between the rename and the note in stages.json."""
     film = run.request.output.read_bytes()
-    fresh = RunDirectory.create(run.path.with_name("fresh.run"), run.request)
+    fresh = RunDirectory.create(run.path.with_name("fresh.run"), run.request, overwrite=True)
     run.request.output.unlink()
 
     def stop(event):

@@ -51,12 +51,12 @@ def planned_and_done(folder, pipe, monkeypatch, **changes) -> tuple[dict, list]:
     ("large", "changes", "expected"),
     [
         # shift, solver and first timesteps: a large picture samples the default preset at 5, a small one at 3.
-        (False, {"steps": 2}, (3.0, None, [999, 749])),
-        (True, {"steps": 2}, (5.0, None, [999, 833])),
-        (True, {"steps": 2, "shift": 2.0}, (2.0, None, [999, 666])),
-        (True, {"steps": 2, "preset": "quality"}, (5.0, "unipc", [999, 833])),
-        (True, {"steps": 2, "solver": "dpm++"}, (5.0, "dpm++", [1000, 833])),
-        (True, {"steps": 2, "preset": "distilled"}, (1.0, "unipc", [999, 499])),
+        (False, {"num_inference_steps": 2}, (3.0, None, [999, 749])),
+        (True, {"num_inference_steps": 2}, (5.0, None, [999, 833])),
+        (True, {"num_inference_steps": 2, "shift": 2.0}, (2.0, None, [999, 666])),
+        (True, {"num_inference_steps": 2, "preset": "quality"}, (5.0, "unipc", [999, 833])),
+        (True, {"num_inference_steps": 2, "solver": "dpm++"}, (5.0, "dpm++", [1000, 833])),
+        (True, {"num_inference_steps": 2, "preset": "distilled"}, (1.0, "unipc", [999, 499])),
     ],
 )
 def test_a_plan_says_what_the_run_samples_with(tmp_path, monkeypatch, large, changes, expected):
@@ -78,7 +78,7 @@ def test_a_plan_says_what_the_run_samples_with(tmp_path, monkeypatch, large, cha
 
 def test_a_schedulers_own_shift_and_a_guiders_own_scale_are_planned(tmp_path, monkeypatch):
     pipe = pipeline(("dpm++", 7.0), guider=AdaptiveProjectedGuidance(guidance_scale=2.5))
-    resolved, ((settings, scale), timesteps) = planned_and_done(tmp_path, pipe, monkeypatch, steps=2)
+    resolved, ((settings, scale), timesteps) = planned_and_done(tmp_path, pipe, monkeypatch, num_inference_steps=2)
     assert (resolved["shift"], resolved["guidance_scale"]) == (settings.shift, scale) == (7.0, 2.5)
     assert resolved["scheduler"] == "DPMSolverMultistepScheduler"
     assert timesteps[::2] == [1000, 875]

@@ -129,7 +129,7 @@ def test_explicit_settings_win_over_the_preset_and_that_over_the_default():
         steps=40, guidance_scale=5.0, solver=None, shift=3.0
     )
     assert resolve_settings(QUALITY, (704, 1280), preset="quality").shift == 5.0
-    fast = resolve_settings(QUALITY, (512, 896), preset="fast", steps=4, shift=2.0)
+    fast = resolve_settings(QUALITY, (512, 896), preset="fast", num_inference_steps=4, shift=2.0)
     assert fast == SamplingSettings(steps=4, guidance_scale=1.0, solver=Solver.EULER, shift=2.0)
     assert resolve_settings(dataclasses.replace(QUALITY, preset="fast"), (512, 896), solver="unipc").shift == 5.0
 
@@ -163,10 +163,10 @@ def test_a_scheduler_without_a_shift_has_none_and_takes_none():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": 0}, "num_inference_steps is 0"),
-        ({"steps": 2.5}, "num_inference_steps"),
-        ({"steps": True}, "num_inference_steps"),
-        ({"steps": 5000}, "num_inference_steps"),
+        ({"num_inference_steps": 0}, "num_inference_steps is 0"),
+        ({"num_inference_steps": 2.5}, "num_inference_steps"),
+        ({"num_inference_steps": True}, "num_inference_steps"),
+        ({"num_inference_steps": 5000}, "num_inference_steps"),
         ({"shift": 0.0}, "shift is 0.0"),
         ({"shift": float("inf")}, "shift"),
         ({"guidance_scale": float("nan")}, "guidance_scale"),

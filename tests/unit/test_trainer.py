@@ -13,7 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from training_material import configuration, make_world, weights
 
-from scail2.data.dataset import LatentDataset, collate
+from scail2.data.dataset import LatentDataset
+from scail2.data.samples import collate
 from scail2.errors import InputError
 from scail2.loading.components import load_autoencoder
 from scail2.models.autoencoder import AutoencoderPatchTransform

@@ -138,7 +138,7 @@ def test_exports_replace_exports_and_set_everything_else_aside(world, tmp_path):
     first = tree(place)
     export_transformer(config, run, place)
     assert tree(place) == first
-    longer = configuration(world, steps=2)
+    longer = configuration(world, steps=3)
     build_trainer(longer, run).run()
     export_transformer(longer, run, place)
     second = tree(place)

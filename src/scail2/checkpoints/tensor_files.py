@@ -382,11 +382,3 @@ def write_safetensors(
 def total_bytes(infos: Iterable[TensorInfo]) -> int:
     """Bytes of the tensors as stored."""
     return sum(info.nbytes for info in infos)
-
-
-def float_dtype(name: str) -> torch.dtype:
-    """``float32``, ``bfloat16`` or ``float16`` by name; raises InputError otherwise."""
-    choices = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name not in choices:
-        raise InputError(f"'{name}' is no type for weights: choose one of {', '.join(choices)}.")
-    return choices[name]

@@ -32,14 +32,14 @@ def convert(
 
     words = None if config is None else load_json(config, dict[str, Any])
     check_model(source)
-    from scail2.checkpoints.tensor_files import float_dtype
+    from scail2.devices import Precision
     from scail2.loading.conversion import convert as convert_files
 
     lines = convert_files(
         source,
         out,
         to=to,
-        torch_dtype=None if dtype is None else float_dtype(dtype),
+        torch_dtype=None if dtype is None else Precision.parse(dtype).torch_dtype,
         config=words,
         pipeline=pipeline,
         components={

@@ -45,6 +45,9 @@ def demo(
         "demo.mp4"
     ),
     only: Annotated[str | None, typer.Option(help="Just one: animation, replacement or duet.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace films of these names that no demo here wrote.")
+    ] = False,
 ) -> None:
     """Render the bundled examples with the embedded checkpoint: animation, replacement, two characters.
 
@@ -74,7 +77,7 @@ def demo(
                 output=output.with_name(f"{output.stem}{suffix}{output.suffix}"),
                 compare=True,
             )
-            render(request, default_run_dir(request), dry_run=False, as_json=False)
+            render(request, default_run_dir(request), overwrite=overwrite, as_json=False)
         compared[name] = request.compare_output
     if output.suffix.lower() in _PLAYED:
         write_page(page, compared)

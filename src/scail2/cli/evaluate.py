@@ -52,12 +52,10 @@ def evaluate(
     from scail2.checkpoints.model_folder import check_model
 
     check_model(checkpoint)
-    from scail2.devices import default_device
     from scail2.evaluation.clips import EvaluationTask
     from scail2.evaluation.networks import GivenNetworks
     from scail2.evaluation.outputs import claimed_outputs
     from scail2.evaluation.protocols import MeasuredClip, evaluate_pipeline
-    from scail2.loading.by_name import load_pipeline
 
     console = Terminal()
     tasks = tuple(EvaluationTask) if not task else tuple(_task(name) for name in task)
@@ -69,8 +67,7 @@ def evaluate(
     shown: dict[EvaluationTask, list[MeasuredClip]] = {task: [] for task in tasks}
     done = itertools.count(1)
     with claimed_outputs(json_file, out, inputs, timed=timed) as outputs:
-        pipe = load_pipeline(checkpoint, device=device or default_device())
-        pipe.set_progress_bar_config(disable=True)  # one bar for all clips, not one a clip
+        pipe = _load(checkpoint, device)
         with counted_progress(console, "evaluating") as progress:
 
             def observe(measured: MeasuredClip) -> None:
@@ -99,6 +96,20 @@ def evaluate(
         console.say(f"measures: {json_file}")
     if out is not None:
         console.say(f"contact sheets, plot and report: {out}")
+
+
+def _load(checkpoint: str | None, device: str | None):
+    """The pipeline to be measured; the embedded one in one number format on every CPU, so that measures are compared."""
+    import torch
+
+    from scail2.devices import default_device, find_device
+    from scail2.loading.by_name import load_pipeline
+
+    place = find_device(device or default_device())
+    dtype = torch.float32 if checkpoint is None and place.type == "cpu" else None
+    pipe = load_pipeline(checkpoint, device=place, torch_dtype=dtype)
+    pipe.set_progress_bar_config(disable=True)  # one bar for all clips, not one a clip
+    return pipe
 
 
 def _task(name: str):

@@ -62,7 +62,8 @@ def _make(
 def make(request: MaskRequest, output: Path) -> "PreflightReport":
     """Makes, checks and stores masks; leaves contact sheet and report beside them."""
     from scail2.files.storage import hash_file
-    from scail2.perception.stage import DrivingVideo, hash_driving, make_masks
+    from scail2.perception.driving_video import DrivingVideo, hash_driving
+    from scail2.perception.stage import make_masks
     from scail2.perception.store_folder import claimed
 
     check_files(request)
@@ -81,6 +82,7 @@ def _check(
 
     from scail2.modes import AnimationMode
     from scail2.perception.binding import bind
+    from scail2.perception.bound_masks import BoundMasks
     from scail2.perception.checks import findings, validate
     from scail2.perception.store import MaskStore
 
@@ -89,7 +91,7 @@ def _check(
         store.verify()
         reference, driving = store.measure(Path(scratch))
         found = validate.check_masks(
-            validate.MaskCheck(
+            BoundMasks(
                 mode=AnimationMode.parse(mode or store.mode),
                 reference=reference,
                 driving=driving,

@@ -30,7 +30,7 @@ def _parameter(setting: Field) -> inspect.Parameter:
     repeatable = get_origin(setting.type) is tuple
     kind = _plain_type(setting.type)
     name = setting.metadata.get("option") or "--" + setting.name.replace("_", "-")
-    if kind is bool:
+    if kind is bool and "/" not in name:
         name = f"{name}/--no-{name[2:]}"
     option = typer.Option(
         name,

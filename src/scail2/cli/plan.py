@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scail2.cli.options import make_request, request_parameters, with_parameters
+from scail2.errors import InputError
 from scail2.request.animation import AnimationRequest
 from scail2.request.masks import check_files
 
@@ -62,19 +63,38 @@ def _free_name(path: Path) -> Path:
     return next(each for each in itertools.chain([path], numbered) if not os.path.lexists(each))
 
 
-def plan(request: AnimationRequest, run_dir: Path | None, *, as_json: bool, contact_sheet: Path | None) -> None:
-    """Plans a run, in a temporary folder unless one is given, and shows what was found."""
+def plan(
+    request: AnimationRequest,
+    run_dir: Path | None,
+    *,
+    like: Path | None = None,
+    as_json: bool,
+    contact_sheet: Path | None,
+) -> None:
+    """Plans a run, in a temporary folder unless one is given, and shows what was found.
+
+    ``like`` is a run whose masks are looked at, as they are now, if they are still what the request needs.
+    """
     if run_dir is not None:
         _plan_in(run_dir, request, as_json=as_json, contact_sheet=contact_sheet)
         return
     with tempfile.TemporaryDirectory(prefix="scail2-plan-") as folder:
-        _plan_in(Path(folder), request, as_json=as_json, contact_sheet=contact_sheet)
+        place = Path(folder)
+        if like is not None:
+            from scail2.runs.rehearsal import copy_prepared
+
+            copy_prepared(like, place)
+        try:
+            _plan_in(place, request, as_json=as_json, contact_sheet=contact_sheet)
+        except InputError as error:
+            # Where the copy lay says nothing to anybody.
+            raise InputError(str(error).replace(str(place), str(like or place))) from error
 
 
 def _plan_in(folder: Path, request: AnimationRequest, *, as_json: bool, contact_sheet: Path | None) -> None:
-    from scail2.errors import InputError
     from scail2.files.storage import plain_errors
     from scail2.runs import RunDirectory
+    from scail2.runs.masking import RefusedPlanError
     from scail2.runs.sealed import read_sealed
 
     check_files(request)  # before anything heavy is imported
@@ -85,10 +105,9 @@ def _plan_in(folder: Path, request: AnimationRequest, *, as_json: bool, contact_
         quiet_libraries()
         try:
             run.plan()
-        except InputError:
-            # A refused job still has a plan to look at, unless it was refused before there was one.
-            if (folder / "plan.json").exists():
-                _show(read_sealed(folder / "plan.json", dict[str, Any]), as_json)
+        except RefusedPlanError as error:
+            # A refused job still has a plan to look at.
+            _show(error.plan, as_json)
             raise
         if sheet is not None:
             with plain_errors("write the contact sheet", contact_sheet):

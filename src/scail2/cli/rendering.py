@@ -52,11 +52,18 @@ def _register_verb(app: typer.Typer, name: str, mode: AnimationMode, help: str) 
             Path | None, typer.Option(metavar="DIR", help="Run directory [default: OUTPUT's name with .run].")
         ] = None,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and plan, render and keep nothing.")] = False,
+        overwrite: Annotated[
+            bool, typer.Option("--overwrite", help="Replace a file that this run did not write.")
+        ] = False,
         as_json: Annotated[bool, typer.Option("--json", help="Events as JSON lines on stdout.")] = False,
         **settings: Any,
     ) -> None:
         request = make_request(mode, file, settings)
-        render(request, run_dir or default_run_dir(request), dry_run=dry_run, as_json=as_json)
+        place = run_dir or default_run_dir(request)
+        if dry_run:
+            rehearse(request, place, overwrite=overwrite, as_json=as_json)
+        else:
+            render(request, place, overwrite=overwrite, as_json=as_json)
 
     verb.__doc__ = help
     app.command(name, help=help)(with_parameters(verb, request_parameters()))
@@ -67,19 +74,25 @@ def default_run_dir(request: AnimationRequest) -> Path:
     return request.output.with_name(f"{request.output.stem}.run")
 
 
-def render(request: AnimationRequest, run_dir: Path, *, dry_run: bool, as_json: bool) -> None:
-    """Executes a run, or only plans it, and says where everything is."""
+def render(request: AnimationRequest, run_dir: Path, *, overwrite: bool = False, as_json: bool) -> None:
+    """Executes a run and says where everything is."""
     from scail2.runs import RunDirectory
 
-    console = Terminal(stderr=True, quiet=as_json)
     if request.model is None:
-        console.say(EMBEDDED_NOTE)
-    if dry_run:
-        from scail2.cli.plan import plan
+        Terminal(stderr=True, quiet=as_json).say(EMBEDDED_NOTE)
+    run = RunDirectory.create(run_dir, request, overwrite=overwrite)
+    work(run, lambda it, events: it.execute(events=events), as_json=as_json)
 
-        plan(request, None, as_json=as_json, contact_sheet=None)
-        return
-    work(RunDirectory.create(run_dir, request), lambda run, events: run.execute(events=events), as_json=as_json)
+
+def rehearse(request: AnimationRequest, run_dir: Path, *, overwrite: bool, as_json: bool) -> None:
+    """Plans a run in a temporary folder, with whatever masks it has already; refuses what the run would refuse."""
+    from scail2.cli.plan import plan
+    from scail2.runs import RunDirectory
+
+    if request.model is None:
+        Terminal(stderr=True, quiet=as_json).say(EMBEDDED_NOTE)
+    RunDirectory.check(run_dir, request, overwrite=overwrite)
+    plan(request, None, like=run_dir, as_json=as_json, contact_sheet=None)
 
 
 def work(run: Any, action: Any, *, as_json: bool) -> None:

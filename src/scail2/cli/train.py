@@ -12,7 +12,12 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Recipe: nano, nano_finish, nano_continue, finetune or finetune_lora.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="Recipe: nano, nano_finish, nano_continue, finetune, finetune_512p, stage1, finetune_lora."
+        ),
+    ],
     output: Annotated[Path, typer.Option(help="Folder for checkpoints, log and the exported transformer.")],
     data: Annotated[str | None, typer.Option(help="Folder of cached latent shards (default: the recipe's).")] = None,
     model: Annotated[str | None, typer.Option(help="Diffusers folder to start from (default: the recipe's).")] = None,

@@ -4,7 +4,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from scail2.errors import InputError
+
 Array = np.ndarray
+
+LARGEST_SCALE = 0.25
+"""Skeletons are scaled by e^-this … e^+this."""
 
 
 def crop_and_stretch(
@@ -57,6 +62,30 @@ def scale_about_feet(frames: Array, tracks: Array, factors: Array) -> tuple[Arra
     inside = ((from_rows >= 0) & (from_rows < height))[:, None] & ((from_columns >= 0) & (from_columns < width))
     picked = np.ix_(from_rows.clip(0, height - 1), from_columns.clip(0, width - 1))
     return frames[:, *picked] * inside[..., None].astype(np.uint8), tracks[:, :, *picked] & inside
+
+
+def scale_limbs(joints: Array, size: tuple[int, int], generator: np.random.Generator) -> tuple[Array, Array]:
+    """Other bodies in the same motion: each sort of limb gets its own length, and the poses are drawn again.
+
+    Args:
+        joints: float `(S, T, J, 2)` pixels in the puppets' topology (`scail2.puppets.JOINT_NAMES`), NaN where unknown.
+        size: height and width of the picture.
+
+    Returns:
+        Frames uint8 `(T, H, W, 3)` on black, and where each skeleton is drawn, bool `(S, T, H, W)`.
+
+    Raises:
+        InputError: another topology, or what draws is not installed.
+    """
+    try:
+        from scail2.puppets import draw_poses, reshape_skeleton
+    except ImportError as error:
+        raise InputError(
+            "Skeletons with joints are drawn again in training data; that takes the extra data: "
+            'pip install "scail2[data]".'
+        ) from error
+    reshaped = np.stack([reshape_skeleton(each, generator, LARGEST_SCALE) for each in joints])
+    return draw_poses(reshaped, height=size[0], width=size[1])
 
 
 def _resize(frames: Array, size: tuple[int, int]) -> Array:

@@ -5,6 +5,7 @@ every pixel, and a shard is whole or absent: an interrupted run continues with t
 """
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 
 from scail2 import conditions
 from scail2.conditions import to_pixels
-from scail2.data.coverage import latent_coverage
+from scail2.data.coverage import LEVELS, latent_coverage
+from scail2.data.dataset import LatentDataset
 from scail2.data.embedding import Embedder
 from scail2.data.sharding import ShardRun, ShardSummary, run_shards
 from scail2.data.shards import DamagedSample, ShardWriter
@@ -31,7 +33,9 @@ from scail2.files.staging import atomic_file
 from scail2.files.storage import refuse_special
 from scail2.loading.components import load_autoencoder
 
-FORMAT = 1
+logger = logging.getLogger(__name__)
+
+FORMAT = 2
 # Beside the shards of a cache with prompts: the embedding that stands for a dropped caption.
 EMPTY_PROMPT = "empty_prompt.safetensors"
 
@@ -135,7 +139,7 @@ def encode_triplet(
 ) -> dict[str, Tensor]:
     """The tensors of one cached sample (no batch axis; `docs/data.md` lists shapes and types).
 
-    Latents are normalised and stored as float16, masks and coverages as uint8 with 255 for 1.
+    Latents are normalised and stored as float16, masks and coverages exactly, as uint8 that counts the pixels of a cell.
     """
     inputs = conditions.build(
         vae,
@@ -150,25 +154,39 @@ def encode_triplet(
         "target": conditions.encode_video(vae, to_pixels(triplet.target))[0].half(),
         "reference": inputs.reference_latents[0].half(),
         "driving": inputs.driving_latents[0].half(),
-        "reference_mask": _as_bytes(inputs.reference_masks[0]),
-        "driving_mask": _as_bytes(inputs.driving_masks[0]),
+        "reference_mask": _pixels_of_cells(inputs.reference_masks[0]),
+        "driving_mask": _pixels_of_cells(inputs.driving_masks[0]),
         "character": torch.from_numpy(latent_coverage(triplet.region.astype(np.uint8), 1)),
     }
+    if triplet.augmented is not None:
+        again = conditions.encode_driving(
+            vae,
+            geometry,
+            driving=to_pixels(triplet.augmented.frames),
+            driving_mask=torch.from_numpy(triplet.augmented.mask)[None],
+        )
+        tensors["driving_augmented"] = again.latents[0].half()
+        tensors["driving_mask_augmented"] = _pixels_of_cells(again.masks[0])
     if triplet.excluded is not None:
         tensors["excluded"] = torch.from_numpy(latent_coverage(triplet.excluded.astype(np.uint8), 1))
     if triplet.hand_boxes is not None:
         tensors["hand_boxes"] = torch.from_numpy(triplet.hand_boxes).half()
     if num_parts:
-        reference_parts = None if triplet.reference_parts is None else triplet.reference_parts[None]
-        maps = (("target", triplet.target_parts), ("driving", triplet.driving_parts), ("reference", reference_parts))
-        for name, parts in maps:
+        maps = {
+            "target": triplet.target_parts,
+            "driving": triplet.driving_parts,
+            "reference": None if triplet.reference_parts is None else triplet.reference_parts[None],
+            "driving_augmented": None if triplet.augmented is None else triplet.augmented.parts,
+        }
+        for name, parts in maps.items():
             if parts is not None:
                 tensors[f"parts_{name}"] = torch.from_numpy(latent_coverage(parts, num_parts))
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
-def _as_bytes(unit: Tensor) -> Tensor:
-    return (unit * 255).round().to(torch.uint8)
+def _pixels_of_cells(shares: Tensor) -> Tensor:
+    # Whole numbers already: a mask's cell is the mean of so many pixels that are on or off.
+    return (shares * LEVELS).round().to(torch.uint8)
 
 
 def sample_record(triplet: TrainingTriplet) -> dict[str, Any]:
@@ -179,6 +197,8 @@ def sample_record(triplet: TrainingTriplet) -> dict[str, Any]:
         "kind": triplet.kind.value,
         "slots": list(triplet.slots),
         "caption": triplet.caption,
+        "levels": LEVELS,
+        "augmented_share": triplet.augmented_share,
         "shape": list(triplet.target.shape[:3]),
         **triplet.meta,
     }
@@ -211,6 +231,13 @@ def write_cache(
     if empty is not None:
         with atomic_file(run.directory / EMPTY_PROMPT) as file:
             file.write(save({"prompt_embeds": empty}))
+        cached = LatentDataset(run.directory)
+        if cached.empty_captions:
+            logger.warning(
+                "%d of %d samples have an empty caption: trained on them, a model learns to do without its prompt",
+                cached.empty_captions,
+                len(cached),
+            )
     return summary
 
 

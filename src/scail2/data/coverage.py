@@ -6,6 +6,7 @@ from scail2.errors import InputError
 
 SPATIAL = 8  # latent stride in height and width
 TEMPORAL = 4  # sub-frames per latent frame
+LEVELS = SPATIAL**2  # pixels of a cell: shares of it are whole numbers of these
 
 
 def latent_coverage(ids: np.ndarray, num_classes: int) -> np.ndarray:
@@ -19,7 +20,7 @@ def latent_coverage(ids: np.ndarray, num_classes: int) -> np.ndarray:
         num_classes: P.
 
     Returns:
-        uint8 `(4·P, 1 + (T − 1) / 4, H / 8, W / 8)`; 255 is full coverage.
+        uint8 `(4·P, 1 + (T − 1) / 4, H / 8, W / 8)`: covered pixels of the cell's 64 (`LEVELS`).
 
     Raises:
         InputError: sizes not of that form.
@@ -37,7 +38,7 @@ def latent_coverage(ids: np.ndarray, num_classes: int) -> np.ndarray:
     slot = (np.arange(frames, dtype=np.int32)[:, None, None] * (rows * columns) + cell) * (num_classes + 1)
     counts = np.bincount((slot + ids).ravel(), minlength=frames * rows * columns * (num_classes + 1))
     counts = counts.reshape(frames, rows, columns, num_classes + 1)[..., 1:]
-    coverage = np.rint(counts * (255.0 / SPATIAL**2)).astype(np.uint8)
+    coverage = counts.astype(np.uint8)
     repeated = np.concatenate([np.repeat(coverage[:1], TEMPORAL, axis=0), coverage[1:]])
     grouped = repeated.reshape(-1, TEMPORAL, rows, columns, num_classes)
     packed = grouped.transpose(1, 4, 0, 2, 3)

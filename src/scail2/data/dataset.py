@@ -1,22 +1,22 @@
 """Cached latents for training: random access into shards, batches that are a pure function of seed and step."""
 
 import mmap
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import torch
 from safetensors.torch import load
 from torch import Tensor
 
+from scail2.data.samples import OPTIONAL, REQUIRED, LatentBatch, LatentSample, collate
 from scail2.data.shards import DamagedSample, DamageReport, Record, find_shards, read_index
 from scail2.data.triplet_recipe import SampleKind
 from scail2.errors import InputError
 from scail2.files.documents import Between, DocumentError, decode
-from scail2.masks import PLANES, WHITE, BindingSlot
+from scail2.masks import BindingSlot
 from scail2.modes import AnimationMode
 
 Shape = tuple[int, int, int]
@@ -24,115 +24,6 @@ Shape = tuple[int, int, int]
 
 Bucket = tuple[AnimationMode, Shape, SampleKind]
 """Samples that may share a batch have one position mode and one shape; among those, kinds are drawn by shares."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LatentSample:
-    """One cached sample. Latents float16, masks and coverages uint8 with 255 for 1; no batch axis.
-
-    `character` (4, Tl, h, w) and `parts_*` describe where characters are; they are for losses, never inputs.
-    """
-
-    target: Tensor  # (C, Tl, h, w)
-    reference: Tensor  # (C, 1, h, w)
-    driving: Tensor  # (C, Tl, hd, wd)
-    reference_mask: Tensor  # (28, 1, h, w)
-    driving_mask: Tensor  # (28, Tl, hd, wd)
-    character: Tensor  # (4, Tl, h, w)
-    parts_target: Tensor | None = None  # (4·P, Tl, h, w)
-    parts_driving: Tensor | None = None  # (4·P, Tl, h, w)
-    parts_reference: Tensor | None = None  # (4·P, 1, h, w)
-    prompt_embeds: Tensor | None = None  # (512, text_dim)
-    image_embeds: Tensor | None = None  # (257, image_dim)
-    excluded: Tensor | None = None  # (4, Tl, h, w), share of each cell that the loss must not see (burned-in text)
-    hand_boxes: Tensor | None = None  # (S, T, 2, 4) float16, pixels of the target; not batched
-    key: str
-    kind: SampleKind
-    mode: AnimationMode
-    position_mode: AnimationMode
-    slots: tuple[str, ...]
-    caption: str = ""
-    meta: Mapping[str, Any]
-
-    def self_driven(self) -> "LatentSample":
-        """The same sample driven by its own target (the first thing a network can learn).
-
-        Exact for one character and driving latents at full size, where target and driving latents are made alike.
-
-        Raises:
-            InputError: several characters (their coverages are stored together) or driving at half size.
-        """
-        if len(self.slots) != 1 or self.driving.shape != self.target.shape:
-            raise InputError(f"{self.key}: only single-character samples with full-size driving can drive themselves")
-        mask = torch.zeros_like(self.driving_mask)
-        mask[slot_plane(self.slots[0]) :: len(PLANES)] = self.character
-        white = slice(PLANES.index(WHITE), None, len(PLANES))
-        if self.driving_mask[white].any():  # the environment switch is on in the driving mask (replacement)
-            mask[white] = 255 - self.character
-        kind = SampleKind.SELF_DRIVEN
-        return replace(self, driving=self.target, driving_mask=mask, parts_driving=self.parts_target, kind=kind)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LatentBatch:
-    """Samples of one position mode and one shape, stacked; latents and masks as float32, coverages in [0, 1]."""
-
-    target: Tensor  # (B, C, Tl, h, w)
-    reference: Tensor
-    driving: Tensor
-    reference_mask: Tensor
-    driving_mask: Tensor
-    character: Tensor
-    parts_target: Tensor | None = None
-    parts_driving: Tensor | None = None
-    parts_reference: Tensor | None = None
-    prompt_embeds: Tensor | None = None
-    image_embeds: Tensor | None = None
-    excluded: Tensor | None = None  # zero where a sample excludes nothing
-    mode: AnimationMode  # whose positions the network is to use
-    keys: tuple[str, ...]
-    kinds: tuple[SampleKind, ...]
-    captions: tuple[str, ...]
-    from_middle: tuple[bool, ...]  # cut from a longer video after its beginning
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "LatentBatch":
-        """A copy on `device`."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {k: v.to(device, non_blocking=non_blocking) for k, v in tensors.items() if isinstance(v, Tensor)}
-        return replace(self, **moved)
-
-
-_OPTIONAL = ("parts_target", "parts_driving", "parts_reference", "prompt_embeds", "image_embeds")
-_TENSORS = ("target", "reference", "driving", "reference_mask", "driving_mask", "character")
-
-
-def collate(samples: Sequence[LatentSample]) -> LatentBatch:
-    """Stacks samples; optional tensors are kept when every sample has them.
-
-    Raises:
-        InputError: samples of different position modes.
-    """
-    modes = {sample.position_mode for sample in samples}
-    if len(modes) != 1:
-        raise InputError("a batch has one position mode: draw its samples from one bucket")
-    optional = tuple(name for name in _OPTIONAL if all(getattr(sample, name) is not None for sample in samples))
-    if any(sample.excluded is not None for sample in samples):
-        blank = torch.zeros_like(samples[0].character)
-        samples = [s if s.excluded is not None else replace(s, excluded=blank) for s in samples]
-        optional += ("excluded",)
-    stacked = {name: _unit(torch.stack([getattr(sample, name) for sample in samples])) for name in _TENSORS + optional}
-    return LatentBatch(
-        **stacked,
-        mode=modes.pop(),
-        keys=tuple(sample.key for sample in samples),
-        kinds=tuple(sample.kind for sample in samples),
-        captions=tuple(sample.caption for sample in samples),
-        from_middle=tuple(float(sample.meta.get("start", 0)) > 0 for sample in samples),
-    )
-
-
-def _unit(stacked: Tensor) -> Tensor:
-    return stacked.float() / 255 if stacked.dtype == torch.uint8 else stacked.float()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +37,13 @@ class _SampleFacts:
     shape: tuple[Annotated[int, Between(0, 2**24)], ...] = (0, 0, 0)
     caption: str = ""
     start: float = 0.0
+    levels: Annotated[int, Between(1, 255)] = 255
+    augmented_share: Annotated[float, Between(0, 1)] = 0.0
+    regions: tuple[str, ...] = ()
+
+
+# Caches made before the scale was written down.
+_LEVELS_OF_FORMAT_1 = 255
 
 
 class LatentDataset:
@@ -186,6 +84,11 @@ class LatentDataset:
         """Number of samples of each kind."""
         names, counts = np.unique(self._kinds, return_counts=True)
         return {SampleKind(name): int(count) for name, count in zip(names, counts, strict=True)}
+
+    @property
+    def empty_captions(self) -> int:
+        """Number of samples without a word of caption."""
+        return sum(not str(record.meta.get("caption", "")).strip() for record in self.records)
 
     def indices_of(self, kind: SampleKind | str) -> np.ndarray:
         """Indices of all samples of a kind, ascending."""
@@ -246,10 +149,13 @@ class LatentDataset:
 
 def _sample(record: Record, tensors: Mapping[str, Tensor]) -> LatentSample:
     meta = record.meta
-    known = {name: tensors[name] for name in _TENSORS}
-    known |= {name: tensors[name] for name in (*_OPTIONAL, "excluded", "hand_boxes") if name in tensors}
+    known = {name: tensors[name] for name in REQUIRED}
+    known |= {name: tensors[name] for name in OPTIONAL if name in tensors}
     return LatentSample(
         **known,
+        levels=meta.get("levels", _LEVELS_OF_FORMAT_1),
+        augmented_share=meta.get("augmented_share", 0.0),
+        region_names=tuple(meta.get("regions", ())),
         key=record.key,
         kind=SampleKind(meta["kind"]),
         mode=AnimationMode(meta["mode"]),
@@ -358,8 +264,3 @@ class BucketLoader:
             return self.dataset[index]
         except DamagedSample:
             return None
-
-
-def slot_plane(slot: str) -> int:
-    """Index of a slot's plane (`"blue"`) among the seven of a mask's sub-frame."""
-    return PLANES.index(BindingSlot[slot.upper()].rgb)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from scail2.conditions import seen_reference, to_pixels
 from scail2.data.triplets import TrainingTriplet
+from scail2.devices import without_gradients
 from scail2.errors import InputError
 
 
@@ -35,7 +36,7 @@ class PipelineEmbedder:
         encoders = {"text": self.pipe.text_encoder, "image": self.pipe.image_encoder}
         return f"{self.name}: {', '.join(name for name, encoder in encoders.items() if encoder is not None)}"
 
-    @torch.no_grad()
+    @without_gradients
     def empty_prompt(self) -> Tensor | None:
         """What training puts in place of dropped captions: the empty prompt, (512, text_dim) float16."""
         from scail2.pipeline.embeds import embed_prompt
@@ -44,7 +45,7 @@ class PipelineEmbedder:
             return None
         return embed_prompt(self.pipe.tokenizer, self.pipe.text_encoder, [""], 512)[0].half().cpu().contiguous()
 
-    @torch.no_grad()
+    @without_gradients
     def __call__(self, triplet: TrainingTriplet) -> dict[str, Tensor]:
         """`prompt_embeds` (512, text_dim) and `image_embeds` (257, image_dim), float16, as far as there are encoders."""
         from scail2.pipeline.embeds import embed_picture, embed_prompt

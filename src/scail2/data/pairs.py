@@ -4,6 +4,7 @@ Files are for people as much as for programs: every member opens in a viewer. Fr
 character tracks are lossless FFV1 (`.mkv`), stills are PNG, numbers are JSON.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -14,7 +15,8 @@ from scail2.data.media import decode_png, decode_video, encode_png, encode_video
 from scail2.data.shards import DamagedSample, Record
 from scail2.data.triplet_recipe import SampleKind
 from scail2.errors import InputError
-from scail2.files.documents import Between, decode
+from scail2.files.documents import Between, decode, parse_json
+from scail2.files.limits import DOCUMENT_BYTES
 from scail2.masks import BINDING_SLOTS, paint_mask, split_mask
 
 Array = np.ndarray
@@ -38,6 +40,7 @@ class Clip:
     parts: Array | None = None  # uint8 (T, H, W), part classes, 0 none
     pose: Array | None = None  # uint8 (T, H, W, 3), pose render on black
     pose_tracks: Array | None = None  # bool (S, T, H, W), drawn pixels per character
+    pose_joints: Array | None = None  # float (S, T, J, 2), pixels of the joints drawn there, NaN for none
     hand_boxes: Array | None = None  # float (S, T, 2, 4), x0 y0 x1 y1 in pixels
     excluded: Array | None = None  # bool (T, H, W), burned-in text and the like, which nobody should learn
     still: Still | None = None
@@ -95,6 +98,8 @@ def pair_members(pair: MotionPair) -> tuple[dict[str, Any], dict[str, bytes]]:
         if clip.pose is not None and clip.pose_tracks is not None:
             members[f"{name}.pose.mkv"] = encode_video(clip.pose)
             members[f"{name}.pose_tracks.mkv"] = encode_video(_paint(clip.pose_tracks))
+            if clip.pose_joints is not None:
+                members[f"{name}.pose_joints.json"] = _written_joints(clip.pose_joints)
         if clip.excluded is not None:
             members[f"{name}.excluded.mkv"] = encode_video(_grey(15 * clip.excluded.astype(np.uint8)))
         if clip.still is not None:
@@ -147,11 +152,29 @@ def _read_clip(record: Record, name: str, facts: _ClipFacts) -> Clip:
         parts=None if parts is None else parts[..., 0] // _PART_STEP,
         pose=video(".pose"),
         pose_tracks=tracks(".pose_tracks"),
+        pose_joints=_read_joints(record, f"{name}.pose_joints.json", count),
         hand_boxes=None if boxes is None else np.asarray(boxes, np.float32),
         excluded=None if excluded is None else excluded[..., 0] > 127,
         still=_read_still(record, name, count),
         caption=facts.caption,
     )
+
+
+def _written_joints(joints: Array) -> bytes:
+    """JSON of joints in hundredths of a pixel, null where there is none."""
+    hundredths = np.round(joints.astype(float), 2)
+    return json.dumps(np.where(np.isfinite(hundredths), hundredths, None).tolist()).encode()
+
+
+def _read_joints(record: Record, member: str, count: int) -> Array | None:
+    if member not in record.members:
+        return None
+    size = record.members[member].size
+    DOCUMENT_BYTES.check(size, f"{record.shard}: {record.key}.{member}")
+    joints = np.array(parse_json(record.read(member), list, f"{record.shard}: {record.key}.{member}"), float)
+    if joints.ndim != 4 or joints.shape[0] != count or joints.shape[-1] != 2:
+        raise ValueError(f"{member} holds joints of shape {joints.shape} for {count} characters")
+    return joints.astype(np.float32)
 
 
 def _read_still(record: Record, name: str, count: int) -> Still | None:

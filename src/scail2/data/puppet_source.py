@@ -175,33 +175,27 @@ class PuppetSource:
         size = {"height": self.height, "width": self.width}
         camera = self._camera(index)
         shot = puppets.render(cast, scene, frames=self.frames, fps=self.fps, start=start, camera=camera, **size)
-        pose, pose_tracks = self._pose(shot, index) if with_pose else (None, None)
+        joints = self._estimated_joints(shot, index) if with_pose else None
+        pose, pose_tracks = (None, None) if joints is None else puppets.draw_poses(joints, **size)
         return Clip(
             frames=shot.frames,
             tracks=shot.masks,
             parts=shot.parts,
             pose=pose,
             pose_tracks=pose_tracks,
+            pose_joints=joints,
             hand_boxes=shot.hand_boxes,
             still=still,
             caption=_caption(cast, scene),
         )
 
-    def _pose(self, shot: PuppetClip, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Skeletons of all characters, later ones in front, and where each is drawn."""
-        joints, error = shot.joints, POSE_ERRORS[self.estimator_error]
-        if error is not None:
-            body = 0.8 * self.height
-            joints = puppets.corrupt_joints(joints, error, _STRIDE * index, fps=self.fps, body_pixels=body)
-        frames = np.zeros_like(shot.frames)
-        tracks = np.zeros(shot.masks.shape, bool)
-        for number in range(len(joints)):
-            alone = puppets.render_pose(joints[number : number + 1], height=self.height, width=self.width)
-            drawn = alone.any(axis=-1)
-            tracks[:number] &= ~drawn
-            tracks[number] = drawn
-            frames[drawn] = alone[drawn]
-        return frames, tracks
+    def _estimated_joints(self, shot: PuppetClip, index: int) -> np.ndarray:
+        """Joints `(S, T, J, 2)` as the pose estimator sees them."""
+        error = POSE_ERRORS[self.estimator_error]
+        if error is None:
+            return shot.joints
+        body = 0.8 * self.height
+        return puppets.corrupt_joints(shot.joints, error, _STRIDE * index, fps=self.fps, body_pixels=body)
 
 
 def replaced_one_by_one(cast: list[Performance], others: list[Performance], order: list[int]) -> list[Performance]:

@@ -80,7 +80,8 @@ class TripletRecipe:
     Attributes:
         name: Shown in reports and stored with the cache.
         shares: Relative frequency of each kind; normalised when drawn from.
-        forward_share: Fraction of pairs whose *synthetic* clip is the target instead of the driving video.
+        forward_share: Fraction of pairs whose *synthetic* clip is the target instead of the driving video; samples driven by
+            their target's own motion (pose renders) are never among them.
         both_directions: The source renders both clips exactly, so each pair gives two samples, either clip the target.
         driving: `pose` replaces every driving video by pose renders (in replacement over the scene with the
             character's pixels blacked out).
@@ -89,9 +90,8 @@ class TripletRecipe:
         mode_specific_positions: False trains both modes with animation's positions (one RoPE).
         reference_from_target: True takes the reference from the target clip, False the pair's own still (unrelated
             pose) where it has one.
-        augment_driving: Probability of crop/stretch of the driving video in animation mode (frames as driving).
-        augment_pose: The same where the driving video is a pose render.
-        pose_scale: Probability of a random scaling of the skeleton in pose renders.
+        augment_driving: Probability, at each visit in training, of a cropped and stretched driving video (animation mode).
+        pose_scale: The same where it is a pose render: of a skeleton scaled limb by limb. Poses are never cropped.
         caption: Whether captions are carried along.
     """
 
@@ -105,15 +105,14 @@ class TripletRecipe:
     mode_specific_positions: bool = True
     reference_from_target: bool = True
     augment_driving: float = 0.56
-    augment_pose: float = 0.75
-    pose_scale: float = 0.5
+    pose_scale: float = 0.75
     caption: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shares", _frozen(self.shares))
         if not self.shares or min(self.shares.values()) < 0 or sum(self.shares.values()) <= 0:
             raise InputError(f"recipe {self.name!r}: shares must be non-negative and at least one positive")
-        for name in ("forward_share", "augment_driving", "augment_pose", "pose_scale"):
+        for name in ("forward_share", "augment_driving", "pose_scale"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise InputError(f"recipe {self.name!r}: {name} is a probability in [0, 1], not {getattr(self, name)}")
 
@@ -188,7 +187,6 @@ RECIPES: Mapping[str, TripletRecipe] = MappingProxyType(
             forward_share=0.0,
             reference_from_target=False,
             augment_driving=0.0,
-            augment_pose=0.0,
             pose_scale=0.0,
             caption=False,
         ),

@@ -11,12 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from scail2.data.augment import crop_and_stretch, scale_about_feet
+from scail2.data.augment import LARGEST_SCALE, crop_and_stretch, scale_about_feet, scale_limbs
 from scail2.data.pairs import Array, Clip, MotionPair, Still
 from scail2.data.triplet_recipe import SampleKind, TripletRecipe
 from scail2.errors import InputError
 from scail2.masks import BINDING_SLOTS, BindingSlot, paint_mask
 from scail2.modes import MODE_TRAITS, AnimationMode
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DrivingVideo:
+    """A driving video with its mask, as in `TrainingTriplet`."""
+
+    frames: Array
+    mask: Array
+    parts: Array | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +47,8 @@ class TrainingTriplet:
     reference_parts: Array | None = None  # uint8 (H, W)
     hand_boxes: Array | None = None  # of the target, float (S, T, 2, 4)
     excluded: Array | None = None  # bool (T, H, W): target pixels the loss must not see
+    augmented: DrivingVideo | None = None  # what drives instead at some visits in training
+    augmented_share: float = 0.0  # of the visits
     caption: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
 
@@ -63,12 +74,15 @@ def draw_triplet(
     Raises:
         InputError: the pair lacks what the kind needs (pose renders, a frame in which every character is seen).
     """
-    forward = bool(generator.random() < recipe.forward_share)
+    # Driven by its own pose, a generator's clip would be a target whose artefacts nothing in the input explains.
+    forward = bool(generator.random() < recipe.forward_share) and kind not in _OWN_MOTION
     target, other = (pair.synthetic, pair.real) if forward != swapped else (pair.real, pair.synthetic)
     mode = kind.mode
     slots = _draw_slots(len(target.tracks), recipe, generator)
     still = _choose_reference(target, recipe, generator)
-    driving = _driving(target if kind in _OWN_MOTION else other, kind, recipe, generator)
+    source = target if kind in _OWN_MOTION else other
+    driving = _driving(source, kind, recipe)
+    share, augmented = _augmented(source, driving, kind, recipe, generator)
     traits = MODE_TRAITS[mode]
     reference_background = traits.reference_background if recipe.environment_switch else "black"
     driving_background = traits.driving_background if recipe.environment_switch else "black"
@@ -80,6 +94,14 @@ def draw_triplet(
         reference_mask=paint_mask(still.tracks[:, None], slots, reference_background)[0],
         driving=driving.frames,
         driving_mask=paint_mask(driving.tracks, slots, driving_background),
+        augmented=None
+        if augmented is None
+        else DrivingVideo(
+            frames=augmented.frames,
+            mask=paint_mask(augmented.tracks, slots, driving_background),
+            parts=augmented.parts,
+        ),
+        augmented_share=share,
         target=target.frames,
         region=target.region,
         slots=tuple(slot.name.lower() for slot in slots),
@@ -131,18 +153,31 @@ class _Driving:
     parts: Array | None
 
 
-def _driving(clip: Clip, kind: SampleKind, recipe: TripletRecipe, generator: np.random.Generator) -> _Driving:
-    as_pose = kind.is_pose or recipe.needs_poses
-    driving = _pose_driving(clip, kind.mode) if as_pose else _Driving(clip.frames, clip.tracks, clip.parts)
+def _driving(clip: Clip, kind: SampleKind, recipe: TripletRecipe) -> _Driving:
+    if kind.is_pose or recipe.needs_poses:
+        return _pose_driving(clip, kind.mode)
+    return _Driving(clip.frames, clip.tracks, clip.parts)
+
+
+def _augmented(
+    clip: Clip, driving: _Driving, kind: SampleKind, recipe: TripletRecipe, generator: np.random.Generator
+) -> tuple[float, _Driving | None]:
+    """The share of visits with an augmented driving video, and that video; none in replacement, whose scene is the output's."""
     if kind.mode is AnimationMode.REPLACEMENT:
-        return driving  # its scene is the output's scene and must stay where it is
-    if as_pose and generator.random() < recipe.pose_scale:
-        factors = np.exp(generator.uniform(-0.25, 0.25, size=2))
-        driving = _Driving(*scale_about_feet(driving.frames, driving.tracks, factors), None)
-    if generator.random() < (recipe.augment_pose if as_pose else recipe.augment_driving):
-        frames, tracks, parts = crop_and_stretch(driving.frames, driving.tracks, driving.parts, generator)
-        driving = _Driving(frames, tracks, parts)
-    return driving
+        return 0.0, None
+    # One draw, whatever becomes of it: samples that are not augmented do not depend on how others are.
+    own = np.random.default_rng(int(generator.random() * 2**53))
+    as_pose = kind.is_pose or recipe.needs_poses
+    share = recipe.pose_scale if as_pose else recipe.augment_driving
+    if not share:
+        return 0.0, None
+    if not as_pose:
+        return share, _Driving(*crop_and_stretch(driving.frames, driving.tracks, driving.parts, own))
+    if clip.pose_joints is not None:
+        return share, _Driving(*scale_limbs(clip.pose_joints, driving.frames.shape[1:3], own), None)
+    # Without joints a picture of a skeleton can only be scaled as a whole.
+    factors = np.exp(own.uniform(-LARGEST_SCALE, LARGEST_SCALE, size=2))
+    return share, _Driving(*scale_about_feet(driving.frames, driving.tracks, factors), None)
 
 
 def _pose_driving(clip: Clip, mode: AnimationMode) -> _Driving:

@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from scail2.drift.measure import DriftReport, SegmentDrift
+from scail2.drift.motion import MotionError
 
 
 class Measure(StrEnum):
@@ -216,14 +217,14 @@ def _freeze(segment: SegmentDrift, start: int) -> Worst | None:
 
 def _motion_error(segments: list[SegmentDrift], starts: list[int]) -> Iterator[Worst]:
     """Of every segment; short ones are judged together with their neighbours, a few frames say too little."""
-    known = [each.motion_error.errors if each.motion_error is not None else () for each in segments]
-    for place, segment in enumerate(segments):
-        if not known[place]:
+    known = [each.motion_error or MotionError() for each in segments]
+    for place, (segment, error) in enumerate(zip(segments, known, strict=True)):
+        if not error.errors:
             continue
         around = 0 if segment.frames >= _LONG_ENOUGH else 1
-        errors = list(chain.from_iterable(known[max(0, place - around) : place + around + 1]))
-        value, worst = median(errors), max(known[place])
-        frame = starts[place] + segment.motion_error.frames[known[place].index(worst)]
+        errors = list(chain.from_iterable(each.errors for each in known[max(0, place - around) : place + around + 1]))
+        value, worst = median(errors), max(error.errors)
+        frame = starts[place] + error.frames[error.errors.index(worst)]
         if len(errors) >= _FRAMES_COMPARED:
             yield Worst(
                 measure=Measure.MOTION_ERROR,

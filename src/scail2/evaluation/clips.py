@@ -60,7 +60,6 @@ def _as_tested(variant: TripletRecipe) -> TripletRecipe:
         variant,
         reference_from_target=False,
         augment_driving=0.0,
-        augment_pose=0.0,
         pose_scale=0.0,
         forward_share=float(variant.forward_share == 1.0),
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from scail2.devices import without_gradients
 from scail2.errors import InputError
 from scail2.files.storage import refuse_special
 
@@ -36,14 +37,14 @@ class GivenNetworks:
             return None
         return cls(*(None if path is None else _load(path) for path in (lpips, video_features)))
 
-    @torch.no_grad()
+    @without_gradients
     def per_clip(self, output: Array, truth: Array) -> dict[str, float]:
         """`lpips`: mean distance of frames (lower is better)."""
         if self.lpips is None:
             return {}
         return {"lpips": float(self.lpips(_pictures(output), _pictures(truth)).mean())}
 
-    @torch.no_grad()
+    @without_gradients
     def per_set(self, pairs: Sequence[tuple[Array, Array]]) -> dict[str, float]:
         """`fvd`: Fréchet distance between features of all outputs and all truths; needs two clips at least."""
         if self.video_features is None or len(pairs) < 2:

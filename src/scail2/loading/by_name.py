@@ -13,7 +13,7 @@ from scail2.checkpoints.lora import apply_loras
 from scail2.checkpoints.model_folder import check_pipeline
 from scail2.checkpoints.tensor_files import open_tensor_file
 from scail2.checkpoints.views import main_dtype
-from scail2.devices import find_device
+from scail2.devices import find_device, has_native_bf16
 from scail2.errors import InputError
 from scail2.files.public.choice import Offload
 from scail2.files.public.embedded import embedded_model_path
@@ -37,8 +37,8 @@ def load_pipeline(
         model: None for the embedded model; a diffusers folder; a transformer file, or a folder of public files, with
             the VAE and encoder files near it (see `scail2.loading.components`); a short name of what `scail2 setup`
             installed; ``hub:owner/name``, which downloads.
-        torch_dtype: type of transformer and encoders; None keeps each as stored, but float16 on a CPU becomes float32.
-            The VAE is always float32.
+        torch_dtype: type of transformer and encoders; None is `default_dtype`, or keeps each as stored, but float16 on a
+            CPU becomes float32. The VAE is always float32.
         device: where to put it; None leaves it on the CPU.
         offload: ``off``: all of it stays there; ``model``: one network at a time is there, and the others in main
             memory; ``layers``: single layers are, which needs the least and is slowest.
@@ -48,6 +48,7 @@ def load_pipeline(
         InputError: there is no such model or device, a component is missing, or a file does not fit.
     """
     place = find_device("cpu" if device is None else device)
+    torch_dtype = default_dtype(model, place) if torch_dtype is None else torch_dtype
     folder = _folder_of(model)
     if (folder / "model_index.json").is_file():
         pipe = _load_folder(folder, torch_dtype, place)
@@ -58,6 +59,19 @@ def load_pipeline(
     if fused := [parse_lora(lora) for lora in loras]:
         apply_loras(pipe.transformer, fused, reversible=False)
     return _laid_out(pipe, place, _offload(offload)) if device is not None else pipe
+
+
+def default_dtype(model: str | Path | None, device: torch.device) -> torch.dtype | None:
+    """What a model computes in where nobody says; None keeps each of its networks as it is stored.
+
+    The embedded model (None) computes in bfloat16 on CPUs that multiply it natively, in float32 on others, and on GPUs in
+    float16, as it is stored.
+    """
+    if model is not None:
+        return None
+    if device.type != "cpu":
+        return torch.float16
+    return torch.bfloat16 if has_native_bf16(device) else torch.float32
 
 
 def _offload(name: str) -> Offload:

@@ -12,8 +12,8 @@ KNOWN_CHANNELS = 4
 def join_references(
     latents: torch.Tensor | None,
     masks: torch.Tensor | None,
-    additional_latents: torch.Tensor | None,
-    additional_masks: torch.Tensor | None,
+    additional_reference_latents: torch.Tensor | None,
+    additional_reference_masks: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Additional references, then the reference, along time: latents ``(B, C, N+1, H, W)`` and masks."""
     if latents is None or masks is None:
@@ -22,12 +22,12 @@ def join_references(
         raise InputError(
             f"reference_latents has {latents.shape[2]} frames; give one, and others as additional references."
         )
-    if (additional_latents is None) != (additional_masks is None):
+    if (additional_reference_latents is None) != (additional_reference_masks is None):
         raise InputError("additional_reference_latents and additional_reference_masks must be given together.")
-    if additional_latents is None or additional_masks is None:
+    if additional_reference_latents is None or additional_reference_masks is None:
         return latents, masks
-    return torch.cat([additional_latents.to(latents), latents], dim=2), torch.cat(
-        [additional_masks.to(masks), masks], dim=2
+    return torch.cat([additional_reference_latents.to(latents), latents], dim=2), torch.cat(
+        [additional_reference_masks.to(masks), masks], dim=2
     )
 
 

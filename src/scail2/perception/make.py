@@ -1,98 +1,50 @@
-"""The mask stage of a job: pictures and whatever the user gave about masks in, a checked `MaskStore` out."""
+"""Making masks: pictures, video and whatever the user gave about masks in, a checked `MaskStore` out."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from fractions import Fraction
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from scail2.errors import InputError
-from scail2.masks import THRESHOLD, BindingSlot
+from scail2.masks import THRESHOLD
 from scail2.modes import AnimationMode
 from scail2.perception.binding import Binding, BindingRequest, bind
+from scail2.perception.bound_masks import BoundMasks, View
 from scail2.perception.checks import findings, framing, validate
 from scail2.perception.checks.findings import Finding
 from scail2.perception.checks.framing import FramingReport
+from scail2.perception.driving_video import DrivingVideo
+from scail2.perception.segmenters.automatic import AutomaticSegmenter
 from scail2.perception.segmenters.given import GivenMasks, PictureFrames, from_alpha
-from scail2.perception.segmenters.protocol import VideoSegmenter
-from scail2.perception.store import MaskJob, MaskStore
+from scail2.perception.segmenters.protocol import Progress, VideoSegmenter
+from scail2.perception.store import MaskStore
 from scail2.perception.tracks import ArrayLabels, TrackedMasks, TrackRecorder
-from scail2.request.masks import Prompts
-from scail2.video import SizedFrames, read_image, resize_cover, resize_letterbox
+from scail2.request.masks import Fit, MaskRequest, Prompts, Reframe
+from scail2.video import read_image, resize_cover, resize_letterbox
 from scail2.video.images import is_film
 
 
-@dataclass(frozen=True, kw_only=True)
-class AdditionalView:
-    """One more reference picture uint8 (H, W, 3 or 4) of the same characters, with its mask files if there are any."""
-
-    picture: np.ndarray
-    masks: tuple[Path, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskInputs:
-    """What the mask stage needs.
-
-    Attributes:
-        mode: decides the backgrounds.
-        reference: the picture as it is in its file, uint8 (H, W, 3 or 4); it is resized to the driving video's size.
-        driving: the driving video at the run's size and rate.
-        fps: its rate.
-        reference_mask, driving_mask: files, see `GivenMasks`; empty: the reference's own alpha, else the segmenter.
-        additional: further reference views.
-        bind: what was asked about binding.
-        segmenter: finds characters where no file was given; None for the embedded one.
-        prompts, reference_prompts: for that segmenter.
-        letterbox: whether pictures are fitted with bars instead of being cropped.
-        reframe: "auto" resamples the reference to the driving character's size.
-        fix_polarity: repaint given palette masks whose background contradicts the mode instead of refusing them.
-        sources: names and digests of the files (and settings) the masks depend on.
-        files: paths to remember for previews, see `MaskJob`.
-    """
-
-    mode: AnimationMode
-    reference: np.ndarray
-    driving: SizedFrames
-    fps: Fraction
-    reference_mask: tuple[Path, ...] = ()
-    driving_mask: tuple[Path, ...] = ()
-    additional: tuple[AdditionalView, ...] = ()
-    bind: BindingRequest = field(default_factory=BindingRequest)
-    segmenter: VideoSegmenter | None = None
-    prompts: Prompts | None = None
-    reference_prompts: Prompts | None = None
-    letterbox: bool = False
-    reframe: str = "off"
-    fix_polarity: bool = False
-    sources: Mapping[str, str] = field(default_factory=dict)
-    files: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreparedMasks:
-    """The stage's outcome.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MadeMasks:
+    """Masks that were made.
 
     Attributes:
         store: the masks on disk.
-        reference, additional: the pictures that belong to them, uint8 (H, W, 3), at the run's size, reframed if asked.
-        reference_masks, driving_masks: who is where.
-        binding: who moves whom.
+        masks: the same as they were found.
+        reference, additional_references: the pictures that belong to them, uint8 (H, W, 3), at the run's size, reframed
+            if asked.
         framing: scale and cut-off, measured after reframing; None where the masks were made earlier.
         findings: what was done to the inputs (reframed, snapped, repainted).
-        backgrounds: backgrounds that given palette masks were painted on.
     """
 
     store: MaskStore
+    masks: BoundMasks
     reference: np.ndarray
-    additional: tuple[np.ndarray, ...] = ()
-    reference_masks: TrackedMasks
-    driving_masks: TrackedMasks
-    binding: Binding
+    additional_references: tuple[np.ndarray, ...] = ()
     framing: FramingReport | None = None
     findings: tuple[Finding, ...] = ()
-    backgrounds: tuple[str | None, str | None] = (None, None)
 
 
 def fit_picture(picture: np.ndarray, size: tuple[int, int], *, letterbox: bool = False) -> np.ndarray:
@@ -100,14 +52,39 @@ def fit_picture(picture: np.ndarray, size: tuple[int, int], *, letterbox: bool =
     return (resize_letterbox if letterbox else resize_cover)(picture, *size)
 
 
-def prepare(
-    inputs: MaskInputs, directory: str | Path, *, progress: Callable[[int, int], None] | None = None
-) -> PreparedMasks:
-    """Makes, binds, checks and stores the masks of a job.
+def read_picture(path: Path, mode: AnimationMode) -> np.ndarray:
+    """A reference picture uint8 (H, W, 3 or 4); what lies under its transparency becomes plain.
+
+    White in animation mode, where the reference's background is part of the result, black in replacement mode.
+    """
+    picture = read_image(path)
+    if picture.shape[-1] == 3:
+        return picture
+    alpha = picture[..., 3:].astype(np.float32) / 255
+    plain = 255.0 if mode is AnimationMode.ANIMATION else 0.0
+    colour = picture[..., :3] * alpha + plain * (1 - alpha)
+    return np.concatenate([np.rint(colour).astype(np.uint8), picture[..., 3:]], axis=-1)
+
+
+def files_to_show(request: MaskRequest) -> dict[str, str]:
+    """What a preview of the masks needs to find again."""
+    named = {"reference": request.reference, "driving": request.driving}
+    return {name: str(path.resolve()) for name, path in named.items()} | {"fit": str(request.fit)}
+
+
+def find_masks(
+    request: MaskRequest,
+    driving: DrivingVideo,
+    directory: str | Path,
+    *,
+    sources: Mapping[str, str],
+    progress: Progress | None = None,
+) -> MadeMasks:
+    """Makes, binds, checks and stores masks: from given files, the reference's transparency, or a segmenter.
 
     Args:
-        inputs: see `MaskInputs`.
         directory: the store; label maps go to ``directory/labels``.
+        sources: names and digests of the files (and settings) the masks depend on.
         progress: called with (driving frames done, driving frames in total).
 
     Raises:
@@ -115,74 +92,94 @@ def prepare(
             backgrounds that contradict the mode.
     """
     directory = Path(directory)
-    size = (inputs.driving.height, inputs.driving.width)
-    picture, reference = _reference(inputs.reference, inputs.reference_mask, inputs, size)
-    driving = _driving(inputs, directory / "labels", progress)
+    finder = _Finder(request, driving)
+    picture, reference = finder.picture(request.reference, request.reference_mask, request.prompts[1])
+    moving = finder.video(directory / "labels", progress)
     notes = []
-    if inputs.fix_polarity:
-        notes += _repainted(inputs.mode, reference, driving)
+    if request.fix_polarity:
+        notes += _repainted(request.mode, reference, moving)
     else:
-        findings.refuse(validate.check_polarity(inputs.mode, reference.background, driving.background))
-    binding = bind(reference, driving, inputs.bind)
-    report = framing.check(reference, driving, binding)
-    if inputs.reframe == "auto" and not _agrees(report.reframe_scale):
+        findings.refuse(validate.check_polarity(request.mode, reference.background, moving.background))
+    binding = bind(reference, moving, BindingRequest.parse(request.bind))
+    report = framing.check(reference, moving, binding)
+    if request.reframe is Reframe.AUTO and not _agrees(report.reframe_scale):
         picture, reference, note = _reframed(picture, reference, report)
         notes.append(note)
-        report = framing.check(reference, driving, binding)
-    views = [_view(view, inputs, size, reference, binding) for view in inputs.additional]
-    job = MaskJob(
-        mode=inputs.mode,
+        report = framing.check(reference, moving, binding)
+    given = request.additional_reference_masks or [None] * len(request.additional_references)
+    views = [
+        _view(finder, path, mask, reference, binding)
+        for path, mask in zip(request.additional_references, given, strict=True)
+    ]
+    masks = BoundMasks(
+        mode=request.mode,
         reference=reference,
-        driving=driving,
+        driving=moving,
         binding=binding,
-        fps=inputs.fps,
-        sources=inputs.sources,
-        files=inputs.files,
-        additional=[(masks, slots) for _, masks, slots in views],
-        own_backgrounds=[masks.background for _, masks, _ in views],
+        views=tuple(view for _, view in views),
+        own_backgrounds=tuple(view.characters.background for _, view in views),
+        backgrounds=(None, None) if request.fix_polarity else (reference.background, moving.background),
     )
-    return PreparedMasks(
-        store=MaskStore.write(directory, job),
+    return MadeMasks(
+        store=MaskStore.write(directory, masks, fps=driving.fps, sources=sources, files=files_to_show(request)),
+        masks=masks,
         reference=picture,
-        additional=tuple(each for each, _, _ in views),
-        reference_masks=reference,
-        driving_masks=driving,
-        binding=binding,
+        additional_references=tuple(each for each, _ in views),
         framing=report,
         findings=tuple(notes),
-        backgrounds=(None, None) if inputs.fix_polarity else (reference.background, driving.background),
     )
 
 
-def _segmenter(inputs: MaskInputs) -> VideoSegmenter:
-    if inputs.segmenter is not None:
-        return inputs.segmenter
-    from scail2.perception.segmenters.automatic import AutomaticSegmenter
+@dataclass(frozen=True)
+class _Finder:
+    """Finds the characters of one request's pictures and video, at the video's size."""
 
-    return AutomaticSegmenter()
+    request: MaskRequest
+    driving: DrivingVideo
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the run."""
+        return self.driving.frames.height, self.driving.frames.width
 
-def _reference(
-    picture: np.ndarray, files: Sequence[Path], inputs: MaskInputs, size: tuple[int, int]
-) -> tuple[np.ndarray, TrackedMasks]:
-    """The picture at the run's size without alpha, and its characters."""
-    fitted = fit_picture(picture, size, letterbox=inputs.letterbox)
-    rgb = np.ascontiguousarray(fitted[..., :3])
-    if files:
-        given = GivenMasks(files, original=picture.shape[:2], letterbox=inputs.letterbox)
-        return rgb, given.segment(PictureFrames(rgb), _count(inputs.reference_prompts))
-    if (alpha := from_alpha(fitted)) is not None:
-        return rgb, alpha
-    return rgb, _segmenter(inputs).segment(PictureFrames(rgb), inputs.reference_prompts)
+    @property
+    def letterbox(self) -> bool:
+        """Whether pictures are fitted with bars instead of being cropped."""
+        return self.request.fit is Fit.LETTERBOX
 
+    @cached_property
+    def segmenter(self) -> VideoSegmenter:
+        """SAM3 where its weights were named, else the one that knows what the clip shows."""
+        if self.request.sam3 is None:
+            return AutomaticSegmenter(accept=self.request.accept_mask)
+        from transformers.utils import logging
 
-def _driving(inputs: MaskInputs, directory: Path, progress: Callable[[int, int], None] | None) -> TrackedMasks:
-    if inputs.driving_mask:
-        info = getattr(inputs.driving, "source_info", None)
-        original = (info.height, info.width) if info is not None else None
-        given = GivenMasks(inputs.driving_mask, original=original, letterbox=inputs.letterbox, fps=inputs.fps)
-        return given.segment(inputs.driving, _count(inputs.prompts), directory=directory, progress=progress)
-    return _segmenter(inputs).segment(inputs.driving, inputs.prompts, directory=directory, progress=progress)
+        from scail2.perception.segmenters.sam3 import Sam3Segmenter
+
+        logging.disable_progress_bar()
+        return Sam3Segmenter.load(self.request.sam3)
+
+    def picture(self, path: Path, files: Sequence[Path], prompts: Prompts | None) -> tuple[np.ndarray, TrackedMasks]:
+        """A picture at the run's size without alpha, and its characters: from files, its own alpha, or a segmenter."""
+        picture = read_picture(path, self.request.mode)
+        fitted = fit_picture(picture, self.size, letterbox=self.letterbox)
+        rgb = np.ascontiguousarray(fitted[..., :3])
+        if files:
+            given = GivenMasks(files, original=picture.shape[:2], letterbox=self.letterbox)
+            return rgb, given.segment(PictureFrames(rgb), _count(prompts))
+        if (alpha := from_alpha(fitted)) is not None:
+            return rgb, alpha
+        return rgb, self.segmenter.segment(PictureFrames(rgb), prompts)
+
+    def video(self, directory: Path, progress: Progress | None) -> TrackedMasks:
+        """The driving video's characters; their label maps go to ``directory``."""
+        frames, files, prompts = self.driving.frames, self.request.driving_mask, self.request.prompts[0]
+        if files:
+            info = getattr(frames, "source_info", None)
+            original = (info.height, info.width) if info is not None else None
+            given = GivenMasks(files, original=original, letterbox=self.letterbox, fps=self.driving.fps)
+            return given.segment(frames, _count(prompts), directory=directory, progress=progress)
+        return self.segmenter.segment(frames, prompts, directory=directory, progress=progress)
 
 
 def _count(prompts: Prompts | None) -> Prompts | None:
@@ -242,25 +239,24 @@ def _nobody(size: tuple[int, int]) -> TrackedMasks:
 
 
 def _view(
-    view: AdditionalView,
-    inputs: MaskInputs,
-    size: tuple[int, int],
-    reference: TrackedMasks,
-    binding: Binding,
-) -> tuple[np.ndarray, TrackedMasks, dict[int, BindingSlot]]:
+    finder: _Finder, path: Path, mask: Path | None, reference: TrackedMasks, binding: Binding
+) -> tuple[np.ndarray, View]:
     """One more reference view, its characters, and their colours: those of the reference, in the same order.
 
     A given palette mask keeps its own background; one that is all white shows a scene and no character.
     """
-    if _all_white(view.masks):
-        scene = np.ascontiguousarray(fit_picture(view.picture, size, letterbox=inputs.letterbox)[..., :3])
-        return scene, _nobody(size), {}
+    given = (mask,) if mask else ()
+    if _all_white(given):
+        scene = fit_picture(read_picture(path, finder.request.mode), finder.size, letterbox=finder.letterbox)
+        return np.ascontiguousarray(scene[..., :3]), View(characters=_nobody(finder.size), slots={})
     try:
-        picture, masks = _reference(view.picture, view.masks, replace(inputs, reference_prompts=None), size)
+        picture, masks = finder.picture(path, given, None)
     except InputError as problem:
         raise InputError(f"additional reference: {problem}") from problem
-    if masks.tracks and all(track.slot is not None for track in masks.tracks):
-        return picture, masks, {track.number: track.slot for track in masks.tracks if track.first_frame >= 0}
+    slots = {track.number: track.slot for track in masks.tracks if track.slot is not None}
+    if masks.tracks and len(slots) == len(masks.tracks):
+        there = {track.number for track in masks.tracks if track.first_frame >= 0}
+        return picture, View(characters=masks, slots={number: slots[number] for number in slots if number in there})
     shown = binding.reference_slots()
     order = sorted(shown, key=lambda number: reference.tracks[number - 1].centre_x(0))
     seen = sorted((t for t in masks.tracks if t.first_frame >= 0), key=lambda track: track.centre_x(0))
@@ -269,4 +265,5 @@ def _view(
             f"an additional reference shows {len(seen)} characters but the reference binds {len(order)}: give it a palette "
             "mask with the same colours."
         )
-    return picture, masks, {track.number: shown[number] for track, number in zip(seen, order, strict=True)}
+    painted = {track.number: shown[number] for track, number in zip(seen, order, strict=True)}
+    return picture, View(characters=masks, slots=painted)

@@ -1,4 +1,4 @@
-"""`MaskStore`: the masks of one job as files that people can look at, repaint, freeze and reuse.
+"""`MaskStore`: masks as files that people can look at, repaint, freeze and reuse.
 
 ::
 
@@ -14,8 +14,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -29,19 +28,18 @@ from scail2.files.staging import Staging, atomic_file, set_aside
 from scail2.masks import BindingSlot
 from scail2.modes import MODE_TRAITS, AnimationMode
 from scail2.perception.binding import Binding
+from scail2.perception.bound_masks import BoundMasks
 from scail2.perception.segmenters.given import GivenMasks, PictureFrames
 from scail2.perception.segmenters.snapping import PALETTE, SnappedFrames
 from scail2.perception.store_folder import replacing
 from scail2.perception.stored_facts import StoredFacts
-from scail2.perception.tracks import CharacterTrack, TrackedMasks, TrackRecorder
+from scail2.perception.tracks import CharacterTrack, TrackedMasks
 from scail2.video import SizedFrames, VideoReader, VideoWriter, read_image
 
 STORE_VERSION = 1
 _WINDOW = 16
 _RGB = PALETTE.astype(np.uint8)
 _BACKGROUNDS = {"black": _RGB[0], "white": _RGB[1]}
-
-__all__ = ["CharacterTrack", "MaskStore", "PaletteFrames", "TrackRecorder", "TrackedMasks", "paint"]
 
 
 def _digest_of(path: Path) -> str:
@@ -117,27 +115,8 @@ def _write_picture(path: Path, rgb: np.ndarray) -> None:
         Image.fromarray(rgb).save(file, format="PNG")
 
 
-@dataclass(frozen=True, kw_only=True)
-class MaskJob:
-    """Everything that goes into a store: the mode, both sides' characters, their binding, rate and source hashes.
-
-    `files` may name what the preview needs to find again: ``reference``, ``driving`` (paths) and ``fit``.
-    `own_backgrounds` are those given with additional references' masks, None where the mode decides.
-    """
-
-    mode: AnimationMode
-    reference: TrackedMasks
-    driving: TrackedMasks
-    binding: Binding
-    fps: Fraction
-    sources: Mapping[str, str]
-    additional: Sequence[tuple[TrackedMasks, Mapping[int, BindingSlot]]] = ()
-    own_backgrounds: Sequence[str | None] = ()
-    files: Mapping[str, str] = field(default_factory=dict)
-
-
 class MaskStore:
-    """The masks of one job in a folder. Open an existing one with ``MaskStore(directory)``."""
+    """Masks in a folder. Open an existing one with ``MaskStore(directory)``."""
 
     def __init__(self, directory: str | Path):
         self.directory = Path(directory)
@@ -151,29 +130,42 @@ class MaskStore:
         self._facts = decode(self.info, StoredFacts, path, nonfinite=True, unknown=True)
 
     @classmethod
-    def write(cls, directory: str | Path, job: MaskJob) -> "MaskStore":
-        """Paints and stores the masks of `job`; older ones move to `superseded/`, frozen ones are refused."""
+    def write(
+        cls,
+        directory: str | Path,
+        masks: BoundMasks,
+        *,
+        fps: Fraction,
+        sources: Mapping[str, str],
+        files: Mapping[str, str] | None = None,
+    ) -> "MaskStore":
+        """Paints and stores masks; older ones move to `superseded/`, frozen ones are refused.
+
+        Args:
+            fps: the driving video's rate.
+            sources: names and digests of the files (and settings) the masks depend on.
+            files: what the preview needs to find again: ``reference``, ``driving`` (paths) and ``fit``.
+        """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         with replacing(directory) as made:
-            cls._paint(made, job)
+            cls._paint(made, masks, fps)
+            _write_json(made / "tracks.json", _describe(masks, fps, sources, files or {}))
         return cls(directory)
 
     @staticmethod
-    def _paint(directory: Path, job: MaskJob) -> None:
-        traits = MODE_TRAITS[job.mode]
-        shown, moved = job.binding.reference_slots(), job.binding.driving_slots()
-        still = paint(job.reference.labels.labels(0, 1), shown, traits.reference_background)[0]
+    def _paint(directory: Path, masks: BoundMasks, fps: Fraction) -> None:
+        traits = MODE_TRAITS[masks.mode]
+        shown, moved = masks.binding.reference_slots(), masks.binding.driving_slots()
+        still = paint(masks.reference.labels.labels(0, 1), shown, traits.reference_background)[0]
         _write_picture(directory / "reference_mask.png", still)
-        for index, (masks, slots) in enumerate(job.additional, start=1):
-            own = job.own_backgrounds[index - 1] or traits.reference_background
-            view = paint(masks.labels.labels(0, 1), slots, own)[0]
-            _write_picture(directory / f"additional_mask_{index}.png", view)
-        size = (job.driving.height, job.driving.width)
-        with VideoWriter(directory / "driving_mask.mkv", job.fps, size, codec="ffv1") as writer:
-            for _, labels in job.driving.windows(_WINDOW):
+        for index, (view, own) in enumerate(zip(masks.views, masks.own_backgrounds, strict=False), start=1):
+            painted = paint(view.characters.labels.labels(0, 1), view.slots, own or traits.reference_background)[0]
+            _write_picture(directory / f"additional_mask_{index}.png", painted)
+        size = (masks.driving.height, masks.driving.width)
+        with VideoWriter(directory / "driving_mask.mkv", fps, size, codec="ffv1") as writer:
+            for _, labels in masks.driving.windows(_WINDOW):
                 writer.write(paint(labels, moved, traits.driving_background))
-        _write_json(directory / "tracks.json", _describe(job, size))
 
     @property
     def mode(self) -> AnimationMode:
@@ -338,36 +330,37 @@ def _seen(masks: TrackedMasks) -> list[CharacterTrack]:
     return [track for track in masks.tracks if track.first_frame >= 0]
 
 
-def _describe(job: MaskJob, size: tuple[int, int]) -> dict[str, Any]:
+def _describe(masks: BoundMasks, fps: Fraction, sources: Mapping[str, str], files: Mapping[str, str]) -> dict[str, Any]:
     """The contents of tracks.json."""
-    shown, moved = job.binding.reference_slots(), job.binding.driving_slots()
-    sources = dict(sorted(job.sources.items()))
+    reference, driving, binding = masks.reference, masks.driving, masks.binding
+    shown, moved = binding.reference_slots(), binding.driving_slots()
+    sources = dict(sorted(sources.items()))
     return {
         "version": STORE_VERSION,
-        "mode": job.mode.value,
-        "height": size[0],
-        "width": size[1],
-        "reference_height": job.reference.height,
-        "reference_width": job.reference.width,
-        "frames": len(job.driving),
-        "fps": str(job.fps),
+        "mode": masks.mode.value,
+        "height": driving.height,
+        "width": driving.width,
+        "reference_height": reference.height,
+        "reference_width": reference.width,
+        "frames": len(driving),
+        "fps": str(fps),
         "frozen": False,
         "content_hash": None,
         "sources": sources,
-        "files": dict(job.files),
+        "files": dict(files),
         "source_hash": hashlib.sha256(json.dumps(sources).encode()).hexdigest(),
-        "origin": {"reference": job.reference.origin, "driving": job.driving.origin},
+        "origin": {"reference": reference.origin, "driving": driving.origin},
         "binding": {
-            "rule": job.binding.rule,
+            "rule": binding.rule,
             "pairs": [
-                {"driving": p.driving, "reference": p.reference, "slot": p.slot.name.lower()} for p in job.binding.pairs
+                {"driving": p.driving, "reference": p.reference, "slot": p.slot.name.lower()} for p in binding.pairs
             ],
-            "unbound_driving": list(job.binding.unbound_driving),
-            "unbound_reference": list(job.binding.unbound_reference),
-            "notes": list(job.binding.notes),
+            "unbound_driving": list(binding.unbound_driving),
+            "unbound_reference": list(binding.unbound_reference),
+            "notes": list(binding.notes),
         },
-        "additional_backgrounds": list(job.own_backgrounds),
-        "warnings": [*job.reference.warnings, *job.driving.warnings],
-        "reference": [_track_json(track, shown.get(track.number)) for track in _seen(job.reference)],
-        "driving": [_track_json(track, moved.get(track.number)) for track in _seen(job.driving)],
+        "additional_backgrounds": list(masks.own_backgrounds),
+        "warnings": [*reference.warnings, *driving.warnings],
+        "reference": [_track_json(track, shown.get(track.number)) for track in _seen(reference)],
+        "driving": [_track_json(track, moved.get(track.number)) for track in _seen(driving)],
     }

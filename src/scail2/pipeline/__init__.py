@@ -11,9 +11,11 @@ if TYPE_CHECKING:
 __all__ = ["SCAIL2Pipeline"]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "SCAIL2Pipeline":
-        from scail2.pipeline.pipeline import SCAIL2Pipeline
+if not TYPE_CHECKING:  # for whoever sees this function, every name exists
 
-        return SCAIL2Pipeline
-    raise AttributeError(f"module 'scail2.pipeline' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name == "SCAIL2Pipeline":
+            from scail2.pipeline.pipeline import SCAIL2Pipeline
+
+            return SCAIL2Pipeline
+        raise AttributeError(f"module 'scail2.pipeline' has no attribute {name!r}")

@@ -55,7 +55,7 @@ class Call:
 
     Attributes:
         reference: (1, 3, H, W) float in [-1, 1] at the run's size, with ``reference_mask`` (1, H, W, 3) uint8.
-        additional_references: (1, N, 3, H, W), with ``additional_masks`` (1, N, H, W, 3); both ``None`` without any.
+        additional_references: (1, N, 3, H, W), with ``additional_reference_masks`` (1, N, H, W, 3); both ``None`` without any.
         segments: the plan's segments this call runs.
         overlap: frames each segment hands to the next.
         history: (overlap, 3, H, W) the first of ``segments`` starts on, or ``None``.
@@ -66,7 +66,7 @@ class Call:
     reference: Tensor
     reference_mask: Tensor
     additional_references: Tensor | None
-    additional_masks: Tensor | None
+    additional_reference_masks: Tensor | None
     driving: Footage
     driving_mask: Footage
     segments: tuple[Segment, ...]
@@ -111,7 +111,7 @@ def check_call(
         reference=picture,
         reference_mask=picture_mask,
         additional_references=extra_pictures,
-        additional_masks=extra_masks,
+        additional_reference_masks=extra_masks,
         driving=driving,
         driving_mask=masks,
         segments=segments,
@@ -147,7 +147,7 @@ def _settings(pipe: PipelineParts, options: StreamOptions, size: tuple[int, int]
         SamplingDefaults.of(pipe),
         size,
         preset=options.preset,
-        steps=options.num_inference_steps,
+        num_inference_steps=options.num_inference_steps,
         guidance_scale=options.guidance_scale,
         shift=options.shift,
         solver=options.solver,
@@ -164,14 +164,14 @@ def _additional(
     options: StreamOptions, size: tuple[int, int], mode: AnimationMode
 ) -> tuple[Tensor, Tensor] | tuple[None, None]:
     """Additional references (1, N, 3, H, W) and their masks (1, N, H, W, 3), or two ``None``."""
-    pictures, masks = options.additional_images or (), options.additional_reference_masks or ()
+    pictures, masks = options.additional_references or (), options.additional_reference_masks or ()
     if len(pictures) != len(masks):
         raise InputError(
-            f"{len(pictures)} additional images but {len(masks)} additional reference masks: give one mask per picture."
+            f"{len(pictures)} additional references but {len(masks)} additional reference masks: give one mask per picture."
         )
     if not pictures:
         return None, None
-    name = "additional image {}".format
+    name = "additional reference {}".format
     made = [picture_tensor(picture, name(i), size) for i, picture in enumerate(pictures, 1)]
     made_masks = [mask_tensor(mask, f"the mask of {name(i)}", size, mode) for i, mask in enumerate(masks, 1)]
     return torch.stack(made, dim=1), torch.stack(made_masks, dim=1)

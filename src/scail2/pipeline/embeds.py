@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from diffusers.utils.torch_utils import get_module_execution_device
 from torch import Tensor, nn
 
+from scail2.devices import without_gradients
 from scail2.errors import InputError
 from scail2.pipeline.stages import PromptConditions
 
@@ -28,7 +29,7 @@ def clean_prompt(text: str) -> str:
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
 
 
-@torch.no_grad()
+@without_gradients
 def embed_prompt(tokenizer: Any, text_encoder: nn.Module, prompt: list[str], length: int) -> Tensor:
     """umT5 embeddings (B, length, text_dim) float32, zero behind each prompt's last token.
 
@@ -50,7 +51,7 @@ def embed_prompt(tokenizer: Any, text_encoder: nn.Module, prompt: list[str], len
     return embeds * mask.unsqueeze(-1)
 
 
-@torch.no_grad()
+@without_gradients
 def embed_picture(image_encoder: nn.Module, image_processor: Any | None, pixels: Tensor) -> Tensor:
     """CLIP's penultimate hidden states (B, tokens, image_dim) float32 of pixels (B, 3, H, W) in [-1, 1].
 
@@ -113,12 +114,12 @@ def text_embeds(
     ``config`` is the transformer's; ``name`` is what the user calls the text. Exactly one of the two must be given.
     """
     length, width = config.text_length, config.text_dim
-    if (text is None) == (embeds is None):
-        raise InputError(f"give either {name} or {name}_embeds ({name}='' for an empty one).")
-    if embeds is None:
+    if text is not None and embeds is None:
         if text_encoder is None or tokenizer is None:
             raise InputError(f"this pipeline has no text encoder: give {name}_embeds, or load a text encoder.")
         return embed_prompt(tokenizer, text_encoder, [text], length)
+    if embeds is None or text is not None:
+        raise InputError(f"give either {name} or {name}_embeds ({name}='' for an empty one).")
     if embeds.ndim != 3 or embeds.shape[0] != 1 or embeds.shape[1] > length or embeds.shape[2] != width:
         raise InputError(f"{name}_embeds must have the shape (1, up to {length}, {width}), not {tuple(embeds.shape)}.")
     return F.pad(embeds.float(), (0, 0, 0, length - embeds.shape[1]))

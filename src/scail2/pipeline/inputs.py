@@ -224,14 +224,17 @@ def driving_mask_footage(
 
 
 def mask_problems(
-    reference_mask: Tensor, driving_mask: Footage, mode: AnimationMode, additional_masks: Sequence[Tensor] = ()
+    reference_mask: Tensor,
+    driving_mask: Footage,
+    mode: AnimationMode,
+    additional_reference_masks: Sequence[Tensor] = (),
 ) -> list[str]:
     """What in the masks contradicts the mode or each other, judged on frames spread over the whole video.
 
     A reference's colour that these do not show is looked for in all frames: its character may be seen only briefly.
     Reference masks are uint8 (H, W, 3).
     """
-    reference, additional = reference_mask.numpy(), [mask.numpy() for mask in additional_masks]
+    reference, additional = reference_mask.numpy(), [mask.numpy() for mask in additional_reference_masks]
     count = min(len(driving_mask), _JUDGED_FRAMES)
     indices = np.linspace(0, len(driving_mask) - 1, count).round().astype(int)
     sample = np.concatenate([driving_mask.window(i, i + 1) for i in indices.tolist()])

@@ -50,7 +50,7 @@ class StreamOptions:
     segment_frame_length: int | None = None
     prev_segment_conditioning_frames: int | None = None
     equal_segments: bool = False
-    additional_images: Sequence[Any] | None = None
+    additional_references: Sequence[Any] | None = None
     additional_reference_masks: Sequence[Any] | None = None
     """Further pictures of the characters, one mask each; the primary reference stays ``image``."""
     start_segment: int = 0
@@ -89,7 +89,7 @@ class StreamArguments(TypedDict, total=False):
     segment_frame_length: int | None
     prev_segment_conditioning_frames: int | None
     equal_segments: bool
-    additional_images: Sequence[Any] | None
+    additional_references: Sequence[Any] | None
     additional_reference_masks: Sequence[Any] | None
     start_segment: int
     stop_segment: int | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from diffusers.utils import BaseOutput
@@ -12,7 +13,9 @@ from torch import Tensor
 from scail2.errors import InputError, short
 from scail2.video.convert import to_uint8
 
-OUTPUT_TYPES = ("np", "pt", "pil", "uint8")
+OutputType = Literal["np", "pt", "pil", "uint8"]
+OUTPUT_TYPES = get_args(OutputType)
+Frames: TypeAlias = np.ndarray | list | Tensor
 
 
 @dataclass
@@ -25,7 +28,7 @@ class SCAIL2PipelineOutput(BaseOutput):
         completed: False when the run was interrupted; ``frames`` then holds the segments that were finished.
     """
 
-    frames: Tensor | np.ndarray | list
+    frames: Frames
     completed: bool = True
 
 
@@ -35,7 +38,7 @@ def check_output_type(output_type: str) -> None:
         raise InputError(f"output_type is {short(output_type)}; it must be one of {', '.join(OUTPUT_TYPES)}.")
 
 
-def video_as(output_type: str, video: Tensor) -> Tensor | np.ndarray | list:
+def video_as(output_type: str, video: Tensor) -> Frames:
     """A video (T, 3, H, W) float in [-1, 1] as ``SCAIL2PipelineOutput.frames``."""
     if output_type == "uint8":
         return to_uint8(video)[None]

@@ -10,32 +10,28 @@ import copy
 import time
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack, overload
 
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import get_module_execution_device, randn_tensor
 from torch import Tensor
 
 from scail2 import conditions as cond
-from scail2.checkpoints.model_folder import forget_origin, loading
 from scail2.conditions import ConditionGeometry, DrivingConditions, SegmentConditions
+from scail2.devices import without_gradients
 from scail2.errors import InputError
-
-# Imports our classes too: diffusers resolves out-of-tree components only in modules that are imported already.
-from scail2.models.component_folders import check_classes
 from scail2.modes import AnimationMode
 from scail2.pipeline.call import Call, check_call, plan_segments
+from scail2.pipeline.call_state import CallState
 from scail2.pipeline.embeds import picture_embeds, prompt_conditions
 from scail2.pipeline.guidance import VelocityPredictor, call_back, needs_negative
-from scail2.pipeline.hub_files import repository_folder
 from scail2.pipeline.lora_loader import SCAIL2LoraLoaderMixin
 from scail2.pipeline.options import CALLBACK_TENSORS, StreamArguments, StreamOptions, takes_stream_options
-from scail2.pipeline.output import SCAIL2PipelineOutput, check_output_type, video_as
+from scail2.pipeline.output import Frames, OutputType, SCAIL2PipelineOutput, check_output_type, video_as
 from scail2.pipeline.sampling import SamplingSettings, fresh_scheduler, set_timesteps, sigma_at, take_step
+from scail2.pipeline.saved import SavedPipeline
 from scail2.pipeline.stages import (
     DecodedSegment,
     DenoisedSegment,
@@ -48,7 +44,7 @@ from scail2.pipeline.step_caches import check_token_split, reset_caches
 from scail2.segments import Segment, SegmentPlan
 
 
-class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
+class SCAIL2Pipeline(SavedPipeline, CallState, SCAIL2LoraLoaderMixin):
     """Animate a reference picture by a driving video, or put its character into the driving video's scene.
 
     Args:
@@ -103,50 +99,11 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
             native_height=native_height,
             native_width=native_width,
         )
-        self._interrupt = self._completed = False
-        self._num_timesteps = 0
-        self._current_timestep = None
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> SCAIL2Pipeline:
-        """Load a saved pipeline from a local folder, or from the Hub by first downloading the whole repository.
-
-        diffusers refuses to download pipelines whose classes live outside of it; a folder that is already there it
-        loads like any other.
-        """
-        folder = repository_folder(pretrained_model_name_or_path, kwargs)
-        check_classes(folder)
-        with loading(folder):
-            return super().from_pretrained(str(folder), **kwargs)
-
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """As every pipeline's, without the paths the components were loaded from."""
-        super().save_pretrained(save_directory, **kwargs)
-        forget_origin(Path(save_directory))
 
     @property
     def geometry(self) -> ConditionGeometry:
         """What the transformer expects of its inputs' sizes."""
         return ConditionGeometry.of(self.transformer)
-
-    @property
-    def interrupt(self) -> bool:
-        """Set to True, from a callback or another thread, to stop before the next step."""
-        return self._interrupt
-
-    @interrupt.setter
-    def interrupt(self, value: bool) -> None:
-        self._interrupt = bool(value)
-
-    @property
-    def num_timesteps(self) -> int:
-        """Steps of the segment being sampled."""
-        return self._num_timesteps
-
-    @property
-    def current_timestep(self) -> Tensor | None:
-        """The timestep being computed, for caches that ask (Pyramid Attention Broadcast)."""
-        return self._current_timestep
 
     # ---- stages ------------------------------------------------------------------------------------------------
 
@@ -173,30 +130,30 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
 
     def encode_reference(
         self,
-        image: Tensor,
-        mask: Tensor,
+        reference: Tensor,
+        reference_mask: Tensor,
         *,
         mode: AnimationMode | str,
-        additional_images: Tensor | None = None,
-        additional_masks: Tensor | None = None,
+        additional_references: Tensor | None = None,
+        additional_reference_masks: Tensor | None = None,
         image_embeds: Tensor | None = None,
-        black_out: bool = True,
+        black_out_reference: bool = True,
     ) -> EncodedReference:
         """Stage 2: the reference pictures to latents, and the primary one to CLIP embeddings.
 
         Args: see ``conditions.encode_references``; ``image_embeds`` (1, 257, image_dim) replaces running CLIP.
         """
-        seen = cond.seen_reference(image, mask, mode=mode, black_out=black_out)
+        seen = cond.seen_reference(reference, reference_mask, mode=mode, black_out_reference=black_out_reference)
         clip = (self.transformer.config, self.image_encoder, self.image_processor)
         return EncodedReference(
             conditions=cond.encode_references(
                 self.vae,
                 mode=mode,
-                reference=image,
-                reference_mask=mask,
-                additional_references=additional_images,
-                additional_reference_masks=additional_masks,
-                black_out=black_out,
+                reference=reference,
+                reference_mask=reference_mask,
+                additional_references=additional_references,
+                additional_reference_masks=additional_reference_masks,
+                black_out_reference=black_out_reference,
             ),
             image_embeds=picture_embeds(*clip, seen, image_embeds),
         )
@@ -214,7 +171,7 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
             latents=latents, generator_state=before, next_generator_state=generator.get_state().clone()
         )
 
-    @torch.no_grad()
+    @without_gradients
     def denoise(
         self,
         latents: Tensor,
@@ -273,7 +230,7 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
         return plan_segments(self, num_frames, options)
 
     @takes_stream_options
-    @torch.no_grad()
+    @without_gradients
     def stream(
         self, image: Any, driving_video: Any, reference_mask: Any, driving_mask: Any, **options: Unpack[StreamArguments]
     ) -> Iterator[SegmentOutput]:
@@ -309,10 +266,10 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
                 call.reference,
                 call.reference_mask,
                 mode=call.mode,
-                additional_images=call.additional_references,
-                additional_masks=call.additional_masks,
+                additional_references=call.additional_references,
+                additional_reference_masks=call.additional_reference_masks,
                 image_embeds=call.options.image_embeds,
-                black_out=call.options.black_out_reference,
+                black_out_reference=call.options.black_out_reference,
             )
             history = call.history
             for segment in call.segments:
@@ -374,6 +331,18 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
             timings=dict(zip(("conditions", "denoise", "decode"), seconds, strict=True)),
         )
 
+    @overload
+    def __call__(
+        self, image: Any, driving_video: Any, reference_mask: Any, driving_mask: Any, *, output_type: OutputType = "np",
+        return_dict: Literal[True] = True, **options: Unpack[StreamArguments],
+    ) -> SCAIL2PipelineOutput: ...  # fmt: skip
+
+    @overload
+    def __call__(
+        self, image: Any, driving_video: Any, reference_mask: Any, driving_mask: Any, *, output_type: OutputType = "np",
+        return_dict: Literal[False], **options: Unpack[StreamArguments],
+    ) -> tuple[Frames]: ...  # fmt: skip
+
     @takes_stream_options
     def __call__(
         self,
@@ -382,10 +351,10 @@ class SCAIL2Pipeline(DiffusionPipeline, SCAIL2LoraLoaderMixin):
         reference_mask: Any,
         driving_mask: Any,
         *,
-        output_type: str = "np",
+        output_type: OutputType = "np",
         return_dict: bool = True,
         **options: Unpack[StreamArguments],
-    ) -> SCAIL2PipelineOutput | tuple:
+    ) -> SCAIL2PipelineOutput | tuple[Frames]:
         """Generate the whole video: as many frames as the driving video has. Arguments as for :meth:`stream`.
 
         All frames are held in memory; for long videos write out the segments that :meth:`stream` gives.

@@ -68,7 +68,7 @@ def resolve_settings(
     size: tuple[int, int],
     *,
     preset: str | None = None,
-    steps: int | None = None,
+    num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     shift: float | None = None,
     solver: str | None = None,
@@ -89,7 +89,7 @@ def resolve_settings(
         raise InputError(
             f"{defaults.scheduler} has no timestep shift: leave `shift` away, or choose a solver with `solver`."
         )
-    steps = chosen.steps if steps is None else steps
+    steps = chosen.steps if num_inference_steps is None else num_inference_steps
     if guidance_scale is None:
         guidance_scale = chosen.guidance_scale if defaults.guidance_scale is None else defaults.guidance_scale
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= NUM_TRAIN_TIMESTEPS:

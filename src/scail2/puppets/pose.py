@@ -65,6 +65,22 @@ def render_pose(
     return np.ascontiguousarray(pixels[..., :3])
 
 
+def draw_poses(joints: np.ndarray, *, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Skeletons of all characters, later ones in front, and where each is seen; `joints` as in `render_pose`.
+
+    Returns uint8 (T, H, W, 3) RGB on black and bool (S, T, H, W).
+    """
+    frames = np.zeros((joints.shape[1], height, width, 3), np.uint8)
+    tracks = np.zeros((len(joints), *frames.shape[:3]), bool)
+    for number in range(len(joints)):
+        alone = render_pose(joints[number : number + 1], height=height, width=width)
+        drawn = alone.any(axis=-1)
+        tracks[:number] &= ~drawn
+        tracks[number] = drawn
+        frames[drawn] = alone[drawn]
+    return frames, tracks
+
+
 def _skeleton_sizes(joints: np.ndarray, known: np.ndarray) -> list[float]:
     """Height in pixels of each skeleton: head to pelvis and both leg bones, the median over its frames."""
     sizes = []

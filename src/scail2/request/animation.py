@@ -6,21 +6,30 @@ its options, so a setting cannot exist in one face and miss in another.
 
 # ruff: noqa: RUF009 - `setting` only wraps `dataclasses.field`
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
+from scail2.devices import Precision
 from scail2.errors import InputError, short
 from scail2.files.documents import decode, load_toml, parse_json
 from scail2.files.public.choice import Offload
 from scail2.files.user_paths import expanded
 from scail2.request import values
 from scail2.request.masks import CONVERTERS, MASK_PATHS, MaskRequest, check_masks
+from scail2.request.names import by_field
 from scail2.request.paths import absolute_if_found, absolute_lora, absolute_model, refuse_overwriting
 from scail2.request.values import INPUTS, MASKS, OUTPUT, SAMPLING, SEGMENTS, setting
 
-REQUEST_VERSION = 1
+# 1 had other names (`scail2.request.names`).
+REQUEST_VERSION = 2
+
+
+PIPELINE_OPTIONS = (
+    "mode", "prompt", "negative_prompt", "height", "width", "preset", "num_inference_steps", "guidance_scale", "shift",
+    "solver", "segment_frame_length", "prev_segment_conditioning_frames", "equal_segments", "black_out_reference",
+)  # fmt: skip
 
 
 class DriftCorrection(StrEnum):
@@ -29,14 +38,6 @@ class DriftCorrection(StrEnum):
     OFF = "off"
     REINHARD_FIRST = "reinhard-first"
     REINHARD_PREVIOUS = "reinhard-previous"
-
-
-class Precision(StrEnum):
-    """Number format the model computes in."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,13 +63,19 @@ class AnimationRequest(MaskRequest):
     device: str | None = setting(None, SAMPLING, "Where to compute: cpu, cuda, cuda:1, mps.")
     offload: Offload = setting(Offload.OFF, SAMPLING, "Keep off the GPU: off, model (all networks but one) or layers.")
     preset: str | None = setting(None, SAMPLING, "Named sampling settings; without it the model's own.")
-    steps: int | None = setting(None, SAMPLING, "Denoising steps, instead of the preset's.")
+    num_inference_steps: int | None = setting(
+        None, SAMPLING, "Denoising steps, instead of the preset's.", option="--steps"
+    )
     guidance_scale: float | None = setting(None, SAMPLING, "Classifier-free guidance; 1 switches it off.")
     shift: float | None = setting(None, SAMPLING, "Timestep shift of the flow schedule.")
     solver: str | None = setting(None, SAMPLING, "Solver: unipc, dpm++ or euler.")
     seed: int = setting(0, SAMPLING, "Seed of the run's one noise generator.")
-    segment_frames: int | None = setting(None, SEGMENTS, "Frames a segment, 4n+1 (81 for the full-size model).")
-    overlap: int | None = setting(None, SEGMENTS, "Frames a segment takes over from the one before, 4n+1.")
+    segment_frame_length: int | None = setting(
+        None, SEGMENTS, "Frames a segment, 4n+1 (81 for the full-size model).", option="--segment-frames"
+    )
+    prev_segment_conditioning_frames: int | None = setting(
+        None, SEGMENTS, "Frames a segment takes over from the one before, 4n+1.", option="--overlap"
+    )
     equal_segments: bool = setting(False, SEGMENTS, "Segments of equal length instead of a short last one.")
     drift_correction: DriftCorrection = setting(
         DriftCorrection.OFF, SEGMENTS, "off, reinhard-first or reinhard-previous: match colours segment by segment."
@@ -76,8 +83,11 @@ class AnimationRequest(MaskRequest):
     drift_limit: float | None = setting(
         None, SEGMENTS, "Stop, keeping everything, when a segment's drift exceeds this."
     )
-    keep_reference_background: bool = setting(
-        False, MASKS, "Replacement: do not black out the reference outside its characters."
+    black_out_reference: bool = setting(
+        True,
+        MASKS,
+        "Replacement: show the model only the reference's characters, not what is around them.",
+        option="--black-out-reference/--keep-reference-background",
     )
     codec: str | None = setting(None, OUTPUT, "h264, ffv1 or png; without it from the output's name.")
     audio: bool = setting(True, OUTPUT, "Carry the driving video's sound over.")
@@ -99,6 +109,13 @@ class AnimationRequest(MaskRequest):
         """Everything that will be written: the output, and the comparison if asked for."""
         return (self.output, self.compare_output) if self.compare else (self.output,)
 
+    def pipeline_options(self) -> dict[str, Any]:
+        """The settings that are arguments of `SCAIL2Pipeline.stream`, under the names they have there.
+
+        Pictures and masks are not among them: a request names files, the pipeline takes their content.
+        """
+        return {name: getattr(self, name) for name in PIPELINE_OPTIONS}
+
     def with_changes(self, **changes: Any) -> Self:
         """The same request with some fields changed (and validated again)."""
         return replace(self, **changes)
@@ -115,9 +132,9 @@ class AnimationRequest(MaskRequest):
         kind: Any = Mapping[str, Any]  # an abstract class is none to construct, but one to be decoded into
         settings = dict(decode(source, kind, "The request"))
         version = settings.pop("version", REQUEST_VERSION)
-        if version != REQUEST_VERSION:
+        if type(version) is not int or not 1 <= version <= REQUEST_VERSION:
             raise InputError(
-                f"The request has version {short(version)}, but this scail2 reads version {REQUEST_VERSION}."
+                f"The request has version {short(version)}, but this scail2 reads versions up to {REQUEST_VERSION}."
             )
         return cls.from_settings(settings, where="the request")
 
@@ -134,7 +151,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         settings = load_toml(path, dict[str, Any])
     except OSError as error:
         raise InputError(f"The settings file {path} cannot be read: {error.strerror}.") from error
-    settings = _named_by_field(settings, path)
+    settings = by_field(AnimationRequest, settings, str(path))
     folder = path.resolve().parent
     for name in _PATH_FIELDS & settings.keys():
         settings[name] = _relative_to(folder, settings[name])
@@ -145,18 +162,6 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         if isinstance(settings.get(name), str):
             settings[name] = absolute_if_found(settings[name], folder)
     return settings
-
-
-def _named_by_field(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Settings under their field's name, whether ``-`` or ``_`` or the option's own name (``additional-mask``) was used."""
-    options = {each.metadata["option"]: each.name for each in fields(AnimationRequest) if each.metadata.get("option")}
-    named: dict[str, Any] = {}
-    for name, value in settings.items():
-        field_name = options.get("--" + name.replace("_", "-"), name.replace("-", "_"))
-        if field_name in named:
-            raise InputError(f"The settings file {path} states '{field_name}' twice, the second time as '{name}'.")
-        named[field_name] = value
-    return named
 
 
 def _relative_to(folder: Path, value: Any) -> Any:
@@ -176,17 +181,17 @@ _CONVERTERS = {
     **dict.fromkeys(("prompt", "negative_prompt"), values.text),
     **dict.fromkeys(("device", "preset", "solver", "codec"), values.optional(values.text)),
     "lora": values.many(values.text),
-    **dict.fromkeys(("equal_segments", "audio", "compare", "keep_reference_background"), values.flag),
+    **dict.fromkeys(("equal_segments", "audio", "compare", "black_out_reference"), values.flag),
     "model": values.optional(lambda name, value: absolute_model(values.text(name, value))),
     "offload": values.choice(Offload),
     "dtype": values.optional(values.choice(Precision)),
     "drift_correction": values.choice(DriftCorrection),
-    "steps": values.optional(values.whole(1, 1000)),
+    "num_inference_steps": values.optional(values.whole(1, 1000)),
     "guidance_scale": values.optional(values.real(0, 100)),
     "shift": values.optional(values.real(0, 100, open_low=True)),
     "seed": values.whole(0, 2**63 - 1),
-    "segment_frames": values.optional(values.whole(5, 10_001, stride=4, offset=1)),
-    "overlap": values.optional(values.whole(1, 9_997, stride=4, offset=1)),
+    "segment_frame_length": values.optional(values.whole(5, 10_001, stride=4, offset=1)),
+    "prev_segment_conditioning_frames": values.optional(values.whole(1, 9_997, stride=4, offset=1)),
     "drift_limit": values.optional(values.real(0, 1e6, open_low=True)),
 }
 _PATH_FIELDS = MASK_PATHS | {"output"}
@@ -195,7 +200,7 @@ _PATH_FIELDS = MASK_PATHS | {"output"}
 def _check_paths(request: AnimationRequest) -> None:
     """Refuses combinations of files that would destroy an input or contradict each other."""
     refuse_overwriting(request.outputs, request.input_files)
-    if request.segment_frames and request.overlap and request.overlap >= request.segment_frames:
-        raise InputError(
-            f"'overlap' (--overlap) is {request.overlap}, but a segment has only {request.segment_frames} frames."
-        )
+    length, overlap = request.segment_frame_length, request.prev_segment_conditioning_frames
+    if length and overlap and overlap >= length:
+        told = values.label(type(request), "prev_segment_conditioning_frames")
+        raise InputError(f"{told} is {overlap}, but a segment has only {length} frames.")

@@ -12,6 +12,7 @@ from typing import Any, Self
 from scail2.errors import InputError, short
 from scail2.modes import AnimationMode
 from scail2.request import values
+from scail2.request.names import by_field
 from scail2.request.paths import absolute_if_found
 from scail2.request.values import INPUTS, MASKS, OUTPUT, SEGMENTS, setting
 
@@ -138,7 +139,7 @@ class MaskRequest:
     driving_mask: tuple[Path, ...] = setting(
         (), MASKS, "Mask of the driving video: palette video or mattes, one a character.", metavar="FILE"
     )
-    additional_masks: tuple[Path, ...] = setting(
+    additional_reference_masks: tuple[Path, ...] = setting(
         (), MASKS, "Mask of an additional reference, in their order.", metavar="FILE", option="--additional-mask"
     )
     sam3: str | None = setting(
@@ -200,7 +201,7 @@ class MaskRequest:
         """(field name, path) of every given picture, video and mask."""
         named = [("reference", self.reference), ("driving", self.driving)]
         named += [("masks", self.masks)] if self.masks else []
-        for name in ("additional_references", "additional_masks", "reference_mask", "driving_mask"):
+        for name in ("additional_references", "additional_reference_masks", "reference_mask", "driving_mask"):
             named += [(name, path) for path in getattr(self, name)]
         return named
 
@@ -208,9 +209,11 @@ class MaskRequest:
     def from_settings(cls, settings: Mapping[str, Any], *, where: str = "the settings") -> Self:
         """Builds a request from named settings, refusing unknown names with the nearest known one."""
         known = [each.name for each in fields(cls)]
+        settings = by_field(cls, settings, where)
         for name in settings:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
+                options = [values.option_of(cls, each)[2:].replace("-", "_") for each in known]
+                near = difflib.get_close_matches(name, dict.fromkeys(known + options), n=1)
                 hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}."
                 raise InputError(f"Unknown setting {short(name)} in {where}; {hint}")
         return cls(**settings)
@@ -231,7 +234,8 @@ CONVERTERS: dict[str, values.Convert] = {
     **dict.fromkeys(("reference", "driving"), values.path),
     "masks": values.optional(values.path),
     **dict.fromkeys(
-        ("additional_references", "additional_masks", "reference_mask", "driving_mask"), values.many(values.path)
+        ("additional_references", "additional_reference_masks", "reference_mask", "driving_mask"),
+        values.many(values.path),
     ),
     **dict.fromkeys(("height", "width"), values.optional(values.whole(16, 8192))),
     "fit": values.choice(Fit),
@@ -252,7 +256,7 @@ MASK_PATHS = {
     "reference",
     "driving",
     "additional_references",
-    "additional_masks",
+    "additional_reference_masks",
     "masks",
     "reference_mask",
     "driving_mask",
@@ -266,9 +270,11 @@ def check_masks(request: MaskRequest) -> None:
         raise InputError("'masks' (--masks) already names all masks; leave out --reference-mask and --driving-mask.")
     if request.masks and request.sam3:
         raise InputError("'masks' (--masks) already names all masks; leave out --sam3.")
-    if request.additional_masks and len(request.additional_masks) != len(request.additional_references):
+    if request.additional_reference_masks and len(request.additional_reference_masks) != len(
+        request.additional_references
+    ):
         raise InputError(
-            f"There are {len(request.additional_references)} additional references but {len(request.additional_masks)} "
+            f"There are {len(request.additional_references)} additional references but {len(request.additional_reference_masks)} "
             "masks for them; give one each, in the same order, or none."
         )
     if request.sam3 is None and request.text:

@@ -22,7 +22,10 @@ PANELS = (INPUTS, SAMPLING, OUTPUT, SEGMENTS, MASKS)
 
 
 def setting(default: Any, panel: str, help: str, *, metavar: str | None = None, option: str | None = None) -> Any:
-    """A dataclass field whose metadata the command line turns into an option."""
+    """A dataclass field whose metadata the command line turns into an option.
+
+    ``option`` is its name where it is not the field's; of a flag, with the one that switches it off after a ``/``.
+    """
     return field(default=default, metadata={"panel": panel, "help": help, "metavar": metavar, "option": option})
 
 
@@ -107,7 +110,7 @@ def rate(name: str, value: Any) -> str | float:
 def option_of(request: type, name: str) -> str:
     """The command line's option for a setting of a request."""
     stated = next((each.metadata.get("option") for each in fields(request) if each.name == name), None)
-    return stated or "--" + name.replace("_", "-")
+    return (stated or "--" + name.replace("_", "-")).split("/")[0]
 
 
 def label(request: type, name: str) -> str:

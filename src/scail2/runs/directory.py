@@ -25,10 +25,11 @@ from scail2.files.storage import is_present, plain_errors, stands
 from scail2.request.animation import AnimationRequest
 from scail2.request.masks import check_files
 from scail2.request.paths import lies_inside, model_paths
+from scail2.runs.earlier_state import EarlierState
 from scail2.runs.journal import Journal, Listener
 from scail2.runs.layout import LOCK, check_genuine, delete, entries, is_own
 from scail2.runs.ledger import STAGES, StageLedger
-from scail2.runs.lock import locked
+from scail2.runs.lock import locked, refuse_locked
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.status import RunStatus, status_of
 
@@ -46,28 +47,64 @@ class RunDirectory:
     def __init__(self, path: Path, request: AnimationRequest):
         self.path = path
         self.request = request
+        self._earlier: EarlierState | None = None
 
     @classmethod
-    def create(cls, path: str | Path, request: AnimationRequest, *, renders: bool = True) -> Self:
+    def create(
+        cls, path: str | Path, request: AnimationRequest, *, renders: bool = True, overwrite: bool = False
+    ) -> Self:
         """Starts a run in a new or empty folder, or gives an existing run a changed request.
 
-        With a changed request, whatever does not depend on the change is kept and the rest is made again. What stands at
-        the outputs' paths now is replaced when they are written, unless ``renders`` is False: then nobody asked for that.
+        With a changed request, whatever does not depend on the change is kept and the rest is made again. If the change is
+        refused before anything is rendered, the folder is put back as it was, byte for byte.
+
+        Args:
+            renders: False where nothing is to be written but masks and plan; then the outputs are not looked at.
+            overwrite: replace what stands at the outputs' paths; without it only this run's own films are.
+
+        Raises:
+            InputError: see `check`.
         """
+        path = cls._check(path, request, renders=renders, overwrite=overwrite)
+        with plain_errors("make the run directory", path), _made_folder(path):
+            check_genuine(path)
+            with locked(path):
+                run = cls(path, request)
+                run._remember()
+                ledger = _usable_ledger(path)
+                if renders and overwrite:
+                    ledger.ask(request.outputs)
+                write_sealed(path / REQUEST, request.to_json())
+        return run
+
+    @classmethod
+    def check(cls, path: str | Path, request: AnimationRequest, *, overwrite: bool = False) -> None:
+        """Everything that `create` would refuse; nothing is written.
+
+        Raises:
+            InputError: a file is missing; the output's name does not suit its codec; a file stands there that is not this
+                run's; ``path`` is no run directory, in use, or would hold the output.
+        """
+        path = cls._check(path, request, renders=True, overwrite=overwrite)
+        if stands(path):
+            with plain_errors("read the run directory", path):
+                check_genuine(path)
+                refuse_locked(path)
+
+    @classmethod
+    def _check(cls, path: str | Path, request: AnimationRequest, *, renders: bool, overwrite: bool) -> Path:
         path = _own_place(path)
         check_files(request)
+        from scail2.runs.film import check_name, refuse_foreign
+
+        check_name(request)
         with plain_errors("make the run directory", path):
             if stands(path) and not is_present(path / REQUEST) and not _is_free(path):
                 raise InputError(f"{path} exists and is not a run directory; choose another --run-dir.")
             _keep_apart(path, request)
-            with _made_folder(path):
-                check_genuine(path)
-                with locked(path):
-                    ledger = _usable_ledger(path)
-                    if renders:
-                        ledger.ask(request.outputs)
-                    write_sealed(path / REQUEST, request.to_json())
-        return cls(path, request)
+            if renders and not overwrite:
+                refuse_foreign(request, _readable_ledger(path))
+        return path
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -101,11 +138,18 @@ class RunDirectory:
         events: Listener | None = None,
         drift_limit: float | None = None,
         moved: Mapping[str, Any] | None = None,
+        output: str | Path | None = None,
+        codec: str | None = None,
+        overwrite: bool = False,
     ) -> Path:
         """Finishes an interrupted run as it was begun; refuses when a given file has changed since.
 
-        ``drift_limit`` replaces the request's, to go on after it stopped the run. ``moved`` says where given files are now:
-        names of the request's fields, and paths.
+        Args:
+            drift_limit: replaces the request's, to go on after it stopped the run.
+            moved: where given files are now: names of the request's fields, and paths.
+            output: write the film there from now on; its name chooses the codec, unless ``codec`` does. A film that the run
+                wrote before stays where it is.
+            overwrite: replace what stands at the output's path.
         """
         if moved:
             from scail2.runs.moved import at_new_places
@@ -114,6 +158,10 @@ class RunDirectory:
             self._change(**{name: getattr(renewed, name) for name in moved})
         if drift_limit is not None:
             self._change(drift_limit=drift_limit)
+        if output is not None or codec is not None:
+            self._redirect(output, codec, overwrite=overwrite)
+        elif overwrite:
+            self._ask()
 
         def finish(task: "RunTask") -> Path:
             task.check_unchanged()
@@ -192,9 +240,32 @@ class RunDirectory:
         """The run's journal."""
         return Journal(self.path / JOURNAL, listener)
 
+    def _redirect(self, output: str | Path | None, codec: str | None, *, overwrite: bool) -> None:
+        """Gives the run another output; what does not suit, or is somebody else's, is refused first."""
+        changed = self.request.with_changes(output=output or self.request.output, codec=codec)
+        self._check(self.path, changed, renders=True, overwrite=overwrite)
+        self._change(output=changed.output, codec=changed.codec)
+        if overwrite:
+            self._ask()
+
+    def _ask(self) -> None:
+        """Notes that what stands at the outputs' paths may be replaced."""
+        with plain_errors("write to", self.path), locked(self.path):
+            self._remember()
+            StageLedger(self.path).ask(self.request.outputs)
+
+    def _remember(self) -> None:
+        """Keeps what a refusal of the coming change puts back; a run that never had a request has nothing."""
+        if self._earlier is None and is_present(self.path / REQUEST):
+            self._earlier = EarlierState(self.path)
+
+    def _accepted(self) -> None:
+        self._earlier = None
+
     def _change(self, **changes: Any) -> None:
         self.request = self.request.with_changes(**changes)
         with plain_errors("write to", self.path), locked(self.path):
+            self._remember()
             write_sealed(self.path / REQUEST, self.request.to_json())
 
     def _work(
@@ -207,10 +278,22 @@ class RunDirectory:
         with plain_errors("write to", self.path), locked(self.path):
             _keep_apart(self.path, self.request)
             journal = self.journal(events)
-            with _journalled(journal):
+            with self._restoring(), _journalled(journal):
                 delete([each for each in entries(self.path) if each.temporary], self._read_paths)
                 journal.emit(event, run=str(self.path), output=str(self.request.output))
-                return action(RunTask(self.path, self.request, journal, pipe))
+                return action(RunTask(self.path, self.request, journal, pipe, self._accepted))
+
+    @contextmanager
+    def _restoring(self) -> Iterator[None]:
+        """Puts the run back as it was where a changed request is refused before anything is rendered."""
+        try:
+            yield
+        except InputError:
+            earlier, self._earlier = self._earlier, None
+            if earlier is not None:
+                earlier.restore()
+            raise
+        self._earlier = None
 
 
 def _own_place(path: str | Path) -> Path:
@@ -239,6 +322,14 @@ def _is_free(path: Path) -> bool:
         return False
     early = {each.path.name for each in entries(path) if each.temporary or each.relative in (LOCK, STAGES)}
     return set(os.listdir(path)) <= early
+
+
+def _readable_ledger(path: Path) -> StageLedger:
+    """The run's notes; none of a damaged file, which makes room for new ones when the run is begun anew."""
+    try:
+        return StageLedger(path)
+    except DocumentError:
+        return StageLedger.empty(path)
 
 
 def _usable_ledger(path: Path) -> StageLedger:

@@ -85,6 +85,26 @@ class Executor:
         previous = self.store.record(index - 1)
         return previous is not None and record.previous_state in previous.accepted_states()
 
+    def note_stale(self) -> None:
+        """Notes, for `RunDirectory.status`, which finished segments the request as it is now will render again.
+
+        A segment whose predecessor is missing counts as it is: redoing that one usually gives what it was continued from.
+        """
+        stale: dict[int, SegmentRecord] = {}
+        previous: SegmentRecord | None = None
+        for index in range(len(self.segments)):
+            record = self.store.whole_record(index)
+            if record is not None:
+                fits = record.key == self.key(index) and self.ledger.made(record) and not stale
+                if index == 0:
+                    fits = fits and record.previous_state == self._initial_state()
+                elif previous is not None:
+                    fits = fits and record.previous_state in previous.accepted_states()
+                if not fits:
+                    stale[index] = record
+            previous = record
+        self.ledger.note_stale(stale)
+
     def render(self) -> int:
         """Renders every segment that is not current and returns how many were rendered."""
         index = rendered = 0
@@ -194,21 +214,15 @@ class Executor:
     def _stream(
         self, first: int, stop: int, history: torch.Tensor | None, generator: torch.Generator
     ) -> Iterator["SegmentOutput"]:
-        prepared, plan, masks = self.prepared, self.prepared.plan, self.prepared.masks
+        prepared, masks = self.prepared, self.prepared.masks
+        options = self.request.pipeline_options() | prepared.plan.pipeline_options() | prepared.sampling.arguments
         return self.model.pipe.stream(
             masks.reference,
             self.drift.driving,
             masks.reference_mask,
             masks.driving_mask,
-            additional_images=masks.additional or None,
-            additional_reference_masks=masks.additional_masks or None,
-            mode=self.request.mode,
-            height=plan.height,
-            width=plan.width,
-            segment_frame_length=plan.segment_frames,
-            prev_segment_conditioning_frames=plan.overlap,
-            equal_segments=self.request.equal_segments,
-            black_out_reference=not self.request.keep_reference_background,
+            additional_references=masks.additional_references or None,
+            additional_reference_masks=masks.additional_reference_masks or None,
             generator=generator,
             start_segment=first,
             stop_segment=stop,
@@ -217,7 +231,7 @@ class Executor:
             callback_on_step_end=self._on_step,
             # Preflight has judged the masks, every frame of them; the pipeline samples and misses who is seen briefly.
             allow_mask_mismatch=True,
-            **prepared.sampling.arguments,
+            **options,
         )
 
     def _on_step(self, pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Which stage of a run was last made from what, and what came of it: ``stages.json``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from scail2.files.documents import DocumentError, decode
 from scail2.files.storage import hash_file, is_present, stands
@@ -13,10 +13,16 @@ from scail2.runs.segment_record import SegmentRecord
 STAGES = "stages.json"
 # What stood at the output's path when the run was asked to write there.
 _ASKED = "asked"
+# Segments that are on disk but not what the request asks for, as far as the last look at them.
+_STALE = "stale"
 
 
 def _take(index: int) -> str:
     return f"segment {index}"
+
+
+def _version(record: SegmentRecord) -> str:
+    return f"{record.key} {record.state}"
 
 
 class StageLedger:
@@ -35,6 +41,13 @@ class StageLedger:
                 raise DocumentError(
                     f"{error} Give the run's own command again with --run-dir {folder}: it is begun anew from what is there."
                 ) from error
+
+    @classmethod
+    def empty(cls, folder: Path) -> Self:
+        """Notes of nothing, whatever is in the folder."""
+        ledger = cls.__new__(cls)
+        ledger._path, ledger._stages = folder / STAGES, {}
+        return ledger
 
     def facts(self, stage: str, key: str) -> dict[str, Any] | None:
         """What was noted when the stage was made from these inputs; None when it was made from others or never."""
@@ -71,11 +84,29 @@ class StageLedger:
         found = {str(path): hash_file(path) for path in outputs if stands(path)}
         self.record(_ASKED, "", found=found)
 
+    def announce(self, path: Path, sha256: str) -> None:
+        """Notes what is about to stand at ``path``: from then on it is this run's, wherever its films go later."""
+        stage = f"film {path}"
+        before = self._stages.get(stage, {}).get("sha256")  # stands there until the new one has its name
+        self.record(stage, "", path=str(path), sha256=sha256, before=before)
+
+    def note_stale(self, segments: Mapping[int, SegmentRecord]) -> None:
+        """Notes which segments the request, as it is now, would have rendered again."""
+        versions = {str(index): _version(record) for index, record in segments.items()}
+        if versions != self._stages.get(_STALE, {}).get("segments", {}):
+            self.record(_STALE, "", segments=versions)
+
+    def is_stale(self, record: SegmentRecord) -> bool:
+        """Whether this version of a segment was noted as one that does not answer the request."""
+        noted = decode(self._stages.get(_STALE, {}).get("segments", {}), dict[str, str], self._path)
+        return noted.get(str(record.index)) == _version(record)
+
     def may_replace(self, path: Path) -> bool:
         """Whether what stands at ``path`` is what this run wrote there, or what it was asked to write over."""
         if not stands(path):
             return True
-        known = [entry.get("sha256") for entry in self._stages.values() if entry.get("path") == str(path)]
+        noted = [entry for entry in self._stages.values() if entry.get("path") == str(path)]
+        known = [entry.get(name) for entry in noted for name in ("sha256", "before")]
         found = self._stages.get(_ASKED, {}).get("found")
         known += [found.get(str(path))] if isinstance(found, dict) else []
         return hash_file(path) in known

@@ -29,16 +29,26 @@ def locked(folder: Path):
         os.close(descriptor)
 
 
+def refuse_locked(folder: Path) -> None:
+    """Raises `InputError` when some process is working on the run right now."""
+    if is_locked(folder):
+        descriptor = open_plain(folder / LOCK)
+        holder = _holder(descriptor)
+        os.close(descriptor)
+        raise _in_use(folder, holder)
+
+
+def _in_use(folder: Path, holder: str) -> InputError:
+    return InputError(f"The run {folder} is in use by process {holder}; wait for it to end or stop it.")
+
+
 def _acquire(descriptor: int, folder: Path) -> None:
     for attempt in range(_ATTEMPTS):
         try:
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             if attempt == _ATTEMPTS - 1:
-                holder = _holder(descriptor)
-                raise InputError(
-                    f"The run {folder} is in use by process {holder}; wait for it to end or stop it."
-                ) from error
+                raise _in_use(folder, _holder(descriptor)) from error
             time.sleep(0.02)
 
 

@@ -21,7 +21,9 @@ from scail2.files.storage import (
     temporary_name,
 )
 from scail2.perception.checks.findings import Severity
-from scail2.perception.stage import LABELS, REPORT, DrivingVideo, Progress, inspect_masks, make_masks
+from scail2.perception.driving_video import DrivingVideo
+from scail2.perception.segmenters.protocol import Progress
+from scail2.perception.stage import LABELS, REPORT, inspect_masks, make_masks
 from scail2.perception.store import MaskStore
 from scail2.request.masks import MaskRequest
 
@@ -62,7 +64,7 @@ def inspect_again(task: MaskTask, folder: Path) -> dict[str, Any]:
     labels = temporary_name(folder.with_name(LABELS))
     labels.mkdir()
     try:
-        return inspect_masks(task.request, task.driving, folder, labels).to_json()
+        return inspect_masks(task.request.mode, task.driving, folder, labels).to_json()
     finally:
         shutil.rmtree(labels, ignore_errors=True)
 
@@ -98,12 +100,20 @@ def read_report(folder: Path) -> dict[str, Any] | None:
     return report
 
 
-def refuse_errors(report: dict[str, Any], masks: Path) -> None:
-    """Raises `InputError` with the first error of a stored preflight report."""
-    errors = [each for each in report["findings"] if each["severity"] == Severity.ERROR]
+class RefusedPlanError(InputError):
+    """A plan that preflight refuses; ``plan`` is what plan.json would hold."""
+
+    def __init__(self, message: str, plan: dict[str, Any]):
+        super().__init__(message)
+        self.plan = plan
+
+
+def refuse_errors(plan: dict[str, Any]) -> None:
+    """Raises `RefusedPlanError` with the first error that preflight found."""
+    errors = [each for each in plan["preflight"]["findings"] if each["severity"] == Severity.ERROR]
     if errors:
-        more = f" ({len(errors) - 1} more in {masks / REPORT})" if len(errors) > 1 else ""
-        raise InputError(f"{errors[0]['message']}: {errors[0]['fix']}{more}.")
+        more = f" ({len(errors) - 1} more: see `scail2 plan`)" if len(errors) > 1 else ""
+        raise RefusedPlanError(f"{errors[0]['message']}: {errors[0]['fix']}{more}.", plan)
 
 
 def _set_aside(folder: Path) -> None:

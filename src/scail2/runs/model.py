@@ -11,12 +11,13 @@ import torch
 
 from scail2.checkpoints.lora import fused_loras, has_loras
 from scail2.conditions import ConditionGeometry
-from scail2.devices import default_device
+from scail2.devices import Precision, default_device, find_device
 from scail2.errors import InputError
 from scail2.files.documents import DocumentError, decode
 from scail2.files.storage import digest, is_present
 from scail2.pipeline.sampling import SamplingDefaults
 from scail2.request.animation import AnimationRequest
+from scail2.request.names import under_present_names
 from scail2.runs.sealed import read_sealed, write_sealed
 
 if TYPE_CHECKING:
@@ -25,27 +26,34 @@ if TYPE_CHECKING:
 # Elements of every parameter that enter the fingerprint: enough to tell any two checkpoints apart, fast at 14B.
 _SAMPLED_ELEMENTS = 4096
 _FACTS = "model.json"
+_EMBEDDED = "embedded"
+_STORED = "stored"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelFacts:
-    """What planning needs to know of a model, kept in the run so that planning needs no weights."""
+    """What planning needs to know of a model, kept in the run so that planning needs no weights.
+
+    ``unasked_dtype`` is the number format the model was loaded in where the request names none, which another machine
+    might choose differently: ``stored`` for each network's own; None where the request names it, and in older runs.
+    """
 
     name: str
     fingerprint: str
     size_step: tuple[int, int]
     native_size: tuple[int, int]
     largest_size: tuple[int, int]
-    segment_frames: int
-    overlap: int
+    segment_frame_length: int
+    prev_segment_conditioning_frames: int
     sampling: SamplingDefaults
     takes_text: bool
     has_loras: bool
     files: str = ""
+    unasked_dtype: str | None = None
     lora_remarks: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, pipe: "SCAIL2Pipeline", *, name: str, files: str) -> Self:
+    def of(cls, pipe: "SCAIL2Pipeline", *, name: str, files: str, unasked_dtype: str | None = None) -> Self:
         """Reads the facts off a loaded pipeline; ``files`` identifies the files it came from, empty if unknown."""
         geometry = ConditionGeometry.of(pipe.transformer)
         step = geometry.size_step(pipe.vae)
@@ -64,12 +72,13 @@ class ModelFacts:
             size_step=step,
             native_size=(pipe.config.native_height, pipe.config.native_width),
             largest_size=tuple(8192 if side is math.inf else int(side) for side in largest),
-            segment_frames=pipe.config.segment_frame_length,
-            overlap=pipe.config.prev_segment_conditioning_frames,
+            segment_frame_length=pipe.config.segment_frame_length,
+            prev_segment_conditioning_frames=pipe.config.prev_segment_conditioning_frames,
             sampling=SamplingDefaults.of(pipe),
             takes_text=config.text_dim is not None,
             has_loras=has_loras(pipe.transformer),
             files=files,
+            unasked_dtype=unasked_dtype,
             lora_remarks=tuple(fused_loras(pipe.transformer).remarks),
         )
 
@@ -81,10 +90,35 @@ class ModelFacts:
 class ModelHandle:
     """The pipeline a run renders with, loaded on first use, and its facts, remembered while its files stay unchanged."""
 
-    def __init__(self, request: AnimationRequest, pipe: "SCAIL2Pipeline | None" = None):
+    def __init__(
+        self, request: AnimationRequest, pipe: "SCAIL2Pipeline | None" = None, folder: Path | None = None
+    ) -> None:
         self._request = request
         self._pipe = pipe
         self._given = pipe is not None
+        self._folder = folder
+
+    @property
+    def _name(self) -> str:
+        return self._request.model or _EMBEDDED
+
+    @property
+    def _unasked_dtype(self) -> str | None:
+        """What to load the model in where the request names no format: as the run in the folder began with it."""
+        if self._given or self._request.dtype is not None:
+            return None
+        from scail2.loading.by_name import default_dtype
+
+        device = find_device(self._request.device or default_device())
+        noted = _noted(self._folder) if self._folder else {}
+        if noted.get("name") == self._name:
+            # Earlier versions took the embedded model's float16 for float32 on every CPU.
+            earlier = "float32" if self._request.model is None and device.type == "cpu" else None
+            known = noted.get("unasked_dtype", earlier)
+            if known in (*Precision, _STORED):
+                return known
+        chosen = default_dtype(self._request.model, device)
+        return _STORED if chosen is None else str(chosen).removeprefix("torch.")
 
     @property
     def pipe(self) -> "SCAIL2Pipeline":
@@ -92,11 +126,11 @@ class ModelHandle:
         if self._pipe is None:
             from scail2.loading.by_name import load_pipeline
 
-            dtype = getattr(torch, self._request.dtype) if self._request.dtype else None
+            dtype = self._request.dtype or self._unasked_dtype
             device = self._request.device or default_device()
             self._pipe = load_pipeline(
                 self._request.model,
-                torch_dtype=dtype,
+                torch_dtype=None if dtype is None or dtype == _STORED else Precision.parse(dtype).torch_dtype,
                 device=device,
                 offload=self._request.offload,
                 loras=self._request.lora,
@@ -111,7 +145,7 @@ class ModelHandle:
         if known is not None and self._has_same_files(known):
             return known
         files = "" if self._given else _file_marks(self._request)
-        facts = ModelFacts.of(self.pipe, name=self._request.model or "embedded", files=files)
+        facts = ModelFacts.of(self.pipe, name=self._name, files=files, unasked_dtype=self._unasked_dtype)
         if folder:
             write_sealed(folder / _FACTS, facts.to_json())
         return facts
@@ -132,7 +166,7 @@ class ModelHandle:
 def read_facts(folder: Path) -> ModelFacts | None:
     """The facts that a run noted of its model; None when they are missing, incomplete or damaged: the model has them."""
     with suppress(DocumentError):
-        return decode(_noted(folder), ModelFacts, folder / _FACTS)
+        return decode(under_present_names(_noted(folder)), ModelFacts, folder / _FACTS)
     return None
 
 

@@ -12,7 +12,7 @@ from scail2.request.values import option_of
 from scail2.runs.preparation import changed_inputs
 
 MOVABLE = (
-    "reference", "driving", "additional_references", "additional_masks", "masks", "reference_mask", "driving_mask",
+    "reference", "driving", "additional_references", "additional_reference_masks", "masks", "reference_mask", "driving_mask",
     "model", "lora",
 )  # fmt: skip
 

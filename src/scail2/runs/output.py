@@ -1,7 +1,6 @@
 """From finished segments to the film: streamed, with the driving video's sound, and the side-by-side comparison."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,41 +9,14 @@ from scail2.errors import InputError
 from scail2.files.staging import sweep
 from scail2.files.storage import digest, hash_file
 from scail2.request.animation import AnimationRequest
+from scail2.runs.film import output_codec, refuse_lost
 from scail2.runs.journal import Journal
 from scail2.runs.ledger import StageLedger
 from scail2.runs.preparation import Prepared
 from scail2.runs.segment_store import JoinedFrames, SegmentStore
-from scail2.runs.sound import output_codec
 from scail2.video import VideoWriter
 
 _CHUNK = 16
-
-
-def check_output(request: AnimationRequest, prepared: Prepared) -> None:
-    """Refuses an output that cannot be written, before anything is rendered; leaves nothing behind."""
-    for path in request.outputs:
-        size = (prepared.plan.height, prepared.plan.width)
-        absent = [folder for folder in path.parents if not folder.exists()]  # the innermost first
-        try:
-            VideoWriter(path, prepared.plan.fps, size, codec=output_codec(request)).abort()
-        finally:
-            for folder in absent:
-                with suppress(OSError):
-                    folder.rmdir()
-
-
-def check_mine(request: AnimationRequest, ledger: StageLedger) -> None:
-    """Refuses to replace what this run neither wrote nor was asked to write over, before anything is rendered."""
-    for path in request.outputs:
-        _refuse_foreign(path, ledger)
-
-
-def _refuse_foreign(path: Path, ledger: StageLedger) -> None:
-    if not ledger.may_replace(path):
-        raise InputError(
-            f"{path} is not the film that this run wrote there (somebody else's, or another run's): move it elsewhere and "
-            "resume, or give the run's own command again to replace it."
-        )
 
 
 class OutputStage:
@@ -107,8 +79,8 @@ class OutputStage:
 
     def _announce(self, name: str, path: Path, unfinished: Path) -> None:
         """Notes what is about to stand at ``path``, so that a kill before `record` leaves no film that nobody knows."""
-        self.ledger.record(f"{name}_announced", "", path=str(path), sha256=hash_file(unfinished))
-        _refuse_foreign(path, self.ledger)
+        self.ledger.announce(path, hash_file(unfinished))
+        refuse_lost(path, self.ledger)
 
     def _compared(self, frames: JoinedFrames) -> Iterator[np.ndarray]:
         """Reference | driving | output, (T, H, 3W, 3)."""

@@ -11,6 +11,7 @@ from scail2.perception.checks.findings import Finding
 from scail2.pipeline.presets import preset
 from scail2.pipeline.sampling import SamplingSettings, resolve_settings
 from scail2.request.animation import AnimationRequest
+from scail2.request.names import first_name
 from scail2.runs.model import ModelFacts
 from scail2.segments import SegmentPlan
 from scail2.video.images import notes_on_picture
@@ -24,7 +25,7 @@ class RunPlan:
     width: int
     fps: Fraction
     segments: SegmentPlan
-    segment_frames: int
+    segment_frame_length: int
     overlap: int
 
     @property
@@ -37,6 +38,19 @@ class RunPlan:
         """Length of the output."""
         return float(self.total / self.fps)
 
+    def pipeline_options(self) -> dict[str, int]:
+        """What the plan decides of the arguments of `SCAIL2Pipeline.stream`."""
+        return {
+            "height": self.height,
+            "width": self.width,
+            "segment_frame_length": self.segment_frame_length,
+            "prev_segment_conditioning_frames": self.overlap,
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """What masks are judged for; as earlier versions hashed it."""
+        return {first_name(name): value for name, value in self.to_json().items()}
+
     def to_json(self) -> dict[str, Any]:
         """For plan.json and `scail2 plan --json`."""
         return {
@@ -45,7 +59,7 @@ class RunPlan:
             "fps": str(self.fps),
             "frames": self.total,
             "seconds": round(self.seconds, 3),
-            "segment_frames": self.segment_frames,
+            "segment_frame_length": self.segment_frame_length,
             "overlap": self.overlap,
             "segments": [asdict(segment) for segment in self.segments],
         }
@@ -61,10 +75,10 @@ def plan_run(request: AnimationRequest, facts: ModelFacts, *, aspect: float, fps
     """
     height, width = choose_size(request, facts, aspect)
     total = min(frames, request.frames or frames)
-    segment_frames = request.segment_frames or facts.segment_frames
-    overlap = request.overlap or facts.overlap
-    plan = SegmentPlan.of(total, segment_frame_length=segment_frames, overlap=overlap, equal=request.equal_segments)
-    return RunPlan(height=height, width=width, fps=fps, segments=plan, segment_frames=segment_frames, overlap=overlap)
+    length = request.segment_frame_length or facts.segment_frame_length
+    overlap = request.prev_segment_conditioning_frames or facts.prev_segment_conditioning_frames
+    plan = SegmentPlan.of(total, segment_frame_length=length, overlap=overlap, equal=request.equal_segments)
+    return RunPlan(height=height, width=width, fps=fps, segments=plan, segment_frame_length=length, overlap=overlap)
 
 
 def choose_size(request: AnimationRequest, facts: ModelFacts, aspect: float) -> tuple[int, int]:
@@ -117,15 +131,15 @@ class SamplingChoice:
             "guidance_scale": request.guidance_scale,
             "shift": request.shift,
             "solver": request.solver,
+            "num_inference_steps": request.num_inference_steps,
         }
-        settings = resolve_settings(facts.sampling, (plan.height, plan.width), steps=request.steps, **given)
+        settings = resolve_settings(facts.sampling, (plan.height, plan.width), **given)
         text = {"prompt": request.prompt, "negative_prompt": request.negative_prompt or None}
         if not facts.takes_text:
             if settings.guidance_scale != 1.0 and facts.sampling.guidance_scale is None:
                 raise InputError("This model has no text to guide away from: use --guidance-scale 1.")
             text = dict.fromkeys(text)
-        asked = given | text | {"num_inference_steps": request.steps}
-        return cls(asked=asked, settings=settings, scheduler=facts.sampling.scheduler)
+        return cls(asked=given | text, settings=settings, scheduler=facts.sampling.scheduler)
 
     @property
     def arguments(self) -> dict[str, Any]:

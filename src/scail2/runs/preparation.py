@@ -15,10 +15,13 @@ import numpy as np
 from scail2.errors import InputError
 from scail2.files.documents import DocumentError
 from scail2.files.storage import digest, hash_file, is_present
-from scail2.perception.stage import REPORT, SHEET, DrivingVideo, StoredMasks, hash_driving, load_masks
+from scail2.perception.driving_video import DrivingVideo, hash_driving
+from scail2.perception.stage import REPORT, SHEET, StoredMasks, load_masks
 from scail2.perception.store import MaskStore
 from scail2.request.animation import AnimationRequest
 from scail2.request.masks import check_files
+from scail2.request.names import first_name, present_name
+from scail2.runs.film import check_place
 from scail2.runs.journal import Journal
 from scail2.runs.ledger import StageLedger
 from scail2.runs.masking import (
@@ -58,11 +61,11 @@ class Prepared:
 
 
 def hash_inputs(request: AnimationRequest) -> dict[str, str]:
-    """Content hashes of every given file, by the name it goes by in messages."""
+    """Content hashes of every given file, by the setting that names it (as it was called first) and its place there."""
     check_files(request)
     named = {"reference": request.reference, "driving": request.driving}
-    for name in ("additional_references", "additional_masks", "reference_mask", "driving_mask"):
-        named |= {f"{name}[{index}]": path for index, path in enumerate(getattr(request, name))}
+    for name in ("additional_references", "additional_reference_masks", "reference_mask", "driving_mask"):
+        named |= {f"{first_name(name)}[{index}]": path for index, path in enumerate(getattr(request, name))}
     hashes = {name: hash_file(path) for name, path in named.items() if name != "driving"}
     hashes["driving"] = hash_driving(request)
     if request.masks:
@@ -81,7 +84,8 @@ def changed_inputs(folder: Path, request: AnimationRequest) -> list[str]:
             f"{error} It said which files the run began with; give the run's own command again with --run-dir {folder} to "
             "go on with the present ones."
         ) from error
-    return sorted(name for name in known.keys() | now.keys() if known.get(name) != now.get(name))
+    changed = sorted(name for name in known.keys() | now.keys() if known.get(name) != now.get(name))
+    return [present_name(name.partition("[")[0]) + "".join(name.partition("[")[1:]) for name in changed]
 
 
 class Preparation:
@@ -107,6 +111,7 @@ class Preparation:
         plan = plan_run(request, facts, aspect=aspect, fps=fps, frames=frames)
         sampling = SamplingChoice.of(request, facts, plan)
         self._check_space(plan)
+        check_place(request, plan)
         size = (plan.height, plan.width)
         driving: Any = VideoReader(request.driving, fps=request.fps, size=size, fit=request.fit)
         info = driving.source_info
@@ -123,10 +128,10 @@ class Preparation:
         masks = load_masks(self.folder / "masks", request.mode)
         found = [*picture_findings(request), *sampling_findings(request, facts), *sound_findings(request, plan, info)]
         report = with_findings(report, found)
-        self._write_plan(plan, sampling, facts, report)
+        values = self._write_plan(plan, sampling, facts, report)
         for finding in report["findings"]:
             self.journal.emit("finding", **finding)
-        refuse_errors(report, self.folder / "masks")
+        refuse_errors(values)
         key = self._key(inputs, masks, plan, sampling, facts)
         return Prepared(
             plan=plan,
@@ -198,7 +203,9 @@ class Preparation:
     def _on_masks(self, done: int, total: int) -> None:
         self.journal.emit("masks_progress", done=done, total=total)
 
-    def _write_plan(self, plan: RunPlan, sampling: SamplingChoice, facts: ModelFacts, report: dict[str, Any]) -> None:
+    def _write_plan(
+        self, plan: RunPlan, sampling: SamplingChoice, facts: ModelFacts, report: dict[str, Any]
+    ) -> dict[str, Any]:
         values = plan.to_json() | {
             "mode": str(self.request.mode),
             "model": facts.name,
@@ -207,12 +214,13 @@ class Preparation:
             "contact_sheet": str(self.folder / "masks" / "contact_sheet.png"),
         }
         write_sealed(self.folder / PLAN, values)
+        return values
 
     def _check_space(self, plan: RunPlan) -> None:
         """Refuses to start when not even one segment fits on the disk."""
         free = shutil.disk_usage(self.folder).free
         # Lossless frames compress to about half; the float history and a copy of the output come on top.
-        need = plan.height * plan.width * 3 * (min(plan.total, plan.segment_frames) // 2 + 4 * plan.overlap)
+        need = plan.height * plan.width * 3 * (min(plan.total, plan.segment_frame_length) // 2 + 4 * plan.overlap)
         if free < need:
             raise InputError(
                 f"The disk of {self.folder} has {free / 1e6:.1f} MB free, but one segment needs about {need / 1e6:.1f} MB; "
@@ -223,7 +231,12 @@ class Preparation:
         self, inputs: dict[str, str], masks: StoredMasks, plan: RunPlan, sampling: SamplingChoice, facts: ModelFacts
     ) -> str:
         request = self.request
-        pictures = (masks.reference, masks.reference_mask, *masks.additional, *masks.additional_masks)
+        pictures = (
+            masks.reference,
+            masks.reference_mask,
+            *masks.additional_references,
+            *masks.additional_reference_masks,
+        )
         return digest(
             {
                 "mode": str(request.mode),
@@ -232,7 +245,7 @@ class Preparation:
                 "shape": [plan.height, plan.width, str(plan.fps), str(request.fit)],
                 "sampling": sampling.identity(),
                 "model": facts.fingerprint,
-                "black_out": not request.keep_reference_background,
+                "black_out": request.black_out_reference,
                 "drift_correction": str(request.drift_correction),
             }
         )
@@ -245,7 +258,7 @@ def hash_pixels(picture: np.ndarray) -> str:
 
 def _inspected(plan: RunPlan, folder: Path) -> str:
     """Hash of what preflight judges: the masks as they are now, and the plan."""
-    return digest([MaskStore(folder).content_hash(), plan.to_json()])
+    return digest([MaskStore(folder).content_hash(), plan.identity()])
 
 
 @contextmanager

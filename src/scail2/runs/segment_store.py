@@ -74,6 +74,13 @@ class SegmentStore:
             raise self.set_aside(index, RECORD)
         return record
 
+    def whole_record(self, index: int) -> SegmentRecord | None:
+        """The record of a finished segment; None when there is none or it is damaged, which is left for others to find."""
+        with suppress(DocumentError):
+            record = read_record(self.path(index)) if is_present(self.path(index) / RECORD) else None
+            return record if record is not None and record.index == index else None
+        return None
+
     def last_record(self, index: int) -> SegmentRecord | None:
         """The record of a segment's latest version, also when that is damaged or was set aside; None if there is none.
 

@@ -6,21 +6,18 @@ from typing import Any
 from scail2.perception.checks import findings
 from scail2.perception.checks.findings import Finding, Severity
 from scail2.request.animation import AnimationRequest
+from scail2.runs.film import output_codec
 from scail2.runs.planning import RunPlan
-from scail2.video import Codec, VideoInfo, codec_for, sound
-
-
-def output_codec(request: AnimationRequest) -> Codec:
-    """The requested codec, or the one the output's name asks for; `InputError` for an unknown one."""
-    return Codec.parse(request.codec) if request.codec else codec_for(request.output)
+from scail2.video import VideoInfo, sound
 
 
 def sound_findings(request: AnimationRequest, plan: RunPlan, info: VideoInfo) -> list[Finding]:
     """Findings about the sound that this run would carry over; its whole track is decoded once."""
     if not request.audio or not info.has_audio:
         return []
-    if output_codec(request) is Codec.PNG:
-        return [findings.info("sound", f"{info.path.name}: a folder of pictures has no sound; it is left out")]
+    codec = output_codec(request)
+    if not codec.keeps_sound:
+        return [findings.info("sound", f"{info.path.name}: its sound is left out, because {codec} has none")]
     return findings.of_file(info.path.name, sound.notes_on(info.path, info.start, plan.total / plan.fps))
 
 

@@ -31,7 +31,7 @@ class RunStatus:
             ``overwritten`` (what stands at the output's path is not the film this run wrote there), ``finished``.
         running: whether a process works on it right now.
         segments: how many are planned; None without a plan.
-        finished: indices of finished segments.
+        finished: indices of finished segments that are what the request, as it is now, asks for.
         seconds_per_segment: mean over the finished ones.
         worst_drift: the largest drift score measured, None before the second segment.
         verdict: what the measures of all finished segments came to when the run last ended or stopped; None before that.
@@ -95,13 +95,16 @@ def status_of(path: Path, request: AnimationRequest) -> RunStatus:
     damaged: list[str] = []
     plan = _derived(path, "plan.json", _Plan, damaged)
     planned = len(plan.segments) if plan else None
+    ledger = _ledger(path, damaged)
     records = _records(path, damaged)
+    if ledger is not None:
+        records = {index: record for index, record in records.items() if not ledger.is_stale(record)}
     done = [index for index in records if planned is None or index < planned]
     seconds = [records[index].timings["total"] for index in done if "total" in records[index].timings]
     drift = _derived(path, DRIFT, _Drift, damaged)
     return RunStatus(
         path=path,
-        state=_state(path, request, planned, len(done), damaged),
+        state=_state(ledger, request, planned, len(done)),
         running=is_locked(path),
         mode=str(request.mode),
         output=request.output,
@@ -161,15 +164,20 @@ def _records(path: Path, damaged: list[str]) -> dict[int, SegmentRecord]:
     return found
 
 
-def _state(path: Path, request: AnimationRequest, planned: int | None, done: int, damaged: list[str]) -> str:
+def _ledger(path: Path, damaged: list[str]) -> StageLedger | None:
+    try:
+        return StageLedger(path)
+    except DocumentError:
+        damaged.append(STAGES)
+        return None
+
+
+def _state(ledger: StageLedger | None, request: AnimationRequest, planned: int | None, done: int) -> str:
     if planned is None:
         return "new"
     if done < planned:
         return "partial" if done else "planned"
-    try:
-        ledger = StageLedger(path)
-    except DocumentError:
-        damaged.append(STAGES)
+    if ledger is None:
         return "rendered"
     stages = {"output": request.output} | ({"compare": request.compare_output} if request.compare else {})
     written = [ledger.wrote(stage, output) for stage, output in stages.items()]

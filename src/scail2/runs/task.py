@@ -1,5 +1,6 @@
 """The work on one run while its lock is held: prepare, render, measure, write."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,10 +10,11 @@ from scail2.files.documents import Between, DocumentError
 from scail2.files.storage import is_present
 from scail2.request.animation import AnimationRequest
 from scail2.runs.executor import Executor
+from scail2.runs.film import refuse_lost
 from scail2.runs.journal import Journal
 from scail2.runs.model import ModelHandle
 from scail2.runs.moved import refuse_missing
-from scail2.runs.output import OutputStage, check_mine, check_output
+from scail2.runs.output import OutputStage
 from scail2.runs.preparation import Preparation, Prepared, changed_inputs
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.segment_store import SegmentStore
@@ -35,13 +37,21 @@ class _Order:
 
 
 class RunTask:
-    """One piece of work on a run. The caller holds the run's lock."""
+    """One piece of work on a run. The caller holds the run's lock; ``accepted`` is called once nothing can refuse it."""
 
-    def __init__(self, folder: Path, request: AnimationRequest, journal: Journal, pipe: "SCAIL2Pipeline | None" = None):
+    def __init__(
+        self,
+        folder: Path,
+        request: AnimationRequest,
+        journal: Journal,
+        pipe: "SCAIL2Pipeline | None" = None,
+        accepted: Callable[[], None] = lambda: None,
+    ):
+        self.accepted = accepted
         self.folder = folder
         self.request = request
         self.journal = journal
-        self.model = ModelHandle(request, pipe)
+        self.model = ModelHandle(request, pipe, folder)
         self.store = SegmentStore(folder)
         self.preparation = Preparation(folder, request, self.model, journal)
 
@@ -50,19 +60,25 @@ class RunTask:
         return self.preparation.prepare()
 
     def plan(self) -> Prepared:
-        """The same, and whether the output could be written."""
+        """The same; notes which finished segments are not what is asked for now."""
         prepared = self.prepare()
-        check_output(self.request, prepared)
+        self._executor(prepared).note_stale()
         return prepared
+
+    def _executor(self, prepared: Prepared) -> Executor:
+        return Executor(self.store, self.request, prepared, self.model, self.journal, self.preparation.ledger)
 
     def run(self) -> Path:
         """Does whatever is missing or stale, a waiting re-rendering first, and returns the output's path."""
-        check_mine(self.request, self.preparation.ledger)
+        for path in self.request.outputs:
+            refuse_lost(path, self.preparation.ledger)
         prepared = self.prepare()
-        check_output(self.request, prepared)
-        executor = Executor(self.store, self.request, prepared, self.model, self.journal, self.preparation.ledger)
+        executor = self._executor(prepared)
+        executor.note_stale()
+        self.accepted()
         self._rerender_pending(executor)
         rendered = executor.render()
+        executor.note_stale()
         executor.drift.finish()
         self._tell_verdict()
         output = OutputStage(self.store, self.request, prepared, self.preparation.ledger, self.journal).write()

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from scail2.data.dataset import LatentBatch
+from scail2.data.samples import LatentBatch
 from scail2.training.config import MixtureKnot
 
 
@@ -21,7 +21,9 @@ class TrainingBatch:
 
 
 # Everything of a batch that runs along the video; references are never cut.
-_ALONG_TIME = ("target", "driving", "driving_mask", "character", "parts_target", "parts_driving", "excluded")
+_ALONG_TIME = (
+    "target", "driving", "driving_mask", "character", "parts_target", "parts_driving", "excluded", "rejected", "regions",
+)  # fmt: skip
 
 
 def cut_window(latents: LatentBatch, start: int, length: int) -> TrainingBatch:

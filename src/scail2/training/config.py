@@ -23,15 +23,20 @@ class LossConfig:
     """The weighting of the flow-matching loss.
 
     ``space`` "velocity" is the plain ‖v̂ − v‖²; "sample" measures in x0 space, ‖x̂0 − x0‖² / max(t, ``minimum_t``).
-    Latent cells of characters weigh 1 + ``character_weight``. ``alignment_weight`` adds part supervision of hidden states
-    (:mod:`scail2.training.objectives.parts`) read after block ``alignment_block``.
+    ``reduction`` "all" divides what is left of a sample (history and excluded cells are out) by all its elements, as the
+    published training does, so a sample counts as much as is left of it; "kept" divides by the weights that are left in the
+    whole batch. Latent cells of characters weigh 1 + ``character_weight``. ``alignment_weight`` adds part supervision of
+    hidden states (:mod:`scail2.training.objectives.parts`) read after block ``alignment_block``. ``regions`` are (name, weight)
+    of cached regions (of preference samples: hands, faces, feet) whose cells weigh so much more.
     """
 
     space: str = "velocity"
+    reduction: str = "all"
     minimum_t: float = 0.3
     character_weight: float = 0.0
     alignment_weight: float = 0.0
     alignment_block: int = 2
+    regions: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +74,8 @@ class OptimizerConfig:
     """AdamW, or Muon on the blocks' matrices and convolutions with AdamW on everything else (``muon_learning_rate`` > 0).
 
     The learning rate rises over ``warmup`` steps, stays flat until ``decay_from`` (a share of the steps) and falls by
-    ``decay`` "cosine" or "linear" to ``final_fraction`` of itself.
+    ``decay`` "cosine" or "linear" to ``final_fraction`` of itself. Weight decay is for matrices: biases and the scales of norms
+    have none.
     """
 
     learning_rate: float = 2e-6
@@ -85,7 +91,11 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoRAConfig:
-    """Low-rank adapters on the transformer's linear layers instead of a full fine-tune."""
+    """Low-rank adapters on linear layers of the transformer's blocks instead of a full fine-tune.
+
+    ``target_modules`` are ends of module names inside ``blocks``; the ten of the published adapters are queries, keys, values
+    and outputs of both attentions and the two layers of the feed-forward network. ``alpha`` None is the rank: a factor of 1.
+    """
 
     rank: int = 128
     alpha: float | None = None
@@ -110,7 +120,8 @@ class TrainConfig:
     """One training run.
 
     ``model`` is a diffusers folder with a ``transformer`` to start from. ``precision`` is "fp32", "bf16" or "auto" (bf16 where
-    the device multiplies it natively). ``batch_size`` × ``accumulation`` samples make a step.
+    the device multiplies it natively). ``batch_size`` × ``accumulation`` samples make a step. A step whose loss or gradient is
+    not finite changes no weight; ``most_skipped`` of them in a row end the run.
     """
 
     name: str
@@ -130,4 +141,5 @@ class TrainConfig:
     log_every: int = 20
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
+    most_skipped: int = 5
     sheets: SheetConfig = field(default_factory=SheetConfig)

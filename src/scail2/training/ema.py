@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from scail2.devices import without_gradients
+
 
 class WeightAverage:
     """Keeps decay·average + (1 − decay)·weights of every trained parameter, in fp32.
@@ -15,7 +17,7 @@ class WeightAverage:
         self.updates = 0
         self.average = {n: p.detach().float().clone() for n, p in model.named_parameters() if p.requires_grad}
 
-    @torch.no_grad()
+    @without_gradients
     def update(self, model: nn.Module) -> None:
         """Takes in the model's present weights."""
         self.updates += 1
@@ -25,7 +27,7 @@ class WeightAverage:
         averages = [self.average[n] for n in names]
         torch._foreach_lerp_(averages, [parameters[n].detach().float() for n in names], 1 - decay)
 
-    @torch.no_grad()
+    @without_gradients
     def copy_to(self, model: nn.Module) -> None:
         """Writes the averages into ``model``."""
         parameters = dict(model.named_parameters())

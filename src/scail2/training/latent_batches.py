@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from scail2.data.cache import EMPTY_PROMPT
-from scail2.data.dataset import BucketLoader, BucketSampler, LatentBatch, LatentDataset, LatentSample, collate
+from scail2.data.dataset import BucketLoader, BucketSampler, LatentDataset
+from scail2.data.samples import LatentBatch, LatentSample, collate
 from scail2.data.triplet_recipe import SampleKind
 from scail2.errors import InputError
 from scail2.training.batches import TrainingBatch, cut_window, mixture_at, step_generator
@@ -72,6 +73,16 @@ class LatentBatches:
             )
         return load_file(path)["prompt_embeds"]
 
+    def tell_of_empty_captions(self) -> None:
+        """Warns where prompts are trained on and some are empty: the model learns that they do not matter."""
+        empty = self.dataset.empty_captions
+        if empty and self._first.prompt_embeds is not None:
+            logger.warning(
+                "%d of %d samples have an empty caption: the model learns from them to do without its prompt",
+                empty,
+                len(self.dataset),
+            )
+
     def read(self, micro_step: int) -> TrainingBatch:
         """The micro-batch of a step: a pure function of the step, the seed and the shards."""
         generator = step_generator(self.seed, micro_step, _SAMPLE_DRAWS)
@@ -88,7 +99,9 @@ class LatentBatches:
         whole = bool(torch.rand((), generator=generator) < self.config.whole_share)
         window = frames if whole or self.config.window is None else min(self.config.window, frames)
         start = int(torch.randint(frames - window + 1, (1,), generator=generator))
-        return cut_window(collate(chosen), start, window)
+        visits = torch.rand(len(chosen), generator=generator).tolist()
+        seen = [s.augmented() if odds < s.augmented_share else s for s, odds in zip(chosen, visits, strict=True)]
+        return cut_window(collate(seen), start, window)
 
     def _make_loader(self, shares: tuple[tuple[str, float], ...]) -> BucketLoader:
         sampler = BucketSampler(self.dataset, self.config.batch_size, seed=self.seed, shares=dict(shares))

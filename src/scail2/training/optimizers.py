@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,13 +11,17 @@ from scail2.training.config import OptimizerConfig
 
 
 def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Share of the full learning rate at ``step`` of ``steps``: warm-up, flat, decay."""
+    """Share of the full learning rate at ``step`` of ``steps``: warm-up, flat, decay.
+
+    The cosine is the published annealing: it counts steps from 1 and begins when the warm-up ends.
+    """
     if step < config.warmup:
         return (step + 1) / config.warmup
     start = config.decay_from * steps
     if step < start or steps <= start:
         return 1.0
-    progress = min((step - start) / (steps - start), 1.0)
+    done = step if config.decay == "linear" else step + 1 - config.warmup
+    progress = min(max(done - start, 0.0) / (steps - start), 1.0)
     falling = 1 - progress if config.decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
     return config.final_fraction + (1 - config.final_fraction) * falling
 
@@ -38,17 +43,22 @@ class OptimizerSet:
         if matrices:
             self.optimizers.append(torch.optim.Muon(matrices, lr=config.muon_learning_rate, weight_decay=0.0))
         if rest:
-            adamw = torch.optim.AdamW(
-                rest, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+            self.optimizers.append(
+                torch.optim.AdamW(_decay_groups(rest, config.weight_decay), lr=config.learning_rate, betas=config.betas)
             )
-            self.optimizers.append(adamw)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["initial_lr"] = group["lr"]
 
     def step(self, factor: float) -> float:
-        """Clips, steps with the learning rates times ``factor``, clears gradients; returns the norm before clipping."""
+        """Clips, steps with the learning rates times ``factor``, clears gradients; returns the norm before clipping.
+
+        A norm that is not finite changes nothing but the gradients, which are dropped.
+        """
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf)
+        if not math.isfinite(norm):
+            self.drop_gradients()
+            return float(norm)
         for convolution, matrix in self._views:
             matrix.grad, convolution.grad = convolution.grad.view_as(matrix), None
         for optimizer in self.optimizers:
@@ -57,6 +67,11 @@ class OptimizerSet:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return float(norm)
+
+    def drop_gradients(self) -> None:
+        """Forgets what was accumulated."""
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def state_dict(self) -> list[dict]:
         """States in the order of the optimisers."""
@@ -75,6 +90,16 @@ class OptimizerSet:
             optimizer.load_state_dict(state)
             for group, own in zip(optimizer.param_groups, settings, strict=True):
                 group.update(own)
+
+
+def _decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices with weight decay; biases and scales of norms, which are vectors, without. One group where there is none."""
+    if not weight_decay:
+        return [{"params": parameters, "weight_decay": 0.0}]
+    matrices = [p for p in parameters if p.ndim > 1]
+    vectors = [p for p in parameters if p.ndim <= 1]
+    groups = ({"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0})
+    return [group for group in groups if group["params"]]
 
 
 def _is_hidden_weight(name: str, parameter: nn.Parameter) -> bool:

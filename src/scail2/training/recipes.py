@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from scail2.errors import InputError
 from scail2.training.config import (
@@ -52,7 +53,9 @@ def nano() -> TrainConfig:
             middle_history_probability=0.0,
         ),
         timesteps=TimestepConfig(shift=4.0, pure_noise=0.6),
-        loss=LossConfig(space="sample", character_weight=2.0, alignment_weight=0.3, alignment_block=2),
+        loss=LossConfig(
+            space="sample", reduction="kept", character_weight=2.0, alignment_weight=0.3, alignment_block=2
+        ),
         optimizer=OptimizerConfig(
             learning_rate=2e-3,
             muon_learning_rate=0.03,
@@ -107,13 +110,22 @@ def nano_continue() -> TrainConfig:
 
 
 def finetune() -> TrainConfig:
-    """The released fine-tune of the 14B (spec §6): AdamW, cosine from 2e-6, velocity loss, resolution-dependent shift."""
+    """The released fine-tune of the 14B at 704p: 1,000 steps of 16 samples, AdamW, 1 % warm-up, cosine from 2e-6 to a tenth."""
     return TrainConfig(
         name="finetune",
         model="out/scail2-14b",
-        steps=3_500,
+        steps=1_000,
         data=DataConfig(shards="out/latents", batch_size=1, mixture=_published_mixture()),
-        optimizer=OptimizerConfig(learning_rate=2e-6, betas=(0.9, 0.95), weight_decay=1e-4, clip_norm=0.1),
+        optimizer=OptimizerConfig(
+            learning_rate=2e-6,
+            betas=(0.9, 0.95),
+            weight_decay=1e-4,
+            clip_norm=0.1,
+            warmup=10,
+            decay="cosine",
+            final_fraction=0.1,
+        ),
+        accumulation=16,
         precision="bf16",
         gradient_checkpointing=True,
         checkpoint_every=250,
@@ -121,12 +133,25 @@ def finetune() -> TrainConfig:
     )
 
 
+def finetune_512p() -> TrainConfig:
+    """The released fine-tune at 512p: as `finetune`, at 5e-6."""
+    return _with_rate(finetune(), 5e-6, name="finetune_512p")
+
+
+def stage1() -> TrainConfig:
+    """The first stage of the published training, from Wan2.1-I2V-14B: 3,500 steps of 128 samples at 1e-5."""
+    return _with_rate(finetune(), 1e-5, name="stage1", steps=3_500, accumulation=128)
+
+
 def finetune_lora() -> TrainConfig:
-    """Low-rank adapters (rank 128) on the 14B's linear layers with the fine-tune's data and loss."""
-    optimizer = OptimizerConfig(learning_rate=1e-4, betas=(0.9, 0.95), weight_decay=1e-4, clip_norm=0.1, warmup=50)
-    return dataclasses.replace(
-        finetune(), name="finetune_lora", steps=2_000, optimizer=optimizer, lora=LoRAConfig(rank=128)
-    )
+    """Low-rank adapters (rank 128) on the 14B's blocks with the fine-tune's data and loss."""
+    return _with_rate(finetune(), 1e-4, name="finetune_lora", steps=2_000, lora=LoRAConfig(rank=128))
+
+
+def _with_rate(config: TrainConfig, rate: float, *, steps: int = 1_000, **changes: Any) -> TrainConfig:
+    """The published curve for other rates and lengths: one step in a hundred warms up."""
+    optimizer = dataclasses.replace(config.optimizer, learning_rate=rate, warmup=steps // 100)
+    return dataclasses.replace(config, steps=steps, optimizer=optimizer, **changes)
 
 
 def _published_mixture() -> tuple[MixtureKnot, ...]:
@@ -140,7 +165,7 @@ def _published_mixture() -> tuple[MixtureKnot, ...]:
     return (MixtureKnot(samples=0, shares=shares),)
 
 
-_ALL = (nano, nano_finish, nano_continue, finetune, finetune_lora)
+_ALL = (nano, nano_finish, nano_continue, finetune, finetune_512p, stage1, finetune_lora)
 RECIPES: dict[str, Callable[[], TrainConfig]] = {function.__name__: function for function in _ALL}
 
 

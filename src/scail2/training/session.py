@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 from pathlib import Path
 
 import torch
@@ -38,13 +39,19 @@ def load_trainable(config: TrainConfig) -> SCAIL2Transformer3DModel:
         adapter = LoraConfig(
             r=config.lora.rank,
             lora_alpha=config.lora.alpha if config.lora.alpha is not None else config.lora.rank,
-            target_modules=list(config.lora.target_modules),
+            target_modules=_in_blocks(config.lora.target_modules),
+            init_lora_weights="gaussian",
         )
         torch.manual_seed(config.seed)
         transformer.add_adapter(adapter)
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     return transformer
+
+
+def _in_blocks(ends: tuple[str, ...]) -> str:
+    """peft's pattern for modules of the blocks whose names end so: elsewhere there are layers of the same names."""
+    return rf"blocks\.\d+\.(?:.*\.)?(?:{'|'.join(re.escape(end) for end in ends)})"
 
 
 def build_trainer(
@@ -72,6 +79,7 @@ def build_trainer(
     context = ParallelContext.detect(device)
     transformer = load_trainable(config)
     batches = LatentBatches(LatentDataset(config.data.shards), config.data, config.seed)
+    batches.tell_of_empty_captions()
     torch.manual_seed(config.seed)
     objective = FlowMatchingObjective(transformer, config, batches.part_channels, batches.empty_prompt)
     sheets = contact_sheets(config, batches.dataset, transformer)

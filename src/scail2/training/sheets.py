@@ -8,8 +8,10 @@ from torch import nn
 
 from scail2.conditions import decode_latents
 from scail2.data.contact_sheet import SheetRow, contact_sheet
-from scail2.data.dataset import LatentDataset, LatentSample, collate
+from scail2.data.dataset import LatentDataset
+from scail2.data.samples import LatentSample, collate
 from scail2.data.shards import DamagedSample
+from scail2.devices import without_gradients
 from scail2.errors import InputError
 from scail2.pipeline import SCAIL2Pipeline
 from scail2.pipeline.presets import preset
@@ -40,7 +42,7 @@ class ContactSheets:
         )
         self.samples = [TrainingBatch(collate([sample])) for sample in _spread(dataset, config.rows)]
 
-    @torch.no_grad()
+    @without_gradients
     def __call__(self, transformer: nn.Module, device: torch.device) -> np.ndarray:
         """The sheet, uint8 ``(H, W, 3)``, a row for each sample."""
         rows = []

@@ -4,7 +4,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from scail2.devices import without_gradients
 from scail2.errors import InputError
 from scail2.files.staging import Staging, set_aside
 from scail2.training.ema import WeightAverage
@@ -23,16 +24,25 @@ _NAME = re.compile(r"step-[0-9]{8,}")
 _ADVICE = "; resume with the recipe and model that wrote it, or choose another output folder."
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """How far a training was: steps, samples seen, and steps that changed nothing."""
+
+    step: int
+    samples: int
+    skipped: int = 0
+
+
 def save_state(
-    directory: Path, step: int, samples: int, model: nn.Module, optimizers: OptimizerSet, average: WeightAverage | None
+    directory: Path, counts: Counts, model: nn.Module, optimizers: OptimizerSet, average: WeightAverage | None
 ) -> Path:
     """Writes ``directory/step-NNNNNNNN`` beside its final name, then renames it.
 
     Every random draw of a step is seeded by the step's number, so no generator state needs saving.
     """
-    final = directory / f"step-{step:08d}"
+    final = directory / f"step-{counts.step:08d}"
     trained = {n: p.detach().contiguous().cpu() for n, p in model.named_parameters() if p.requires_grad}
-    counters = {"step": step, "samples": samples, "average_updates": average.updates if average else 0}
+    counters = asdict(counts) | {"average_updates": average.updates if average else 0}
     with Staging(final) as staging:
         partial = staging.place
         partial.mkdir()
@@ -50,10 +60,8 @@ def save_state(
     return final
 
 
-def load_state(
-    path: Path, model: nn.Module, optimizers: OptimizerSet | None, average: WeightAverage | None
-) -> tuple[int, int]:
-    """Restores a checkpoint into the given objects; returns (step, samples seen).
+def load_state(path: Path, model: nn.Module, optimizers: OptimizerSet | None, average: WeightAverage | None) -> Counts:
+    """Restores a checkpoint into the given objects; returns how far it was.
 
     Raises:
         InputError: it is damaged, or was written by a recipe with other parameters, another optimiser, or without an average.
@@ -73,16 +81,14 @@ def load_state(
         _check(kept, average.average, path)
         average.average = {n: v.to(device) for n, v in kept.items()}
         average.updates = saved.average_updates
-    return saved.step, saved.samples
+    return Counts(step=saved.step, samples=saved.samples, skipped=saved.skipped)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
-    """How far a training was: optimiser states as torch keeps them, steps, samples, updates of the average."""
+class Progress(Counts):
+    """What a checkpoint says besides weights: counts, optimiser states as torch keeps them, updates of the average."""
 
     optimizers: Any
-    step: int
-    samples: int
     average_updates: int
 
 
@@ -93,7 +99,9 @@ def read_progress(path: Path) -> Progress:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise _damaged(path / _OPTIMIZER, told) from None
-    names = ("step", "samples", "average_updates")
+    names = ("step", "samples", "average_updates", "skipped")
+    if isinstance(saved, dict):
+        saved.setdefault("skipped", 0)  # checkpoints of earlier versions skipped nothing
     if not isinstance(saved, dict) or saved.keys() != {"optimizers", *names}:
         raise _damaged(path / _OPTIMIZER, "it does not hold what a checkpoint holds")
     for name in names:
@@ -159,7 +167,7 @@ def _remove(state: Path) -> None:
         state.rmdir()
 
 
-@torch.no_grad()
+@without_gradients
 def _copy_parameters(values: dict[str, torch.Tensor], model: nn.Module, path: Path) -> None:
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     _check(values, parameters, path)

@@ -11,15 +11,18 @@ import numpy as np
 import torch
 from torch import nn
 
+from scail2.devices import without_gradients
+from scail2.errors import InputError
 from scail2.training.batches import TrainingBatch, step_generator
 from scail2.training.config import TrainConfig
 from scail2.training.ema import WeightAverage
-from scail2.training.objectives.supervised import Objective
+from scail2.training.objectives.supervised import Loss, Objective
 from scail2.training.optimizers import OptimizerSet, learning_rate_factor
 from scail2.training.parallel import ParallelContext
 from scail2.training.records import TrainingRecord
 from scail2.training.run_folder import save_config
-from scail2.training.state import latest_state, load_state, prune_states, save_state, state_step
+from scail2.training.skipped import SkippedSteps
+from scail2.training.state import Counts, latest_state, load_state, prune_states, save_state, state_step
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +77,7 @@ class Trainer:
         self.average = WeightAverage(transformer, config.ema_decay) if config.ema_decay else None
         self.step = 0
         self.samples = 0
+        self.skipped = SkippedSteps(config.most_skipped)
         self._stop = False
 
     def run(self) -> Path:
@@ -101,21 +105,22 @@ class Trainer:
 
     def save(self) -> Path:
         """Writes a checkpoint and drops old ones."""
-        path = save_state(
-            self.directory / "checkpoints", self.step, self.samples, self.trained, self.optimizers, self.average
-        )
+        counts = Counts(step=self.step, samples=self.samples, skipped=self.skipped.total)
+        path = save_state(self.directory / "checkpoints", counts, self.trained, self.optimizers, self.average)
         prune_states(self.directory / "checkpoints", self.config.keep_checkpoints)
         return path
 
     def start_from(self, checkpoint: Path) -> None:
         """Takes weights, averages and optimiser state of another run; counts steps from 0 and goes on counting samples."""
-        _, self.samples = load_state(checkpoint, self.trained, self.optimizers, self.average)
+        self.samples = load_state(checkpoint, self.trained, self.optimizers, self.average).samples
         self.batches.resume_at(0, self.samples)
 
     def _resume(self) -> None:
         state = latest_state(self.directory / "checkpoints")
         if state is not None:
-            self.step, self.samples = load_state(state, self.trained, self.optimizers, self.average)
+            counts = load_state(state, self.trained, self.optimizers, self.average)
+            self.step, self.samples = counts.step, counts.samples
+            self.skipped = SkippedSteps(self.config.most_skipped, counts.skipped)
             self.batches.resume_at(self.step * self.config.accumulation, self.samples)
             logger.info("resuming at step %d", self.step)
 
@@ -127,15 +132,18 @@ class Trainer:
             terms, seen = self._gradients()
             factor = learning_rate_factor(self.step, self.config.steps, self.config.optimizer)
             norm = self.optimizers.step(factor)
-            if self.average is not None:
-                self.average.update(self.transformer)
             self.step += 1
             self.samples += seen
+            if not self.skipped.skips(self.step, norm, terms):
+                if self.average is not None:
+                    self.average.update(self.transformer)
+                self._heed(terms)
             seconds = time.perf_counter() - started
             yield {
                 **terms,
                 "gradient_norm": norm,
                 "learning_rate_factor": factor,
+                "skipped": self.skipped.total,
                 "samples": self.samples,
                 "samples_per_second": seen / seconds,
             }
@@ -148,15 +156,27 @@ class Trainer:
             micro_step = self.step * self.config.accumulation + part
             batch = self.batches(micro_step).to(self.context.device)
             generator = step_generator(self.config.seed, micro_step, _LOSS_DRAWS)
-            with self.context.autocast(self.config.precision):
-                loss, terms = self.objective.loss(batch, generator)
-            (loss / self.config.accumulation).backward()
+            losses = self.objective.losses(batch, generator)
+            while (found := self._next(losses)) is not None:
+                loss, terms = found
+                (loss / self.config.accumulation).backward()
+                for name, value in terms.items():
+                    sums[name] = sums.get(name, 0) + value / self.config.accumulation
             seen += len(batch.latents.keys)
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0) + value / self.config.accumulation
         return {name: float(value) for name, value in sums.items()}, seen
 
-    @torch.no_grad()
+    def _next(self, losses: Iterator[Loss]) -> Loss | None:
+        """The forward pass in the run's precision; the backward pass is the caller's, outside of it."""
+        with self.context.autocast(self.config.precision):
+            return next(losses, None)
+
+    def _heed(self, terms: dict[str, float]) -> None:
+        """Ends the run where the objective says that it does more harm than good."""
+        concern = self.objective.concern(terms)
+        if concern is not None:
+            raise InputError(f"Training stopped at step {self.step}: {concern}")
+
+    @without_gradients
     def _sheet(self) -> np.ndarray:
         """A contact sheet by the averaged weights; puts the trained ones back."""
         kept = {n: p.detach().clone() for n, p in self.transformer.named_parameters() if p.requires_grad}

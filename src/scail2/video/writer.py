@@ -5,8 +5,6 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,6 +17,8 @@ from scail2.errors import InputError
 from scail2.files.staging import Staging
 from scail2.video import rates
 from scail2.video.audio import AudioCarrier
+from scail2.video.formats import FORMAT_OF_SUFFIX, RECIPES, Codec, Recipe, check_form
+from scail2.video.palettes import paletted
 from scail2.video.pixels import EXACT
 from scail2.video.source import check_frame_size
 
@@ -27,80 +27,7 @@ logger = logging.getLogger(__name__)
 _BT709 = 1  # ITU-T H.273: primaries, transfer and matrix of BT.709 all have the number 1
 
 
-class Codec(StrEnum):
-    """The output forms; ``PNG`` is a folder of numbered pictures."""
-
-    H264 = "h264"
-    FFV1 = "ffv1"
-    PNG = "png"
-    PRORES4444 = "prores4444"
-    VP9_ALPHA = "vp9-alpha"
-
-    @classmethod
-    def parse(cls, value: "str | Codec") -> "Codec":
-        try:
-            return cls(value)
-        except ValueError:
-            raise InputError(f"codec must be one of {', '.join(cls)}, got {value!r}") from None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Recipe:
-    """How one codec is written."""
-
-    encoder: str
-    suffixes: tuple[str, ...]
-    opaque_format: str  # pixel format for RGB frames
-    alpha_format: str | None = None  # for RGBA frames; None: alpha cannot be kept
-    options: dict[str, str] = field(default_factory=dict)
-
-
-_RECIPES = {
-    Codec.H264: _Recipe(
-        encoder="libx264",
-        suffixes=(".mp4", ".mov", ".m4v", ".mkv"),
-        opaque_format="yuv420p",
-        # x264's macroblock tree reads memory it did not set: the same frames now and then gave another file.
-        options={"crf": "17", "preset": "medium", "x264-params": "mbtree=0"},
-    ),
-    Codec.FFV1: _Recipe(
-        encoder="ffv1",
-        suffixes=(".mkv",),
-        opaque_format="bgr0",
-        alpha_format="bgra",
-        # Every frame stands alone (g 1): any one can be read, or lost, without its neighbours.
-        options={"level": "3", "g": "1", "slices": "4", "slicecrc": "1"},
-    ),
-    Codec.PRORES4444: _Recipe(
-        encoder="prores_ks",
-        suffixes=(".mov",),
-        opaque_format="yuv444p10le",
-        alpha_format="yuva444p10le",
-        options={"profile": "4444", "vendor": "apl0"},
-    ),
-    Codec.VP9_ALPHA: _Recipe(
-        encoder="libvpx-vp9",
-        suffixes=(".webm",),
-        opaque_format="yuv420p",
-        alpha_format="yuva420p",
-        options={"crf": "20", "b": "0", "row-mt": "1", "cpu-used": "4", "auto-alt-ref": "0"},
-    ),
-}
-_FORMAT_OF_SUFFIX = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-def codec_for(path: str | os.PathLike) -> Codec:
-    """The codec that an output name asks for: .mp4/.mov/.m4v H.264, .mkv FFV1, .webm VP9 with alpha, no suffix PNG folder."""
-    suffix = Path(path).suffix.lower()
-    by_suffix = {"": Codec.PNG, ".mkv": Codec.FFV1, ".webm": Codec.VP9_ALPHA}
-    if suffix in by_suffix:
-        return by_suffix[suffix]
-    if suffix in _RECIPES[Codec.H264].suffixes:
-        return Codec.H264
-    raise InputError(
-        f"{path}: cannot write {suffix} files; name the output .mp4, .mov, .mkv, .webm, or a folder without dot"
-    )
 
 
 @contextmanager
@@ -129,11 +56,14 @@ class VideoWriter:
 
     Args:
         path: the output; its suffix must suit the codec (h264: .mp4 .mov .m4v .mkv; ffv1: .mkv; prores4444: .mov;
-            vp9-alpha: .webm; png: a folder, without suffix). Missing parent folders are made. A file of that name is replaced.
-        fps: constant rate.
+            vp9-alpha: .webm; gif: .gif; webp: .webp; png: a folder, without suffix). Missing parent folders are made. A file
+            of that name is replaced.
+        fps: constant rate. GIF keeps times in hundredths of a second, WebP in thousandths: each frame begins at the nearest.
         size: (height, width) of the frames written.
         codec: see :class:`Codec`. ``h264`` is 8-bit 4:2:0 BT.709, limited range, index in front; **odd sizes are padded
-            by one row or column** (the edge repeated), because 4:2:0 has no odd sizes. ``ffv1`` is lossless RGB(A).
+            by one row or column** (the edge repeated), because 4:2:0 has no odd sizes. ``ffv1`` is lossless RGB(A). ``gif``
+            has 256 colours a frame, chosen for it, and pixels that are there or not; ``webp`` repeats a frame that stays the
+            same by showing it longer.
         audio_from: a file whose sound is carried over, cut to the film's exact length; one without sound is fine.
         audio_start: seconds into that file's *picture track* at which the film's first frame lies.
         before_publishing: called with the finished film's path before it gets its name; what it raises keeps it from it.
@@ -169,19 +99,8 @@ class VideoWriter:
             self._reserve()
 
     def _check_name(self) -> None:
-        if self.codec is Codec.PNG:
-            if self.path.suffix:
-                raise InputError(f"{self.path}: PNG frames go to a folder; give a name without {self.path.suffix}")
-            if self.path.exists() and not _is_frame_folder(self.path):
-                raise InputError(f"{self.path}: exists and holds other things than frames; choose a new folder name")
-            return
-        suffixes = _RECIPES[self.codec].suffixes
-        if self.path.suffix.lower() not in suffixes:
-            raise InputError(
-                f"{self.path}: {self.codec} is written to {' or '.join(suffixes)} files; change the name or the codec"
-            )
-        if self.path.is_dir():
-            raise InputError(f"{self.path}: is a folder; give a file name")
+        check_form(self.path, self.codec, fps=self.fps)
+        check_target(self.path, self.codec)
 
     def _reserve(self) -> None:
         """Makes the unfinished file now, so that a wrong place is reported before hours of work, not after."""
@@ -274,31 +193,29 @@ class VideoWriter:
                 raise ValueError("frames with and without alpha cannot be mixed in one film")
             return
         self._has_alpha = alpha
-        if self.codec is Codec.PNG:
-            if self._audio is not None:
-                logger.warning("%s: a folder of pictures has no sound; the driving video's is left out", self.path)
-                self._release_audio()
-            return
-        recipe = _RECIPES[self.codec]
-        if alpha and recipe.alpha_format is None:
-            raise InputError(
-                f"{self.path}: {self.codec} cannot store transparency; use prores4444, vp9-alpha, ffv1 or png"
-            )
-        self._pixel_format = recipe.alpha_format if alpha else recipe.opaque_format
-        self._open(recipe)
+        check_form(self.path, self.codec, alpha=alpha)
+        if self._audio is not None and not self.codec.keeps_sound:
+            logger.warning("%s: %s has no sound; the driving video's is left out", self.path, _told(self.codec))
+            self._release_audio()
+        if self.codec is not Codec.PNG:
+            self._open(RECIPES[self.codec], alpha=alpha)
 
-    def _open(self, recipe: _Recipe) -> None:
-        container_format = _FORMAT_OF_SUFFIX[self.path.suffix.lower()]
+    def _open(self, recipe: Recipe, *, alpha: bool) -> None:
+        self._pixel_format = recipe.alpha_format if alpha and recipe.alpha_format else recipe.opaque_format
+        container_format = FORMAT_OF_SUFFIX[self.path.suffix.lower()]
         # Bit-exact: no random numbers (Matroska's identifiers), dates or versions, so equal frames give equal files.
         options = {"fflags": "+bitexact"}
         if container_format in ("mp4", "mov"):
             options["movflags"] = "+faststart"
+        if not self.codec.keeps_sound:
+            options["loop"] = "0"  # for ever
         self._container = av.open(str(self._beside.absolute()), "w", format=container_format, options=options)
         stream = self._container.add_stream(recipe.encoder, rate=self.fps, options=dict(recipe.options))
         self._padding = (self.height % 2, self.width % 2) if "420" in self._pixel_format else (0, 0)
         stream.height, stream.width = self.height + self._padding[0], self.width + self._padding[1]
         stream.pix_fmt = self._pixel_format
-        stream.codec_context.time_base = 1 / self.fps
+        self._clock = Fraction(1, recipe.clock) if recipe.clock is not None else 1 / self.fps
+        stream.codec_context.time_base = self._clock
         if self._pixel_format.startswith("yuv"):
             context = stream.codec_context
             context.color_range, context.colorspace = ColorRange.MPEG, _BT709
@@ -314,14 +231,16 @@ class VideoWriter:
             return
         if any(self._padding):
             frame = np.pad(frame, ((0, self._padding[0]), (0, self._padding[1]), (0, 0)), mode="edge")
-        layout = "rgba" if self._has_alpha else "rgb24"
-        coded = self._to_coded(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format=layout))
-        coded.pts, coded.time_base = self.frames_written, 1 / self.fps
+        coded = self._to_coded(np.ascontiguousarray(frame))
+        coded.pts, coded.time_base = round(self._now() / self._clock), self._clock
         self._mux(self._stream.encode(coded))
         if self._audio is not None:
             self._mux(self._audio.packets_until(self._now()))
 
-    def _to_coded(self, frame: av.VideoFrame) -> av.VideoFrame:
+    def _to_coded(self, pixels: np.ndarray) -> av.VideoFrame:
+        if self._pixel_format == "pal8":
+            return av.VideoFrame.from_ndarray(paletted(pixels), format="pal8")
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgba" if pixels.shape[-1] == 4 else "rgb24")
         if not self._pixel_format.startswith("yuv"):
             return self._reformatter.reformat(frame, format=self._pixel_format, interpolation=EXACT, threads=1)
         return self._reformatter.reformat(
@@ -349,6 +268,19 @@ class VideoWriter:
             _replace_folder(self._beside, self.path)
             return
         os.replace(self._beside, self.path)
+
+
+def check_target(path: Path, codec: Codec) -> None:
+    """Refuses a folder where a file is written, and a folder of other things than frames where frames are."""
+    if codec is Codec.PNG:
+        if path.exists() and not _is_frame_folder(path):
+            raise InputError(f"{path}: exists and holds other things than frames; choose a new folder name")
+    elif path.is_dir():
+        raise InputError(f"{path}: is a folder; give a file name")
+
+
+def _told(codec: Codec) -> str:
+    return "a folder of pictures" if codec is Codec.PNG else f"a {codec} animation"
 
 
 def _is_frame_folder(path: Path) -> bool:

@@ -2,20 +2,19 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scail2.errors import InputError
-from scail2.modes import AnimationMode
-from scail2.perception.binding import Binding
+from scail2.perception.bound_masks import BoundMasks
 from scail2.perception.checks import findings, framing, validate
 from scail2.perception.checks.cuts import scene_cuts
 from scail2.perception.checks.findings import Finding, Severity
 from scail2.perception.checks.framing import FramingReport
+from scail2.perception.driving_video import DrivingVideo
 from scail2.perception.tracks import TrackedMasks
 from scail2.segments import SegmentPlan
 from scail2.video import SizedFrames
@@ -28,37 +27,6 @@ LOW_CONFIDENCE = 0.75
 # Frames of a tail segment from which it is long enough to hold an identity.
 _SHORT_TAIL = 21
 _MODEL_FPS = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreflightInputs:
-    """What is inspected.
-
-    Attributes:
-        mode: animation or replacement.
-        reference: the reference picture as the model will get it, uint8 (H, W, 3).
-        driving: the driving video at the run's size and rate.
-        reference_masks, driving_masks: who is where in the two.
-        binding: who moves whom.
-        plan: the expected segments.
-        size_step: (height, width) steps of the model; (32, 32) for the published one.
-        fps: rate of `driving`; source_fps: rate of the file it was resampled from, where known.
-        backgrounds: backgrounds that given palette masks of (reference, driving) were painted on, None where unknown.
-        notes: findings that were made earlier (e.g. that the reference was reframed).
-    """
-
-    mode: AnimationMode
-    reference: np.ndarray
-    driving: SizedFrames
-    reference_masks: TrackedMasks
-    driving_masks: TrackedMasks
-    binding: Binding
-    plan: SegmentPlan
-    size_step: tuple[int, int] = (32, 32)
-    fps: Fraction | float = Fraction(16)
-    source_fps: Fraction | float | None = None
-    backgrounds: tuple[str | None, str | None] = (None, None)
-    notes: Sequence[Finding] = field(default=())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,51 +77,51 @@ def _fact(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def inspect(inputs: PreflightInputs) -> PreflightReport:
-    """Inspects a job before any denoising.
+def inspect(
+    masks: BoundMasks, reference: np.ndarray, driving: DrivingVideo, notes: Sequence[Finding] = ()
+) -> PreflightReport:
+    """Inspects a run before any denoising.
 
     Reads the driving video and the label maps once, window by window. Nothing is changed: `report.refuse_errors()` is for
     callers who go on, and `framing.reframe` applies the proposed scale.
+
+    Args:
+        reference: the reference picture as the model will get it, uint8 (H, W, 3).
+        notes: findings that were made earlier (e.g. that the reference was reframed).
     """
-    framed = framing.check(inputs.reference_masks, inputs.driving_masks, inputs.binding)
-    cuts = scene_cuts(inputs.driving)
-    checked = validate.check_masks(
-        validate.MaskCheck(
-            mode=inputs.mode,
-            reference=inputs.reference_masks,
-            driving=inputs.driving_masks,
-            binding=inputs.binding,
-            backgrounds=inputs.backgrounds,
-        )
-    )
-    film = getattr(inputs.driving, "source_info", None)
+    framed = framing.check(masks.reference, masks.driving, masks.binding)
+    cuts = scene_cuts(driving.frames)
+    film = getattr(driving.frames, "source_info", None)
     found = [
-        *inputs.notes,
+        *notes,
         *(findings.of_file(film.path.name, film.notes) if film is not None else []),
-        *_sizes(inputs),
-        *checked,
-        *_confidence(inputs.driving_masks, "driving"),
-        *_confidence(inputs.reference_masks, "reference"),
+        *_sizes(masks, reference, driving),
+        *validate.check_masks(masks),
+        *_confidence(masks.driving, "driving"),
+        *_confidence(masks.reference, "reference"),
         *framed.findings,
-        *_cut_findings(cuts, inputs.plan),
-        *_rates(inputs),
-        *_segments(inputs.plan),
+        *_cut_findings(cuts, driving.segments),
+        *_rates(driving),
+        *_segments(driving.segments),
     ]
     return PreflightReport(
-        facts=_facts(inputs, cuts), framing=framed, cuts=tuple(cuts), findings=tuple(validate.sort_findings(found))
+        facts=_facts(masks, driving, cuts),
+        framing=framed,
+        cuts=tuple(cuts),
+        findings=tuple(validate.sort_findings(found)),
     )
 
 
-def _facts(inputs: PreflightInputs, cuts: Sequence[int]) -> dict[str, Any]:
-    plan = inputs.plan
+def _facts(masks: BoundMasks, driving: DrivingVideo, cuts: Sequence[int]) -> dict[str, Any]:
+    plan = driving.segments
     return {
-        "mode": inputs.mode.value,
-        "size": f"{inputs.driving.width}x{inputs.driving.height}",
+        "mode": masks.mode.value,
+        "size": f"{driving.frames.width}x{driving.frames.height}",
         "frames": plan.total,
-        "frame_rate": round(float(inputs.fps), 3),
-        "seconds": round(plan.total / float(inputs.fps), 3),
-        "reference_characters": sum(track.first_frame >= 0 for track in inputs.reference_masks.tracks),
-        "driving_characters": sum(track.first_frame >= 0 for track in inputs.driving_masks.tracks),
+        "frame_rate": round(float(driving.fps), 3),
+        "seconds": round(plan.total / float(driving.fps), 3),
+        "reference_characters": sum(track.first_frame >= 0 for track in masks.reference.tracks),
+        "driving_characters": sum(track.first_frame >= 0 for track in masks.driving.tracks),
         "segments": len(plan.segments),
         "segment_frames": [segment.padded_frames for segment in plan.segments],
         "padded_frames": sum(segment.padded_frames - (segment.stop - segment.start) for segment in plan.segments),
@@ -161,10 +129,10 @@ def _facts(inputs: PreflightInputs, cuts: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _sizes(inputs: PreflightInputs) -> list[Finding]:
+def _sizes(masks: BoundMasks, reference: np.ndarray, driving: DrivingVideo) -> list[Finding]:
     found = []
-    height, width = inputs.driving.height, inputs.driving.width
-    step_h, step_w = inputs.size_step
+    height, width = driving.frames.height, driving.frames.width
+    step_h, step_w = driving.size_step
     if height % step_h or width % step_w:
         near = max(1, round(height / step_h)) * step_h, max(1, round(width / step_w)) * step_w
         found.append(
@@ -174,21 +142,21 @@ def _sizes(inputs: PreflightInputs) -> list[Finding]:
                 f"use --width {near[1]} --height {near[0]}",
             )
         )
-    if inputs.reference.shape[:2] != (inputs.reference_masks.height, inputs.reference_masks.width):
+    if reference.shape[:2] != (masks.reference.height, masks.reference.width):
         found.append(
             findings.error(
                 "size",
-                f"the reference mask is {inputs.reference_masks.width}x{inputs.reference_masks.height} but the reference "
-                f"is {inputs.reference.shape[1]}x{inputs.reference.shape[0]}",
+                f"the reference mask is {masks.reference.width}x{masks.reference.height} but the reference "
+                f"is {reference.shape[1]}x{reference.shape[0]}",
                 "export the mask at the picture's size",
             )
         )
-    masked, total = len(inputs.driving_masks), len(inputs.driving)
-    if masked != total or inputs.plan.total > total:
+    masked, total, planned = len(masks.driving), len(driving.frames), driving.segments.total
+    if masked != total or planned > total:
         found.append(
             findings.error(
                 "length",
-                f"the driving video has {total} frames, its masks {masked}, the plan {inputs.plan.total}",
+                f"the driving video has {total} frames, its masks {masked}, the plan {planned}",
                 "make the masks again from this video",
             )
         )
@@ -224,10 +192,10 @@ def _cut_findings(cuts: Sequence[int], plan: SegmentPlan) -> list[Finding]:
     ]
 
 
-def _rates(inputs: PreflightInputs) -> list[Finding]:
+def _rates(driving: DrivingVideo) -> list[Finding]:
     found = []
-    fps = float(inputs.fps)
-    source = float(inputs.source_fps) if inputs.source_fps else None
+    fps = float(driving.fps)
+    source = float(driving.source_fps) if driving.source_fps else None
     if source and abs(source - fps) > 1e-3:
         verb = "left out" if source > fps else "repeated"
         found.append(
@@ -257,7 +225,13 @@ def _segments(plan: SegmentPlan) -> list[Finding]:
 
 
 def contact_sheet(
-    inputs: PreflightInputs, report: PreflightReport, path: Path | None = None, *, frames: int = 10
+    masks: BoundMasks,
+    reference: np.ndarray,
+    driving: SizedFrames,
+    report: PreflightReport,
+    path: Path | None = None,
+    *,
+    frames: int = 10,
 ) -> np.ndarray:
     """A picture uint8 (H, W, 3) for a quick look: reference and driving frames with their masks over them.
 
@@ -265,15 +239,15 @@ def contact_sheet(
     """
     from scail2.perception.preview import Sheet, write_sheet
 
-    total = len(inputs.driving)
+    total = len(driving)
     if total == 0:
         raise InputError("the driving video has no frames to show.")
     pointed = [run[0] for each in report.findings if each.severity is not Severity.INFO for run in each.frames[:2]]
     spread = np.linspace(0, total - 1, min(frames, total)).round().astype(int).tolist()
     chosen = sorted({*spread, *[frame for frame in pointed[: frames // 2] if frame < total]})
-    sheet = Sheet(inputs.reference_masks, inputs.driving_masks, inputs.binding)
+    sheet = Sheet(masks.reference, masks.driving, masks.binding)
     marks = {run[0] for each in report.findings for run in each.frames if each.severity is not Severity.INFO}
-    picture = sheet.draw(inputs.reference, inputs.driving, chosen, marked=marks)
+    picture = sheet.draw(reference, driving, chosen, marked=marks)
     if path is not None:
         write_sheet(Path(path), picture)
     return picture

@@ -2,13 +2,13 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from scail2.masks import BindingSlot
 from scail2.modes import MODE_TRAITS, AnimationMode
 from scail2.perception.binding import Binding, BoundPair, smallest_gap
+from scail2.perception.bound_masks import BoundMasks
 from scail2.perception.checks import findings
 from scail2.perception.checks.findings import Finding
 from scail2.perception.tracks import CharacterTrack, TrackedMasks
@@ -254,32 +254,22 @@ def check_sharing(driving: TrackedMasks, binding: Binding) -> list[Finding]:
     return found
 
 
-@dataclass(frozen=True, kw_only=True)
-class MaskCheck:
-    """What is checked: both sides' characters, how they are bound, and the backgrounds their files were painted on."""
-
-    mode: AnimationMode
-    reference: TrackedMasks
-    driving: TrackedMasks
-    binding: Binding
-    backgrounds: tuple[str | None, str | None] = field(default=(None, None))
-
-
-def check_masks(check: MaskCheck) -> list[Finding]:
+def check_masks(masks: BoundMasks) -> list[Finding]:
     """All mask checks, most serious first."""
+    reference, driving, binding = masks.reference, masks.driving, masks.binding
     found = [
-        *check_polarity(check.mode, *check.backgrounds),
-        *check_swaps(check.driving),
-        *check_presence(check.driving),
-        *check_count(check.reference, check.driving, check.binding),
-        *check_order(check.reference, check.driving, check.binding),
-        *check_overlaps(check.driving),
-        *check_sharing(check.driving, check.binding),
+        *check_polarity(masks.mode, *masks.backgrounds),
+        *check_swaps(driving),
+        *check_presence(driving),
+        *check_count(reference, driving, binding),
+        *check_order(reference, driving, binding),
+        *check_overlaps(driving),
+        *check_sharing(driving, binding),
     ]
     found += [
-        findings.warning("mask_source", text, "give lossless masks") for text in
-        (*check.reference.warnings, *check.driving.warnings)
-    ]  # fmt: skip
+        findings.warning("mask_source", text, "give lossless masks")
+        for text in (*reference.warnings, *driving.warnings)
+    ]
     return sort_findings(found)
 
 

@@ -8,6 +8,8 @@ from scail2.perception.tracks import TrackedMasks
 from scail2.request.masks import Prompts
 from scail2.video import SizedFrames
 
+Progress = Callable[[int, int], None]
+
 
 class VideoSegmenter(Protocol):
     """Finds and follows the characters of a clip."""
@@ -20,7 +22,7 @@ class VideoSegmenter(Protocol):
         prompts: Prompts | None = None,
         *,
         directory: Path | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> TrackedMasks:
         """Segments every frame.
 

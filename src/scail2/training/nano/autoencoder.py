@@ -4,10 +4,11 @@ from collections.abc import Iterable
 
 import torch
 
+from scail2.devices import without_gradients
 from scail2.models.autoencoder import AutoencoderPatchTransform
 
 
-@torch.no_grad()
+@without_gradients
 def fit_basis(vae: AutoencoderPatchTransform, clips: Iterable[torch.Tensor]) -> AutoencoderPatchTransform:
     """Returns an autoencoder of the same size with the basis that keeps most variance, and its latent statistics set.
 

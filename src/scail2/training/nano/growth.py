@@ -10,6 +10,7 @@ import math
 import torch
 from torch import nn
 
+from scail2.devices import without_gradients
 from scail2.errors import InputError
 from scail2.models.transformer import SCAIL2Transformer3DModel
 
@@ -21,7 +22,7 @@ _MODULATION = "condition_embedder.time_proj"
 _NOVELTY = 0.6
 
 
-@torch.no_grad()
+@without_gradients
 def grow(
     small: SCAIL2Transformer3DModel, *, heads: int, layers: int, ffn_dim: int, generator: torch.Generator
 ) -> SCAIL2Transformer3DModel:

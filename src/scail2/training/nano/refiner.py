@@ -29,7 +29,8 @@ from scail2.training.objectives.pictures import PictureLoss
 from scail2.training.optimizers import OptimizerSet, learning_rate_factor
 from scail2.training.parallel import ParallelContext
 from scail2.training.records import TrainingRecord
-from scail2.training.state import latest_state, load_state, prune_states, save_state
+from scail2.training.skipped import SkippedSteps
+from scail2.training.state import Counts, latest_state, load_state, prune_states, save_state
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +152,7 @@ class RefinerTraining:
         self.model = nn.ModuleDict(networks)
         self.optimizers = OptimizerSet(self.model.named_parameters(), config.optimizer)
         self.average = WeightAverage(self.model, config.ema_decay)
+        self.skipped = SkippedSteps()
         shape = (1, -1, 1, 1, 1)
         statistics = (vae.config.latents_mean, vae.config.latents_std)
         self._mean, self._std = (torch.tensor(v, device=context.device).view(shape) for v in statistics)
@@ -160,7 +162,8 @@ class RefinerTraining:
         checkpoints = self.directory / "checkpoints"
         first, samples = 0, 0
         if (latest := latest_state(checkpoints)) is not None:
-            first, samples = load_state(latest, self.model, self.optimizers, self.average)
+            counts = load_state(latest, self.model, self.optimizers, self.average)
+            first, samples = counts.step, counts.samples
             logger.info("going on after step %d", first)
         record = TrainingRecord(self.directory, from_step=first) if self.context.rank == 0 else None
         started, recent = time.monotonic(), []
@@ -178,7 +181,8 @@ class RefinerTraining:
                 logger.info("step %d, %d clips, %.0f s: %s", step + 1, samples, seconds, shown)
                 recent.clear()
             if (step + 1) % self.config.checkpoint_every == 0 or step + 1 == self.config.steps:
-                save_state(checkpoints, step + 1, samples, self.model, self.optimizers, self.average)
+                counts = Counts(step=step + 1, samples=samples, skipped=self.skipped.total)
+                save_state(checkpoints, counts, self.model, self.optimizers, self.average)
                 prune_states(checkpoints, keep=2)
         return samples
 
@@ -196,7 +200,8 @@ class RefinerTraining:
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0.0) + float(value) / config.accumulation
         context.average_gradients(self.optimizers.parameters)
-        self.optimizers.step(learning_rate_factor(step, config.steps, config.optimizer))
+        norm = self.optimizers.step(learning_rate_factor(step, config.steps, config.optimizer))
+        self.skipped.skips(step + 1, norm, totals)
         self.average.update(self.model)
         return totals, count
 

@@ -63,9 +63,18 @@ def flow_matching_loss(
         weight: ``(B, 1, T, H, W)``; 0 takes a cell out of the loss (history, masked regions).
 
     Returns:
-        A scalar, normalised by the sum of the weights.
+        A scalar: the mean of the samples' weighted sums over all their elements, or, with ``config.reduction`` "kept", the
+        batch's weighted sum over the sum of its weights.
     """
+    error = squared_error(velocity, target, t, config) * weight
+    if config.reduction == "kept":
+        return error.sum() / weight.sum().clamp(min=1e-6)
+    return error.mean()
+
+
+def squared_error(velocity: torch.Tensor, target: torch.Tensor, t: torch.Tensor, config: LossConfig) -> torch.Tensor:
+    """What each latent cell is wrong by in ``config.space``: ``(B, 1, T, H, W)``, the mean of its channels."""
     error = (velocity.float() - target.float()).square().mean(dim=1, keepdim=True)
     if config.space == "sample":
         error = error * (t.square() / t.clamp(min=config.minimum_t)).view(-1, 1, 1, 1, 1)
-    return (error * weight).sum() / weight.sum().clamp(min=1e-6)
+    return error

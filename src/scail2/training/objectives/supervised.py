@@ -3,14 +3,15 @@
 The trainer knows only the protocol; preference optimisation is another objective of the same form.
 """
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from scail2.conditions import SegmentConditions
-from scail2.data.dataset import LatentBatch
+from scail2.data.samples import LatentBatch
 from scail2.errors import InputError
 from scail2.models.transformer import NUM_TRAIN_TIMESTEPS
 from scail2.training.batches import TrainingBatch
@@ -18,14 +19,21 @@ from scail2.training.config import TrainConfig
 from scail2.training.objectives.flow_matching import add_noise, flow_matching_loss, sample_timesteps
 from scail2.training.objectives.parts import HiddenStateTap, PartAlignment, coverage_tokens
 
+Loss = tuple[torch.Tensor, dict[str, torch.Tensor]]
+"""A scalar to make smaller, and detached numbers for the log."""
+
 
 class Objective(Protocol):
-    """Turns one micro-batch into a loss; may own parameters that are trained and then thrown away."""
+    """Turns one micro-batch into losses; may own parameters that are trained and then thrown away."""
 
     auxiliary: nn.Module
 
-    def loss(self, batch: TrainingBatch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The scalar to minimise, and detached numbers for the log."""
+    def losses(self, batch: TrainingBatch, generator: torch.Generator) -> Iterator[Loss]:
+        """Losses whose gradients add up to the objective's. Each is differentiated before the next is asked for, so that one
+        graph is alive at a time."""
+
+    def concern(self, terms: dict[str, float]) -> str | None:
+        """Told the logged numbers of every step; a sentence ends the run."""
 
 
 def segment_conditions(latents: LatentBatch) -> SegmentConditions:
@@ -39,6 +47,16 @@ def segment_conditions(latents: LatentBatch) -> SegmentConditions:
         prompt_embeds=latents.prompt_embeds,
         image_embeds=latents.image_embeds,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseDraw:
+    """What was drawn for a micro-batch: noise levels ``(B,)``, noise, which latent frames stay clean, and the other inputs."""
+
+    t: torch.Tensor
+    noise: torch.Tensor  # (B, C, T, h, w)
+    history: torch.Tensor  # (B, 1, T, h, w), one on frames that stay clean
+    inputs: dict[str, Any]
 
 
 class FlowMatchingObjective:
@@ -79,38 +97,58 @@ class FlowMatchingObjective:
             self.auxiliary["parts"] = PartAlignment(width, part_channels, patch)
             self._tap = HiddenStateTap(transformer.blocks[config.loss.alignment_block])
 
-    def loss(self, batch: TrainingBatch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """See :class:`Objective`. All draws come from ``generator`` (on the CPU)."""
-        config, latents = self.config, batch.latents
-        device = latents.target.device
-        count, _, _, height, width = latents.target.shape
-        patch = self.transformer.config.patch_size
-        tokens_per_frame = (height // patch[1]) * (width // patch[2])
-        t = sample_timesteps(count, config.timesteps, tokens_per_frame, generator)
-        noise = torch.randn(latents.target.shape, generator=generator).to(device)
-        history = self._history_mask(batch, generator)
-        t, target = t.to(device), latents.target
-        noisy = add_noise(target, noise, t)
-        noisy = torch.where(history > 0, target, noisy)
-        velocity = self.transformer(
-            hidden_states=noisy,
-            timestep=t * NUM_TRAIN_TIMESTEPS,
-            **self._inputs(batch, generator) | {"history_mask": history if history.any() else None},
-            return_dict=False,
-        )[0]
-        weight = self._weight(latents) * (1 - history)
-        matching = flow_matching_loss(velocity, noise - target, t, weight, config.loss)
+    def losses(self, batch: TrainingBatch, generator: torch.Generator) -> Iterator[Loss]:
+        """See :class:`Objective`."""
+        yield self.loss(batch, generator)
+
+    def concern(self, terms: dict[str, float]) -> str | None:
+        """See :class:`Objective`: none."""
+
+    def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Loss:
+        """The one loss. All draws come from ``generator`` (on the CPU)."""
+        latents, draw = batch.latents, self.draw(batch, generator)
+        velocity = self.velocity(latents.target, draw)
+        matching = self.matching(velocity, latents, draw)
         terms = {"matching": matching.detach()}
         total = matching
         if self._tap is not None:
             alignment = self._alignment(latents)
             terms["alignment"] = alignment.detach()
-            total = total + config.loss.alignment_weight * alignment
+            total = total + self.config.loss.alignment_weight * alignment
         return total, terms
 
+    def draw(self, batch: TrainingBatch, generator: torch.Generator) -> NoiseDraw:
+        """Everything random about a micro-batch, and the inputs that go with it."""
+        target = batch.latents.target
+        count, _, _, height, width = target.shape
+        patch = self.transformer.config.patch_size
+        tokens_per_frame = (height // patch[1]) * (width // patch[2])
+        t = sample_timesteps(count, self.config.timesteps, tokens_per_frame, generator)
+        noise = torch.randn(target.shape, generator=generator).to(target.device)
+        history = self._history_mask(batch, generator)
+        return NoiseDraw(t.to(target.device), noise, history, self._inputs(batch, generator))
+
+    def velocity(self, target: torch.Tensor, draw: NoiseDraw) -> torch.Tensor:
+        """The network's velocity ``(B, C, T, h, w)`` for clean latents of that shape, noised and kept as drawn."""
+        noisy = torch.where(draw.history > 0, target, add_noise(target, draw.noise, draw.t))
+        history = draw.history if draw.history.any() else None
+        return self.transformer(
+            hidden_states=noisy,
+            timestep=draw.t * NUM_TRAIN_TIMESTEPS,
+            **draw.inputs | {"history_mask": history},
+            return_dict=False,
+        )[0]
+
+    def matching(self, velocity: torch.Tensor, latents: LatentBatch, draw: NoiseDraw) -> torch.Tensor:
+        """The flow-matching loss of a velocity for the batch's targets, a scalar."""
+        weight = self._weight(latents) * (1 - draw.history)
+        return flow_matching_loss(velocity, draw.noise - latents.target, draw.t, weight, self.config.loss)
+
     def _weight(self, latents: LatentBatch) -> torch.Tensor:
-        """``(B, 1, T, h, w)``: more on characters, nothing in cells touched by an excluded region (burned-in text)."""
+        """``(B, 1, T, h, w)``: more on characters and regions, nothing in cells touched by an excluded one (burned-in text)."""
         weight = 1 + self.config.loss.character_weight * latents.character.mean(1, keepdim=True)
+        if self.config.loss.regions:
+            weight = weight + latents.region_weight(self.config.loss.regions)
         return weight if latents.excluded is None else weight * (latents.excluded.amax(1, keepdim=True) == 0)
 
     def _inputs(self, batch: TrainingBatch, generator: torch.Generator) -> dict[str, Any]:

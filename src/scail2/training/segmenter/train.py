@@ -28,6 +28,7 @@ from scail2.perception.segmenters.embedded import EmbeddedSegmenter
 from scail2.perception.segmenters.network import Familiarity, NetworkConfig, SegmentationNetwork, save_network
 from scail2.puppets import FULL, NANO, Split
 from scail2.training.segmenter.data import CLIP_FRAMES, Batch, sample_batch
+from scail2.training.skipped import SkippedSteps
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ class SegmenterTraining:
             self.network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
         self.step = 0
+        self.skipped = SkippedSteps()
         self.seconds = 0.0
         if self.checkpoint.exists():
             self._resume()
@@ -149,9 +151,11 @@ class SegmenterTraining:
         loss, parts = loss_of(self.network, batch, recipe)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimizer.step()
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.step += 1
+        if self.skipped.skips(self.step, float(norm), parts):
+            return parts
+        self.optimizer.step()
         # The mean starts short, so that early weights are forgotten.
         decay = min(recipe.averaging, (1 + self.step) / (10 + self.step))
         with torch.no_grad():

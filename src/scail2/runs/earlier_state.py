@@ -1,0 +1,69 @@
+"""A run as it was before its request was changed, to be put back when the change is refused."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from scail2.files.storage import move_folder, names_in, open_plain, read_bytes, write_bytes
+from scail2.runs.layout import LOCK, entries
+
+_JOURNAL = "journal.jsonl"
+_SET_ASIDE = re.compile(r"masks-\d+")
+
+
+class EarlierState:
+    """The run's small files as they are now, where its masks are, and how long its journal is.
+
+    The caller holds the run's lock. Before anything is rendered a changed request touches nothing else: what it sets aside
+    are the masks alone.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._files = {relative: read_bytes(folder / relative) for relative in _documents(folder)}
+        self._journal = os.path.getsize(folder / _JOURNAL) if _JOURNAL in os.listdir(folder) else None
+        self._aside = set(names_in(folder / "superseded"))
+        self._had_masks = (folder / "masks").exists()
+        self._had_aside = (folder / "superseded").exists()
+
+    def restore(self) -> None:
+        """Puts everything back that a refused change touched."""
+        masks, superseded = self._folder / "masks", self._folder / "superseded"
+        for name in set(names_in(superseded)) - self._aside:
+            if _SET_ASIDE.fullmatch(name):
+                shutil.rmtree(masks, ignore_errors=True)
+                move_folder(superseded / name, masks)
+        if not self._had_masks and masks.exists():
+            shutil.rmtree(masks)
+        if not self._had_aside and superseded.exists() and not names_in(superseded):
+            superseded.rmdir()
+        for relative in set(_documents(self._folder)) - self._files.keys():
+            (self._folder / relative).unlink()
+        for relative, content in self._files.items():
+            if not (self._folder / relative).exists() or read_bytes(self._folder / relative) != content:
+                write_bytes(self._folder / relative, content)
+        self._shorten_journal()
+
+    def _shorten_journal(self) -> None:
+        path = self._folder / _JOURNAL
+        if self._journal is None:
+            path.unlink(missing_ok=True)
+            return
+        descriptor = open_plain(path, os.O_RDWR)
+        os.ftruncate(descriptor, self._journal)
+        os.close(descriptor)
+
+
+def _documents(folder: Path) -> Iterator[str]:
+    """Names of the run's own small files: those of the run and what is told of its masks, not the masks themselves."""
+    for each in entries(folder):
+        is_told = each.relative.startswith("masks/") and each.relative.count("/") == 1
+        if (
+            each.is_genuine
+            and not (each.folder or each.temporary)
+            and each.relative not in (LOCK, _JOURNAL, "drift.png")
+            and ("/" not in each.relative or (is_told and each.path.suffix in (".json", ".png")))
+        ):
+            yield each.relative

@@ -1,0 +1,143 @@
+"""A run that is given another request: refused changes leave no trace, and what counts as finished follows the request."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_material import make_request
+from tiny import SIZE, bare_pipeline
+
+from scail2.errors import InputError
+from scail2.runs import RunDirectory
+from scail2.video import VideoReader, probe
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return bare_pipeline(native_height=SIZE, native_width=SIZE)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, pipe) -> Path:
+    folder = tmp_path_factory.mktemp("changed")
+    RunDirectory.create(folder / "film.run", make_request(folder, frames=13)).execute(pipe)
+    return folder
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> RunDirectory:
+    """A finished run of two segments, in a place of its own, its request about that place."""
+    shutil.copytree(finished, tmp_path / "work")
+    for name in ("request.json", "stages.json"):
+        path = tmp_path / "work" / "film.run" / name
+        values = json.loads(path.read_text().replace(str(finished), str(tmp_path / "work")))
+        del values["seal"]
+        path.write_text(json.dumps(values))
+    return RunDirectory.open(tmp_path / "work" / "film.run")
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+        if path.name != ".lock"
+    }
+
+
+def paint_over(path: Path) -> Path:
+    """A driving mask without anybody, beside the given one."""
+    from run_material import write_video
+
+    frames = VideoReader(path).frames(0, 13)
+    return write_video(path.with_name("nobody.mkv"), np.zeros_like(frames))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"preset": "nonsense"}, "unknown preset"),
+        ({"height": 33}, "nearest that does"),
+        ({"solver": "magic"}, "unknown solver"),
+        ({"codec": "mpeg1"}, "codec must be one of"),
+        ({"codec": "gif"}, "is written to .gif files"),
+        ({"mode": "replacement"}, "background"),
+        ({"driving_mask": "painted over"}, ""),
+    ],
+)
+def test_a_refused_change_leaves_the_run_as_it_was(run, pipe, changes, sentence):
+    if "driving_mask" in changes:
+        changes = {"driving_mask": (paint_over(run.request.driving_mask[0]),)}
+    before, film = tree(run.path), run.request.output.read_bytes()
+    for act in ("execute", "plan"):
+        with pytest.raises(InputError, match=sentence):
+            getattr(RunDirectory.create(run.path, run.request.with_changes(**changes)), act)(pipe=pipe)
+        assert tree(run.path) == before
+    assert run.request.output.read_bytes() == film
+    again = RunDirectory.open(run.path)
+    assert (again.request, again.status().state) == (run.request, "finished")
+
+
+def test_a_refused_redirection_leaves_the_run_as_it_was(run, pipe):
+    before = tree(run.path)
+    foreign = run.path.with_name("holiday.mkv")
+    foreign.write_bytes(b"somebody's")
+    with pytest.raises(InputError, match=r"holiday.mkv exists .*--overwrite"):
+        run.resume(pipe, output=foreign)
+    with pytest.raises(InputError, match=r"cannot write \.avi"):
+        RunDirectory.open(run.path).resume(pipe, output=run.path.with_name("film.avi"))
+    with pytest.raises(InputError, match=r"ffv1 is written to \.mkv files"):
+        RunDirectory.open(run.path).resume(pipe, codec="ffv1")
+    (run.path.with_name("file")).write_bytes(b"")
+    with pytest.raises(InputError, match=r"exists|Not a directory|writing failed"):
+        RunDirectory.open(run.path).resume(pipe, output=run.path.with_name("file") / "film.mp4")
+    assert tree(run.path) == before
+    assert foreign.read_bytes() == b"somebody's"
+    run.resume(pipe, output=foreign, overwrite=True)
+    assert probe(foreign).frames == 13
+
+
+def test_a_film_goes_where_resume_says_and_comes_back(run, pipe):
+    old = run.request.output
+    kept = old.read_bytes()
+    run.resume(pipe, output=run.path.with_name("film.gif"))
+    assert (run.request.output.suffix, run.request.codec) == (".gif", None)
+    assert probe(run.path.with_name("film.gif")).frames == 13
+    assert old.read_bytes() == kept
+    assert run.status().state == "finished"
+    again = RunDirectory.open(run.path)
+    again.resume(pipe, output=old)  # this run's own film: nothing to ask
+    assert old.read_bytes() == kept
+    again.resume(pipe, output=run.path.with_name("film.mkv"), codec="h264")
+    assert probe(run.path.with_name("film.mkv")).codec == "h264"
+
+
+def test_status_counts_what_the_request_asks_for_now(run, pipe, tmp_path):
+    assert run.status().finished == (0, 1)
+    planned = RunDirectory.create(run.path, run.request.with_changes(seed=9), renders=False)
+    planned.plan(pipe=pipe)
+    assert planned.status().finished == ()
+    assert planned.status().state == "planned"
+    back = RunDirectory.create(run.path, run.request, renders=False)
+    back.plan(pipe=pipe)
+    assert (back.status().finished, back.status().state) == ((0, 1), "finished")
+
+    def stop(event):
+        if event.name == "segment_finished":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        RunDirectory.create(run.path, run.request.with_changes(seed=9)).execute(pipe, events=stop)
+    half = RunDirectory.open(run.path).status()
+    assert (half.finished, half.state) == ((0,), "partial")
+    assert dict(half.rows())["segments"] == "1 of 2 finished, missing 1"
+    RunDirectory.open(run.path).resume(pipe)
+    assert RunDirectory.open(run.path).status().finished == (0, 1)
+
+
+def test_a_segment_rendered_alone_keeps_its_successor_valid(run, pipe):
+    run.rerender(0, seed=4, pipe=pipe)
+    assert run.status().finished == (0, 1)
+    RunDirectory.create(run.path, run.request, renders=False).plan(pipe=pipe)
+    assert run.status().finished == (0, 1)
