@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors, which do not 
     from scail2.request.animation import AnimationRequest as AnimationRequest
     from scail2.runs import RunDirectory as RunDirectory
     from scail2.segments import SegmentPlan as SegmentPlan
+    from scail2.serving.client import Client as Client
     from scail2.video import VideoReader as VideoReader
     from scail2.video import VideoWriter as VideoWriter
     from scail2.video import read_image as read_image
@@ -26,6 +27,7 @@ _EXPORTS = {
     "AnimationMode": "scail2.modes",
     "AnimationRequest": "scail2.request.animation",
     "BindingSlot": "scail2.masks",
+    "Client": "scail2.serving.client",
     "InputError": "scail2.errors",
     "RunDirectory": "scail2.runs",
     "SCAIL2Pipeline": "scail2.pipeline",

@@ -90,4 +90,4 @@ def _count_devices(kind: str) -> int:
     if kind == "cpu":
         return 1
     module = getattr(torch, kind, None)
-    return module.device_count() if hasattr(module, "device_count") else 0
+    return getattr(module, "device_count", lambda: 0)()

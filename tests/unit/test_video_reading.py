@@ -148,7 +148,7 @@ def test_ten_bits_untagged_and_full_range_colours(tmp_path):
     grey = np.full((48, 64, 3), 200, np.uint8)
     for name, pixels in (("a.mp4", "yuv420p10le"), ("b.mp4", "yuv420p"), ("c.mp4", "yuvj420p")):
         with av.open(str(tmp_path / name), "w") as film:
-            stream = film.add_stream("libx265", rate=16, options={"x265-params": "lossless=1:log-level=none"})
+            stream = film.add_stream("libx264", rate=16, options={"qp": "0"})
             stream.height, stream.width, stream.pix_fmt = 48, 64, pixels
             frame = av.VideoFrame.from_ndarray(grey, format="rgb24").reformat(format=pixels)
             frame.pts = 0

@@ -15,7 +15,7 @@ def train(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="Recipe: nano, nano_finish, nano_continue, finetune, finetune_512p, stage1, finetune_lora."
+            help="Recipe: nano, nano_finish, nano_continue, finetune, finetune_512p, stage1, finetune_lora, dpo or nano_dpo."
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for checkpoints, log and the exported transformer.")],
@@ -75,5 +75,5 @@ def train(
         trained, total = count_parameters(trainer.transformer)
         say(f"{config.name}: training {trained:,} of {total:,} parameters on {trainer.context.device}")
         checkpoint = trainer.run()
-        exported = export_transformer(config, folder, folder / "transformer")
+        exported = export_transformer(config, folder, folder / ("adapter" if config.lora else "transformer"))
     say(f"step {trainer.step}: checkpoint {checkpoint}, averaged weights {exported}")

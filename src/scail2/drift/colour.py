@@ -117,8 +117,11 @@ class ColourStatistics:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "ColourStatistics":
-        parts = {name: values.get(name) for name in ("whole", "inside", "outside")}
-        return cls(**{name: None if part is None else LabStatistics.from_json(part) for name, part in parts.items()})
+        inside, outside = (
+            None if values.get(name) is None else LabStatistics.from_json(values[name])
+            for name in ("inside", "outside")
+        )
+        return cls(whole=LabStatistics.from_json(values["whole"]), inside=inside, outside=outside)
 
 
 class _Sums:
@@ -184,11 +187,13 @@ class ColourTransfer:
     @classmethod
     def between(cls, source: LabStatistics, target: LabStatistics) -> "ColourTransfer":
         """Gives ``source`` the mean and deviation of ``target``; gains stay within ½ … 2, a flat axis keeps gain 1."""
-        gain = []
-        for have, want in zip(source.std, target.std, strict=True):
+
+        def gain(have: float, want: float) -> float:
             ratio = 1.0 if min(have, want) < _MIN_DEVIATION else want / have
-            gain.append(float(np.clip(ratio, 1 / _MAX_GAIN, _MAX_GAIN)))
-        return cls(source.mean, target.mean, tuple(gain))
+            return float(np.clip(ratio, 1 / _MAX_GAIN, _MAX_GAIN))
+
+        (have_l, have_a, have_b), (want_l, want_a, want_b) = source.std, target.std
+        return cls(source.mean, target.mean, (gain(have_l, want_l), gain(have_a, want_a), gain(have_b, want_b)))
 
     def apply(self, lab: np.ndarray) -> np.ndarray:
         dtype = lab.dtype

@@ -67,7 +67,7 @@ def correct(
     corrected = np.empty(tuple(frames.shape), dtype=np.float32)
     for number, frame in enumerate(as_float_frames(frames)):
         lab = rgb_to_lab(frame)
-        if regions is None:
+        if regions is None or mask is None:
             lab = whole.apply(lab)
         else:
             share = _feathered(mask[number])[..., None]

@@ -20,6 +20,7 @@ from scail2.drift.glance import Glance
 from scail2.drift.motion import MotionError
 from scail2.drift.statistics import Difference, SegmentStatistics, compare, segment_statistics
 from scail2.errors import InputError
+from scail2.files.storage import json_bytes, write_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -302,9 +303,7 @@ class DriftReport:
     def save(self, path: str | os.PathLike) -> None:
         """Writes the report as JSON, beside and then renamed."""
         path = Path(path)
-        beside = path.with_name(f".{path.name}.part")
-        beside.write_text(json.dumps(self.to_json(), indent=1) + "\n")
-        os.replace(beside, path)
+        write_bytes(path, json_bytes(self.to_json(), indent=1) + b"\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "DriftReport":

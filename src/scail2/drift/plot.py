@@ -1,11 +1,13 @@
 """The drift of a run as one picture: five small panels over the segments."""
 
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from scail2.drift.measure import DriftReport, SegmentDrift
 from scail2.errors import InputError
+from scail2.files.storage import write_bytes
 
 Series = dict[str, Callable[[SegmentDrift], float | None]]
 
@@ -18,7 +20,7 @@ _PANELS: list[tuple[str, str, Series, float]] = [
             "character, from segment 0": lambda s: s.to_first.colour_inside,
             "surroundings, from segment 0": lambda s: s.to_first.colour_outside,
             "whole, from segment 0": lambda s: s.to_first.colour_whole,
-            "whole, from reference": lambda s: s.to_reference and s.to_reference.colour_whole,
+            "whole, from reference": lambda s: s.to_reference.colour_whole if s.to_reference else None,
         },
         0.0,
     ),
@@ -33,7 +35,7 @@ _PANELS: list[tuple[str, str, Series, float]] = [
         "distance 0 … 1",
         {
             "from segment 0": lambda s: s.to_first.identity,
-            "from reference": lambda s: s.to_reference and s.to_reference.identity,
+            "from reference": lambda s: s.to_reference.identity if s.to_reference else None,
         },
         0.0,
     ),
@@ -74,7 +76,6 @@ def plot(report: DriftReport, path: str | os.PathLike, *, limit: float | None = 
             axes[-1].axvspan(segment.index - 0.4, segment.index + 0.4, color="tab:orange", alpha=0.3)
     axes[-1].set_xlabel("segment (orange: frozen frames)")
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.part")
-    figure.savefig(beside, format="png")
-    os.replace(beside, path)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_bytes(Path(path), picture.getvalue())

@@ -1,5 +1,6 @@
 """What is compared when a segment is held against the reference or the first segment: colour, sharpness, identity."""
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -89,13 +90,14 @@ def segment_statistics(
         character_mask: bool ``(T, H, W)``, True where any character is; without it the whole frame stands for it.
     """
     check_mask(character_mask, frames)
-    histogram, structure, sharpness = 0.0, 0.0, []
+    histograms, structures, sharpness = [], [], []
     for number, frame in enumerate(as_float_frames(frames)):
         mask = None if character_mask is None else character_mask[number]
         sharpness.append(_laplacian_variance(luma(frame)))
         crop, inside = _character(frame, mask)
-        histogram = histogram + _histogram(crop, inside)
-        structure = structure + _structure(crop, inside)
+        histograms.append(_histogram(crop, inside))
+        structures.append(_structure(crop, inside))
+    histogram, structure = _summed(histograms), _summed(structures)
     norm = float(np.linalg.norm(structure))
     return SegmentStatistics(
         colour=colour_statistics(frames, character_mask),
@@ -103,6 +105,11 @@ def segment_statistics(
         histogram=tuple((histogram / len(sharpness)).tolist()),
         structure=tuple((structure / norm if norm > 0 else structure).tolist()),
     )
+
+
+def _summed(each: list[np.ndarray]) -> np.ndarray:
+    """The sum, added in order: `np.sum` groups the terms, and stored measurements would differ in their last digits."""
+    return functools.reduce(np.add, each)
 
 
 def _laplacian_variance(grey: np.ndarray) -> float:

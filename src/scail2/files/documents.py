@@ -14,12 +14,13 @@ import os
 import stat
 import tomllib
 import types
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from scail2.errors import MAX_INTEGER, InputError, short
 from scail2.files.limits import DOCUMENT_BYTES
@@ -122,7 +123,7 @@ def decode(
     return _Decoder(where, unknown).decode(value, kind, key)
 
 
-def _refuse(where: str | Path, reason: str) -> Any:
+def _refuse(where: str | Path, reason: str) -> NoReturn:
     raise DocumentError(f"{where} cannot be used: {reason}.") from None
 
 
@@ -145,15 +146,15 @@ def _integer(digits: str, where: str | Path) -> int:
 def _without_repeats(pairs: list[tuple[str, Any]], where: str | Path) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key, count in counts.items() if count > 1)
         _refuse(where, f"the key {short(twice)} is given twice")
     return made
 
 
 def _check_bounds(value: Any, where: str | Path, key: str, nonfinite: bool) -> None:
     """Walks the value without recursion: nothing in it is too deep, too large or not a number."""
-    waiting = [(value, key, 1)]
+    waiting: list[tuple[Any, Any, int]] = [(value, key, 1)]
     while waiting:
         each, at, depth = waiting.pop()
         if isinstance(each, _CONTAINERS):

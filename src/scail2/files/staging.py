@@ -38,7 +38,8 @@ class Staging:
     def __init__(self, target: Path):
         self.target = target
         target.parent.mkdir(parents=True, exist_ok=True)
-        self.folder, self._mark = _marked_folder(target)
+        self.folder, mark = _marked_folder(target)
+        self._mark: int | None = mark
         self.place = self.folder / target.name
 
     def publish(self) -> None:

@@ -104,7 +104,7 @@ def stands(path: Path) -> bool:
     return True
 
 
-def read_json(path: Path, kind: type[T] = Any, *, nonfinite: bool = False) -> T:
+def read_json(path: Path, kind: type[T], *, nonfinite: bool = False) -> T:
     """The content of a JSON file as ``kind`` (see `scail2.files.documents.decode`).
 
     Raises:

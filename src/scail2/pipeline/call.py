@@ -9,6 +9,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from diffusers.guiders.guider_utils import BaseGuidance
 from torch import Tensor
@@ -31,7 +32,6 @@ from scail2.pipeline.presets import SamplingPreset, preset
 from scail2.pipeline.sampling import SamplingDefaults, SamplingSettings, resolve_settings
 from scail2.pipeline.step_caches import check_caches
 from scail2.segments import Segment, SegmentPlan
-from scail2.video.convert import to_float
 
 logger = logging.getLogger(__name__)
 
@@ -76,11 +76,10 @@ class Call:
     guider: BaseGuidance | None
     generator: torch.Generator
 
-    def window(self, segment: Segment) -> tuple[Tensor, Tensor]:
-        """One segment's driving frames (1, 3, T, H, W) float in [-1, 1] and masks (1, T, H, W, 3) uint8."""
+    def window(self, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
+        """One segment's driving frames and masks, uint8 (T, H, W, 3) both, the last of them repeated as padding."""
         window = (segment.start, segment.stop, segment.padded_frames)
-        frames = to_float(self.driving.window(*window)).transpose(0, 1).unsqueeze(0)
-        return frames, torch.from_numpy(self.driving_mask.window(*window)).unsqueeze(0)
+        return self.driving.window(*window), self.driving_mask.window(*window)
 
 
 def check_call(

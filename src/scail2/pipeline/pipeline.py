@@ -7,9 +7,7 @@ its conditions, the history before it and the generator's state, so a run can be
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any, Literal, Unpack, overload
 
 import torch
@@ -23,8 +21,9 @@ from scail2.conditions import ConditionGeometry, DrivingConditions, SegmentCondi
 from scail2.devices import without_gradients
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
-from scail2.pipeline.call import Call, check_call, plan_segments
+from scail2.pipeline.call import check_call, plan_segments
 from scail2.pipeline.call_state import CallState
+from scail2.pipeline.driving import DrivingAhead
 from scail2.pipeline.embeds import picture_embeds, prompt_conditions
 from scail2.pipeline.guidance import VelocityPredictor, call_back, needs_negative
 from scail2.pipeline.lora_loader import SCAIL2LoraLoaderMixin
@@ -32,6 +31,7 @@ from scail2.pipeline.options import CALLBACK_TENSORS, StreamArguments, StreamOpt
 from scail2.pipeline.output import Frames, OutputType, SCAIL2PipelineOutput, check_output_type, video_as
 from scail2.pipeline.sampling import SamplingSettings, fresh_scheduler, set_timesteps, sigma_at, take_step
 from scail2.pipeline.saved import SavedPipeline
+from scail2.pipeline.segment import render_segment
 from scail2.pipeline.stages import (
     DecodedSegment,
     DenoisedSegment,
@@ -40,8 +40,8 @@ from scail2.pipeline.stages import (
     PromptConditions,
     SegmentOutput,
 )
-from scail2.pipeline.step_caches import check_token_split, reset_caches
-from scail2.segments import Segment, SegmentPlan
+from scail2.pipeline.step_caches import reset_caches
+from scail2.segments import SegmentPlan
 
 
 class SCAIL2Pipeline(SavedPipeline, CallState, SCAIL2LoraLoaderMixin):
@@ -236,10 +236,10 @@ class SCAIL2Pipeline(SavedPipeline, CallState, SCAIL2LoraLoaderMixin):
     ) -> Iterator[SegmentOutput]:
         """Generate a video segment by segment, giving out each one as soon as it is finished.
 
-        Nothing but the current segment is held in memory. Stopping early is closing the iterator, raising in a
-        callback, or setting ``interrupt``: the segment that was under way is dropped, finished ones have been given.
-        To go on later, pass ``start_segment=k``, ``history`` from segment k-1, and a generator set to segment k-1's
-        ``next_generator_state``: the frames are the same bit for bit.
+        Nothing but the current segment and the next one's driving frames are held in memory; those are read in a thread of
+        their own. Stopping early is closing the iterator, raising in a callback, or setting ``interrupt``: the segment
+        that was under way is dropped, finished ones have been given. To go on later, pass ``start_segment=k``, ``history``
+        from segment k-1, and a generator set to segment k-1's ``next_generator_state``: the frames are the same bit for bit.
 
         Args:
             image: the reference picture: PIL image, uint8 array (H, W, 3) or float tensor (3, H, W) in [-1, 1].
@@ -272,64 +272,19 @@ class SCAIL2Pipeline(SavedPipeline, CallState, SCAIL2LoraLoaderMixin):
                 black_out_reference=call.options.black_out_reference,
             )
             history = call.history
-            for segment in call.segments:
-                output = self._run_segment(call, prompt, reference, segment, history)
-                if output is None:
-                    return
-                if call.options.history_transform is not None:
-                    output = call.options.history_transform(output)
-                history = output.history
-                yield output
+            with DrivingAhead(call, self.encode_driving, self.vae) as driving:
+                for segment in call.segments:
+                    output = render_segment(self, call, (prompt, reference), driving, segment, history)
+                    if output is None:
+                        return
+                    if call.options.history_transform is not None:
+                        output = call.options.history_transform(output)
+                    history = output.history
+                    yield output
             self._completed = True
         finally:
             self._current_timestep = None
             self.maybe_free_model_hooks()
-
-    def _run_segment(
-        self,
-        call: Call,
-        prompt: PromptConditions,
-        reference: EncodedReference,
-        segment: Segment,
-        history: Tensor | None,
-    ) -> SegmentOutput | None:
-        """Stages 3 to 6 of one segment, or ``None`` when it was interrupted; ``history`` (overlap, 3, H, W)."""
-        clock = [time.perf_counter()]
-        conditions = cond.assemble(
-            mode=call.mode,
-            reference=reference.conditions,
-            driving=self.encode_driving(*call.window(segment)),
-            history_latents=cond.encode_video(self.vae, history.transpose(0, 1)[None]) if segment.overlap else None,
-            prompt_embeds=prompt.prompt_embeds,
-            image_embeds=reference.image_embeds,
-        )
-        check_token_split(self.transformer, conditions.num_tokens(self.geometry))
-        noise = self.prepare_latents(conditions, call.generator)
-        clock.append(time.perf_counter())
-        denoised = self.denoise(
-            noise.latents,
-            conditions,
-            call.settings,
-            guider=call.guider,
-            options=call.options,
-            negative_prompt_embeds=prompt.negative_prompt_embeds,
-            generator=call.generator,
-        )
-        if not denoised.completed:
-            return None
-        clock.append(time.perf_counter())
-        frames = self.decode(denoised.latents).frames[0].transpose(0, 1).cpu()[: segment.stop - segment.start]
-        clock.append(time.perf_counter())
-        seconds = [after - before for before, after in pairwise(clock)]
-        return SegmentOutput(
-            index=segment.index,
-            segment=segment,
-            frames=frames[segment.overlap :].clone(),
-            history=frames[-call.overlap :].clone(),
-            generator_state=noise.generator_state,
-            next_generator_state=call.generator.get_state(),
-            timings=dict(zip(("conditions", "denoise", "decode"), seconds, strict=True)),
-        )
 
     @overload
     def __call__(

@@ -1,8 +1,10 @@
 """Draws a four-legged animal."""
 
+from functools import partial
+
 import numpy as np
 
-from scail2.puppets.characters import Character, Color
+from scail2.puppets.characters import Character, Coat, Color
 from scail2.puppets.drawing import Pen, Point, mix, shade
 from scail2.puppets.figure import LIMB_SHADE, Figure, Layer, draw_layers, head_frame
 from scail2.puppets.skeleton import PART_IDS, SIDES
@@ -24,6 +26,12 @@ def draw_animal(pen: Pen, character: Character, figure: Figure) -> None:
     draw_layers(layers)
 
 
+def _coat(character: Character) -> Coat:
+    if character.coat is None:
+        raise ValueError(f"a {character.kind} has no coat: it cannot be drawn as an animal")
+    return character.coat
+
+
 def _leg_layers(pen: Pen, character: Character, figure: Figure, side: str, trunk: float) -> list[Layer]:
     layers: list[Layer] = []
     for root, joints, parts in (
@@ -33,14 +41,14 @@ def _leg_layers(pen: Pen, character: Character, figure: Figure, side: str, trunk
         other = f"{root}_{SIDES[1 - SIDES.index(side)]}"
         near = figure.near(f"{root}_{side}") > figure.near(other)
         depth = trunk + 0.04 if near else trunk - 0.2 + 0.1 * figure.near(f"{root}_{side}")
-        layers.append((depth, lambda j=joints, p=parts: _draw_leg(pen, character, figure, side, j, p)))
+        layers.append((depth, partial(_draw_leg, pen, character, figure, side, joints, parts)))
     return layers
 
 
 def _draw_leg(
     pen: Pen, character: Character, figure: Figure, side: str, joints: tuple[str, ...], parts: tuple[str, ...]
 ) -> None:
-    coat = character.coat
+    coat = _coat(character)
     width = character.body.leg_width * figure.scale
     tone = LIMB_SHADE[side]
     points = [figure.at(f"{joint}_{side}") for joint in joints]
@@ -52,7 +60,7 @@ def _draw_leg(
 
 
 def _draw_trunk(pen: Pen, character: Character, figure: Figure) -> None:
-    coat, body, unit = character.coat, character.body, figure.scale
+    coat, body, unit = _coat(character), character.body, figure.scale
     part = PART_IDS["torso"]
     rump, chest = figure.at("pelvis"), figure.at("chest")
     pen.line(
@@ -60,7 +68,7 @@ def _draw_trunk(pen: Pen, character: Character, figure: Figure) -> None:
     )
     pen.line(rump, chest, body.depth * unit, coat.fur, part)
     belly = [(x, y + 0.28 * body.depth * unit) for x, y in (mix(rump, chest, 0.1), mix(rump, chest, 0.9))]
-    pen.line(*belly, 0.4 * body.depth * unit, coat.belly, part)
+    pen.line(belly[0], belly[1], 0.4 * body.depth * unit, coat.belly, part)
     if coat.pattern == "stripes":
         for share in (0.1, 0.35, 0.6, 0.85):
             x, y = mix(rump, chest, share)
@@ -72,7 +80,7 @@ def _draw_trunk(pen: Pen, character: Character, figure: Figure) -> None:
 
 
 def _draw_tail(pen: Pen, character: Character, figure: Figure) -> None:
-    coat, body = character.coat, character.body
+    coat, body = _coat(character), character.body
     root = figure.offset("pelvis", figure.pelvis, 0.0, 0.25 * body.depth, -0.35 * body.depth)
     wag = 1.2 * float(figure.head[0, 1])
     length = coat.tail
@@ -85,7 +93,7 @@ def _draw_tail(pen: Pen, character: Character, figure: Figure) -> None:
 
 
 def _draw_head(pen: Pen, character: Character, figure: Figure) -> None:
-    coat, part = character.coat, PART_IDS["head"]
+    coat, part = _coat(character), PART_IDS["head"]
     matrix, facing = head_frame(figure, character.body.head)
     pen.push(matrix)
     EARS[coat.ears](pen, coat.fur, coat.accent, facing)

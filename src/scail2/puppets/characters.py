@@ -1,5 +1,6 @@
 """Who is in the picture: bodies, faces and clothes."""
 
+from collections.abc import Callable
 from colorsys import hsv_to_rgb
 from dataclasses import dataclass
 
@@ -144,11 +145,17 @@ def sample_character(split: str | Split, index: int, domain: PuppetDomain, salt:
     )
 
 
+def each_channel(color: tuple[float, float, float], change: Callable[[float], int]) -> Color:
+    """A colour from another one, channel by channel."""
+    red, green, blue = color
+    return change(red), change(green), change(blue)
+
+
 def vivid(draws: Draws, name: str, saturation: tuple[float, float], value: tuple[float, float]) -> Color:
     """A colour of any hue with the given saturation and brightness ranges (0 to 1)."""
     hue = draws.unit(f"{name}.hue")
     rgb = hsv_to_rgb(hue, draws.uniform(f"{name}.saturation", *saturation), draws.uniform(f"{name}.value", *value))
-    return tuple(round(255 * channel) for channel in rgb)
+    return each_channel(rgb, lambda channel: round(255 * channel))
 
 
 def _draw_body(draws: Draws, domain: PuppetDomain, age: str) -> Body:
@@ -270,9 +277,9 @@ def _draw_coat(draws: Draws) -> Coat:
     return Coat(
         species=species,
         fur=fur,
-        belly=tuple(min(255, round(0.55 * channel + 112)) for channel in fur),
+        belly=each_channel(fur, lambda channel: min(255, round(0.55 * channel + 112))),
         accent=vivid(draws, "accent", (0.2, 0.7), (0.3, 0.9)) if fantasy else draws.choice("accent", FURS),
-        paw=tuple(round(0.7 * channel) for channel in fur),
+        paw=each_channel(fur, lambda channel: round(0.7 * channel)),
         tuft=draws.choice("tuft", HAIRS),
         pattern=draws.choice("pattern", ("plain", "stripes", "spots", "socks")),
         ears=ears,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import skia
 
-from scail2.puppets.characters import Color
+from scail2.puppets.characters import Color, each_channel
 
 Point = tuple[float, float]
 
@@ -105,7 +105,7 @@ def _make_stroke(paint: skia.Paint, width: float) -> None:
 
 def shade(color: Color, factor: float) -> Color:
     """The colour made darker (factor below 1) or lighter."""
-    return tuple(min(255, max(0, round(channel * factor))) for channel in color)
+    return each_channel(color, lambda channel: min(255, max(0, round(channel * factor))))
 
 
 def mix(first: Point, second: Point, share: float) -> Point:

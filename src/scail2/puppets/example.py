@@ -8,6 +8,7 @@ white, driving background black).
 import argparse
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -66,13 +67,12 @@ def make_example(
         ]
 
     own, other = 2 * characters * index, 2 * characters * index + characters
-    size_arguments = {"height": height, "width": width}
     camera = sample_camera(split, index, domain)
-    clip_arguments = size_arguments | {"frames": frames, "fps": fps, "camera": camera}
+    clip = partial(render, frames=frames, height=height, width=width, fps=fps, camera=camera)
     return PuppetExample(
-        reference=render_still(cast(own, other), scenes[0], **size_arguments),
-        driving=render(cast(other, own), scenes[1], **clip_arguments),
-        target=render(cast(own, own), scenes[0], **clip_arguments),
+        reference=render_still(cast(own, other), scenes[0], height=height, width=width),
+        driving=clip(cast(other, own), scenes[1]),
+        target=clip(cast(own, own), scenes[0]),
     )
 
 

@@ -76,9 +76,9 @@ def _draw_shirt_pattern(pen: Pen, character: Character, figure: Figure, upper: l
         left, right = (mix(upper[side], waist[side], 0.5) for side in (0, 1))
         pen.line(mix(left, right, -0.12), mix(left, right, 1.12), 0.045 * unit, outfit.accent, part)
     elif outfit.shirt_pattern == "belt":
-        pen.line(mix(*waist, -0.18), mix(*waist, 1.18), 0.032 * unit, outfit.accent, part)
+        pen.line(mix(waist[0], waist[1], -0.18), mix(waist[0], waist[1], 1.18), 0.032 * unit, outfit.accent, part)
     elif outfit.shirt_pattern == "badge" and figure.head[2, 2] > 0.2:
-        chest = mix(mix(*upper, 0.5), mix(*waist, 0.5), 0.4)
+        chest = mix(mix(upper[0], upper[1], 0.5), mix(waist[0], waist[1], 0.5), 0.4)
         pen.oval(chest, 0.05 * unit, 0.05 * unit, outfit.accent, part)
 
 

@@ -208,7 +208,7 @@ def _collect(
     for number, (performance, cast) in enumerate(zip(performances, casts, strict=True)):
         joints[number] = cast.points[..., :2]
         boxes[number] = _hand_boxes(performance.character, cast, (height, width))
-        others = np.delete(masks, number, axis=0).any(axis=0)
+        others = np.asarray(np.delete(masks, number, axis=0).any(axis=0))
         visible[number] = _visible(joints[number], others)
     return PuppetClip(np.ascontiguousarray(pixels[..., :3]), masks, parts, boxes, joints, visible)
 

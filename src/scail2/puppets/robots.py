@@ -50,16 +50,16 @@ def _draw_torso(pen: Pen, character: Character, figure: Figure) -> None:
     pen.line(neck, figure.at("head"), 0.06 * unit, shade(outfit.bottom, 0.6), PART_IDS["head"])
     hips = [figure.at(f"hip_{side}") for side in SIDES]
     shoulders = [mix(figure.at(f"shoulder_{side}"), neck, 0.1) for side in SIDES]
-    pen.line(*hips, 1.2 * body.leg_width * unit, shade(outfit.bottom, 0.8), part)
+    pen.line(hips[0], hips[1], 1.2 * body.leg_width * unit, shade(outfit.bottom, 0.8), part)
     waist = [mix(hip, shoulder, 0.22) for hip, shoulder in zip(hips, shoulders, strict=True)]
     drop = 0.2 * body.depth * unit
     upper = [(x, y + drop) for x, y in shoulders]
     pen.polygon([*upper, waist[1], waist[0]], outfit.shirt, part, rounding=0.4 * body.depth * unit)
-    middle = mix(mix(*upper, 0.5), mix(*waist, 0.5), 0.45)
+    middle = mix(mix(upper[0], upper[1], 0.5), mix(waist[0], waist[1], 0.5), 0.45)
     panel = [mix(corner, middle, 0.35) for corner in (*upper, waist[1], waist[0])]
     pen.polygon(panel, shade(outfit.shirt, 0.7))
     for number, share in enumerate((0.32, 0.5, 0.68)):
-        lamp = mix(mix(*upper, share), mix(*waist, share), 0.4)
+        lamp = mix(mix(upper[0], upper[1], share), mix(waist[0], waist[1], share), 0.4)
         pen.oval(lamp, 0.02 * unit, 0.02 * unit, outfit.accent if number != 1 else (255, 240, 120))
 
 

@@ -35,6 +35,7 @@ from scail2.runs.status import RunStatus, status_of
 
 if TYPE_CHECKING:
     from scail2.pipeline import SCAIL2Pipeline
+    from scail2.runs.model import PipelineCache
     from scail2.runs.preparation import Prepared
     from scail2.runs.task import RunTask
 
@@ -122,18 +123,18 @@ class RunDirectory:
                 ) from error
             return cls(path, AnimationRequest.from_json(values))
 
-    def execute(self, pipe: "SCAIL2Pipeline | None" = None, *, events: Listener | None = None) -> Path:
+    def execute(self, pipe: "SCAIL2Pipeline | PipelineCache | None" = None, *, events: Listener | None = None) -> Path:
         """Does whatever is missing or stale, up to the output file, and returns its path.
 
         Args:
-            pipe: the model; without it the request's is loaded, once something must be rendered.
+            pipe: the model, or a cache of models; without it the request's is loaded, once something must be rendered.
             events: called with every `RunEvent`, in the calling thread.
         """
         return self._work(lambda task: task.run(), pipe, events, "run_started")
 
     def resume(
         self,
-        pipe: "SCAIL2Pipeline | None" = None,
+        pipe: "SCAIL2Pipeline | PipelineCache | None" = None,
         *,
         events: Listener | None = None,
         drift_limit: float | None = None,
@@ -175,7 +176,7 @@ class RunDirectory:
         *,
         cascade: bool = False,
         seed: int | None = None,
-        pipe: "SCAIL2Pipeline | None" = None,
+        pipe: "SCAIL2Pipeline | PipelineCache | None" = None,
         events: Listener | None = None,
     ) -> Path:
         """Renders one finished segment (counted from 0) again and rewrites the output.
@@ -193,7 +194,9 @@ class RunDirectory:
 
         return self._work(again, pipe, events, "rerender_started")
 
-    def plan(self, *, pipe: "SCAIL2Pipeline | None" = None, events: Listener | None = None) -> "Prepared":
+    def plan(
+        self, *, pipe: "SCAIL2Pipeline | PipelineCache | None" = None, events: Listener | None = None
+    ) -> "Prepared":
         """Makes masks and plan without rendering; a later `execute` reuses both."""
         return self._work(lambda task: task.plan(), pipe, events, "plan_started")
 
@@ -269,7 +272,11 @@ class RunDirectory:
             write_sealed(self.path / REQUEST, self.request.to_json())
 
     def _work(
-        self, action: Callable[["RunTask"], Any], pipe: "SCAIL2Pipeline | None", events: Listener | None, event: str
+        self,
+        action: Callable[["RunTask"], Any],
+        pipe: "SCAIL2Pipeline | PipelineCache | None",
+        events: Listener | None,
+        event: str,
     ) -> Any:
         from scail2.runs.task import RunTask
 

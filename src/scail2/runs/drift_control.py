@@ -32,7 +32,7 @@ from scail2.runs.preparation import Prepared
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.segment_store import SegmentStore
 from scail2.runs.verdict import DRIFT
-from scail2.runs.watching import WatchedFrames
+from scail2.runs.watching import SharedFrames, WatchedFrames
 from scail2.segments import Segment
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class DriftControl:
         self.request = request
         self.prepared = prepared
         self.journal = journal
+        self.masks = SharedFrames(prepared.masks.driving_mask)
         self.driving = WatchedFrames(prepared.driving, looked_at(prepared.plan.segments))
         self.motion = MotionCheck(self.driving)
 
@@ -153,7 +154,7 @@ class DriftControl:
             before = self.store.frames(index - 1)
             tail = before.frames(max(0, len(before) - _TAIL), len(before))
             first = self._first
-        masks = self.prepared.masks.driving_mask.frames(segment.first_new, segment.stop)
+        masks = self.masks.frames(segment.first_new, segment.stop)
         characters = _region(masks)
         measured = drift.measure_segment(
             frames,
@@ -204,7 +205,7 @@ class DriftControl:
 
     def _characters(self, start: int, stop: int) -> np.ndarray:
         """Where the driving masks show a character: bool (T, H, W)."""
-        return _region(self.prepared.masks.driving_mask.frames(start, stop))
+        return _region(self.masks.frames(start, stop))
 
 
 def _region(masks: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Renders the segments that are missing or stale, one after the other, and joins them into the output.
 
+A finished segment is saved and measured beside the rendering of the next one; at most one waits to be saved.
 A segment is a pure function of its inputs (`Executor.key`) and of its predecessor's state. Whatever is on disk with the
 same key and an accepted predecessor state is skipped; everything else is rendered again, the old version kept aside.
 """
@@ -7,11 +8,13 @@ same key and an accepted predecessor state is skipped; everything else is render
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scail2.files.storage import digest
+from scail2.files.storage import digest, is_present
+from scail2.pipeline.beside import Beside
 from scail2.request.animation import AnimationRequest
 from scail2.runs.drift_control import DriftControl
 from scail2.runs.journal import Journal
@@ -59,6 +62,7 @@ class Executor:
         self.drift = DriftControl(store, request, prepared, journal)
         self._keys: dict[int, str] = {}
         self._rendering = 0
+        self._saving = Beside[None]("saving")
         self._continues: tuple[str, ...] | None = None
 
     @property
@@ -70,7 +74,7 @@ class Executor:
         """Hash of everything but the predecessor that decides a segment: settings, reference, its driving and masks."""
         if index not in self._keys:
             segment = self.segments[index]
-            window = self.prepared.masks.driving_mask.frames(segment.start, segment.stop)
+            window = self.drift.masks.frames(segment.start, segment.stop)
             parts = [self.prepared.key, segment.start, segment.stop, segment.padded_frames, segment.overlap]
             self._keys[index] = digest([*parts, hash_frames(window)])
         return self._keys[index]
@@ -189,13 +193,16 @@ class Executor:
         stop = first + 1 if only else len(self.segments)
         index = first
         self._announce(index)
-        with closing(self._stream(first, stop, history, generator)) as outputs:
+        # Left from the inside out: the stream is closed, then what is being saved is waited for.
+        with Beside[None]("saving") as self._saving, closing(self._stream(first, stop, history, generator)) as outputs:
             started = time.monotonic()
             for output in outputs:
-                identity = self._save(output, identity, seed, time.monotonic() - started)
-                self.drift.measure(index)
+                state = _state_after(output)
+                taken = (output, state, identity, seed, time.monotonic() - started)
+                self._saving.do(partial(self._save, *taken))
+                identity = state.identity()
                 index += 1
-                if index == stop or self.is_current(index) or self._own_seed(index) is not None:
+                if index == stop or self._may_leave_off(index):
                     break
                 seed = None
                 self._announce(index)
@@ -204,8 +211,17 @@ class Executor:
                 raise RunInterruptedError(f"segment {index} was interrupted; finished segments are kept")
         return index - first
 
+    def _may_leave_off(self, index: int) -> bool:
+        """Whether rendering need not go on with a segment from the one before it, which is being saved."""
+        if is_present(self.store.path(index)):
+            self._saving.wait()
+            if self.is_current(index):
+                return True
+        return self._own_seed(index) is not None
+
     def _announce(self, index: int) -> None:
         self._rendering = index
+        self.key(index)
         segment = self.segments[index]
         self.journal.emit(
             "segment_started", segment=index, segments=len(self.segments), start=segment.start, stop=segment.stop
@@ -220,21 +236,27 @@ class Executor:
             masks.reference,
             self.drift.driving,
             masks.reference_mask,
-            masks.driving_mask,
+            self.drift.masks,
             additional_references=masks.additional_references or None,
             additional_reference_masks=masks.additional_reference_masks or None,
             generator=generator,
             start_segment=first,
             stop_segment=stop,
             history=history,
-            history_transform=self.drift.correct if self.drift.corrects else None,
+            history_transform=self._correct if self.drift.corrects else None,
             callback_on_step_end=self._on_step,
             # Preflight has judged the masks, every frame of them; the pipeline samples and misses who is seen briefly.
             allow_mask_mismatch=True,
             **options,
         )
 
+    def _correct(self, output: "SegmentOutput") -> "SegmentOutput":
+        """`DriftControl.correct`, which reads what was saved before."""
+        self._saving.wait()
+        return self.drift.correct(output)
+
     def _on_step(self, pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        self._saving.check()  # a full disk or too much drift ends the run now, not at the segment's end
         steps = self.prepared.sampling.settings.steps
         self.journal.emit("step", segment=self._rendering, segments=len(self.segments), step=step + 1, steps=steps)
         return values
@@ -246,14 +268,11 @@ class Executor:
         older = self._last_record(index)
         return older.also_continues if older is not None and older.state == state.identity() else ()
 
-    def _save(self, output: "SegmentOutput", previous: str, seed: int | None, seconds: float) -> str:
-        """Writes one rendered segment and returns its state's hash."""
+    def _save(
+        self, output: "SegmentOutput", state: SegmentState, previous: str, seed: int | None, seconds: float
+    ) -> None:
+        """Writes one rendered segment and measures its drift."""
         frames = to_uint8(output.frames)
-        state = SegmentState(
-            history=output.history.detach().cpu(),
-            generator_state=output.generator_state,
-            next_generator_state=output.next_generator_state,
-        )
         record = SegmentRecord(
             index=output.index,
             key=self.key(output.index),
@@ -277,4 +296,12 @@ class Executor:
             seconds=round(seconds, 3),
             folder=str(self.store.path(output.index)),
         )
-        return record.state
+        self.drift.measure(output.index)
+
+
+def _state_after(output: "SegmentOutput") -> SegmentState:
+    return SegmentState(
+        history=output.history.detach().cpu(),
+        generator_state=output.generator_state,
+        next_generator_state=output.next_generator_state,
+    )

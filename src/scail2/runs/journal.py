@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 from scail2.errors import InputError
@@ -34,21 +35,24 @@ Listener = Callable[[RunEvent], None]
 class Journal:
     """Appends events to ``journal.jsonl``, synced line by line, and passes them on to a listener.
 
-    A line that a crash cut short is closed off before the next append and skipped when reading.
+    A line that a crash cut short is closed off before the next append and skipped when reading. Events come from the thread
+    that renders and from the one that saves; one at a time is written down and passed on.
     """
 
     def __init__(self, path: Path, listener: Listener | None = None):
         self.path = path
         self._listener = listener
+        self._one_at_a_time = RLock()
 
     def emit(self, event: str, /, **facts: Any) -> None:
         """Records one event durably (steps and progress are only passed on)."""
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        entry = RunEvent(name=event, time=now, facts=facts)
-        if event not in TRANSIENT:
-            self._append(json_bytes(entry.to_json()))
-        if self._listener is not None:
-            self._tell(entry)
+        with self._one_at_a_time:
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            entry = RunEvent(name=event, time=now, facts=facts)
+            if event not in TRANSIENT:
+                self._append(json_bytes(entry.to_json()))
+            if self._listener is not None:
+                self._tell(entry)
 
     def _tell(self, entry: RunEvent) -> None:
         try:

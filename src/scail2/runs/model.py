@@ -87,15 +87,40 @@ class ModelFacts:
         return asdict(self)
 
 
+class PipelineCache:
+    """Keeps the pipeline that was loaded last, for the next run that asks for the same model in the same way.
+
+    Given where a pipeline may be given (`RunDirectory.execute`), by whoever does many runs in one process.
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple[Any, ...] | None = None
+        self._pipe: SCAIL2Pipeline | None = None
+
+    def load(self, model: str | None, marks: str, **settings: Any) -> "SCAIL2Pipeline":
+        """`load_pipeline`, unless ``model`` and ``settings`` are the last ones and its files (``marks``) unchanged."""
+        from scail2.loading.by_name import load_pipeline
+
+        key = (model, marks, *sorted((name, str(value)) for name, value in settings.items()))
+        if self._pipe is None or self._key != key or not marks:
+            self._pipe = None  # the old one goes before the new one comes: both may not fit
+            self._pipe, self._key = load_pipeline(model, **settings), key
+        return self._pipe
+
+
 class ModelHandle:
     """The pipeline a run renders with, loaded on first use, and its facts, remembered while its files stay unchanged."""
 
     def __init__(
-        self, request: AnimationRequest, pipe: "SCAIL2Pipeline | None" = None, folder: Path | None = None
+        self,
+        request: AnimationRequest,
+        pipe: "SCAIL2Pipeline | PipelineCache | None" = None,
+        folder: Path | None = None,
     ) -> None:
         self._request = request
-        self._pipe = pipe
-        self._given = pipe is not None
+        self._cache = pipe if isinstance(pipe, PipelineCache) else PipelineCache()
+        self._pipe = None if isinstance(pipe, PipelineCache) else pipe
+        self._given = self._pipe is not None
         self._folder = folder
 
     @property
@@ -124,12 +149,11 @@ class ModelHandle:
     def pipe(self) -> "SCAIL2Pipeline":
         """The loaded pipeline."""
         if self._pipe is None:
-            from scail2.loading.by_name import load_pipeline
-
             dtype = self._request.dtype or self._unasked_dtype
             device = self._request.device or default_device()
-            self._pipe = load_pipeline(
+            self._pipe = self._cache.load(
                 self._request.model,
+                _file_marks(self._request),
                 torch_dtype=None if dtype is None or dtype == _STORED else Precision.parse(dtype).torch_dtype,
                 device=device,
                 offload=self._request.offload,

@@ -12,7 +12,7 @@ from scail2.request.animation import AnimationRequest
 from scail2.runs.executor import Executor
 from scail2.runs.film import refuse_lost
 from scail2.runs.journal import Journal
-from scail2.runs.model import ModelHandle
+from scail2.runs.model import ModelHandle, PipelineCache
 from scail2.runs.moved import refuse_missing
 from scail2.runs.output import OutputStage
 from scail2.runs.preparation import Preparation, Prepared, changed_inputs
@@ -44,7 +44,7 @@ class RunTask:
         folder: Path,
         request: AnimationRequest,
         journal: Journal,
-        pipe: "SCAIL2Pipeline | None" = None,
+        pipe: "SCAIL2Pipeline | PipelineCache | None" = None,
         accepted: Callable[[], None] = lambda: None,
     ):
         self.accepted = accepted
@@ -125,6 +125,7 @@ class RunTask:
             replaces=record.state,
         )
         write_sealed(self.folder / PENDING, asdict(order))
+        self.journal.emit("rerender_ordered", segment=segment)
 
     def _rerender_pending(self, executor: Executor) -> None:
         path = self.folder / PENDING

@@ -54,6 +54,9 @@ class ContainerFrames:
         # Seeking is exact only in formats with an index; in the others going back starts over.
         self._seekable = kind in (FileKind.MP4, FileKind.MATROSKA)
         self._decoded: Iterator[av.VideoFrame] = iter(())
+        self._current: av.VideoFrame | None = None
+        self._following: av.VideoFrame | None = None
+        self._counted = False
         check_headers(path, kind)
         with decoding_errors(path, "opening"):
             self._container = open_container(path)
@@ -77,7 +80,6 @@ class ContainerFrames:
         if not streams:
             self._refuse_without_film()
         scanned = packets.scan(self._container, streams, self.path)
-        self._first: av.VideoFrame | None = None
         for index in [stream.index for stream in tracks.ranked(streams, scanned.tables)]:
             self._stream, self._packets = self._container.streams[index], scanned.tables[index]
             check_frame_size(self.path, self._stream.codec_context.width, self._stream.codec_context.height)
@@ -85,7 +87,7 @@ class ContainerFrames:
             self._check_complete(scanned.clock_end)
             if self._first_frame():
                 break
-        if self._first is None:
+        else:
             if not any(map(len, scanned.tables.values())):
                 raise InputError(f"{self.path}: the video has no frames; get or encode it again")
             raise InputError(f"{self.path}: no picture can be decoded; the file is damaged, get or encode it again")
@@ -159,12 +161,14 @@ class ContainerFrames:
         """Whether the chosen track can be decoded at all; the first picture of the chosen track is kept."""
         try:
             self._restart(None)
-            self._first = next(self._decoded, None)
+            first = next(self._decoded, None)
         except av.error.FFmpegError as error:
             logger.debug("%s: track %d: %s", self.path, self._stream.index, error)
-            self._first = None
-        self._current, self._number = self._first, 0
-        return self._first is not None
+            return False
+        if first is None:
+            return False
+        self._first = self._current = first
+        return True
 
     def _is_reordered_avi(self) -> bool:
         """AVI stores when pictures are decoded, not when they are shown."""
@@ -181,12 +185,14 @@ class ContainerFrames:
         fall = False
         for start, length in zip(starts, lengths, strict=True):
             self._restart(start)
-            times: list[int | None] = []
+            times: list[int] = []
+            timeless = False
             # Damage is reported where it lies, when it is read.
             with suppress(av.error.FFmpegError):
                 for frame in itertools.islice(self._decoded, length):
-                    times.append(frame.pts)
-            fall = fall or None in times or bool((np.diff(times) <= 0).any())
+                    timeless = timeless or frame.pts is None
+                    times.append(NO_TIME if frame.pts is None else frame.pts)
+            fall = fall or timeless or bool((np.diff(times) <= 0).any())
         self._restart(None)
         return fall
 
@@ -240,7 +246,7 @@ class ContainerFrames:
         return VideoInfo(
             path=self.path,
             container=self._container.format.name,
-            codec=tracks.codec_name(stream),
+            codec=tracks.codec_name(stream) or "unknown",
             width=width,
             height=height,
             frames=len(self.ticks),
@@ -328,8 +334,7 @@ class ContainerFrames:
 
     def _restart(self, position: int | None) -> None:
         """Moves the decoder to a packet (None: the beginning)."""
-        self._current: av.VideoFrame | None = None
-        self._following: av.VideoFrame | None = None
+        self._current = self._following = None
         self._number = 0
         if position is None:
             self._rewind()

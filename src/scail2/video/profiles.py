@@ -15,6 +15,9 @@ _LATTICE = (
 )
 
 
+Profile = ImageCms.ImageCmsProfile | ImageCms.core.CmsProfile
+
+
 def to_srgb(picture: Image.Image, shown: Conversion | None = None) -> np.ndarray:
     """uint8 sRGB ``(H, W, 3)``, or straight RGBA ``(H, W, 4)`` exactly where the picture's mode has transparency.
 
@@ -51,23 +54,25 @@ def _colours(picture: Image.Image, profile: ImageCms.ImageCmsProfile | None) -> 
     """uint8 ``(H, W, 3)`` without transparency."""
     space = _space(profile)
     if picture.mode == "LAB":
-        source = profile if space == "Lab" else ImageCms.createProfile("LAB")
-        return _applied(picture, source, Image.new("RGB", picture.size))
+        own = profile if space == "Lab" and profile is not None else ImageCms.createProfile("LAB")
+        return _applied(picture, own, Image.new("RGB", picture.size))
     if picture.mode == "CMYK":
         plain = picture.convert("RGB")
-        return _applied(picture, profile, plain) if space == "CMYK" else np.array(plain)
+        return _applied(picture, profile, plain) if profile is not None and space == "CMYK" else np.array(plain)
     if picture.mode in ("1", "L", "LA", "La"):
         grey = picture.convert("LA").getchannel("L") if picture.mode in ("LA", "La") else picture.convert("L")
-        if space == "GRAY":
+        if profile is not None and space == "GRAY":
             return _applied(grey, profile, grey.convert("RGB"))
         plain = grey.convert("RGB")
     else:
         # Through RGBA where there is transparency: a palette's colours then come out straight, not laid over black.
         plain = picture.convert("RGBA").convert("RGB") if picture.has_transparency_data else picture.convert("RGB")
-    return _applied(plain, profile, plain) if space == "RGB" and not _is_srgb(profile) else np.array(plain)
+    if profile is None or space != "RGB" or _is_srgb(profile):
+        return np.array(plain)
+    return _applied(plain, profile, plain)
 
 
-def _applied(picture: Image.Image, profile: ImageCms.ImageCmsProfile, plain: Image.Image) -> np.ndarray:
+def _applied(picture: Image.Image, profile: Profile, plain: Image.Image) -> np.ndarray:
     """The picture through its profile; ``plain`` where the profile cannot be used."""
     try:
         converted = ImageCms.profileToProfile(picture, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")

@@ -10,6 +10,8 @@ import numpy as np
 from scail2.errors import InputError
 from scail2.video.source import MAX_FRAMES
 
+Rate = int | float | str | Fraction
+
 _COMMON = [Fraction(n) for n in (8, 10, 12, 15, 16, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120)]
 _COMMON += [Fraction(n * 1000, 1001) for n in (24, 30, 60)]
 _SNAP = Fraction(3, 200)  # a variable rate within 1.5 % of a common one is named by it
@@ -26,7 +28,7 @@ class Timing:
     duration: Fraction
 
 
-def parse_rate(fps: object) -> Fraction:
+def parse_rate(fps: Rate) -> Fraction:
     """A rate in frames per second from an int, float, Fraction or text such as ``"30000/1001"``; 0 < fps ≤ 1000.
 
     Raises:
@@ -35,7 +37,7 @@ def parse_rate(fps: object) -> Fraction:
     try:
         if isinstance(fps, bool) or (isinstance(fps, float) and not math.isfinite(fps)):
             raise ValueError(fps)
-        rate = Fraction(fps).limit_denominator(1_000_000)  # type: ignore[arg-type]
+        rate = Fraction(fps).limit_denominator(1_000_000)
     except (ValueError, TypeError, ZeroDivisionError):
         raise InputError(f"the frame rate must be a number such as 16, 29.97 or 30000/1001, got {fps!r}") from None
     if not 0 < rate <= _MAX_FPS:
@@ -64,7 +66,7 @@ def is_constant(ticks: np.ndarray, time_base: Fraction, fps: Fraction) -> bool:
     return bool(np.array_equal(np.rint(position), np.arange(len(ticks))))
 
 
-def describe(ticks: np.ndarray, end_tick: int, time_base: Fraction, hints: Sequence[object] = ()) -> Timing:
+def describe(ticks: np.ndarray, end_tick: int, time_base: Fraction, hints: Sequence[Fraction | None] = ()) -> Timing:
     """Rate and duration of pictures shown at ``ticks`` (rising), the last until ``end_tick``.
 
     ``hints`` are rates that the file announces; they are believed only if the times agree.

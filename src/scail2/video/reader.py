@@ -1,11 +1,13 @@
 """One reader for every kind of video: windows of frames at a wanted rate and size."""
 
+import itertools
 import logging
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 import numpy as np
@@ -77,7 +79,7 @@ class VideoReader:
     Attributes:
         fps (Fraction), height, width, has_audio, has_alpha, source_info (:class:`VideoInfo` of the file itself).
 
-    Memory holds the asked window and at most 16 frames more, however long the film. One reader serves one thread.
+    Memory holds the asked window and at most 16 frames more, however long the film. Threads may share a reader: they take turns.
 
     Raises:
         InputError: missing, unreadable, empty, truncated, damaged, without pictures, too large or too small, or named
@@ -107,6 +109,7 @@ class VideoReader:
         self.has_audio, self.has_alpha = info.has_audio, info.has_alpha
         self._source_index = self._sampling()
         self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._one_at_a_time = Lock()
         for note in info.notes:
             if note.fix:
                 logger.info("%s: %s; %s", path, note.message, note.fix)
@@ -146,17 +149,18 @@ class VideoReader:
 
     def _window(self, start: int, stop: int, *, channels: int) -> np.ndarray:
         check_window(start, stop, len(self))
+        with self._one_at_a_time:
+            return self._read_window(start, stop, channels)
+
+    def _read_window(self, start: int, stop: int, channels: int) -> np.ndarray:
         window = np.empty((stop - start, self.height, self.width, channels), dtype=np.uint8)
         wanted = self._source_index[start:stop]
         kept = {index: self._kept[index] for index in np.unique(wanted).tolist() if index in self._kept}
         fresh = self._pictures.read([index for index in np.unique(wanted).tolist() if index not in kept])
-        current, picture = -1, None
-        for out, index in zip(window, wanted.tolist(), strict=True):
-            if index != current:
-                picture = kept[index] if index in kept else self._finish(next(fresh))
-                self._keep(index, picture)
-                current = index
-            out[:] = self._layout(picture, channels)
+        for index, places in itertools.groupby(range(len(wanted)), key=wanted.tolist().__getitem__):
+            picture = kept[index] if index in kept else self._finish(next(fresh))
+            self._keep(index, picture)
+            window[list(places)] = self._layout(picture, channels)
         return window
 
     def _finish(self, picture: np.ndarray) -> np.ndarray:

@@ -5,9 +5,8 @@ every machine. The part of the source that stays visible is cut out as an exact 
 extreme aspect ratios never build a huge intermediate picture.
 """
 
-import math
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -117,12 +116,11 @@ def _resize(pixels, height: int, width: int, fit: Fit | None, interpolation: str
     return torch.from_numpy(resized).movedim(-1, -3).to(device=pixels.device, dtype=pixels.dtype)
 
 
-def check_target(height: object, width: object) -> None:
+def check_target(height: Any, width: Any) -> None:
     """Raises InputError unless both are whole positive numbers of a size that a frame can have (NaN is neither)."""
     for name, value in (("height", height), ("width", width)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-            whole = isinstance(value, float) and math.isfinite(value) and value.is_integer()
-            hint = f"; write {int(value)}" if whole else ""
+            hint = f"; write {int(value)}" if isinstance(value, float) and value.is_integer() else ""
             raise InputError(f"{name} must be a whole number of pixels, got {value!r}{hint}")
         if value < 1:
             raise InputError(f"{name} must be at least 1 pixel, got {value}")

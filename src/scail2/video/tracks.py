@@ -73,7 +73,9 @@ def passed_over_sound(container: av.container.InputContainer) -> list[Note]:
                 code="sound", message=sentence, fix="convert the sound first (ffmpeg -i IN -c:v copy -c:a aac OUT.mkv)"
             )
         ]
-    others = [f"track {s.index} ({_sound(s)})" for s in streams if chosen is not None and s.index != chosen.index]
+    if chosen is None:
+        return []
+    others = [f"track {s.index} ({_sound(s)})" for s in streams if s.index != chosen.index]
     if not others:
         return []
     sentence = f"track {chosen.index} ({_sound(chosen)}) is its sound; passed over: {', '.join(others)}"

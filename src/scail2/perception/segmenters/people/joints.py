@@ -15,6 +15,7 @@ NOSE, LEFT_EAR, RIGHT_EAR = 0, 7, 8
 LEFT_SHOULDER, RIGHT_SHOULDER, LEFT_ELBOW, RIGHT_ELBOW, LEFT_WRIST, RIGHT_WRIST = 11, 12, 13, 14, 15, 16
 LEFT_HIP, RIGHT_HIP, LEFT_KNEE, RIGHT_KNEE, LEFT_ANKLE, RIGHT_ANKLE = 23, 24, 25, 26, 27, 28
 HANDS = {"left": (15, 17, 19, 21), "right": (16, 18, 20, 22)}
+FEET = {"left": (27, 29, 31), "right": (28, 30, 32)}
 FACE = tuple(range(11))
 # Trunk and limbs, on which a motion is compared: fingers and faces are too small to be sure of.
 LIMBS = (
@@ -27,8 +28,8 @@ VISIBLE = 0.5
 _ENOUGH = len(LIMBS) // 2
 # A body is a mask's when the two outlines share this part of their union.
 _SAME_BODY = 0.6
-# What a hand's box reaches beyond the joints, in torso lengths: fingers end there. A face's: chin, forehead and hair.
-_HAND_MARGIN, _FACE_MARGIN = 0.18, 0.22
+# What a box reaches beyond the joints, in torso lengths: where fingers end, and chin, forehead and hair.
+_MARGIN = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,17 +62,19 @@ class Joints:
         return self.visibility >= VISIBLE
 
     def hand_boxes(self) -> np.ndarray:
-        """Boxes float32 (people, T, 2, 4) around the left and the right hand: x0, y0, x1, y1 in pixels.
-
-        They may reach beyond the picture. NaN where fewer than two of a hand's four joints are seen.
-        """
-        return np.stack([self._boxes(HANDS[side], _HAND_MARGIN) for side in ("left", "right")], axis=2)
+        """Boxes float32 (people, T, 2, 4) around the left and the right hand, see `boxes`."""
+        return np.stack([self.boxes(HANDS[side]) for side in ("left", "right")], axis=2)
 
     def face_boxes(self) -> np.ndarray:
-        """Boxes float32 (people, T, 4) around the face, chin and forehead included; else as `hand_boxes`."""
-        return self._boxes(FACE, _FACE_MARGIN)
+        """Boxes float32 (people, T, 4) around the face, chin and forehead included, see `boxes`."""
+        return self.boxes(FACE)
 
-    def _boxes(self, joints: tuple[int, ...], margin: float) -> np.ndarray:
+    def boxes(self, joints: tuple[int, ...], margin: float = _MARGIN) -> np.ndarray:
+        """Boxes float32 (people, T, 4) around some joints: x0, y0, x1, y1 in pixels, which may lie beyond the picture.
+
+        NaN where fewer than two of them are seen. The margin is a share of the person's usual torso length, for the fingers
+        or hair that joints do not reach.
+        """
         places = np.where(self.seen[..., None], self.places, np.nan)[..., list(joints), :]
         enough = np.isfinite(places[..., 0]).sum(axis=-1) >= 2
         low, high = np.full((*enough.shape, 2), np.nan, np.float32), np.full((*enough.shape, 2), np.nan, np.float32)

@@ -1,0 +1,81 @@
+"""`scail2 serve`: runs behind an HTTP address."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scail2.cli.options import need
+from scail2.cli.terminal import Terminal
+from scail2.errors import InputError
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command("serve")(serve)
+
+
+def serve(
+    runs: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all runs, uploads and the queue.")] = Path(
+        "scail2-runs"
+    ),
+    host: Annotated[str, typer.Option(help="Address to listen on; another than loopback needs SCAIL2_TOKEN.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8420,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Model that clients may name; repeatable, the first is the default. Without: embedded."),
+    ] = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=PATH[:X]", help="LoRA that clients may name; repeatable.")
+    ] = None,
+    sam3: Annotated[str | None, typer.Option(metavar="WEIGHTS", help="SAM3, for runs that ask for text.")] = None,
+    gpus: Annotated[str | None, typer.Option(metavar="0,1", help="One worker for each of these cards.")] = None,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Workers without --gpus.")] = 1,
+    ray: Annotated[bool, typer.Option("--ray", help="Workers are Ray actors, one GPU each.")] = False,
+) -> None:
+    """Serve runs over HTTP: upload, submit, watch, correct, download. Documentation of every address: /docs.
+
+    Secrets that clients must bring come from the environment variable SCAIL2_TOKEN (several: commas between them).
+    """
+    need("fastapi", "serve", "scail2 serve")
+    need("uvicorn", "serve", "scail2 serve")
+    from scail2.serving.settings import ServiceSettings
+
+    tokens = tuple(each.strip() for each in os.environ.get("SCAIL2_TOKEN", "").split(",") if each.strip())
+    settings = ServiceSettings(
+        runs=runs.absolute(),
+        host=host,
+        port=port,
+        models=tuple(model or ()),
+        loras=dict(_named(each) for each in lora or ()),
+        sam3=sam3,
+        devices=_devices(gpus, workers),
+        tokens=tokens,
+        ray=ray,
+    )
+    from scail2.serving.server import listen
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    listen(settings, tell=Terminal(stderr=True).say)
+
+
+def _devices(gpus: str | None, workers: int) -> tuple[str | None, ...]:
+    if gpus is None:
+        return (None,) * workers
+    numbers = [each.strip() for each in gpus.split(",")]
+    if not all(each.isdigit() for each in numbers) or len(set(numbers)) != len(numbers):
+        raise InputError(f"--gpus is a list of different numbers with commas between them, not {gpus!r}.")
+    return tuple(f"cuda:{each}" for each in numbers)
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, separator, path = text.partition("=")
+    if not (separator and name and path):
+        raise InputError(f"--lora is NAME=PATH here, not {text!r}: clients say the name.")
+    from scail2.request.paths import absolute_lora
+
+    return name, absolute_lora(path)

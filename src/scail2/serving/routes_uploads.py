@@ -1,0 +1,34 @@
+"""Files in."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import FileResponse
+
+from scail2.serving.access import Owner, ServiceOf
+from scail2.serving.uploads import Upload
+
+router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
+Sha256 = Annotated[str, Path(pattern="^[0-9a-f]{64}$", description="SHA-256 of the file's bytes.")]
+
+
+@router.post("", status_code=201)
+async def receive(request: Request, service: ServiceOf, owner: Owner) -> dict[str, Any]:
+    """Stores the body, the bytes of a picture or video, under its SHA-256. Nothing else is sent: no name, no form."""
+    return _told(await service.uploads.receive(owner, request.stream()))
+
+
+@router.get("/{sha256}")
+def facts(sha256: Sha256, service: ServiceOf, owner: Owner) -> dict[str, Any]:
+    """What is known of a file you brought; 404 says that it must be sent."""
+    return _told(service.uploads.find(owner, sha256))
+
+
+@router.get("/{sha256}/content")
+def content(sha256: Sha256, service: ServiceOf, owner: Owner) -> FileResponse:
+    """The file itself."""
+    return FileResponse(service.uploads.find(owner, sha256).path, headers={"X-Content-Type-Options": "nosniff"})
+
+
+def _told(upload: Upload) -> dict[str, Any]:
+    return {"id": upload.sha256, **upload.facts}

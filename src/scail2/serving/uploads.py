@@ -1,0 +1,156 @@
+"""Files that clients bring, kept under the hash of their content: a name never comes from outside."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scail2.errors import InputError
+from scail2.files.staging import Staging
+from scail2.serving.queue import JobQueue
+from scail2.serving.refusals import (
+    DiskFullError,
+    MissingError,
+    TooLargeError,
+    TooManyError,
+    TooSlowError,
+    WrongTypeError,
+)
+from scail2.serving.settings import Limits
+from scail2.video import probe, read_image
+from scail2.video.kinds import FileKind, identify
+
+# What is left of the disk for the runs themselves.
+_SPARE_BYTES = 64 * 2**20
+_SUFFIXES = {
+    FileKind.PNG: ".png",
+    FileKind.JPEG: ".jpg",
+    FileKind.WEBP: ".webp",
+    FileKind.GIF: ".gif",
+    FileKind.TIFF: ".tiff",
+    FileKind.BMP: ".bmp",
+    FileKind.AVIF: ".avif",
+    FileKind.MP4: ".mp4",
+    FileKind.MATROSKA: ".mkv",
+    FileKind.AVI: ".avi",
+    FileKind.MPEG_TS: ".ts",
+}
+_MAYBE_MOVING = (FileKind.GIF, FileKind.WEBP, FileKind.PNG, FileKind.AVIF)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Upload:
+    """A file that is there: its SHA-256, bytes, and what it holds (``kind``: picture or video, size, frames, seconds)."""
+
+    sha256: str
+    path: Path
+    facts: dict[str, Any]
+
+
+class Uploads:
+    """The uploaded files of one service, ``FOLDER/SHA256.SUFFIX``."""
+
+    def __init__(self, folder: Path, queue: JobQueue, limits: Limits) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._queue, self._limits = folder, queue, limits
+
+    def find(self, owner: str, sha256: str) -> Upload:
+        """A file that this owner has brought; `MissingError` for others', so that hashes tell nobody what others have."""
+        known = self._queue.upload(owner, sha256)
+        if known is None or not (self._folder / f"{sha256}{known[0]}").is_file():
+            raise MissingError(f"There is no upload {sha256[:64]!r} of yours: send the file to /v1/uploads first.")
+        return Upload(sha256=sha256, path=self._folder / f"{sha256}{known[0]}", facts=known[1])
+
+    async def receive(self, owner: str, chunks: AsyncIterator[bytes]) -> Upload:
+        """Stores a body as it comes, checks that it can be read, and gives it its name.
+
+        Raises a `RefusalError` for too many bytes (of the file, of the owner, of the disk), pixels or seconds, silence, or
+        another kind of file; nothing of it stays then.
+        """
+        room = self._limits.stored_bytes - self._queue.stored_bytes(owner)
+        if room <= 0:
+            raise TooManyError("Your uploads fill what you may store: delete runs or ask for more room.")
+        with Staging(self._folder / "upload") as staging:
+            size, sha256 = await self._store(staging.place, chunks, min(room, self._limits.upload_bytes))
+            facts, suffix = await asyncio.to_thread(self._examine, staging.place)
+            target = self._folder / f"{sha256}{suffix}"
+            if not target.is_file():
+                os.replace(staging.place, target)
+        await asyncio.to_thread(self._queue.add_upload, owner, sha256, suffix, size, facts)
+        return Upload(sha256=sha256, path=target, facts={"bytes": size, **facts})
+
+    async def _store(self, place: Path, chunks: AsyncIterator[bytes], most: int) -> tuple[int, str]:
+        digest, size = hashlib.sha256(), 0
+        with place.open("wb") as file:
+            while (chunk := await self._next(chunks)) is not None:
+                size += len(chunk)
+                if size > most:
+                    raise TooLargeError(f"The file has more than the {most:,} bytes allowed.")
+                if _free_bytes(place.parent) < len(chunk) + _SPARE_BYTES:
+                    raise DiskFullError("The disk of the service is full: try again when there is room.")
+                digest.update(chunk)
+                await asyncio.to_thread(file.write, chunk)
+            await asyncio.to_thread(_to_disk, file)
+        if size == 0:
+            raise WrongTypeError("The body is empty: send the picture's or video's bytes.")
+        return size, digest.hexdigest()
+
+    async def _next(self, chunks: AsyncIterator[bytes]) -> bytes | None:
+        try:
+            async with asyncio.timeout(self._limits.silence):
+                return await anext(chunks)
+        except StopAsyncIteration:
+            return None
+        except TimeoutError:
+            raise TooSlowError(f"Nothing came for {self._limits.silence:g} seconds: send the file again.") from None
+
+    def _examine(self, path: Path) -> tuple[dict[str, Any], str]:
+        """What a file holds, and the suffix that fits; headers are judged before anything is decoded."""
+        try:
+            kind = identify(path)
+            moves = kind.is_container or (kind in _MAYBE_MOVING and _frames(path) > 1)
+            facts = self._video(path) if moves else self._picture(path)
+        except (TooLargeError, WrongTypeError):
+            raise
+        except InputError as error:
+            raise WrongTypeError(str(error).replace(str(path), "The file")) from None
+        return facts, _SUFFIXES[kind]
+
+    def _video(self, path: Path) -> dict[str, Any]:
+        info = probe(path)
+        self._check_pixels(info.width, info.height)
+        seconds = float(info.duration)
+        if seconds > self._limits.seconds:
+            raise TooLargeError(f"The video lasts {seconds:.0f} seconds; {self._limits.seconds:.0f} are allowed.")
+        sizes = {"width": info.width, "height": info.height}
+        return {"kind": "video", **sizes, "frames": info.frames, "seconds": round(seconds, 3)}
+
+    def _picture(self, path: Path) -> dict[str, Any]:
+        pixels = read_image(path)
+        self._check_pixels(pixels.shape[1], pixels.shape[0])
+        return {"kind": "picture", "width": pixels.shape[1], "height": pixels.shape[0]}
+
+    def _check_pixels(self, width: int, height: int) -> None:
+        if width * height > self._limits.pixels:
+            raise TooLargeError(f"{width}×{height} are more than the {self._limits.pixels:,} pixels allowed.")
+
+
+def _frames(path: Path) -> int:
+    """Pictures of a file that may be an animation or a still."""
+    try:
+        return probe(path).frames
+    except InputError:
+        return 1
+
+
+def _free_bytes(folder: Path) -> int:
+    facts = os.statvfs(folder)
+    return facts.f_bavail * facts.f_frsize
+
+
+def _to_disk(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,135 @@
+"""One job, done: the same for a process of this machine and for an actor elsewhere."""
+
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from scail2.errors import InputError
+from scail2.files.disk_errors import as_system_error, sentence
+from scail2.request.animation import AnimationRequest
+from scail2.runs import RunDirectory
+from scail2.runs.journal import RunEvent
+from scail2.runs.lock import is_locked
+
+if TYPE_CHECKING:
+    pass
+
+Listener = Callable[[dict[str, Any]], None]
+
+
+class StoppedError(KeyboardInterrupt):
+    """Raised by the listener in the middle of a job: it was cancelled, or the server is gone.
+
+    A kind of Ctrl-C: nobody on the way takes it for a failure of the work, and the run notes that it was interrupted.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """A job as it is handed to a worker: everything in plain values.
+
+    ``request`` is `AnimationRequest.to_json`; ``run`` the run directory; ``started`` when the job was first claimed
+    (ISO 8601), and ``attempt`` which one this is, from 1.
+    """
+
+    job: int
+    action: str
+    run: str
+    request: Mapping[str, Any]
+    arguments: Mapping[str, Any]
+    since: str
+    attempt: int = 1
+    device: str | None = None
+
+    def to_line(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_line(cls, line: str) -> Self:
+        """What `to_line` gave."""
+        return cls(**json.loads(line))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a job ended: ``finished``, ``failed`` with a sentence, ``stopped``, or ``busy`` where another process has the run."""
+
+    state: str
+    message: str | None = None
+
+
+class JobRunner:
+    """Does jobs one after the other, keeping the model between those that use the same."""
+
+    def __init__(self) -> None:
+        # Only a worker needs torch: the server, which shares this module, answers without it.
+        from scail2.runs.model import PipelineCache
+
+        self._pipelines: PipelineCache = PipelineCache()
+
+    def run(self, order: Order, listener: Listener) -> Outcome:
+        """Does one job; every event of the run goes to ``listener``, which may raise `StoppedError`."""
+
+        def told(event: RunEvent) -> None:
+            listener(event.to_json())
+
+        path = Path(order.run)
+        if path.exists() and is_locked(path):
+            return Outcome(state="busy")
+        try:
+            self._do(order, path, told)
+        except StoppedError:
+            return Outcome(state="stopped")
+        except InputError as error:
+            return Outcome(state="failed", message=str(error))
+        except MemoryError:
+            return Outcome(state="failed", message=_NO_MEMORY)
+        except Exception as error:
+            if type(error).__name__ == "OutOfMemoryError":
+                return Outcome(state="failed", message=_NO_MEMORY)
+            found = as_system_error(error)
+            if found is None:
+                raise
+            return Outcome(state="failed", message=sentence(found))
+        return Outcome(state="finished")
+
+    def _do(self, order: Order, path: Path, told: Callable[[RunEvent], None]) -> None:
+        request = AnimationRequest.from_json(dict(order.request))
+        if order.device is not None:
+            request = request.with_changes(device=order.device)
+        if order.action == "rerender":
+            self._rerender(RunDirectory.open(path), order, told)
+        elif order.action == "resume":
+            RunDirectory.open(path).resume(self._pipelines, events=told)
+        elif order.action == "plan":
+            RunDirectory.create(path, request, renders=False).plan(pipe=self._pipelines, events=told)
+        else:
+            RunDirectory.create(path, request).execute(self._pipelines, events=told)
+
+    def _rerender(self, run: RunDirectory, order: Order, told: Callable[[RunEvent], None]) -> None:
+        """Renders a segment again once, however often its worker is killed: what was ordered before is only finished."""
+        if order.attempt > 1 and _was_ordered(run, order.since):
+            run.resume(self._pipelines, events=told)
+            return
+        given = order.arguments
+        run.rerender(
+            int(given["segment"]),
+            cascade=bool(given.get("cascade", False)),
+            seed=given.get("seed"),
+            pipe=self._pipelines,
+            events=told,
+        )
+
+
+_NO_MEMORY = "There is not enough memory for this; take a smaller size, fewer frames or a smaller model."
+
+
+def _was_ordered(run: RunDirectory, since: str) -> bool:
+    if (run.path / "pending.json").exists():
+        return True
+    entries = itertools.dropwhile(lambda entry: str(entry.get("time", "")) < since, run.journal().entries())
+    return any(entry.get("event") == "rerender_ordered" for entry in entries)

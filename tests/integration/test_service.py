@@ -1,0 +1,375 @@
+"""The HTTP service over real runs of a tiny model: what a client sends and gets, by value."""
+
+import io
+import json
+import re
+import threading
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from run_material import make_material, save_model
+from service_material import ThreadWorker, served, typed_client
+
+from scail2.errors import InputError
+from scail2.request.animation import AnimationRequest
+from scail2.runs import RunDirectory
+from scail2.serving.client import Client, ServiceError
+from scail2.serving.settings import Limits, ServiceSettings
+from scail2.serving.submissions import NAMED, ONE_FILE, SEVERAL_FILES, WITHHELD
+from scail2.video import VideoReader
+
+FRAMES = 19
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    return make_material(tmp_path_factory.mktemp("material"), frames=FRAMES)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def job_of(material, **changes):
+    """Settings of a submission: those of the request, without the service's own."""
+    fields = {name: value for name, value in material.items() if name not in ("output", "mode")}
+    return {"mode": str(material["mode"]), **fields, **changes}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, material, model):
+    """A service with one finished run: (http, client, run id, worker list)."""
+    workers = []
+
+    def make(device):
+        workers.append(ThreadWorker(device))
+        return workers[-1]
+
+    settings = ServiceSettings(runs=tmp_path_factory.mktemp("runs"), models=(str(model),))
+    with served(settings, make) as http:
+        client = typed_client(http)
+        run = client.submit(**job_of(material)).id
+        state = client.wait(run, timeout=120)
+        assert (state.job, state.failure) == ("finished", None)
+        yield http, client, run, settings
+
+
+def test_the_film_is_the_one_that_the_command_gives(finished, material, model, tmp_path):
+    _, client, run, _ = finished
+    film = client.download(run, tmp_path / "served.mp4")
+    request = AnimationRequest(**material | {"model": str(model), "output": tmp_path / "own.mp4"})
+    own = RunDirectory.create(tmp_path / "own.run", request).execute()
+    one, other = VideoReader(film), VideoReader(own)
+    assert len(one) == len(other) == FRAMES
+    assert np.array_equal(one.frames(0, FRAMES), other.frames(0, FRAMES))
+
+
+def test_frames_segments_and_manifest_tell_the_same_run(finished):
+    _, client, run, settings = finished
+    segments = client.segments(run)
+    assert [(each["index"], each["first_frame"]) for each in segments] == [(0, 0), (1, 9), (2, 13), (3, 17)][
+        : len(segments)
+    ]
+    assert sum(each["frames"] for each in segments) == FRAMES
+    stored = VideoReader(settings.runs / run / "run" / "segments" / "001" / "frames.mkv").frames(0, 1)[0]
+    pixels = np.asarray(Image.open(io.BytesIO(client.frame(run, segments[1]["first_frame"]))))
+    assert np.array_equal(pixels, stored)
+    manifest = client.manifest(run)
+    assert manifest["film"]["bytes"] == (settings.runs / run / "film.mp4").stat().st_size
+    assert len(manifest["segments"]) == len(segments)
+
+
+def test_a_segment_is_a_film_of_its_own(finished, tmp_path):
+    _, client, run, _ = finished
+    (tmp_path / "one.mp4").write_bytes(client.segment(run, 0))
+    assert len(VideoReader(tmp_path / "one.mp4")) == client.segments(run)[0]["frames"]
+
+
+def test_nothing_told_names_a_path_of_the_machine(finished):
+    http, _, run, settings = finished
+    for where in ("", "/plan", "/segments", "/manifest", "/masks", "/events"):
+        told = http.get(f"/v1/runs/{run}{where}").text
+        assert str(settings.runs) not in told, where
+
+
+def test_events_are_the_journal_and_go_on_where_they_stopped(finished):
+    _, client, run, settings = finished
+    lines = (settings.runs / run / "run" / "journal.jsonl").read_text().splitlines()
+    told = list(client.events(run))
+    assert [each["event"] for each in told] == [json.loads(line)["event"] for line in lines]
+    assert [each["event"] for each in client.events(run, after=len(lines) - 2)] == [each["event"] for each in told[-2:]]
+
+
+def test_the_film_answers_to_ranges(finished):
+    http, _, run, settings = finished
+    whole = (settings.runs / run / "film.mp4").read_bytes()
+    part = http.get(f"/v1/runs/{run}/result", headers={"Range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, whole[10:20])
+
+
+def test_one_segment_is_rendered_again_with_its_seed_and_the_others_stay(finished):
+    _, client, run, _ = finished
+    before = {each["index"]: each["version"] for each in client.segments(run)}
+    client.rerender(run, 1, seed=5)
+    assert client.wait(run, timeout=60).job == "finished"
+    after = {each["index"]: (each["version"], each["seed"]) for each in client.segments(run)}
+    assert [index for index in before if after[index][0] != before[index]] == [1]
+    assert after[1][1] == 5
+
+
+def test_a_repainted_mask_is_taken_up(finished):
+    _, client, run, _ = finished
+    mask, other = (np.asarray(Image.open(io.BytesIO(client.mask(run, frame=at)))).copy() for at in (18, 17))
+    facts = client.masks(run)
+    assert facts["frames"] == FRAMES
+    assert mask.shape == (facts["height"], facts["width"], 3)
+    mask[:4, :4] = facts["palette"]["blue"]
+    buffer = io.BytesIO()
+    Image.fromarray(mask).save(buffer, format="PNG")
+    client.put_mask(run, buffer.getvalue(), frame=18)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(client.mask(run, frame=18)))), mask)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(client.mask(run, frame=17)))), other)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "told"),
+    [
+        (np.zeros((8, 9, 3), np.uint8), "are needed"),
+        (np.full((32, 32, 3), 127, np.uint8), "none of the palette's colours"),
+    ],
+)
+def test_wrong_masks_are_refused_with_a_sentence(finished, pixels, told):
+    _, client, run, _ = finished
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    with pytest.raises(ServiceError, match=told) as caught:
+        client.put_mask(run, buffer.getvalue())
+    assert caught.value.status == 422
+
+
+def test_changed_settings_render_anew_what_depends_on_them(finished):
+    _, client, run, _ = finished
+    before = [each["version"] for each in client.segments(run)]
+    client.change(run, seed=99)
+    assert client.wait(run, timeout=60).job == "finished"
+    after = [each["version"] for each in client.segments(run)]
+    assert all(one != other for one, other in zip(before, after, strict=True))
+    assert client.state(run).told["settings"]["seed"] == 99
+
+
+@pytest.fixture
+def held(tmp_path, model):
+    """A service whose only worker keeps jobs at their first step until it is let go: (http, client, worker)."""
+    workers = []
+
+    def make(device):
+        workers.append(ThreadWorker(device))
+        workers[-1].hold.clear()
+        return workers[-1]
+
+    settings = ServiceSettings(runs=tmp_path / "runs", models=(str(model),), limits=Limits(active_runs=3))
+    with served(settings, make) as http:
+        yield http, typed_client(http), workers[0]
+
+
+def reach_step(client: Client, run: str) -> None:
+    """Waits until a run is at a step."""
+    for event in client.events(run):
+        if event["event"] == "step":
+            return
+
+
+def test_cancelling_stops_at_the_step_keeps_what_is_there_and_goes_on(held, material):
+    _, client, worker = held
+    run, waiting = client.submit(**job_of(material)).id, client.submit(**job_of(material, seed=1)).id
+    reach_step(client, run)
+    assert client.cancel(waiting).job == "cancelled"
+    client.cancel(run)
+    assert client.wait(run, timeout=10).job == "cancelled"
+    worker.hold.set()
+    client.resume(run)
+    assert client.wait(run, timeout=60).job == "finished"
+
+
+def test_a_run_at_work_takes_no_second_job_no_mask_and_no_deletion(held, material):
+    http, client, _ = held
+    run = client.submit(**job_of(material)).id
+    reach_step(client, run)
+    for call in (lambda: client.resume(run), lambda: client.rerender(run, 0), lambda: client.delete(run)):
+        with pytest.raises(ServiceError, match="being worked on") as caught:
+            call()
+        assert caught.value.status == 409
+    assert http.put(f"/v1/runs/{run}/masks/reference.png", content=b"x").status_code == 409
+    client.cancel(run)
+    client.wait(run, timeout=10)
+    client.delete(run)
+    assert http.get(f"/v1/runs/{run}").status_code == 404
+
+
+def test_a_quota_is_a_sentence_and_the_same_key_is_the_same_run(held, material):
+    _, client, _ = held
+    first = client.submit(**job_of(material), idempotency_key="once")
+    assert client.submit(**job_of(material), idempotency_key="once").id == first.id
+    client.submit(**job_of(material))
+    client.submit(**job_of(material))
+    with pytest.raises(ServiceError, match="as many as one may") as caught:
+        client.submit(**job_of(material))
+    assert caught.value.status == 429
+
+
+def test_jobs_of_a_stopped_service_wait_for_the_next(tmp_path, material, model):
+    settings = ServiceSettings(runs=tmp_path / "runs", models=(str(model),))
+    worker = ThreadWorker()
+    worker.hold.clear()
+    with served(settings, lambda _: worker) as http:
+        run = typed_client(http).submit(**job_of(material)).id
+        reach_step(typed_client(http), run)
+    with served(settings) as http:
+        assert typed_client(http).wait(run, timeout=60).job == "finished"
+
+
+def test_a_plan_tells_segments_before_anything_is_spent(held, material):
+    _, client, worker = held
+    run = client.submit(**job_of(material), action="plan").id
+    assert client.wait(run, timeout=60).job == "finished"
+    assert client.plan(run)["frames"] == FRAMES
+    assert client.segments(run) == []
+    worker.hold.set()
+    client.resume(run)
+    assert client.wait(run, timeout=60).run["state"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"output": "/etc/passwd"}, "'output' is decided by the service"),
+        ({"device": "cuda:7"}, "'device' is decided by the service"),
+        ({"masks": "../../x"}, "'masks' is decided by the service"),
+        ({"model": "/secret/model"}, "offers no model"),
+        ({"lora": ["/secret/lora.safetensors"]}, "offers no LoRA"),
+        ({"reference": "../../../etc/passwd"}, "no upload"),
+        ({"reference": "/etc/passwd"}, "no upload"),
+        ({"reference": 7}, "is missing"),
+        ({"driving_mask": "x"}, "is a list"),
+        ({"format": ".exe"}, "'format' is one of"),
+        ({"steps": 0}, "steps"),
+        ({"nonsense": 1}, "Unknown setting"),
+        ({"seed": "x"}, "seed"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_at_once(held, material, changes, told):
+    http, client, _ = held
+    good = client._with_uploads(job_of(material))
+    answer = http.post("/v1/runs", json={"settings": good | changes})
+    assert answer.status_code in (404, 422)
+    assert told in answer.json()["error"]
+    assert "Traceback" not in answer.text
+    assert http.get("/v1/runs").json()["runs"] == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/runs/..%2f..%2fetc",
+        "/v1/runs/%2e%2e/frames/0.png",
+        "/v1/uploads/..%2f..%2fqueue.sqlite",
+        "/v1/uploads/" + "a" * 64,
+        "/v1/runs/0123456789abcdef",
+        "/v1/runs/0123456789abcdef/frames/-1.png",
+        "/v1/runs/0123456789abcdef/masks/driving/..%2f0.png",
+    ],
+)
+def test_names_lead_nowhere_else(held, path):
+    http, _, _ = held
+    answer = http.get(path)
+    assert answer.status_code in (404, 422)
+    assert set(answer.json()) == {"error"}
+
+
+def test_uploads_are_bounded_and_looked_into(tmp_path, material, model):
+    limits = Limits(upload_bytes=200_000, pixels=64 * 64, seconds=4.0)
+    with served(ServiceSettings(runs=tmp_path, models=(str(model),), limits=limits)) as http:
+
+        def send(content):
+            answer = http.post("/v1/uploads", content=content)
+            return answer.status_code, answer.json().get("error", "")
+
+        assert send(b"\0" * 200_001) == (413, "The file has more than the 200,000 bytes allowed.")
+        assert send(b"")[0] == 415
+        assert send(b"plain text, no picture")[0] == 415
+        assert send(Path(material["driving"]).read_bytes()[:300])[0] == 415
+        large = io.BytesIO()
+        Image.new("RGB", (65, 64)).save(large, format="PNG")
+        assert send(large.getvalue()) == (413, "65×64 are more than the 4,096 pixels allowed.")
+        told = http.post("/v1/uploads", content=Path(material["driving"]).read_bytes())
+        assert (told.json()["frames"], told.json()["kind"]) == (FRAMES, "video")
+        kept = list((tmp_path / ".service" / "uploads").iterdir())
+        assert [path.stem for path in kept] == [told.json()["id"]]
+        assert http.get(f"/v1/uploads/{told.json()['id']}/content").content == Path(material["driving"]).read_bytes()
+
+
+def test_a_body_of_a_megabyte_is_no_request(held):
+    http, _, _ = held
+    answer = http.post("/v1/runs", content=b'{"settings": {"prompt": "' + b"x" * (1 << 20) + b'"}}')
+    assert answer.status_code == 413
+
+
+def test_tokens_keep_owners_apart_and_are_needed(tmp_path, material, model):
+    settings = ServiceSettings(runs=tmp_path, models=(str(model),), tokens=("first-token", "second-token"))
+    with served(settings) as http:
+        first, second = ({"Authorization": f"Bearer {token}"} for token in settings.tokens)
+        assert http.get("/v1/runs").status_code == 401
+        assert http.get("/v1/runs", headers={"Authorization": "Bearer wrong-token"}).status_code == 401
+        assert http.get("/healthz").status_code == 200
+        brought = http.post("/v1/uploads", content=Path(material["reference"]).read_bytes(), headers=first).json()["id"]
+        assert http.get(f"/v1/uploads/{brought}", headers=first).status_code == 200
+        assert http.get(f"/v1/uploads/{brought}", headers=second).status_code == 404
+
+
+def test_foreign_pages_and_foreign_names_are_refused(held):
+    http, _, _ = held
+    assert http.get("/v1/runs", headers={"Origin": "https://evil.example"}).status_code == 403
+    assert http.get("/v1/runs", headers={"Host": "evil.example"}).status_code == 403
+    assert http.get("/v1/runs", headers={"Host": "localhost:1", "Origin": "http://localhost:1"}).status_code == 200
+
+
+def test_another_address_needs_a_token(tmp_path):
+    with pytest.raises(InputError, match="SCAIL2_TOKEN"):
+        ServiceSettings(runs=tmp_path, host="0.0.0.0")
+    assert ServiceSettings(runs=tmp_path, host="0.0.0.0", tokens=("long-enough",)).host == "0.0.0.0"
+
+
+def test_two_services_never_share_a_folder(tmp_path, model):
+    settings = ServiceSettings(runs=tmp_path, models=(str(model),))
+    with served(settings), pytest.raises(InputError, match="in use"), served(settings):
+        pass
+
+
+def test_metrics_count_what_happened(finished):
+    http, _, _, _ = finished
+    lines = dict(line.rsplit(" ", 1) for line in http.get("/metrics").text.splitlines() if not line.startswith("#"))
+    assert int(lines['scail2_jobs{state="finished"}']) >= 1
+    assert int(lines["scail2_segments_rendered_total"]) >= 3
+    assert int(lines["scail2_workers"]) == 1
+
+
+def test_the_documentation_has_examples_that_are_accepted_names(finished):
+    http, _, _, _ = finished
+    schema = http.get("/openapi.json").json()
+    example = schema["components"]["schemas"]["Submission"]["examples"][0]
+    assert set(example["settings"]) <= set(AnimationRequest.__dataclass_fields__)
+    assert threading.active_count() < 50
+
+
+def test_every_setting_that_may_be_a_path_is_a_file_a_name_or_withheld():
+    """A setting added to the request must be thought of here, or a client could name files of the service's machine."""
+    words = {
+        "prompt", "negative_prompt", "preset", "solver", "codec", "fps", "text", "bind",
+        "points", "boxes", "reference_points", "reference_boxes",
+    }  # fmt: skip
+    open_ended = {each.name for each in fields(AnimationRequest) if re.search(r"\b(str|Path)\b", str(each.type))}
+    assert open_ended - words == (ONE_FILE | SEVERAL_FILES | NAMED | WITHHELD) & open_ended
