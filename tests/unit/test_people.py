@@ -7,10 +7,16 @@ import pytest
 
 from scail2.drift.verdict import LIMITS, Measure
 from scail2.errors import InputError
+from scail2.modes import AnimationMode
+from scail2.perception.binding import bind
+from scail2.perception.bound_masks import BoundMasks
+from scail2.perception.checks import framing
+from scail2.perception.checks.extents import pair_extents
 from scail2.perception.segmenters.people.joints import Joints, find_joints, motion_error
 from scail2.perception.segmenters.people.network import OUTSIDE, PoseNetwork, Square, crop, installed, placed
 from scail2.perception.segmenters.people.places import PlaceFinder
 from scail2.perception.segmenters.people.segmenter import PeopleSegmenter
+from scail2.perception.tracks import TrackedMasks, TrackRecorder
 from scail2.request.masks import BoxPrompt, PointPrompt, Prompts
 from scail2.runs.motion import MotionCheck
 from scail2.runs.watching import WatchedFrames
@@ -195,3 +201,49 @@ def test_why_there_is_no_motion_error_is_said(check, dancer, palette, monkeypatc
     assert "driving video's characters" in check.measure(SEGMENT, dancer.array, wrong).reason
     monkeypatch.setattr("scail2.runs.motion.installed", lambda: False)
     assert "pip install 'scail2[people]'" in check.measure(SEGMENT, dancer.array, palette).reason
+
+
+def standing(labels: np.ndarray) -> TrackedMasks:
+    """Masks of one character from labels uint8 (T, H, W)."""
+    recorder = TrackRecorder(None, height=labels.shape[1], width=labels.shape[2])
+    recorder.add(np.ascontiguousarray(labels))
+    return recorder.finish("test")
+
+
+def framed(reference, reference_labels, driving, driving_labels):
+    """What the framing check says of a picture and a clip, with the masks that are known."""
+    shown, moving = standing(reference_labels[None]), standing(driving_labels)
+    binding = bind(shown, moving)
+    masks = BoundMasks(mode=AnimationMode.ANIMATION, reference=shown, driving=moving, binding=binding)
+    extents = pair_extents(masks, reference, ArrayFrames(driving))
+    found = framing.check(shown, moving, binding, extents).findings
+    return [(each.severity.value, each.message) for each in found if each.code == "cut_off"]
+
+
+def test_a_reference_that_ends_at_the_knees_is_told_by_joints(dancer, palette, monkeypatch):
+    labels = (palette[..., 2] > 0).astype(np.uint8)
+    frame, mask = dancer.array[5], labels[5]
+    knees = 262  # by eye; the feet are at 303
+    picture, cut = np.full_like(frame, 255), mask.copy()
+    picture[:knees], cut[knees:] = frame[:knees], 0
+    ((severity, message),) = framed(picture, cut, dancer.array, labels)
+    assert severity == "warning"
+    assert "reference character 1 is shown down to the knees only" in message
+    assert "driving character 1 down to the feet (frame 0)" in message
+    # The other way round nothing has to be invented.
+    ((severity, message),) = framed(frame, mask, dancer.array[:, :knees], labels[:, :knees])
+    assert severity == "info"
+    assert "reference character 1 down to the feet" in message
+    # A mask that touches no border says nothing of this.
+    monkeypatch.setattr("scail2.perception.checks.extents.installed", lambda: False)
+    assert framed(picture, cut, dancer.array, labels) == []
+
+
+def test_feet_on_the_picture_s_edge_are_not_cut_off(dancer, palette, monkeypatch):
+    labels = (palette[..., 2] > 0).astype(np.uint8)
+    bottom = int(np.flatnonzero(labels[0].any(axis=1))[-1])
+    picture, mask = dancer.array[0, : bottom + 1], labels[0, : bottom + 1].copy()
+    mask[-1, 100:260] = 1  # a shadow, or a mask painted down to the edge
+    assert framed(picture, mask, dancer.array, labels) == []
+    monkeypatch.setattr("scail2.perception.checks.extents.installed", lambda: False)
+    assert "cut off at the bottom" in framed(picture, mask, dancer.array, labels)[0][1]

@@ -1,5 +1,6 @@
 """The verdict names what is wrong with its segment and frame, and says nothing of what is right."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -216,59 +217,63 @@ def pipe():
     return bare_pipeline(native_height=SIZE, native_width=SIZE)
 
 
-def finished(tmp_path, pipe, **changes):
-    run = RunDirectory.create(tmp_path / "film.run", make_request(tmp_path, **changes))
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory, pipe):
+    """A finished run, its verdict events, and what it wrote of its measures."""
+    folder = tmp_path_factory.mktemp("run")
+    run = RunDirectory.create(folder / "film.run", make_request(folder, frames=19, seed=6))
     events = []
     run.execute(pipe, events=events.append)
-    return run, [each.facts for each in events if each.name == "verdict"]
+    verdicts = [each.facts for each in events if each.name == "verdict"]
+    return run, verdicts, read_sealed(run.path / "drift.json", dict)
 
 
-def edited(run, segment, **measures):
-    """The run as if a segment had been measured to be like this."""
-    values = read_sealed(run.path / "drift.json", dict)
+def edited(executed, segment, **measures):
+    """The run's verdict as if a segment had been measured to be like this."""
+    run, _, values = executed
+    values = copy.deepcopy(values)
     values["segments"][segment] |= measures
     write_sealed(run.path / "drift.json", values)
-    return run.status()
+    return run.status().verdict
 
 
-def test_a_run_ends_with_its_verdict_and_status_tells_the_same(tmp_path, pipe):
-    run, verdicts = finished(tmp_path, pipe, frames=19)
+def seam_of(verdict):
+    return next(each for each in verdict.troubles if each.measure is Measure.SEAM)
+
+
+def test_a_run_ends_with_its_verdict_and_status_tells_the_same(executed):
+    run, verdicts, _ = executed
     status = run.status()
     assert verdicts == [status.verdict.to_json()] == [status.to_json()["verdict"]]
-    assert {each["measure"] for each in verdicts[0]["measured"]} >= {
-        "drift",
-        "seam",
-        "seam_colour",
-        "flicker",
-        "freeze",
-    }
-    assert "motion_error" in verdicts[0]["unmeasured"]  # nobody is in that footage
+    assert {each["measure"] for each in verdicts[0]["measured"]} >= {"drift", "seam", "seam_colour", "flicker", "freeze"}
+    assert "motion_error" in verdicts[0]["unmeasured"]  # nobody is tall enough in that footage
     assert [name for name, _ in status.rows()].count("verdict") == 1
 
 
-def test_the_command_that_would_help_is_one_that_runs(tmp_path, pipe):
-    run, _ = finished(tmp_path, pipe, frames=19, seed=6)
-    found = edited(run, 1, seam_jump=9.0).verdict
-    seam = next(each for each in found.troubles if each.measure is Measure.SEAM)
-    assert seam.help == f"scail2 rerender {run.path} --segment 1 --seed 7 --cascade"
+def test_a_drift_of_colour_asks_for_correction_and_one_of_sharpness_does_not(executed):
+    first = executed[2]["segments"][2]["to_first"]
+    assert "--drift-correction reinhard-first" in edited(executed, 2, to_first=first | {"colour_outside": 99.0}).lines()[1]
+    assert "rerender" in edited(executed, 2, to_first=first | {"sharpness": -40.0}).lines()[1]
+
+
+def test_damaged_measures_are_told_and_give_no_verdict(executed):
+    run, _, values = executed
+    write_sealed(run.path / "drift.json", values | {"segments": [{"index": 0}]})
+    status = run.status()
+    assert status.verdict is None
+    assert "drift.json" in status.damaged
+
+
+def test_the_command_that_would_help_is_one_that_runs(executed, pipe):
+    run = executed[0]
     last = len(run.status().finished) - 1
-    found = edited(run, last, seam_jump=10.0).verdict
-    seam = next(each for each in found.troubles if each.measure is Measure.SEAM)
-    assert seam.help == f"scail2 rerender {run.path} --segment {last} --seed 7"
-    assert seam.also == (1,)
-    run.rerender(last, seed=7, pipe=pipe)
-    again = edited(run, last, seam_jump=10.0).verdict
-    assert next(each for each in again.troubles if each.measure is Measure.SEAM).help.endswith("--seed 8")
-
-
-def test_a_drift_of_colour_asks_for_correction_unless_it_was_corrected(tmp_path, pipe):
-    run, _ = finished(tmp_path, pipe, frames=19)
-    first = read_sealed(run.path / "drift.json", dict)["segments"][2]["to_first"]
-    assert (
-        "--drift-correction reinhard-first"
-        in edited(run, 2, to_first=first | {"colour_outside": 99.0}).verdict.lines()[1]
+    assert seam_of(edited(executed, 1, seam_jump=9.0)).help == (
+        f"scail2 rerender {run.path} --segment 1 --seed 7 --cascade"
     )
-    assert "rerender" in edited(run, 2, to_first=first | {"sharpness": -40.0}).verdict.lines()[1]
+    seam = seam_of(edited(executed, last, seam_jump=10.0))
+    assert seam.help == f"scail2 rerender {run.path} --segment {last} --seed 7"
+    run.rerender(last, seed=7, pipe=pipe)
+    assert seam_of(edited(executed, last, seam_jump=10.0)).help.endswith("--seed 8")
 
 
 def test_driving_frames_are_read_once_for_rendering_and_measuring():

@@ -7,7 +7,14 @@ import numpy as np
 
 from scail2.drift.motion import MotionError
 from scail2.masks import BINDING_SLOTS, split_mask
-from scail2.perception.segmenters.people.joints import Joints, body_near, body_on, motion_error
+from scail2.perception.segmenters.people.joints import (
+    SMALLEST_BODY,
+    Joints,
+    body_near,
+    body_on,
+    is_tall_enough,
+    motion_error,
+)
 from scail2.perception.segmenters.people.network import PoseNetwork, installed
 from scail2.runs.watching import WatchedFrames
 from scail2.segments import Segment, SegmentPlan
@@ -18,6 +25,7 @@ if TYPE_CHECKING:
 # One frame in so many is looked at, but at least so many a segment: two looks at every person in both videos, 17 ms each.
 _EVERY, _LEAST = 8, 5
 _MISSING = "joints are found with the extra `people`: pip install 'scail2[people]', then resume the run"
+_SMALL = f"no character of the driving video is {SMALLEST_BODY} pixels tall, joints of smaller ones are not looked for"
 _NOBODY = "no person's joints were found on the driving video's characters"
 _LOST = "no person's joints were found in the output where the driving video has them"
 
@@ -58,6 +66,8 @@ class MotionCheck:
         numbers = _samples(segment)
         places = [number - segment.first_new for number in numbers]
         shown = split_mask(masks[places])
+        if not any(is_tall_enough(mask) for slot in BINDING_SLOTS for mask in shown[slot]):
+            return MotionError(reason=_SMALL)
         wanted: list[list[Body | None]] = []
         made: list[list[Body | None]] = []
         for slot in BINDING_SLOTS:

@@ -28,6 +28,8 @@ VISIBLE = 0.5
 _ENOUGH = len(LIMBS) // 2
 # A body is a mask's when the two outlines share this part of their union.
 _SAME_BODY = 0.6
+# Bodies less tall than this, in pixels, are not looked for: their joints could not be told apart.
+SMALLEST_BODY = 48
 # What a box reaches beyond the joints, in torso lengths: where fingers end, and chin, forehead and hair.
 _MARGIN = 0.2
 
@@ -93,20 +95,42 @@ def find_joints(frames: SizedFrames, network: PoseNetwork | None = None, prompts
     return Joints.of(found)
 
 
+def is_tall_enough(mask: np.ndarray) -> bool:
+    """Whether a character's mask bool (H, W) is tall enough for its joints to be looked for."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    return len(rows) > 0 and int(rows[-1] - rows[0]) + 1 >= SMALLEST_BODY
+
+
 def body_on(network: PoseNetwork, frame: np.ndarray, mask: np.ndarray) -> Body | None:
     """The body of a character in a frame uint8 (H, W, 3), whose mask bool (H, W) is known.
 
     None where the network sees no person there, or one whose outline is not the mask: a drawing, an animal, somebody else.
     """
+    if not is_tall_enough(mask):
+        return None
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        return None
     body = body_near(network, frame, Square.of_box((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)))
-    if body is None:
+    return body if body is not None and _agreement(body, mask) >= _SAME_BODY else None
+
+
+def found_body_on(network: PoseNetwork, frame: np.ndarray, mask: np.ndarray) -> Body | None:
+    """As `body_on`, but of a body that may be cut off: a box around what is left of one would be taken for all of it.
+
+    The detector places a whole body by its head and hips, also where the picture ends above the feet. None where it finds
+    nobody on the mask.
+    """
+    if not is_tall_enough(mask):
         return None
+    bodies = [body_near(network, frame, square) for _, square in network.detect(frame)]
+    known = [(_agreement(body, mask), place) for place, body in enumerate(bodies) if body is not None]
+    share, place = max(known, default=(0.0, 0))
+    return bodies[place] if share >= _SAME_BODY else None
+
+
+def _agreement(body: Body, mask: np.ndarray) -> float:
+    """Intersection over union of a body's outline and a mask bool (H, W)."""
     outline = placed(body.outline, body.square, *mask.shape) > 0
-    shared, union = np.count_nonzero(outline & mask), np.count_nonzero(outline | mask)
-    return body if shared >= _SAME_BODY * union else None
+    return float(np.count_nonzero(outline & mask) / max(np.count_nonzero(outline | mask), 1))
 
 
 def body_near(network: PoseNetwork, frame: np.ndarray, square: Square) -> Body | None:
