@@ -26,7 +26,7 @@ from scail2.data.embedding import Embedder
 from scail2.data.sharding import ShardJob, ShardRun, ShardSummary, run_shards
 from scail2.data.shards import DamagedSample, ShardWriter
 from scail2.data.sources import PairSource
-from scail2.data.triplet_recipe import TripletRecipe
+from scail2.data.triplet_recipe import SampleKind, TripletRecipe
 from scail2.data.triplets import TrainingTriplet, draw_triplet
 from scail2.errors import InputError
 from scail2.files.staging import atomic_file
@@ -101,7 +101,8 @@ class CacheJob:
     @cached_property
     def _ordinals(self) -> list[int]:
         """For every pair, how many of its kind come before it; kinds as `_write_pair` draws them."""
-        seen, ordinals = Counter(), []
+        seen: Counter[SampleKind] = Counter()
+        ordinals = []
         for number in range(self.num_pairs):
             kind = self.recipe.draw_kind(np.random.default_rng([self.seed, number]))
             ordinals.append(seen[kind])

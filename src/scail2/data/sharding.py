@@ -166,7 +166,8 @@ _worker: dict[str, Any] = {}
 
 def _end_with_parent() -> None:
     """A killed command has no chance to end its workers: they would fill the folder beside its successor, or wait for ever."""
-    parent_process().join()
+    if (parent := parent_process()) is not None:
+        parent.join()
     os._exit(1)
 
 

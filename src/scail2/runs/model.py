@@ -1,7 +1,6 @@
 """The model of a run: loaded only when something must be rendered, identified by its parameters' content."""
 
 import hashlib
-import math
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,8 +58,8 @@ class ModelFacts:
         step = geometry.size_step(pipe.vae)
         config = pipe.transformer.config
         # Beyond the position shifts the driving tokens would sit on the video's own positions.
-        largest = tuple(
-            shift * patch * pipe.vae.config.scale_factor_spatial if shift else math.inf
+        largest_height, largest_width = (
+            shift * patch * pipe.vae.config.scale_factor_spatial if shift else 8192
             for shift, patch in (
                 (config.rope_reference_height_shift, config.patch_size[1]),
                 (config.rope_driving_width_shift, config.patch_size[2]),
@@ -71,7 +70,7 @@ class ModelFacts:
             fingerprint=fingerprint(pipe),
             size_step=step,
             native_size=(pipe.config.native_height, pipe.config.native_width),
-            largest_size=tuple(8192 if side is math.inf else int(side) for side in largest),
+            largest_size=(int(largest_height), int(largest_width)),
             segment_frame_length=pipe.config.segment_frame_length,
             prev_segment_conditioning_frames=pipe.config.prev_segment_conditioning_frames,
             sampling=SamplingDefaults.of(pipe),
