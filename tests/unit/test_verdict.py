@@ -245,14 +245,22 @@ def test_a_run_ends_with_its_verdict_and_status_tells_the_same(executed):
     run, verdicts, _ = executed
     status = run.status()
     assert verdicts == [status.verdict.to_json()] == [status.to_json()["verdict"]]
-    assert {each["measure"] for each in verdicts[0]["measured"]} >= {"drift", "seam", "seam_colour", "flicker", "freeze"}
+    assert {each["measure"] for each in verdicts[0]["measured"]} >= {
+        "drift",
+        "seam",
+        "seam_colour",
+        "flicker",
+        "freeze",
+    }
     assert "motion_error" in verdicts[0]["unmeasured"]  # nobody is tall enough in that footage
     assert [name for name, _ in status.rows()].count("verdict") == 1
 
 
 def test_a_drift_of_colour_asks_for_correction_and_one_of_sharpness_does_not(executed):
     first = executed[2]["segments"][2]["to_first"]
-    assert "--drift-correction reinhard-first" in edited(executed, 2, to_first=first | {"colour_outside": 99.0}).lines()[1]
+    assert (
+        "--drift-correction reinhard-first" in edited(executed, 2, to_first=first | {"colour_outside": 99.0}).lines()[1]
+    )
     assert "rerender" in edited(executed, 2, to_first=first | {"sharpness": -40.0}).lines()[1]
 
 

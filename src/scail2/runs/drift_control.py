@@ -159,24 +159,26 @@ class DriftControl:
         measured = drift.measure_segment(
             frames,
             reference=self._reference,
-            first_segment_stats=first,
+            first_segment_stats=None if first is None else first.statistics,
             previous_tail=tail,
             character_mask=characters,
-            driving=self._driving(segment, 0 if tail is None else len(tail), characters),
+            driving=self._driving(segment, 0 if tail is None else len(tail), characters, first),
             index=index,
         )
         error = self.motion.measure(segment, frames, masks)
         self.driving.forget(segment.stop)
         return replace(measured, motion_error=error)
 
-    def _driving(self, segment: Segment, tail: int, characters: np.ndarray) -> DrivingMeasures:
+    def _driving(
+        self, segment: Segment, tail: int, characters: np.ndarray, first: SegmentDrift | None
+    ) -> DrivingMeasures:
         """What the driving video does in a segment's new frames, whose characters are given, and in the tail before it."""
         stride = self.driving.stride(*characters.shape[1:])
         small = self.driving.small(segment.first_new, segment.stop)
         return DrivingMeasures(
             glance=self.driving.glance(segment.first_new - tail, segment.stop),
             statistics=drift.segment_statistics(small, characters[:, ::stride, ::stride]),
-            first=self._known(0).driving if segment.index else None,
+            first=None if first is None else first.driving,
             is_scene=self.request.mode is AnimationMode.REPLACEMENT,
         )
 
@@ -188,16 +190,16 @@ class DriftControl:
     def _anchor(self, index: int) -> ColourStatistics:
         """Colours of the first segment, or of the frames just before this one, as stored."""
         if self.request.drift_correction is DriftCorrection.REINHARD_FIRST:
-            return self._first.colour
+            return self._first.statistics.colour
         history = self.store.state(index - 1).history
         start = self.prepared.plan.segments[index].first_new
         return colour_statistics(history, self._characters(start - len(history), start))
 
     @property
-    def _first(self) -> SegmentStatistics:
-        """Statistics of the first segment, which was measured before any later one is rendered."""
+    def _first(self) -> SegmentDrift:
+        """The first segment's measures, which were made before any later one is rendered."""
         known = self._known(0)
-        return (self._measured(0) if known is None else known).statistics
+        return self._measured(0) if known is None else known
 
     @cached_property
     def _reference(self) -> SegmentStatistics:

@@ -87,7 +87,7 @@ class RunTask:
 
     def _tell_verdict(self) -> None:
         """What the measures of the whole run come to, as an event."""
-        records = {index: self.store.record(index) for index in self.store.finished()}
+        records = {index: self.store.known(index) for index in self.store.finished()}
         found = stored_verdict(self.folder, self.request, records)
         if found is not None:
             self.journal.emit("verdict", **found.to_json())

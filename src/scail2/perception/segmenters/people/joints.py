@@ -130,7 +130,8 @@ def found_body_on(network: PoseNetwork, frame: np.ndarray, mask: np.ndarray) -> 
 def _agreement(body: Body, mask: np.ndarray) -> float:
     """Intersection over union of a body's outline and a mask bool (H, W)."""
     outline = placed(body.outline, body.square, *mask.shape) > 0
-    return float(np.count_nonzero(outline & mask) / max(np.count_nonzero(outline | mask), 1))
+    union = int(np.count_nonzero(outline | mask))
+    return int(np.count_nonzero(outline & mask)) / max(union, 1)
 
 
 def body_near(network: PoseNetwork, frame: np.ndarray, square: Square) -> Body | None:
