@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scail2.checkpoints.loading_bars import no_loading_bars
 from scail2.devices import Precision, default_kind
 from scail2.files.documents import DocumentError, decode
 from scail2.files.storage import digest, is_present
@@ -100,15 +101,16 @@ class ModelHandle:
 
             dtype = self._request.dtype or self._unasked_dtype
             device = self._request.device or default_device()
-            self._pipe = self._cache.load(
-                self._request.model,
-                _file_marks(self._request),
-                torch_dtype=None if dtype is None or dtype == _STORED else Precision.parse(dtype).torch_dtype,
-                device=device,
-                offload=self._request.offload,
-                loras=self._request.lora,
-            )
             # The run shows its own progress.
+            with no_loading_bars():
+                self._pipe = self._cache.load(
+                    self._request.model,
+                    _file_marks(self._request),
+                    torch_dtype=None if dtype is None or dtype == _STORED else Precision.parse(dtype).torch_dtype,
+                    device=device,
+                    offload=self._request.offload,
+                    loras=self._request.lora,
+                )
             self._pipe.set_progress_bar_config(disable=True)
         return self._pipe
 
