@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from scail2.cli.libraries import quiet_libraries
 from scail2.cli.signals import INTERRUPTED, stoppable
 from scail2.cli.terminal import GuardedStream, StreamError, Terminal, VisibleFormatter
 from scail2.errors import InputError
@@ -35,6 +36,7 @@ MODULES: tuple[str, ...] = (
     "cache",
     "evaluate",
     "train",
+    "studio",
     "serve",
     "convert",
     "info",
@@ -87,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _outcome(arguments: list[str] | None) -> int:
     """Runs the command; errors become a sentence, and everything an exit code."""
-    with stoppable() as stopped:
+    with stoppable() as stopped, quiet_libraries():
         try:
             code = build_app()(args=arguments, standalone_mode=False) or 0
             sys.stdout.flush()

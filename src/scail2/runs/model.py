@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
+from scail2.checkpoints.loading_bars import no_loading_bars
 from scail2.checkpoints.lora import fused_loras, has_loras
 from scail2.conditions import ConditionGeometry
 from scail2.devices import Precision, default_device, find_device
@@ -150,15 +151,16 @@ class ModelHandle:
         if self._pipe is None:
             dtype = self._request.dtype or self._unasked_dtype
             device = self._request.device or default_device()
-            self._pipe = self._cache.load(
-                self._request.model,
-                _file_marks(self._request),
-                torch_dtype=None if dtype is None or dtype == _STORED else Precision.parse(dtype).torch_dtype,
-                device=device,
-                offload=self._request.offload,
-                loras=self._request.lora,
-            )
             # The run shows its own progress.
+            with no_loading_bars():
+                self._pipe = self._cache.load(
+                    self._request.model,
+                    _file_marks(self._request),
+                    torch_dtype=None if dtype is None or dtype == _STORED else Precision.parse(dtype).torch_dtype,
+                    device=device,
+                    offload=self._request.offload,
+                    loras=self._request.lora,
+                )
             self._pipe.set_progress_bar_config(disable=True)
         return self._pipe
 
