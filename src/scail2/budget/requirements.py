@@ -251,7 +251,7 @@ class _Reckoning:
             denoise += self._denoising(frames)
         pictures = 1 + job.additional_references
         encode += pictures * self._vae_seconds(video_encoding(model.autoencoder, job.size, 1))
-        host = job.frames * job.size[0] * job.size[1] / rates.host_pixels
+        host = job.frames * (job.size[0] * job.size[1] / rates.host_pixels + 1 / rates.host_frames)
         return found | {"encode": encode, "denoise": denoise, "decode": decode, "host": host}
 
     def _loading(self) -> float:
