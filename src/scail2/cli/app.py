@@ -27,6 +27,7 @@ MODULES: tuple[str, ...] = (
     "masks",
     "resume",
     "rerender",
+    "compare",
     "status",
     "clean",
     "synthesize",
