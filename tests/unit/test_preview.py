@@ -1,5 +1,7 @@
 """A preview: whose masks, which size, which frames are on its sheet, and that the run beside it is not touched."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -37,6 +39,7 @@ def test_a_preview_has_the_whole_clip_s_masks_and_leaves_the_run_alone(tmp_path)
     run = RunDirectory.create(tmp_path / "film.run", request)
     run.execute()
     kept, film = tree(run.path), request.output.read_bytes()
+    shutil.rmtree(tmp_path / "film.preview")  # now of a run that is there
     again = render_preview(run.path, request.with_changes(seed=3))
     assert (tree(run.path), request.output.read_bytes()) == (kept, film)
     sheet = np.asarray(Image.open(again.sheet))

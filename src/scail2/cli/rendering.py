@@ -113,7 +113,6 @@ def show_preview(request: AnimationRequest, run_dir: Path, *, overwrite: bool, a
     if request.model is None:
         console.say(EMBEDDED_NOTE)
     RunDirectory.check(run_dir, request, overwrite=True)  # nothing is written to the output
-    quiet_libraries()
     with run_events(as_json) as events:
         made = render_preview(run_dir, request, overwrite=overwrite, events=events)
     if as_json:
