@@ -37,6 +37,7 @@ MODULES: tuple[str, ...] = (
     "cache",
     "evaluate",
     "train",
+    "studio",
     "serve",
     "convert",
     "info",

@@ -97,7 +97,7 @@ class PuppetSource:
         synthetic_cast = replaced_one_by_one(casts[1], casts[0], order) if shared else casts[0]
         # Stills show no generator's errors: they are the characters' own pictures.
         stills = [
-            self._still(cast, index, side, still_scenes[side], generator)
+            self.still(cast, index, side, still_scenes[side], generator)
             for side, cast in enumerate((synthetic_cast, casts[1]))
         ]
         with_pose = kind.is_pose or self.with_poses
@@ -162,7 +162,7 @@ class PuppetSource:
         """One of the four scenes of pair `index`."""
         return puppets.sample_scene(self.split, index * _SCENES + number, puppets.domain_named(self.domain), self.salt)
 
-    def _still(
+    def still(
         self, cast: list[Performance], index: int, side: int, scene: Scene, generator: np.random.Generator
     ) -> Still:
         """The cast in motions of their own, at a moment that shows every one of them."""
