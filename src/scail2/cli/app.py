@@ -44,6 +44,7 @@ MODULES: tuple[str, ...] = (
     "models",
     "setup",
     "doctor",
+    "calibrate",
 )
 
 
