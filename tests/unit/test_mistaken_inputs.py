@@ -7,7 +7,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, FlowMatchEulerDiscreteSchedu
 from PIL import Image
 from tiny import SIZE, bare_pipeline, footage, patch_vae
 
+from scail2.devices import wanted_dtype
 from scail2.errors import InputError
+from scail2.loading.by_name import load_pipeline
 from scail2.masks import BINDING_SLOTS, paint_mask
 
 FRAMES = 5
@@ -220,3 +222,25 @@ def test_what_is_right_goes_on_being_right(pipe):
     ):
         frames = next(pipe.stream(**given(generator=torch.Generator().manual_seed(0), **changes))).frames
         torch.testing.assert_close(frames, expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"model": ["a"]}, "model is of the kind list; it must be a name or a path"),
+        ({"loras": "a.safetensors"}, "loras must be a list, also for one file: ['a.safetensors']"),
+        ({"dtype": "half"}, "'half' is no type for weights: choose one of float32, bfloat16, float16"),
+        ({"dtype": torch.int8}, "'int8' is no type for weights"),
+        ({"dtype": torch.float16, "torch_dtype": torch.bfloat16}, "they mean the same, so give dtype alone"),
+    ],
+)
+def test_loading(arguments, words):
+    with pytest.raises(InputError) as refused:
+        load_pipeline(**arguments)
+    assert words in str(refused.value)
+
+
+def test_dtype_and_its_earlier_name_mean_the_same():
+    for given in ((torch.bfloat16, None), (None, torch.bfloat16), ("bfloat16", None), (torch.bfloat16, torch.bfloat16)):
+        assert wanted_dtype(*given) is torch.bfloat16
+    assert wanted_dtype(None, None) is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,7 +13,7 @@ from scail2.checkpoints.lora import apply_loras
 from scail2.checkpoints.model_folder import check_pipeline
 from scail2.checkpoints.tensor_files import open_tensor_file
 from scail2.checkpoints.views import main_dtype
-from scail2.devices import find_device, has_native_bf16
+from scail2.devices import find_device, has_native_bf16, wanted_dtype
 from scail2.errors import InputError
 from scail2.files.public.choice import Offload
 from scail2.files.public.embedded import embedded_model_path
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def load_pipeline(
     model: str | Path | None = None,
     *,
-    torch_dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
+    torch_dtype: torch.dtype | str | None = None,
     device: str | torch.device | None = None,
     offload: str = Offload.OFF,
     loras: Iterable[str | Path | tuple[str | Path, float]] = (),
@@ -37,8 +38,8 @@ def load_pipeline(
         model: None for the embedded model; a diffusers folder; a transformer file, or a folder of public files, with
             the VAE and encoder files near it (see `scail2.loading.components`); a short name of what `scail2 setup`
             installed; ``hub:owner/name``, which downloads.
-        torch_dtype: type of transformer and encoders; None is `default_dtype`, or keeps each as stored, but float16 on a
-            CPU becomes float32. The VAE is always float32.
+        dtype: type of transformer and encoders, also by name ("bfloat16"); None is `default_dtype`, or keeps each as
+            stored, but float16 on a CPU becomes float32. The VAE is always float32. ``torch_dtype`` is its earlier name.
         device: where to put it; None leaves it on the CPU.
         offload: ``off``: all of it stays there; ``model``: one network at a time is there, and the others in main
             memory; ``layers``: single layers are, which needs the least and is slowest.
@@ -47,15 +48,17 @@ def load_pipeline(
     Raises:
         InputError: there is no such model or device, a component is missing, or a file does not fit.
     """
+    _check_kinds(model, loras)
     place = find_device("cpu" if device is None else device)
-    torch_dtype = default_dtype(model, place) if torch_dtype is None else torch_dtype
+    asked = wanted_dtype(dtype, torch_dtype)
+    weights_dtype = default_dtype(model, place) if asked is None else asked
     folder = _folder_of(model)
     if (folder / "model_index.json").is_file():
-        pipe = _load_folder(folder, torch_dtype, place)
+        pipe = _load_folder(folder, weights_dtype, place)
     else:
         from scail2.loading.components import assemble_pipeline
 
-        pipe = assemble_pipeline(folder, torch_dtype=torch_dtype)
+        pipe = assemble_pipeline(folder, torch_dtype=weights_dtype)
     if fused := [parse_lora(lora) for lora in loras]:
         apply_loras(pipe.transformer, fused, reversible=False)
     return _laid_out(pipe, place, _offload(offload)) if device is not None else pipe
@@ -72,6 +75,15 @@ def default_dtype(model: str | Path | None, device: torch.device) -> torch.dtype
     if device.type != "cpu":
         return torch.float16
     return torch.bfloat16 if has_native_bf16(device) else torch.float32
+
+
+def _check_kinds(model: Any, loras: Any) -> None:
+    if model is not None and not isinstance(model, str | Path):
+        raise InputError(
+            f"model is of the kind {type(model).__name__}; it must be a name or a path, or None for the embedded one."
+        )
+    if isinstance(loras, str | Path):
+        raise InputError(f"loras must be a list, also for one file: [{str(loras)!r}].")
 
 
 def _offload(name: str) -> Offload:
