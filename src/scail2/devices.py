@@ -59,7 +59,7 @@ def wanted_dtype(dtype: torch.dtype | str | None, torch_dtype: torch.dtype | str
         raise InputError(f"dtype is {dtype} and torch_dtype {torch_dtype}: they mean the same, so give dtype alone.")
     asked = torch_dtype if dtype is None else dtype
     if asked is None or asked in (torch.float32, torch.bfloat16, torch.float16):
-        return asked  # type: ignore[return-value]
+        return asked
     name = str(asked).removeprefix("torch.")
     return Precision.parse(name).torch_dtype
 

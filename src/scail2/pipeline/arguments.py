@@ -85,8 +85,8 @@ def stream_options(arguments: Mapping[str, Any]) -> StreamOptions:
         raise InputError(
             f"mode is missing: give {names}, whose scene the film shows (the reference's, the driving video's)."
         )
-    for fits, words, names in _KINDS:
-        for name in names:
+    for fits, words, alike in _KINDS:
+        for name in alike:
             value = arguments.get(name)
             if value is not None and not fits(value):
                 raise InputError(f"{name} is {_told(value)}; it must be {words}.{_hint(name, value)}")
