@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from scail2.errors import InputError
 from scail2.files.documents import DocumentError
+from scail2.files.ownership import LOCK, locked, refuse_locked
 from scail2.files.storage import is_present, plain_errors, stands
 from scail2.request.animation import AnimationRequest
 from scail2.request.masks import check_files
 from scail2.request.paths import lies_inside, model_paths
 from scail2.runs.earlier_state import EarlierState
 from scail2.runs.journal import Journal, Listener
-from scail2.runs.layout import LOCK, check_genuine, delete, entries, is_own
+from scail2.runs.layout import check_genuine, delete, entries, is_own
 from scail2.runs.ledger import STAGES, StageLedger
-from scail2.runs.lock import locked, refuse_locked
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.status import RunStatus, status_of
 

@@ -1,6 +1,5 @@
 """Preflight: everything that can be known to go wrong before any denoising, as a table, as JSON and as a picture."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,10 +56,6 @@ class PreflightReport:
             "scene_cuts": list(self.cuts),
             "findings": [each.to_json() for each in self.findings],
         }
-
-    def write_json(self, path: Path) -> None:
-        """Writes `to_json` to a file."""
-        Path(path).write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
 
     def table(self) -> "RenderableType":
         """For `rich.console.Console.print`: the facts, then the findings."""
