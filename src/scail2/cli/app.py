@@ -30,6 +30,7 @@ MODULES: tuple[str, ...] = (
     "pose",
     "resume",
     "rerender",
+    "compare",
     "status",
     "clean",
     "synthesize",
@@ -44,6 +45,7 @@ MODULES: tuple[str, ...] = (
     "models",
     "setup",
     "doctor",
+    "calibrate",
 )
 
 

@@ -9,6 +9,7 @@
     RUN/model.json          which model, identified by its content
     RUN/segments/NNN/       finished segments: lossless frames, float history, generator state, record, drift
     RUN/superseded/         replaced segments
+    RUN/budget.json         seconds of the last rendering, predicted and measured
     RUN/drift.json, drift.png
     RUN/journal.jsonl       everything that happened
 """
@@ -34,6 +35,7 @@ from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.status import RunStatus, status_of
 
 if TYPE_CHECKING:
+    from scail2.budget.machines import Machine
     from scail2.pipeline import SCAIL2Pipeline
     from scail2.runs.model import PipelineCache
     from scail2.runs.preparation import Prepared
@@ -195,10 +197,17 @@ class RunDirectory:
         return self._work(again, pipe, events, "rerender_started")
 
     def plan(
-        self, *, pipe: "SCAIL2Pipeline | PipelineCache | None" = None, events: Listener | None = None
+        self,
+        *,
+        pipe: "SCAIL2Pipeline | PipelineCache | None" = None,
+        events: Listener | None = None,
+        machine: "Machine | None" = None,
     ) -> "Prepared":
-        """Makes masks and plan without rendering; a later `execute` reuses both."""
-        return self._work(lambda task: task.plan(), pipe, events, "plan_started")
+        """Makes masks and plan without rendering; a later `execute` reuses both.
+
+        ``machine`` is one to reckon with instead of this (`scail2.budget.machines.named_machine`).
+        """
+        return self._work(lambda task: task.plan(machine), pipe, events, "plan_started")
 
     def status(self) -> RunStatus:
         """What is there and what is missing, read from the files (also while another process works on it)."""

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from scail2.conditions import character_region
 from scail2.drift import measure as drift
 from scail2.drift import plot as drift_plot
 from scail2.drift.colour import ColourStatistics, colour_statistics
@@ -206,6 +204,10 @@ class DriftControl:
 
 def _region(masks: np.ndarray) -> np.ndarray:
     """Where masks uint8 (..., H, W, 3) show a character: bool (..., H, W)."""
+    import torch
+
+    from scail2.conditions import character_region
+
     return character_region(torch.from_numpy(masks)).numpy()
 
 
