@@ -29,6 +29,7 @@ MODULES: tuple[str, ...] = (
     "masks",
     "resume",
     "rerender",
+    "compare",
     "status",
     "clean",
     "synthesize",
