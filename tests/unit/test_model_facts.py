@@ -122,12 +122,12 @@ def test_a_plan_of_30_gigabytes_with_given_masks_needs_neither_torch_nor_memory(
 def test_a_job_that_no_placement_fits_is_refused_with_a_plan_to_look_at(tmp_path):
     model = sparse_models.official(tmp_path)
     sparse_models.write_companions(tmp_path)
-    request = make_request(tmp_path / "job", frames=9, model=str(model), height=1088, width=1088, device="cpu")
+    request = make_request(tmp_path / "job", frames=9, model=str(model), height=1600, width=1600, device="cpu")
     run = RunDirectory.create(tmp_path / "film.run", request)
-    with pytest.raises(RefusedPlanError, match=r"does not fit a card of 2 GB .* What would fit: ") as refused:
-        run.plan(machine=named_machine(None, 2))
+    with pytest.raises(RefusedPlanError, match=r"does not fit a card of 4 GB .* What would fit: ") as refused:
+        run.plan(machine=named_machine(None, 4))
     budget = refused.value.plan["budget"]
-    assert (budget["fits"], budget["memory_gib"]) == (False, 2)
+    assert (budget["fits"], budget["memory_gib"]) == (False, 4)
     assert budget["needs"]["placement"]["vae_tiled"]
     assert dict(budget_rows(budget))["needs"].endswith(f"even as {Placement(**placed(budget))}")
     run.plan(machine=named_machine("H200", None))
