@@ -178,6 +178,8 @@ def test_cached_pairs_hold_both_videos_and_the_touched_cells(pair, tmp_path):
     # Samples beyond the pairs show them again, with slots of their own.
     assert torch.equal(data[3].target, sample.target)
     assert len({data[n].slots for n in range(5)}) > 1
+    made = json.loads((tmp_path / "latents" / "cache.json").read_text())["source"]["made"]
+    assert made[0]["limits"]["largest_error"] == 0.5
     assert data[0].meta["preferred_error"] == first.meta["preferred_error"]
     with pytest.raises(InputError, match="no pose renders"):
         preference_triplet(first, recipe("nano+pose_driving"), np.random.default_rng(0))

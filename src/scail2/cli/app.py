@@ -36,6 +36,7 @@ MODULES: tuple[str, ...] = (
     "cache",
     "evaluate",
     "train",
+    "publish",
     "studio",
     "serve",
     "convert",

@@ -47,9 +47,15 @@ def region_error(
     return error.sum(dim=1) / region.flatten(1).sum(dim=1).clamp(min=1e-6)
 
 
-def preference_logit(preferred: torch.Tensor, rejected: torch.Tensor, beta: float) -> torch.Tensor:
-    """z ``(B,)`` of the two videos' Δ_M ``(B,)``: above 0 where the preferred one gained more."""
-    return -0.5 * beta * (preferred - rejected)
+def bias_aware_dpo_loss(
+    preferred: torch.Tensor, rejected: torch.Tensor, beta: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """L_M of each sample and its z, both ``(B,)``, from the two videos' Δ_M ``(B,)``.
+
+    z is above 0 where the preferred video gained more than the rejected one.
+    """
+    logit = -0.5 * beta * (preferred - rejected)
+    return -F.logsigmoid(logit), logit
 
 
 class PreferenceObjective(FlowMatchingObjective):
@@ -92,12 +98,13 @@ class PreferenceObjective(FlowMatchingObjective):
         velocity = self.velocity(latents.target, draw)
         preferred = self._error(velocity, latents.target, draw, region)
         differences = preferred.detach() - reference[0], rejected - reference[1]
-        logit = preference_logit(*differences, settings.beta)
+        loss, logit = bias_aware_dpo_loss(*differences, settings.beta)
         sft = self.matching(velocity, latents, draw)
         # d(mean −log σ(z)) / d(Δ of each sample), for the preferred video; the rejected one's is its negative.
         pull = 0.5 * settings.beta * torch.sigmoid(-logit) / len(logit)
         seen = (region.flatten(1).sum(dim=1) > 0).float()
-        terms = _terms(differences, logit, seen) | {"sft": sft.detach(), "reference_error": _mean(reference[0], seen)}
+        terms = {"sft": sft.detach(), "preference": loss.mean(), "reference_error": _mean(reference[0], seen)}
+        terms |= _terms(differences, logit, seen)
         yield sft + settings.weight * (pull * preferred).sum(), terms
         del velocity, preferred, sft
         again = self._error(self.velocity(latents.rejected, draw), latents.rejected, draw, region)
@@ -135,7 +142,6 @@ def _terms(
     """Numbers for the log, over the samples that show the region."""
     right = (logit > 0).float() + 0.5 * (logit == 0).float()
     return {
-        "preference": -F.logsigmoid(logit).mean(),
         "delta_preferred": _mean(differences[0], seen),
         "delta_rejected": _mean(differences[1], seen),
         "logit": _mean(logit, seen),
