@@ -74,7 +74,7 @@ class Executor:
         """Hash of everything but the predecessor that decides a segment: settings, reference, its driving and masks."""
         if index not in self._keys:
             segment = self.segments[index]
-            window = self.prepared.masks.driving_mask.frames(segment.start, segment.stop)
+            window = self.drift.masks.frames(segment.start, segment.stop)
             parts = [self.prepared.key, segment.start, segment.stop, segment.padded_frames, segment.overlap]
             self._keys[index] = digest([*parts, hash_frames(window)])
         return self._keys[index]
@@ -221,7 +221,7 @@ class Executor:
 
     def _announce(self, index: int) -> None:
         self._rendering = index
-        self.key(index)  # now, while nobody else reads the masks
+        self.key(index)
         segment = self.segments[index]
         self.journal.emit(
             "segment_started", segment=index, segments=len(self.segments), start=segment.start, stop=segment.stop
@@ -234,9 +234,9 @@ class Executor:
         options = self.request.pipeline_options() | prepared.plan.pipeline_options() | prepared.sampling.arguments
         return self.model.pipe.stream(
             masks.reference,
-            prepared.driving,
+            self.drift.driving,
             masks.reference_mask,
-            masks.driving_mask,
+            self.drift.masks,
             additional_references=masks.additional_references or None,
             additional_reference_masks=masks.additional_reference_masks or None,
             generator=generator,
