@@ -61,9 +61,9 @@ def bias_aware_dpo_loss(
 class PreferenceObjective(FlowMatchingObjective):
     """Supervised flow matching on the preferred video plus λ times the preference loss in the regions.
 
-    The gradient is taken in two passes, so that one graph is alive at a time: the rejected video's error without gradient gives
-    the weight w = β/2 · σ(−z), then +w times the preferred error and −w times the rejected one are differentiated one after the
-    other. That is the gradient of the joint loss.
+    The gradient is taken in two passes, so that one graph is alive at a time: the rejected video's error, without its gradient,
+    gives the weight w = β/2 · σ(−z), then +w times the preferred error and −w times the rejected one are differentiated one
+    after the other. That is the gradient of the joint loss.
 
     Args:
         transformer: with adapters; without them it is the reference.
@@ -92,9 +92,10 @@ class PreferenceObjective(FlowMatchingObjective):
         region = latents.region_weight(settings.regions) * (1 - draw.history)
         if latents.excluded is not None:
             region = region * (latents.excluded.amax(1, keepdim=True) == 0)
-        with torch.no_grad():
-            reference = [self._reference_error(video, draw, region) for video in (latents.target, latents.rejected)]
-            rejected = self._error(self.velocity(latents.rejected, draw), latents.rejected, draw, region)
+        # No pass runs under no_grad, where the network takes other kernels: in bfloat16 their rounding alone, times β, would be
+        # a preference. Without adapters nothing is trainable, so no graph is built; the rejected video's is let go at once.
+        reference = [self._reference_error(video, draw, region) for video in (latents.target, latents.rejected)]
+        rejected = self._error(self.velocity(latents.rejected, draw), latents.rejected, draw, region).detach()
         velocity = self.velocity(latents.target, draw)
         preferred = self._error(velocity, latents.target, draw, region)
         differences = preferred.detach() - reference[0], rejected - reference[1]
@@ -131,7 +132,7 @@ class PreferenceObjective(FlowMatchingObjective):
     def _reference_error(self, video: torch.Tensor, draw: NoiseDraw, region: torch.Tensor) -> torch.Tensor:
         self.transformer.disable_adapters()
         try:
-            return self._error(self.velocity(video, draw), video, draw, region)
+            return self._error(self.velocity(video, draw), video, draw, region).detach()
         finally:
             self.transformer.enable_adapters()
 
