@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from scail2.conditions import encode_video
 from scail2.errors import InputError
 from scail2.models.autoencoder import AutoencoderPatchTransform
-from scail2.models.transformer import NUM_TRAIN_TIMESTEPS
+from scail2.models.timesteps import NUM_TRAIN_TIMESTEPS
 from scail2.training.batches import step_generator
 from scail2.training.config import OptimizerConfig
 from scail2.training.ema import WeightAverage
@@ -250,7 +250,7 @@ class RefinerTraining:
         """One step from pure noise."""
         conditions = dataclasses.replace(batch.conditions, history_latents=history).to(self.context.device)
         noisy = conditions.with_history(noise.to(self.context.device))
-        with self.context.autocast("auto"):
+        with self.context.autocast(None):
             velocity = self.transformer(
                 noisy,
                 torch.full((len(noisy),), float(NUM_TRAIN_TIMESTEPS), device=noisy.device),
