@@ -38,6 +38,7 @@ from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.segment_store import hash_frames
 from scail2.runs.sound import sound_findings, with_findings
 from scail2.video import FrameSource, VideoReader, first_frames, read_image
+from scail2.video.kept import KeptFrames
 
 _ASKED = ("sam3", "text", "points", "boxes", "reference_points", "reference_boxes", "characters", "accept_mask")
 INPUTS, PLAN = "inputs.json", "plan.json"
@@ -113,9 +114,9 @@ class Preparation:
         self._check_space(plan)
         check_place(request, plan)
         size = (plan.height, plan.width)
-        driving: Any = VideoReader(request.driving, fps=request.fps, size=size, fit=request.fit)
-        info = driving.source_info
-        driving = first_frames(driving, plan.total)
+        reader = VideoReader(request.driving, fps=request.fps, size=size, fit=request.fit)
+        info = reader.source_info
+        driving = KeptFrames(first_frames(reader, plan.total), self.folder)
         video = DrivingVideo(
             frames=driving,
             fps=plan.fps,
