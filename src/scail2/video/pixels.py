@@ -37,6 +37,8 @@ class Turn:
         return 180 if self.flip_vertical and self.flip_horizontal else 0
 
     def apply(self, picture: np.ndarray) -> np.ndarray:
+        if self == _UPRIGHT:
+            return picture
         if self.transpose:
             picture = picture.swapaxes(0, 1)
         if self.flip_vertical:
@@ -46,6 +48,9 @@ class Turn:
         return np.ascontiguousarray(picture)
 
 
+_UPRIGHT = Turn(False, False, False)
+
+
 def rotation_of(frame: av.VideoFrame) -> Turn | None:
     """The frame's display matrix as a turn; None if it is not one.
 
@@ -53,7 +58,7 @@ def rotation_of(frame: av.VideoFrame) -> Turn | None:
     """
     matrices = [data for data in frame.side_data if "DISPLAYMATRIX" in str(data.type)]
     if not matrices:
-        return Turn(False, False, False)
+        return _UPRIGHT
     values = np.frombuffer(bytes(matrices[0]), dtype=np.int32)
     if values.size < 5:
         return None
@@ -125,4 +130,13 @@ class PixelConverter:
             interpolation=EXACT,
             threads=1,
         )
-        return converted.to_ndarray()  # of planes, too, as RGB
+        return _of_planes(converted) if layout == "gbrp" else converted.to_ndarray()
+
+
+def _of_planes(frame: av.VideoFrame) -> np.ndarray:
+    """RGB ``(H, W, 3)`` of planes of green, blue and red; in steps of four bytes, from which it is resized without a copy."""
+    picture = np.empty((frame.height, frame.width, 4), np.uint8)
+    for channel, plane in zip((1, 2, 0), frame.planes, strict=True):
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        picture[..., channel] = rows[: frame.height, : frame.width]
+    return picture[..., :3]
