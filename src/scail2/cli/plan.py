@@ -92,24 +92,21 @@ def plan(
 
 
 def _plan_in(folder: Path, request: AnimationRequest, *, as_json: bool, contact_sheet: Path | None) -> None:
+    check_files(request)  # before anything heavy is imported
     from scail2.files.storage import plain_errors
     from scail2.runs import RunDirectory
     from scail2.runs.masking import RefusedPlanError
     from scail2.runs.sealed import read_sealed
 
-    check_files(request)  # before anything heavy is imported
     with _claimed_sheet(contact_sheet, request) as sheet:
         run = RunDirectory.create(folder, request, renders=False)
-        from scail2.cli.progress import quiet_libraries
-
-        quiet_libraries()
         try:
             run.plan()
         except RefusedPlanError as error:
             # A refused job still has a plan to look at.
             _show(error.plan, as_json)
             raise
-        if sheet is not None:
+        if sheet is not None and contact_sheet is not None:
             with plain_errors("write the contact sheet", contact_sheet):
                 sheet.place.write_bytes((folder / "masks" / "contact_sheet.png").read_bytes())
                 sheet.publish()

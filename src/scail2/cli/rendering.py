@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 
 from scail2.cli.options import make_request, request_parameters, with_parameters
-from scail2.cli.progress import quiet_libraries
 from scail2.cli.terminal import Terminal
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
@@ -100,7 +99,6 @@ def work(run: Any, action: Any, *, as_json: bool) -> None:
     from scail2.cli.progress import run_events
 
     console = Terminal(stderr=True, quiet=as_json)
-    quiet_libraries()
     try:
         with run_events(as_json) as events:
             output = action(run, events)

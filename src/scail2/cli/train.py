@@ -49,9 +49,12 @@ def train(
     import logging
 
     from scail2.checkpoints.model_folder import check_model
+    from scail2.cli.options import must_exist
     from scail2.cli.terminal import say, show_log
 
     check_model(model)
+    must_exist(data, "--data")
+    must_exist(start_from, "--start-from")
     from scail2.training.recipes import recipe as find_recipe
     from scail2.training.run_folder import training_folder
     from scail2.training.session import build_trainer, count_parameters, export_transformer, with_overrides

@@ -103,18 +103,20 @@ def find_components(path: str | Path, **given: str | Path | None) -> ComponentFi
     for candidate in _candidates(path):
         if candidate != path and (kind := _kind_or_unknown(candidate)) in wanted:
             found.setdefault(kind, []).append(candidate)
-    chosen: dict[str, Path | None] = {key: Path(value) for key, value in given.items() if value is not None}
-    if path.is_file():
-        chosen["transformer"] = path
+    chosen = {key: Path(value) for key, value in given.items() if value is not None}
+    transformer = path if path.is_file() else None
     for kind, paths in found.items():
         if len(paths) > 1:
             listed = ", ".join(str(each) for each in paths)
             raise InputError(f"There are several files for the {kind} near {path}, name one of them: {listed}.")
-        chosen[kind.value] = paths[0]
-    if "transformer" not in chosen:
+        if kind is FileKind.TRANSFORMER:
+            transformer = paths[0]
+        else:
+            chosen[kind.value] = paths[0]
+    if transformer is None:
         raise InputError(f"{path} holds no SCAIL-2 transformer.")
-    chosen.setdefault("tokenizer", next(_tokenizers(path if path.is_dir() else path.parent), None))
-    return ComponentFiles(**chosen)
+    tokenizer = chosen.pop("tokenizer", None) or next(_tokenizers(path if path.is_dir() else path.parent), None)
+    return ComponentFiles(transformer=transformer, tokenizer=tokenizer, **chosen)
 
 
 def _candidates(path: Path) -> Iterator[Path]:
@@ -161,6 +163,8 @@ def load_tokenizer(files: ComponentFiles) -> Any:
     if files.tokenizer is not None:
         kind = AutoTokenizer if (files.tokenizer / "tokenizer_config.json").is_file() else T5Tokenizer
         return load_component_folder(kind, files.tokenizer)
+    if files.text_encoder is None:
+        raise InputError("There is neither umT5's tokenizer folder nor a text encoder that brings it.")
     encoder = open_tensor_file(files.text_encoder)
     if "spiece_model" not in encoder.tensors:
         raise InputError(

@@ -62,6 +62,10 @@ class SamplingSettings:
     solver: Solver | None
     shift: float | None
 
+    def __post_init__(self) -> None:
+        if self.solver is not None and self.shift is None:
+            raise ValueError(f"the solver {self.solver} needs a shift")
+
 
 def resolve_settings(
     defaults: SamplingDefaults,
@@ -123,9 +127,10 @@ def make_scheduler(solver: Solver | str, shift: float) -> SchedulerMixin:
 
 def fresh_scheduler(component: SchedulerMixin, settings: SamplingSettings) -> SchedulerMixin:
     """A new scheduler for one segment; ``component`` is read, never changed."""
-    if settings.solver is not None:
+    if settings.solver is not None and settings.shift is not None:
         return make_scheduler(settings.solver, settings.shift)
-    changes = {} if settings.shift is None else {_shift_name(component): settings.shift}
+    name = _shift_name(component)
+    changes = {} if settings.shift is None or name is None else {name: settings.shift}
     return type(component).from_config(component.config, **changes)
 
 

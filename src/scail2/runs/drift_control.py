@@ -141,7 +141,7 @@ class DriftControl:
 
     def _key(self, index: int) -> str:
         """Hash of all frames a segment's measures are made from."""
-        frames = [self.store.record(each).frames_sha256 for each in sorted({0, max(0, index - 1), index})]
+        frames = [self.store.known(each).frames_sha256 for each in sorted({0, max(0, index - 1), index})]
         return digest([frames, self.prepared.key])
 
     def _anchor(self, index: int) -> ColourStatistics:
@@ -155,7 +155,8 @@ class DriftControl:
     @property
     def _first(self) -> SegmentStatistics:
         """Statistics of the first segment, which was measured before any later one is rendered."""
-        return self._known(0).statistics
+        known = self._known(0)
+        return (self._measured(0) if known is None else known).statistics
 
     @cached_property
     def _reference(self) -> SegmentStatistics:

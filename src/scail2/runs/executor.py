@@ -6,7 +6,7 @@ same key and an accepted predecessor state is skipped; everything else is render
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -155,7 +155,7 @@ class Executor:
         if index == 0:
             generator.manual_seed(self.request.seed)
         else:
-            state, record = self.store.state(index - 1), self.store.record(index - 1)
+            state, record = self.store.state(index - 1), self.store.known(index - 1)
             generator.set_state(state.next_generator_state)
             history, identity = state.history, record.state
         if seed is not None:
@@ -229,7 +229,7 @@ class Executor:
 
     def _stream(
         self, first: int, stop: int, history: torch.Tensor | None, generator: torch.Generator
-    ) -> Iterator["SegmentOutput"]:
+    ) -> Generator["SegmentOutput", None, None]:
         prepared, masks = self.prepared, self.prepared.masks
         options = self.request.pipeline_options() | prepared.plan.pipeline_options() | prepared.sampling.arguments
         return self.model.pipe.stream(

@@ -1,7 +1,6 @@
 """The model of a run: loaded only when something must be rendered, identified by its parameters' content."""
 
 import hashlib
-import math
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
+from scail2.checkpoints.loading_bars import no_loading_bars
 from scail2.checkpoints.lora import fused_loras, has_loras
 from scail2.conditions import ConditionGeometry
 from scail2.devices import Precision, default_device, find_device
@@ -59,8 +59,8 @@ class ModelFacts:
         step = geometry.size_step(pipe.vae)
         config = pipe.transformer.config
         # Beyond the position shifts the driving tokens would sit on the video's own positions.
-        largest = tuple(
-            shift * patch * pipe.vae.config.scale_factor_spatial if shift else math.inf
+        largest_height, largest_width = (
+            shift * patch * pipe.vae.config.scale_factor_spatial if shift else 8192
             for shift, patch in (
                 (config.rope_reference_height_shift, config.patch_size[1]),
                 (config.rope_driving_width_shift, config.patch_size[2]),
@@ -71,7 +71,7 @@ class ModelFacts:
             fingerprint=fingerprint(pipe),
             size_step=step,
             native_size=(pipe.config.native_height, pipe.config.native_width),
-            largest_size=tuple(8192 if side is math.inf else int(side) for side in largest),
+            largest_size=(int(largest_height), int(largest_width)),
             segment_frame_length=pipe.config.segment_frame_length,
             prev_segment_conditioning_frames=pipe.config.prev_segment_conditioning_frames,
             sampling=SamplingDefaults.of(pipe),
@@ -151,15 +151,16 @@ class ModelHandle:
         if self._pipe is None:
             dtype = self._request.dtype or self._unasked_dtype
             device = self._request.device or default_device()
-            self._pipe = self._cache.load(
-                self._request.model,
-                _file_marks(self._request),
-                torch_dtype=None if dtype is None or dtype == _STORED else Precision.parse(dtype).torch_dtype,
-                device=device,
-                offload=self._request.offload,
-                loras=self._request.lora,
-            )
             # The run shows its own progress.
+            with no_loading_bars():
+                self._pipe = self._cache.load(
+                    self._request.model,
+                    _file_marks(self._request),
+                    torch_dtype=None if dtype is None or dtype == _STORED else Precision.parse(dtype).torch_dtype,
+                    device=device,
+                    offload=self._request.offload,
+                    loras=self._request.lora,
+                )
             self._pipe.set_progress_bar_config(disable=True)
         return self._pipe
 

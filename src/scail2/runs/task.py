@@ -108,7 +108,7 @@ class RunTask:
         if segment not in finished:
             told = f"0 to {finished[-1]}" if finished else "none yet"
             raise InputError(f"Segment {segment} of {self.folder} is not rendered; finished are {told}.")
-        record = self.store.record(segment)
+        record = self.store.known(segment)
         order = _Order(
             segment=segment,
             seed=record.seed if seed is None else seed,
