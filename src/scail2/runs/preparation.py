@@ -6,7 +6,7 @@ Each stage writes what it was made from into ``stages.json``; with the same inpu
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,7 @@ class Preparation:
         task = MaskTask(request=request, driving=video, sources=self._mask_sources(inputs, plan))
         report = self._masks(task, plan)
         masks = load_masks(self.folder / "masks", request.mode)
+        masks = replace(masks, driving_mask=KeptFrames(masks.driving_mask, self.folder))
         found = [*picture_findings(request), *sampling_findings(request, facts), *sound_findings(request, plan, info)]
         report = with_findings(report, found)
         values = self._write_plan(plan, sampling, facts, report)

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -23,7 +24,7 @@ class KeptFrames:
     Finding who is where, looking for cuts, the contact sheet and rendering all go through a driving video; decoding and
     scaling it costs far more than writing it down. Frames are kept as raw bytes at their final size, up to `MAX_BYTES` and an
     eighth of the free disk; those beyond are read from the source again, as all are where nothing can be written. Memory holds
-    the asked window only.
+    the asked window only. Threads take turns.
 
     Args:
         source: frames of one size, e.g. a `VideoReader`.
@@ -33,11 +34,14 @@ class KeptFrames:
 
     def __init__(self, source: Any, folder: Path):
         self.source = source
-        self.height, self.width, self.source_info = source.height, source.width, source.source_info
-        self.source_indices = source.source_indices
+        self.height, self.width = source.height, source.width
+        self.source_info, self.source_indices = (
+            getattr(source, f"source_{what}", None) for what in ("info", "indices")
+        )
         self._bytes = self.height * self.width * 3
         self._kept = np.zeros(len(source), bool)
         self._file: BinaryIO | None = None
+        self._lock = Lock()
         try:
             self._limit = min(MAX_BYTES, shutil.disk_usage(folder).free // _SHARE_OF_FREE)
             self._file = nameless_file(folder)
@@ -50,6 +54,10 @@ class KeptFrames:
     def frames(self, start: int, stop: int) -> np.ndarray:
         """Frames [start, stop): uint8 (T, H, W, 3)."""
         check_window(start, stop, len(self))
+        with self._lock:
+            return self._window(start, stop)
+
+    def _window(self, start: int, stop: int) -> np.ndarray:
         window = np.empty((stop - start, self.height, self.width, 3), np.uint8)
         edges = np.flatnonzero(np.diff(self._kept[start:stop])) + 1 + start
         for first, last in zip([start, *edges], [*edges, stop], strict=True):
