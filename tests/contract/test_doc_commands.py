@@ -38,7 +38,7 @@ scail2 demo --only animation
 scail2 convert $EMBEDDED --to official --out model.safetensors
 scail2 preferences --pairs 1 --size 64 --out preferences
 """
-ENDLESS = {"serve"}
+ENDLESS = {"serve", "studio"}
 # Options of other programs that the pages mention.
 FOREIGN: set[str] = set()
 

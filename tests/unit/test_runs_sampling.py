@@ -133,5 +133,5 @@ def test_a_plan_refuses_presets_without_their_loras_and_warns_of_prompts_that_ar
     remark = "mixed.safetensors: its 2 tensors for a text encoder are passed over; those for the transformer count"
     bare.transformer._scail2_fused_loras = FusedLoras(remarks=[remark])
     assert findings_of(tmp_path / "d", bare)["lora"] == remark
-    monkeypatch.setattr("scail2.runs.model.has_loras", lambda transformer: True)
+    monkeypatch.setattr("scail2.runs.loaded_model.has_loras", lambda transformer: True)
     findings_of(tmp_path / "c", bare, preset="fast")

@@ -43,6 +43,7 @@ MODULES: tuple[str, ...] = (
     "models",
     "setup",
     "doctor",
+    "calibrate",
 )
 
 

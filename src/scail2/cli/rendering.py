@@ -110,3 +110,9 @@ def work(run: Any, action: Any, *, as_json: bool) -> None:
             console.say(f"What was rendered so far is kept in {run.path}.")
         raise
     console.say(f"{output} is finished; the run with its segments, masks and measurements is {run.path}.")
+    verdict = run.status().verdict
+    if verdict is not None and not as_json:
+        first, *rest = verdict.lines()
+        console.say(f"Verdict: {first}.")
+        for line in rest:
+            console.say(f"  {line}")

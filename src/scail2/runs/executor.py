@@ -5,13 +5,13 @@ A segment is a pure function of its inputs (`Executor.key`) and of its predecess
 same key and an accepted predecessor state is skipped; everything else is rendered again, the old version kept aside.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from scail2.files.storage import digest, is_present
 from scail2.pipeline.beside import Beside
@@ -26,6 +26,8 @@ from scail2.runs.segment_store import SegmentState, SegmentStore, hash_frames
 from scail2.video import to_uint8
 
 if TYPE_CHECKING:
+    import torch
+
     from scail2.pipeline.pipeline import SegmentOutput
 
 
@@ -62,6 +64,7 @@ class Executor:
         self.drift = DriftControl(store, request, prepared, journal)
         self._keys: dict[int, str] = {}
         self._rendering = 0
+        self.fresh: list[SegmentRecord] = []  # what was rendered, in that order
         self._saving = Beside[None]("saving")
         self._continues: tuple[str, ...] | None = None
 
@@ -74,7 +77,7 @@ class Executor:
         """Hash of everything but the predecessor that decides a segment: settings, reference, its driving and masks."""
         if index not in self._keys:
             segment = self.segments[index]
-            window = self.prepared.masks.driving_mask.frames(segment.start, segment.stop)
+            window = self.drift.masks.frames(segment.start, segment.stop)
             parts = [self.prepared.key, segment.start, segment.stop, segment.padded_frames, segment.overlap]
             self._keys[index] = digest([*parts, hash_frames(window)])
         return self._keys[index]
@@ -150,6 +153,8 @@ class Executor:
 
     def _previous(self, index: int, seed: int | None) -> tuple[str, torch.Tensor | None, torch.Generator]:
         """Predecessor's state hash, float history (overlap, 3, H, W) and the generator a segment starts from."""
+        import torch
+
         generator = torch.Generator("cpu")
         history, identity = None, self._initial_state()
         if index == 0:
@@ -221,7 +226,7 @@ class Executor:
 
     def _announce(self, index: int) -> None:
         self._rendering = index
-        self.key(index)  # now, while nobody else reads the masks
+        self.key(index)
         segment = self.segments[index]
         self.journal.emit(
             "segment_started", segment=index, segments=len(self.segments), start=segment.start, stop=segment.stop
@@ -229,14 +234,14 @@ class Executor:
 
     def _stream(
         self, first: int, stop: int, history: torch.Tensor | None, generator: torch.Generator
-    ) -> Generator["SegmentOutput", None, None]:
+    ) -> Generator[SegmentOutput, None, None]:
         prepared, masks = self.prepared, self.prepared.masks
         options = self.request.pipeline_options() | prepared.plan.pipeline_options() | prepared.sampling.arguments
         return self.model.pipe.stream(
             masks.reference,
-            prepared.driving,
+            self.drift.driving,
             masks.reference_mask,
-            masks.driving_mask,
+            self.drift.masks,
             additional_references=masks.additional_references or None,
             additional_reference_masks=masks.additional_reference_masks or None,
             generator=generator,
@@ -250,7 +255,7 @@ class Executor:
             **options,
         )
 
-    def _correct(self, output: "SegmentOutput") -> "SegmentOutput":
+    def _correct(self, output: SegmentOutput) -> SegmentOutput:
         """`DriftControl.correct`, which reads what was saved before."""
         self._saving.wait()
         return self.drift.correct(output)
@@ -269,7 +274,7 @@ class Executor:
         return older.also_continues if older is not None and older.state == state.identity() else ()
 
     def _save(
-        self, output: "SegmentOutput", state: SegmentState, previous: str, seed: int | None, seconds: float
+        self, output: SegmentOutput, state: SegmentState, previous: str, seed: int | None, seconds: float
     ) -> None:
         """Writes one rendered segment and measures its drift."""
         frames = to_uint8(output.frames)
@@ -288,6 +293,7 @@ class Executor:
         self.ledger.note_take(record)
         self.journal.emit("segment_saving", segment=output.index)
         self.store.save(record, frames, state, self.prepared.plan.fps)
+        self.fresh.append(record)
         self.journal.emit(
             "segment_finished",
             segment=output.index,
@@ -299,7 +305,7 @@ class Executor:
         self.drift.measure(output.index, frames)
 
 
-def _state_after(output: "SegmentOutput") -> SegmentState:
+def _state_after(output: SegmentOutput) -> SegmentState:
     return SegmentState(
         history=output.history.detach().cpu(),
         generator_state=output.generator_state,

@@ -9,6 +9,7 @@ from scail2.errors import InputError
 from scail2.files.documents import Between, DocumentError
 from scail2.files.storage import is_present
 from scail2.request.animation import AnimationRequest
+from scail2.runs.budgeting import note_outcome
 from scail2.runs.executor import Executor
 from scail2.runs.film import refuse_lost
 from scail2.runs.journal import Journal
@@ -18,8 +19,10 @@ from scail2.runs.output import OutputStage
 from scail2.runs.preparation import Preparation, Prepared, changed_inputs
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.segment_store import SegmentStore
+from scail2.runs.verdict import stored_verdict
 
 if TYPE_CHECKING:
+    from scail2.budget.machines import Machine
     from scail2.pipeline import SCAIL2Pipeline
 
 PENDING = "pending.json"
@@ -58,8 +61,9 @@ class RunTask:
         """Masks, plan and preflight; nothing is rendered."""
         return self.preparation.prepare()
 
-    def plan(self) -> Prepared:
-        """The same; notes which finished segments are not what is asked for now."""
+    def plan(self, machine: "Machine | None" = None) -> Prepared:
+        """The same, for another machine than this where one is given; notes which finished segments are not as asked."""
+        self.preparation.machine = machine
         prepared = self.prepare()
         self._executor(prepared).note_stale()
         return prepared
@@ -77,11 +81,20 @@ class RunTask:
         self.accepted()
         self._rerender_pending(executor)
         rendered = executor.render()
+        note_outcome(self.folder, prepared.budget, prepared.facts, prepared.plan, executor.fresh)
         executor.note_stale()
         executor.drift.finish()
+        self._tell_verdict()
         output = OutputStage(self.store, self.request, prepared, self.preparation.ledger, self.journal).write()
         self.journal.emit("run_finished", output=str(output), rendered=rendered, segments=len(executor.segments))
         return output
+
+    def _tell_verdict(self) -> None:
+        """What the measures of the whole run come to, as an event."""
+        records = {index: self.store.known(index) for index in self.store.finished()}
+        found = stored_verdict(self.folder, self.request, records)
+        if found is not None:
+            self.journal.emit("verdict", **found.to_json())
 
     def check_unchanged(self) -> None:
         """Refuses to continue with other files or another model than the run began with."""
@@ -118,7 +131,7 @@ class RunTask:
         write_sealed(self.folder / PENDING, asdict(order))
         self.journal.emit("rerender_ordered", segment=segment)
 
-    def _rerender_pending(self, executor: Executor) -> None:
+    def _rerender_pending(self, executor: "Executor") -> None:
         path = self.folder / PENDING
         if not is_present(path):
             return

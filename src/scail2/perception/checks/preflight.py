@@ -1,6 +1,5 @@
 """Preflight: everything that can be known to go wrong before any denoising, as a table, as JSON and as a picture."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from scail2.errors import InputError
 from scail2.perception.bound_masks import BoundMasks
 from scail2.perception.checks import findings, framing, validate
 from scail2.perception.checks.cuts import scene_cuts
+from scail2.perception.checks.extents import pair_extents
 from scail2.perception.checks.findings import Finding, Severity
 from scail2.perception.checks.framing import FramingReport
 from scail2.perception.driving_video import DrivingVideo
@@ -57,10 +57,6 @@ class PreflightReport:
             "findings": [each.to_json() for each in self.findings],
         }
 
-    def write_json(self, path: Path) -> None:
-        """Writes `to_json` to a file."""
-        Path(path).write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
-
     def table(self) -> "RenderableType":
         """For `rich.console.Console.print`: the facts, then the findings."""
         from rich.console import Group
@@ -89,7 +85,8 @@ def inspect(
         reference: the reference picture as the model will get it, uint8 (H, W, 3).
         notes: findings that were made earlier (e.g. that the reference was reframed).
     """
-    framed = framing.check(masks.reference, masks.driving, masks.binding)
+    extents = pair_extents(masks, reference, driving.frames)
+    framed = framing.check(masks.reference, masks.driving, masks.binding, extents)
     cuts = scene_cuts(driving.frames)
     film = getattr(driving.frames, "source_info", None)
     found = [
