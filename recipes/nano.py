@@ -31,8 +31,7 @@ from safetensors.torch import load_file, save_file
 
 from scail2.conditions import ConditionGeometry, to_pixels
 from scail2.data.puppet_source import PuppetSource
-from scail2.data.triplet_recipe import SampleKind
-from scail2.data.triplet_recipe import recipe as data_recipe
+from scail2.data.triplet_settings import SampleKind, triplet_settings
 from scail2.data.triplets import draw_triplet
 from scail2.errors import InputError
 from scail2.files.ownership import is_document, lock_beside, locked, new_folder
@@ -151,7 +150,7 @@ def refine(
     vae = AutoencoderPatchTransform.from_pretrained(model / "vae")
     torch.manual_seed(0)
     vae = with_refiner(vae, REFINER_WIDTHS, REFINER_BLOCKS) if vae.refiner is None else vae
-    transformer = SCAIL2Transformer3DModel.from_pretrained(model / "transformer", torch_dtype=torch.float32)
+    transformer = SCAIL2Transformer3DModel.from_pretrained(model / "transformer", dtype=torch.float32)
     if start_from is not None:
         load_networks(folder / start_from, vae, transformer)
     source = PuppetSource(split="train", frames=FRAMES, height=SIZE, width=SIZE)
@@ -182,7 +181,7 @@ def trained_transformer(folder: Path, run: str) -> SCAIL2Transformer3DModel:
     if checkpoint is None:
         raise InputError(f"{folder / run} holds no checkpoint; train it first (scail2 train) or name another --run.")
     model = json.loads((folder / run / "config.json").read_text())["model"]
-    transformer = SCAIL2Transformer3DModel.from_pretrained(Path(model) / "transformer", torch_dtype=torch.float32)
+    transformer = SCAIL2Transformer3DModel.from_pretrained(Path(model) / "transformer", dtype=torch.float32)
     load_weights(checkpoint, transformer)
     return transformer
 
@@ -195,7 +194,7 @@ def trained_networks(folder: Path, run: str) -> tuple[SCAIL2Transformer3DModel, 
         return trained_transformer(folder, run), vae
     vae = with_refiner(vae, REFINER_WIDTHS, REFINER_BLOCKS) if vae.refiner is None else vae
     transformer = SCAIL2Transformer3DModel.from_pretrained(
-        Path(config["model"]) / "transformer", torch_dtype=torch.float32
+        Path(config["model"]) / "transformer", dtype=torch.float32
     )
     load_networks(folder / run, vae, transformer)
     return transformer, vae
@@ -281,7 +280,7 @@ def examples(output: Path) -> None:
     for name, (kind, index) in EXAMPLES.items():
         generator = np.random.default_rng(index)
         pair = source.pair(SampleKind(kind), index, generator)
-        triplet = draw_triplet(pair, SampleKind(kind), data_recipe("nano"), generator)
+        triplet = draw_triplet(pair, SampleKind(kind), triplet_settings("nano"), generator)
         folder = output / name
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(triplet.reference).save(folder / "reference.png", optimize=True)

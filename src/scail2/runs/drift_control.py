@@ -139,7 +139,7 @@ class DriftControl:
         except (TypeError, ValueError, KeyError, AttributeError):
             return None
 
-    def _measured(self, index: int, frames: np.ndarray | None) -> SegmentDrift:
+    def _measured(self, index: int, frames: np.ndarray | None = None) -> SegmentDrift:
         segment = self.prepared.plan.segments[index]
         if frames is None:
             source = self.store.frames(index)

@@ -78,7 +78,7 @@ class KeptFrames:
 
     def _read(self, first: int, part: np.ndarray) -> bool:
         """Fills ``part`` from the file; whether it could be."""
-        left, offset = memoryview(part).cast("B"), int(first) * self._bytes
+        left, offset = memoryview(part.data).cast("B"), int(first) * self._bytes
         while left and self._file is not None:
             try:
                 count = os.preadv(self._file.fileno(), [left], offset)
@@ -93,7 +93,7 @@ class KeptFrames:
     def _keep(self, first: int, part: np.ndarray) -> None:
         """Writes frames down, as many as there is room for."""
         count = max(0, min(len(part), self._limit // self._bytes - first)) if self._file is not None else 0
-        left, offset = memoryview(part[:count]).cast("B") if count else memoryview(b""), first * self._bytes
+        left, offset = memoryview(part[:count].data).cast("B") if count else memoryview(b""), first * self._bytes
         try:
             while left and self._file is not None:
                 written = os.pwrite(self._file.fileno(), left, offset)
