@@ -10,6 +10,7 @@ from tiny import bare_transformer
 from scail2.data.cache import CacheJob, write_cache
 from scail2.data.puppet_source import PuppetSource
 from scail2.data.triplet_settings import triplet_settings
+from scail2.devices import Precision
 from scail2.models.autoencoder import AutoencoderPatchTransform
 from scail2.training.config import DataConfig, LossConfig, MixtureKnot, OptimizerConfig, TrainConfig
 from scail2.training.state import latest_state
@@ -53,7 +54,7 @@ def configuration(world: Path, **changes) -> TrainConfig:
         loss=LossConfig(space="sample", character_weight=2.0, alignment_weight=0.1, alignment_block=0),
         optimizer=OptimizerConfig(learning_rate=1e-3, muon_learning_rate=0.02, clip_norm=1.0),
         ema_decay=0.9,
-        precision="fp32",
+        precision=Precision.FLOAT32,
         log_every=1,
         checkpoint_every=2,
         accumulation=2,

@@ -19,6 +19,7 @@ from scail2.data.puppet_source import PuppetSource
 from scail2.data.samples import collate
 from scail2.data.synthesis import PreferenceJob, write_pairs
 from scail2.data.triplet_settings import triplet_settings
+from scail2.devices import Precision
 from scail2.errors import InputError
 from scail2.training.batches import cut_window, step_generator
 from scail2.training.config import DataConfig, LoRAConfig, LossConfig, OptimizerConfig, PreferenceConfig, TrainConfig
@@ -57,7 +58,7 @@ def preferring(world, **changes) -> TrainConfig:
         optimizer=OptimizerConfig(learning_rate=2e-3, clip_norm=1.0, weight_decay=0.0),
         lora=LoRAConfig(rank=4),
         preference=PreferenceConfig(),
-        precision="fp32",
+        precision=Precision.FLOAT32,
         log_every=1,
         checkpoint_every=2,
     )

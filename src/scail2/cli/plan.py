@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 HELP = """Plan: masks, sizes, segments and everything that can be known to go wrong, before any rendering.
 
-Exits with 2 when the job would be refused. With --run-dir the masks are kept and used by the later run; an existing run
+Exits with 2 when the run would be refused. With --run-dir the masks are kept and used by the later run; an existing run
 keeps its output.
 """
 
@@ -132,7 +132,7 @@ def _plan_in(folder: Path, request: AnimationRequest, shown: _Shown) -> None:
         try:
             run.plan(machine=shown.machine)
         except RefusedPlanError as error:
-            # A refused job still has a plan to look at.
+            # A refused run still has a plan to look at.
             _show(error.plan, shown.as_json)
             raise
         if sheet is not None and contact_sheet is not None:

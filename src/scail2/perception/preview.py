@@ -88,7 +88,7 @@ SHEETS = Kind("contact sheets", "a mark in the picture", is_sheet)
 
 
 class Sheet:
-    """Contact sheets of one job."""
+    """Contact sheets of one pair of masks."""
 
     def __init__(self, reference: TrackedMasks, driving: TrackedMasks, binding: Binding):
         self.reference, self.driving, self.binding = reference, driving, binding

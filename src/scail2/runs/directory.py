@@ -1,4 +1,4 @@
-"""`RunDirectory`: one job as a folder of files that can be inspected, stopped, resumed and corrected.
+"""`RunDirectory`: one animation or replacement as a folder of files that can be inspected, stopped, resumed and corrected.
 
 ::
 
