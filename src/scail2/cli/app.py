@@ -27,6 +27,7 @@ MODULES: tuple[str, ...] = (
     "rendering",
     "plan",
     "masks",
+    "pose",
     "resume",
     "rerender",
     "compare",
