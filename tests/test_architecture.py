@@ -63,10 +63,10 @@ INSIDE = {
         {"stage"},
     ],
     "pipeline": [
-        {"presets", "step_caches", "hub_files", "output", "stages", "inputs", "call_state", "beside"},
-        {"settings"},
+        {"presets", "step_caches", "hub_files", "output", "stages", "mistaken", "parts", "call_state", "beside"},
+        {"inputs", "settings"},
         {"sampling", "options", "embeds", "lora_loader", "saved"},
-        {"guidance"},
+        {"arguments", "guidance"},
         {"call"},
         {"driving"},
         {"segment"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,7 +12,7 @@ from scail2.checkpoints.lora import apply_loras
 from scail2.checkpoints.model_folder import check_pipeline
 from scail2.checkpoints.tensor_files import open_tensor_file
 from scail2.checkpoints.views import main_number
-from scail2.devices import find_device
+from scail2.devices import find_device, wanted_dtype
 from scail2.errors import InputError
 from scail2.files.public.choice import Offload
 from scail2.loading.places import model_place, parse_lora
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 def load_pipeline(
     model: str | Path | None = None,
     *,
-    torch_dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
+    torch_dtype: torch.dtype | str | None = None,
     device: str | torch.device | None = None,
     offload: str = Offload.OFF,
     loras: Iterable[str | Path | tuple[str | Path, float]] = (),
@@ -36,8 +37,8 @@ def load_pipeline(
         model: None for the embedded model; a diffusers folder; a transformer file, or a folder of public files, with
             the VAE and encoder files near it (see `scail2.loading.component_files`); a short name of what `scail2 setup`
             installed; ``hub:owner/name``, which downloads.
-        torch_dtype: type of transformer and encoders; None is `default_precision`, or keeps each as stored, but float16 on a
-            CPU becomes float32. The VAE is always float32.
+        dtype: type of transformer and encoders, also by name ("bfloat16"); None is `default_precision`, or keeps each as
+            stored, but float16 on a CPU becomes float32. The VAE is always float32. ``torch_dtype`` is its earlier name.
         device: where to put it; None leaves it on the CPU.
         offload: ``off``: all of it stays there; ``model``: one network at a time is there, and the others in main
             memory; ``layers``: single layers are, which needs the least and is slowest.
@@ -46,19 +47,30 @@ def load_pipeline(
     Raises:
         InputError: there is no such model or device, a component is missing, or a file does not fit.
     """
+    _check_kinds(model, loras)
     place = find_device("cpu" if device is None else device)
-    if torch_dtype is None and (chosen := default_precision(model, place.type)) is not None:
-        torch_dtype = getattr(torch, chosen)
+    weights_dtype = wanted_dtype(dtype, torch_dtype)
+    if weights_dtype is None and (chosen := default_precision(model, place.type)) is not None:
+        weights_dtype = getattr(torch, chosen)
     folder = model_place(model)
     if (folder / "model_index.json").is_file():
-        pipe = _load_folder(folder, torch_dtype, place)
+        pipe = _load_folder(folder, weights_dtype, place)
     else:
         from scail2.loading.components import assemble_pipeline
 
-        pipe = assemble_pipeline(folder, torch_dtype=torch_dtype)
+        pipe = assemble_pipeline(folder, torch_dtype=weights_dtype)
     if fused := [parse_lora(lora) for lora in loras]:
         apply_loras(pipe.transformer, fused, reversible=False)
     return _laid_out(pipe, place, _offload(offload)) if device is not None else pipe
+
+
+def _check_kinds(model: Any, loras: Any) -> None:
+    if model is not None and not isinstance(model, str | Path):
+        raise InputError(
+            f"model is of the kind {type(model).__name__}; it must be a name or a path, or None for the embedded one."
+        )
+    if isinstance(loras, str | Path):
+        raise InputError(f"loras must be a list, also for one file: [{str(loras)!r}].")
 
 
 def _offload(name: str) -> Offload:

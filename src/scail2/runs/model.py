@@ -106,7 +106,7 @@ class ModelHandle:
                 self._pipe = self._cache.load(
                     self._request.model,
                     _file_marks(self._request),
-                    torch_dtype=None if dtype is None or dtype == _STORED else Precision.parse(dtype).torch_dtype,
+                    dtype=None if dtype is None or dtype == _STORED else Precision.parse(dtype).torch_dtype,
                     device=device,
                     offload=self._request.offload,
                     loras=self._request.lora,
