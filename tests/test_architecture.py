@@ -63,7 +63,7 @@ INSIDE = {
         {"stage"},
     ],
     "pipeline": [
-        {"presets", "step_caches", "hub_files", "output", "stages", "inputs", "call_state", "beside"},
+        {"presets", "step_caches", "hub_files", "output", "stages", "inputs", "call_state", "beside", "visiting"},
         {"sampling", "options", "embeds", "lora_loader", "saved"},
         {"guidance"},
         {"call"},
