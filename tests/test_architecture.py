@@ -39,7 +39,7 @@ CHAIN = [
     {"modes", "segments", "devices", "video", "puppets", "drift"},
     {"masks", "request", "checkpoints"},
     {"conditions", "models", "perception"},
-    {"pipeline"},
+    {"pipeline", "budget"},
     {"loading"},
     {"data", "runs"},
     {"evaluation", "training", "serving"},
@@ -64,6 +64,7 @@ INSIDE = {
     ],
     "pipeline": [
         {"presets", "step_caches", "hub_files", "output", "stages", "inputs", "call_state", "beside", "visiting"},
+        {"settings"},
         {"sampling", "options", "embeds", "lora_loader", "saved"},
         {"guidance"},
         {"call"},
@@ -77,7 +78,7 @@ NETWORK = {"transformer", "autoencoder", "pixel_refiner", "blocks", "rope", "con
 NETWORK_IMPORTS = {"errors", "modes", "devices", "models"}
 MAX_ROOMS, MAX_FLOORS = 24, 10
 # Capabilities that came after the house was laid out, each a room of its own as it foresaw.
-ADDED = {"serving"}
+ADDED = {"serving", "budget"}
 # A service speaks requests and run directories, and holds no model code.
 SERVING_NEVER_IMPORTS = {"pipeline", "models", "conditions", "loading", "training", "data", "evaluation"}
 

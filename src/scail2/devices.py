@@ -5,8 +5,12 @@ PyTorch is imported by what asks it: the names alone are needed wherever setting
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable
 from enum import StrEnum
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scail2.errors import InputError, short
@@ -15,6 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 _ACCELERATORS = ("cuda", "xpu", "mps")
+# What the drivers of NVIDIA (also under Windows' Linux), AMD and Intel show of themselves.
+_DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/dri")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -49,6 +55,28 @@ def default_device() -> torch.device:
     return torch.device(next(found, "cpu"))
 
 
+def default_kind() -> str:
+    """The kind of `default_device`; imports torch only where the system has a driver of something that computes."""
+    if sys.platform == "linux" and not any(Path(each).exists() for each in _DRIVERS):
+        return "cpu"
+    return default_device().type
+
+
+@lru_cache(maxsize=1)
+def cpu_has_native_bf16() -> bool:
+    """Whether this processor multiplies bf16 in hardware; asked of Linux itself, elsewhere of torch."""
+    flags = ("avx512_bf16", "amx_bf16")
+    try:
+        found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    if found is not None:
+        return not set(flags).isdisjoint(found[1].split())
+    import torch
+
+    return any(torch.cpu.get_capabilities().get(each) for each in flags)
+
+
 def find_device(device: str | torch.device) -> torch.device:
     """The device of that name (cpu, cuda, cuda:1, mps, …). Raises `InputError` where this machine has none such."""
     import torch
@@ -69,8 +97,7 @@ def has_native_bf16(device: torch.device) -> bool:
     import torch
 
     if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+        return cpu_has_native_bf16()
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type in ("xpu", "mps")

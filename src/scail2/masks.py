@@ -5,15 +5,19 @@ A mask is an RGB picture or video. A colour channel counts as on above 225 (of 2
 slots. The same slot colour in the reference mask and in the driving mask binds the two characters.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from enum import Enum
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch.nn import functional
 
 from scail2.errors import InputError
 from scail2.modes import MODE_TRAITS, AnimationMode
+
+if TYPE_CHECKING:
+    import torch
 
 THRESHOLD = 225
 """A channel is on above this value: 225 is off, 226 is on."""
@@ -208,6 +212,8 @@ def planes(rgb: torch.Tensor, *, half_size: bool = False) -> torch.Tensor:
     Returns:
         bool ``(..., 7, H, W)``, or ``(..., 7, H // 2, W // 2)``.
     """
+    import torch
+
     if half_size:
         height, width = rgb.shape[-3] // 2 * 2, rgb.shape[-2] // 2 * 2
         wide = rgb[..., :height, :width, :].to(torch.int16)
@@ -237,6 +243,9 @@ def mask_latent(rgb: torch.Tensor, *, half_size: bool, additional_spatial_downsa
     Raises:
         InputError: wrong type or shape, or a frame count that is not ``4k + 1``.
     """
+    import torch
+    from torch.nn import functional
+
     if rgb.ndim != 5 or rgb.shape[-1] != 3 or rgb.dtype != torch.uint8:
         raise InputError(f"a mask is {rgb.dtype} of shape {tuple(rgb.shape)}; it must be uint8 (B, T, H, W, 3).")
     batch, frames, height, width, _ = rgb.shape

@@ -15,7 +15,7 @@ from scail2.cli.app import main
 from scail2.cli.demo import write_page
 from scail2.evaluation.clips import EvaluationTask
 from scail2.evaluation.protocols import evaluate_pipeline
-from scail2.loading.by_name import embedded_model_path
+from scail2.files.public.embedded import embedded_model_path
 from scail2.pipeline.inputs import Footage
 from scail2.video import VideoReader, VideoWriter
 

@@ -17,7 +17,7 @@ from tiny import (
 
 from scail2 import conditions as cond
 from scail2.errors import InputError
-from scail2.pipeline.sampling import SamplingSettings
+from scail2.pipeline.settings import SamplingSettings
 from scail2.segments import SegmentPlan
 
 MODES = ("animation", "replacement")

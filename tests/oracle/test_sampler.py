@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tolerances import TOLERANCES
 
 from scail2.pipeline.presets import PRESETS, Solver
-from scail2.pipeline.sampling import SamplingDefaults, make_scheduler, resolve_settings, set_timesteps, take_step
+from scail2.pipeline.sampling import make_scheduler, set_timesteps, take_step
+from scail2.pipeline.settings import SamplingDefaults, resolve_settings
 
 CPU = torch.device("cpu")
 SIZES = {"small": (512, 896), "large": (704, 1280)}

@@ -22,7 +22,8 @@ from scail2.checkpoints.official_names import (
     to_official_name,
 )
 from scail2.checkpoints.tensor_files import open_tensor_file, write_safetensors
-from scail2.checkpoints.transformer_files import CONFIG_KEY, convert_transformer, save_official
+from scail2.checkpoints.transformer_config import CONFIG_KEY
+from scail2.checkpoints.transformer_files import convert_transformer, save_official
 from scail2.errors import InputError
 from scail2.files.staging import atomic_file
 from scail2.loading.inventory import describe

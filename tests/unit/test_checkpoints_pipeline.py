@@ -24,10 +24,11 @@ from scail2.checkpoints.official_names import to_diffusers_name
 from scail2.checkpoints.tensor_files import open_tensor_file
 from scail2.cli.app import main
 from scail2.errors import InputError
-from scail2.loading.by_name import load_pipeline, parse_lora
-from scail2.loading.components import FileKind, find_components, kind_of
+from scail2.loading.by_name import load_pipeline
+from scail2.loading.component_files import FileKind, find_components, kind_of
 from scail2.loading.conversion import convert
 from scail2.loading.inventory import describe
+from scail2.loading.places import parse_lora
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from scail2.checkpoints.lora_files import own_alpha
+from scail2.checkpoints.adapter_words import own_alpha
 from scail2.checkpoints.model_folder import check_component, shards_of
 from scail2.checkpoints.tensor_files import open_tensor_file
 from scail2.checkpoints.transformer_files import open_transformer
 from scail2.data.shards import DamageReport, ShardWriter, find_shards, index_path, read_index
 from scail2.errors import InputError
-from scail2.loading.by_name import embedded_model_path, load_pipeline
+from scail2.files.public.embedded import embedded_model_path
+from scail2.loading.by_name import load_pipeline
 from scail2.loading.components import load_transformer
 from scail2.loading.inventory import describe
 from scail2.models.transformer import SCAIL2Transformer3DModel

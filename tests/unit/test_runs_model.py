@@ -10,7 +10,8 @@ from tiny import SIZE, bare_pipeline, tiny_pipeline
 from scail2 import load_pipeline
 from scail2.errors import InputError
 from scail2.runs import RunDirectory
-from scail2.runs.model import ModelHandle, fingerprint, read_facts
+from scail2.runs.loaded_model import fingerprint
+from scail2.runs.model import ModelHandle, read_facts
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.video import VideoReader, probe
 
@@ -67,7 +68,7 @@ def test_offloading_whole_models_without_a_gpu_is_refused(tmp_path):
 @pytest.fixture
 def cpu(monkeypatch):
     """Makes the processor one that multiplies bfloat16 natively, or one that does not."""
-    return lambda native: monkeypatch.setattr("scail2.loading.by_name.has_native_bf16", lambda device: native)
+    return lambda native: monkeypatch.setattr("scail2.loading.precision.cpu_has_native_bf16", lambda: native)
 
 
 def test_the_embedded_model_computes_in_bfloat16_where_the_processor_multiplies_it(cpu):

@@ -127,5 +127,5 @@ def test_a_plan_warns_of_presets_without_their_loras_and_of_prompts_that_are_not
     remark = "mixed.safetensors: its 2 tensors for a text encoder are passed over; those for the transformer count"
     bare.transformer._scail2_fused_loras = FusedLoras(remarks=[remark])
     assert findings_of(tmp_path / "d", bare)["lora"] == remark
-    monkeypatch.setattr("scail2.runs.model.has_loras", lambda transformer: True)
+    monkeypatch.setattr("scail2.runs.loaded_model.has_loras", lambda transformer: True)
     assert "preset_loras" not in findings_of(tmp_path / "c", bare, preset="fast")

@@ -19,11 +19,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-import torch
-
 from scail2.checkpoints import official_names as names
-from scail2.checkpoints.quantised import FP8, companions
-from scail2.checkpoints.tensor_files import GgufFile, TensorFile
+from scail2.checkpoints.quantised import companions
+from scail2.checkpoints.stored import FP8, TensorFile
+from scail2.checkpoints.tensor_files import GgufFile
 from scail2.checkpoints.views import Source, View
 from scail2.errors import InputError
 
@@ -127,9 +126,9 @@ def view_transformer(file: TensorFile) -> TransformerView:
         dialect = Dialect.TRAINING
     elif foreign:
         dialect = Dialect.DIFFUSERS
-    elif any(info.dtype in FP8 for info in file.tensors.values()):
+    elif any(info.number in FP8 for info in file.tensors.values()):
         dialect = Dialect.COMFY_FP8
-    elif scales and any(info.dtype is torch.int8 for info in file.tensors.values()):
+    elif scales and any(info.number == "int8" for info in file.tensors.values()):
         dialect = Dialect.COMFY_INT8
     return TransformerView(file, sources, unexpected, scales, dialect)
 

@@ -9,13 +9,13 @@
 Sizes are read from the shapes, names and shapes are compared strictly, and tensors are streamed (see `views`).
 """
 
+from __future__ import annotations
+
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import torch
-from accelerate import init_empty_weights
+from typing import TYPE_CHECKING, Any
 
 from scail2.checkpoints.model_folder import load_folder
 from scail2.checkpoints.tensor_files import open_tensor_file
@@ -23,6 +23,7 @@ from scail2.checkpoints.views import Source, View, compare, plain_view, stream
 from scail2.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import AutoencoderKLWan
     from transformers import CLIPVisionModel, UMT5EncoderModel
 
@@ -34,64 +35,80 @@ _VAE = "the Wan 2.1 autoencoder"
 _TEXT = "umT5's encoder"
 _IMAGE = "CLIP's vision tower"
 
+_EMBEDDING_TWICE = "encoder.embed_tokens.weight"
+
 Rename = Callable[[str], Iterable[str] | None]
 
 
-def load_vae(path: str | Path, torch_dtype: torch.dtype | None = torch.float32) -> "AutoencoderKLWan":
+def load_vae(path: str | Path, torch_dtype: torch.dtype | None = None) -> AutoencoderKLWan:
     """Loads the Wan 2.1 autoencoder from its public file or a diffusers folder.
 
     Args:
         path: ``Wan2.1_VAE.pth``, ComfyUI's safetensors of it, or a folder with an ``AutoencoderKLWan``.
-        torch_dtype: float32 by default, as the published pipeline runs it; None keeps the file's.
+        torch_dtype: float32 by default, as the published pipeline runs it.
     """
+    import torch
+    from accelerate import init_empty_weights
     from diffusers import AutoencoderKLWan
 
+    dtype = torch_dtype or torch.float32
     if Path(path).is_dir():
-        return load_folder(AutoencoderKLWan, path, dtype=torch_dtype)
+        return load_folder(AutoencoderKLWan, path, dtype=dtype)
+    view, settings = open_vae(path)
+    with init_empty_weights():
+        model = AutoencoderKLWan(**settings)
+    return _filled(model, view, dtype, _VAE)
+
+
+def open_vae(path: str | Path) -> tuple[View, dict[str, Any]]:
+    """The autoencoder's file under the names of its class, and the settings that its shapes show; without torch."""
     view = _renamed(path, vae_names, _VAE, "encoder.conv_in.weight", "post_quant_conv.weight")
     decoder_input = view.shapes["post_quant_conv.weight"][0]
     if decoder_input == 48:
         raise InputError(f"{path} is the Wan 2.2 autoencoder (48 channels); SCAIL-2 works with Wan2.1_VAE.pth.")
-    with init_empty_weights():
-        model = AutoencoderKLWan(base_dim=view.shapes["encoder.conv_in.weight"][0], z_dim=decoder_input)
-    return _filled(model, view, torch_dtype, _VAE)
+    return view, {"base_dim": view.shapes["encoder.conv_in.weight"][0], "z_dim": decoder_input}
 
 
-def load_text_encoder(path: str | Path, torch_dtype: torch.dtype | None = None) -> "UMT5EncoderModel":
+def load_text_encoder(path: str | Path, torch_dtype: torch.dtype | None = None) -> UMT5EncoderModel:
     """Loads umT5's encoder from its public file (published or transformers names) or a transformers folder.
 
     ``torch_dtype`` None keeps the file's type; bfloat16 for 8-bit and GGUF files.
     """
+    from accelerate import init_empty_weights
     from transformers import UMT5Config, UMT5EncoderModel
 
     if Path(path).is_dir():
         return load_folder(UMT5EncoderModel, path, dtype=torch_dtype or "auto")
+    view, settings = open_text_encoder(path)
+    with init_empty_weights():
+        model = UMT5EncoderModel(UMT5Config(**settings, feed_forward_proj="gated-gelu"))
+    # The embedding is one tensor under two names.
+    model = _filled(model, view, torch_dtype, _TEXT, {_EMBEDDING_TWICE: "shared.weight"})
+    model.tie_weights()
+    return model
+
+
+def open_text_encoder(path: str | Path) -> tuple[View, dict[str, int]]:
+    """umT5's file under the names of its class, and the settings that its shapes show; without torch."""
     attention, dense = "encoder.block.0.layer.0.SelfAttention", "encoder.block.0.layer.1.DenseReluDense"
     bias, query, wide = f"{attention}.relative_attention_bias.weight", f"{attention}.q.weight", f"{dense}.wi_0.weight"
     view = _renamed(path, text_encoder_names, _TEXT, "shared.weight", bias, query, wide)
     vocabulary, width = view.shapes["shared.weight"]
     buckets, heads = view.shapes[bias]
-    config = UMT5Config(
-        vocab_size=vocabulary,
-        d_model=width,
-        d_kv=view.shapes[query][0] // heads,
-        d_ff=view.shapes[wide][0],
-        num_layers=_count(view, "encoder.block"),
-        num_heads=heads,
-        relative_attention_num_buckets=buckets,
-        feed_forward_proj="gated-gelu",
-    )
-    with init_empty_weights():
-        model = UMT5EncoderModel(config)
-    # The embedding is one tensor under two names.
-    model = _filled(model, view, torch_dtype, _TEXT, {"encoder.embed_tokens.weight": "shared.weight"})
-    model.tie_weights()
-    return model
+    return view, {
+        "vocab_size": vocabulary,
+        "d_model": width,
+        "d_kv": view.shapes[query][0] // heads,
+        "d_ff": view.shapes[wide][0],
+        "num_layers": _count(view, "encoder.block"),
+        "num_heads": heads,
+        "relative_attention_num_buckets": buckets,
+    }
 
 
 def load_image_encoder(
     path: str | Path, torch_dtype: torch.dtype | None = None, num_heads: int | None = None
-) -> "CLIPVisionModel":
+) -> CLIPVisionModel:
     """Loads CLIP's vision tower (ViT-H/14 of open-clip) from its public file or a transformers folder.
 
     Args:
@@ -99,10 +116,20 @@ def load_image_encoder(
         torch_dtype: None keeps the file's type.
         num_heads: needed only for towers whose head width is not the public 80.
     """
+    from accelerate import init_empty_weights
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     if Path(path).is_dir():
         return load_folder(CLIPVisionModel, path, dtype=torch_dtype or "auto")
+    view, settings = open_image_encoder(path, num_heads)
+    config = CLIPVisionConfig(**settings, hidden_act="gelu", layer_norm_eps=1e-5, projection_dim=1024)
+    with init_empty_weights():
+        model = CLIPVisionModel(config)
+    return _filled(model, view, torch_dtype, _IMAGE)
+
+
+def open_image_encoder(path: str | Path, num_heads: int | None = None) -> tuple[View, dict[str, int]]:
+    """CLIP's file under the names of its class, and the settings that its shapes show; without torch."""
     patches, positions, wide = (
         "embeddings.patch_embedding.weight",
         "embeddings.position_embedding.weight",
@@ -115,20 +142,14 @@ def load_image_encoder(
     grid = round((view.shapes[positions][0] - 1) ** 0.5)
     if num_heads is None and hidden % CLIP_HEAD_WIDTH:
         raise InputError(f"{path} has width {hidden}; no tensor shows its heads: give num_heads.")
-    config = CLIPVisionConfig(
-        hidden_size=hidden,
-        intermediate_size=view.shapes[wide][0],
-        num_hidden_layers=_count(view, "encoder.layers"),
-        num_attention_heads=num_heads or hidden // CLIP_HEAD_WIDTH,
-        image_size=grid * patch,
-        patch_size=patch,
-        hidden_act="gelu",
-        layer_norm_eps=1e-5,
-        projection_dim=1024,
-    )
-    with init_empty_weights():
-        model = CLIPVisionModel(config)
-    return _filled(model, view, torch_dtype, _IMAGE)
+    return view, {
+        "hidden_size": hidden,
+        "intermediate_size": view.shapes[wide][0],
+        "num_hidden_layers": _count(view, "encoder.layers"),
+        "num_attention_heads": num_heads or hidden // CLIP_HEAD_WIDTH,
+        "image_size": grid * patch,
+        "patch_size": patch,
+    }
 
 
 # ---- names --------------------------------------------------------------------------------------------------------
@@ -261,7 +282,7 @@ def _flattened(view: View, shapes: Mapping[str, tuple[int, ...]]) -> View:
     sources = dict(view.sources)
     for name in shapes.keys() & sources.keys():
         first, *rest = shapes[name]
-        count = torch.Size(view.shapes[name]).numel() // torch.Size(rest).numel()
+        count = math.prod(view.shapes[name]) // math.prod(rest)
         sources[name] = Source(sources[name].stored, shape=(count if first == -1 else first, *rest))
     return View(view.file, sources, view.unexpected, view.scales)
 
@@ -279,6 +300,8 @@ def _filled(
     aliases: Mapping[str, str] | None = None,
 ) -> torch.nn.Module:
     """The model with the view's tensors; ``aliases`` are second names, inside the model, of one tensor."""
+    import torch
+
     aliases = aliases or {}
     names = [name for name in model.state_dict() if name not in aliases]
     view = View(view.file, {k: v for k, v in view.sources.items() if k not in aliases}, view.unexpected, view.scales)

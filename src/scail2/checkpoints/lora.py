@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from scail2.checkpoints import official_names as names
-from scail2.checkpoints.lora_files import LoraDelta, LoraFile, LoraReport, LoraSource, open_lora, own_alpha
+from scail2.checkpoints.adapter_words import own_alpha
+from scail2.checkpoints.lora_files import LoraDelta, LoraFile, LoraReport, LoraSource, open_lora
 from scail2.checkpoints.tensor_files import write_safetensors
 from scail2.devices import without_gradients
 from scail2.errors import InputError
@@ -94,11 +95,8 @@ def apply_loras(
 
 
 def _told_passed_over(lora: LoraFile) -> str:
-    count = lora.report.text_encoder_tensors
-    if not count:
-        return ""
-    sentence = f"{lora.file.path.name}: its {count} tensors for a text encoder are passed over; those for the transformer count"
-    logger.warning("%s", sentence)
+    if sentence := lora.report.told_passed_over(lora.file.path.name):
+        logger.warning("%s", sentence)
     return sentence
 
 

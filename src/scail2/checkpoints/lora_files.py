@@ -14,38 +14,29 @@ Where an alpha is stored (as a tensor beside the pair, in the header diffusers w
 beside peft's `adapter_model.safetensors`) the addition is multiplied by alpha / rank; elsewhere by nothing.
 """
 
+from __future__ import annotations
+
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from scail2.checkpoints.adapter_words import own_alpha, read_adapter_words
 from scail2.checkpoints.lora_names import ModuleNames, Part, is_for_text_encoder, part_of, without_prefix
-from scail2.checkpoints.tensor_files import StateDict, TensorFile, open_tensor_file
-from scail2.errors import InputError, short
-from scail2.files.documents import decode, load_json, parse_json
+from scail2.checkpoints.stored import TensorFile
+from scail2.checkpoints.tensor_files import StateDict, open_tensor_file
+from scail2.errors import InputError
 
-LoraSource = str | Path | Mapping[str, torch.Tensor]
+if TYPE_CHECKING:
+    import torch
+
+LoraSource = str | Path | Mapping[str, Any]  # a file, a folder with one, or tensors by name
 
 _LARGEST_SCALE = 1e6
-_ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers notes rank and alpha
-_PLAIN_PATTERN = re.compile(r"\^?(\w|\.|\\\.)+\$?")
 _LISTED = 20
 _KRONECKER = (Part.KRON_1, Part.KRON_1A, Part.KRON_1B, Part.KRON_2, Part.KRON_2A, Part.KRON_2B)
-
-
-@dataclass(frozen=True, slots=True)
-class _AdapterWords:
-    """What peft notes about an adapter, as far as it changes what is added."""
-
-    lora_alpha: float | None = None
-    alpha_pattern: dict[str, float] | None = None
-    use_rslora: bool | None = False
-    use_dora: bool | None = False
 
 
 class Form(StrEnum):
@@ -82,6 +73,12 @@ class LoraReport:
     target_tensors: int
     text_encoder_tensors: int = 0
 
+    def told_passed_over(self, name: str) -> str:
+        """What of the file of that name is passed over, in a sentence; empty where nothing is."""
+        count = self.text_encoder_tensors
+        told = f"{name}: its {count} tensors for a text encoder are passed over; those for the transformer count"
+        return told if count else ""
+
 
 @dataclass(frozen=True)
 class LoraFile:
@@ -102,6 +99,8 @@ class LoraFile:
         elif delta.form is Form.HADAMARD:
             value = (parts[0] @ parts[1]) * (parts[2] @ parts[3])
         else:
+            import torch
+
             first, second = (a if b is None else a @ b for a, b in (parts[:2], parts[2:]))
             value = torch.kron(first, second)
         return value if delta.scale == 1 else value * delta.scale
@@ -112,6 +111,8 @@ class LoraFile:
         Raises:
             InputError: it is a full difference, or its rank would be half its size and more.
         """
+        import torch
+
         parts: list[Any] = [None if name is None else self.file.read(name) for name in delta.stored]
         if delta.form is Form.PAIR:
             up, down = parts
@@ -144,6 +145,8 @@ _NOT_HELD = {
 
 
 def _as_pair(whole: torch.Tensor, right: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
     if right is not None:
         return whole, right
     rows, columns = whole.shape
@@ -156,6 +159,7 @@ def open_lora(
     shapes: Mapping[str, tuple[int, ...]],
     *,
     skip: Sequence[str] = (),
+    values: bool = True,
 ) -> LoraFile:
     """Matches every tensor of a LoRA with the parameters of a model.
 
@@ -163,6 +167,8 @@ def open_lora(
         source: a safetensors or ``.pt`` file, a folder with one, or a state dictionary.
         shapes: our parameter name -> shape.
         skip: published modules to leave out, such as ``patch_embedding`` of a LoRA made for other input channels.
+        values: whether every number is read to see that it is finite, which takes torch; names and shapes are always
+            looked at.
 
     Raises:
         InputError: the file is empty; a pair is incomplete, of unequal ranks or of another shape than its weight; a
@@ -183,7 +189,9 @@ def open_lora(
         del file.tensors[name]
     if not file.tensors:
         raise InputError(f"{file.path}: the LoRA is for a text encoder alone; it changes nothing here.")
-    _check_values(file)
+    _check_types(file)
+    if values:
+        _check_values(file)
     deltas = tuple(_Parser(file, shapes).deltas())
     report = LoraReport(
         lora_pairs=sum(delta.form is not Form.WHOLE for delta in deltas),
@@ -210,29 +218,17 @@ def _is_of(name: str, module: str) -> bool:
     return written in (module, flat) or written.startswith(inside)
 
 
-def is_lora(file: TensorFile) -> bool:
-    """Whether a file's names are those of a LoRA."""
-    return any(meant[1] is not Part.ALPHA for name in file.tensors if (meant := part_of(name)))
-
-
-def own_alpha(patterns: Mapping[str, float], default: float, module: str) -> float:
-    """A module's alpha in peft: a pattern over module names overrules the adapter's own.
-
-    InputError for patterns that are more than names (with ``^``, ``$`` and escaped dots): others can take for ever.
-    """
-    for pattern, alpha in patterns.items():
-        if not _PLAIN_PATTERN.fullmatch(pattern):
-            raise InputError(f"The LoRA's alpha pattern {short(pattern)} is no module's name; it is not tried.")
-        if re.fullmatch(rf"(.*\.)?({pattern})", module):
-            return alpha
-    return default
+def _check_types(file: TensorFile) -> None:
+    for name, info in file.tensors.items():
+        is_alpha = (part_of(name) or ("", None))[1] is Part.ALPHA
+        if not (info.is_floating or (is_alpha and info.number is not None)):
+            raise InputError(f"{file.path}: '{name}' is {info.format}, not floating point.")
 
 
 def _check_values(file: TensorFile) -> None:
-    for name, info in file.tensors.items():
-        is_alpha = (part_of(name) or ("", None))[1] is Part.ALPHA
-        if info.dtype is None or not (info.dtype.is_floating_point or is_alpha):
-            raise InputError(f"{file.path}: '{name}' is {info.format}, not floating point.")
+    import torch
+
+    for name in file.tensors:
         if not bool(torch.isfinite(file.read(name).float()).all()):
             raise InputError(f"{file.path}: '{name}' contains NaN or infinity.")
     file.release()
@@ -251,7 +247,7 @@ class _Parser:
         for name, each in meant.items():
             if each and (other := self._entries.setdefault(each[0], {}).setdefault(each[1], name)) != name:
                 raise InputError(f"{file.path}: '{other}' and '{name}' are both for '{each[0]}'.")
-        self._words = _adapter_words(file)
+        self._words = read_adapter_words(file)
 
     def deltas(self) -> list[LoraDelta]:
         found = [each for module, parts in self._entries.items() for each in self._additions(module, parts)]
@@ -345,7 +341,7 @@ class _Parser:
         if alpha is not None:
             if math.prod(self._file.tensors[alpha].shape) != 1:
                 raise InputError(f"{self._file.path}: '{alpha}' is {self._file.tensors[alpha].shape}, not one number.")
-            return self._file.read(alpha).item() / rank
+            return float(self._file.numbers(alpha, 0, 1)[0]) / rank
         words = self._words
         own = own_alpha(words.alpha_pattern or {}, rank if words.lora_alpha is None else words.lora_alpha, module)
         return own / (rank**0.5 if words.use_rslora else rank)
@@ -354,21 +350,6 @@ class _Parser:
         left = sorted(self._left)
         listed = ", ".join(left[:_LISTED]) + (" ..." if len(left) > _LISTED else "")
         raise InputError(f"{self._file.path}: {len(left)} tensors have no meaning here: {listed}.")
-
-
-def _adapter_words(file: TensorFile) -> _AdapterWords:
-    """What is noted about the whole adapter: in diffusers' header, or in the file that peft writes beside its own."""
-    beside = file.path.parent / "adapter_config.json"
-    if _ADAPTER_METADATA in file.metadata:
-        where = f"the adapter metadata of {file.path}"
-        words = parse_json(file.metadata[_ADAPTER_METADATA], dict[str, Any], where)
-    elif file.path.stem == "adapter_model" and beside.is_file():
-        where = str(beside)
-        words = load_json(beside, dict[str, Any])
-    else:
-        return _AdapterWords()
-    words = {key.removeprefix("transformer."): value for key, value in words.items()}
-    return decode(words, _AdapterWords, where, unknown=True)
 
 
 def _pair_shape(shapes: Sequence[Any]) -> tuple[int, ...] | None:

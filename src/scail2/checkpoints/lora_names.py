@@ -76,6 +76,11 @@ def part_of(name: str) -> tuple[str, Part] | None:
     return without_prefix(match["module"]), next(part for part in Part if match[part.name])
 
 
+def is_lora(stored: Iterable[str]) -> bool:
+    """Whether a file's names are those of a LoRA."""
+    return any(meant[1] is not Part.ALPHA for name in stored if (meant := part_of(name)))
+
+
 def without_prefix(module: str) -> str:
     """A module's name without what programs put in front of it and in between."""
     module = _WRAPPERS.sub("", module)

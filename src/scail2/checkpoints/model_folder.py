@@ -8,7 +8,6 @@ import inspect
 import json
 import os
 import re
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from scail2.checkpoints.downloads import HUB_PREFIX, local_path, refuse_absent
+from scail2.checkpoints.stored import safetensors_header
 from scail2.errors import InputError, short
-from scail2.files.documents import Between, decode, load_json, parse_json
-from scail2.files.limits import DOCUMENT_BYTES, MEMBERS
+from scail2.files.documents import Between, decode, load_json
 from scail2.files.staging import atomic_file
 
 # No width, length or count of any public network comes near; products of such numbers still fit 64 bits.
@@ -140,27 +139,7 @@ def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
     Raises InputError where the header is not what it must be: a table of names, each with type, shape and place.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise InputError(f"{path} is not a regular file.")
-        length = int.from_bytes(file.read(8), "little")
-        if length > os.fstat(descriptor).st_size - 8:
-            raise InputError(f"{path} is not a readable safetensors file: it is cut short in its header.")
-        DOCUMENT_BYTES.check(length, f"the header of {path}")
-        header = parse_json(file.read(length).rstrip(b" \0"), dict[str, Any], f"the header of {path}")
-    MEMBERS.check(len(header), f"the header of {path}")
-    return {
-        name: decode(entry, _StoredTensor, f"the header of {path}", name, unknown=True).shape
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class _StoredTensor:
-    shape: Annotated[tuple[Annotated[int, Between(0, 2**48)], ...], Between(0, 8)]
-    dtype: str
+    return {name: entry.shape for name, entry in safetensors_header(path).entries.items()}
 
 
 def refuse_counts(config: Mapping[str, Any], tensors: int, where: str | Path) -> None:

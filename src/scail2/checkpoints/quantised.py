@@ -6,14 +6,11 @@ A weight's scale is a tensor of its own (`.scale_weight`, or `.weight_scale` in 
 
 from typing import Any
 
-import torch
-
-from scail2.checkpoints.tensor_files import GgufFile, TensorFile, TensorInfo
+from scail2.checkpoints.stored import EIGHT_BIT, TensorFile, TensorInfo
+from scail2.checkpoints.tensor_files import GgufFile
 from scail2.errors import InputError, short
 from scail2.files.documents import decode, parse_json
 
-FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
-EIGHT_BIT = (*FP8, torch.int8)
 # Companions of an 8-bit weight. Input scales matter only to kernels that also quantise activations.
 _SCALE_LEAVES = ("scale_weight", "weight_scale")
 _INPUT_SCALE_LEAVES = ("scale_input", "input_scale")
@@ -53,7 +50,8 @@ def _check_marker(file: TensorFile, name: str) -> None:
     if file.tensors[name].nbytes > _MARKER_BYTES:
         raise InputError(f"{file.path}: the quantisation marker '{name}' is of {file.tensors[name].nbytes} bytes.")
     where = f"the quantisation marker '{name}' of {file.path}"
-    marker = parse_json(bytes(file.read(name).to(torch.uint8).flatten().tolist()), dict[str, Any], where)
+    content = file.numbers(name, 0, file.tensors[name].count)
+    marker = parse_json(content.astype("uint8").tobytes(), dict[str, Any], where)
     kind = decode(marker.get("format"), str, where, "format")
     if kind not in _READABLE_MARKERS:
         raise _unsupported(file, name, kind)
@@ -65,9 +63,9 @@ def _check_stored(file: TensorFile, name: str, info: TensorInfo, scales: dict[st
     if isinstance(file, GgufFile) or not name.endswith("weight"):
         return
     scale = scales.get(name)
-    if info.dtype is None or not (info.dtype.is_floating_point or (info.dtype is torch.int8 and scale is not None)):
+    if not (info.is_floating or (info.number == "int8" and scale is not None)):
         raise _unsupported(file, name, info.format)
-    if info.dtype not in EIGHT_BIT:
+    if info.number not in EIGHT_BIT:
         if scale is not None and file.tensors[scale].shape not in ((), (1,)):
             raise _unsupported(file, name, f"{info.format} with a scale of shape {file.tensors[scale].shape}")
         return
@@ -77,7 +75,7 @@ def _check_stored(file: TensorFile, name: str, info: TensorInfo, scales: dict[st
         return
     stored = file.tensors[scale]
     rows = info.shape[0]
-    if stored.dtype is None or not stored.dtype.is_floating_point or stored.shape not in ((), (1,), (rows,), (rows, 1)):
+    if not stored.is_floating or stored.shape not in ((), (1,), (rows,), (rows, 1)):
         raise _unsupported(file, name, f"block-scaled (mxfp8-like) {info.format}, scale {stored.format} {stored.shape}")
 
 

@@ -1,88 +1,38 @@
 """Files of named tensors, read one tensor at a time: safetensors (single or sharded), PyTorch pickles, GGUF.
 
 A reader knows every name, shape and type without touching the data, maps the data instead of loading it, and can drop
-what it has mapped: converting a 30 GB file needs the result and one tensor, not the file and the result.
+what it has mapped: converting a 30 GB file needs the result and one tensor, not the file and the result. torch comes
+in when a tensor is read; names, shapes and a few numbers of a file are had without it.
 """
+
+from __future__ import annotations
 
 import json
 import math
-import warnings
-import zipfile
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
 
 from scail2.checkpoints.gguf_header import GgufTensor, read_gguf_header
-from scail2.checkpoints.model_folder import shards_of, stored_shapes
+from scail2.checkpoints.model_folder import shards_of
+from scail2.checkpoints.pickle_files import PICKLE_SUFFIXES, PickleFile
+from scail2.checkpoints.stored import SAFETENSORS_TYPES, Place, TensorFile, TensorInfo, safetensors_header
 from scail2.errors import InputError, short
 from scail2.files.documents import Between, decode
-from scail2.files.limits import MEMBERS
 from scail2.files.staging import atomic_file
 
-_SAFETENSORS_TYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-_SAFETENSORS_NAMES = {dtype: name for name, dtype in _SAFETENSORS_TYPES.items()}
+if TYPE_CHECKING:
+    import torch
+
+_SAFETENSORS_NAMES = {name: stored for stored, name in SAFETENSORS_TYPES.items()}
 # GGUF's plain numbers; everything else comes in blocks of bytes.
 _GGUF_NUMBERS = {
     "F16": "float16", "F32": "float32", "F64": "float64", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
 }  # fmt: skip
-_GGUF_TYPES = {"F32": torch.float32, "F16": torch.float16}
-PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-# State dictionaries are found under the first of these keys, on any level, or are the file's top level. Averaged weights go
-# before those they are the average of.
-_STATE_KEYS = (
-    "ema", "ema_state_dict", "model_ema", "ema_model", "module", "state_dict", "model_state_dict", "model", "transformer",
-)  # fmt: skip
-_STATE_LEVELS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """Shape and storage of one tensor; ``dtype`` is None for block formats that torch does not have (GGUF)."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype | None
-    format: str
-    nbytes: int
-
-
-@dataclass
-class TensorFile(ABC):
-    """Named tensors on disk. ``release`` unmaps what was read; tensors already handed out stay valid."""
-
-    path: Path
-    tensors: dict[str, TensorInfo] = field(default_factory=dict)
-    metadata: dict[str, str] = field(default_factory=dict)
-
-    @abstractmethod
-    def read(self, name: str) -> torch.Tensor:
-        """One tensor; where the format allows, a copy-on-write view of the mapped file. GGUF: dequantised float32."""
-
-    def read_rows(self, name: str, rows: slice) -> torch.Tensor:
-        """Some rows (along the first axis) of one tensor; all of it for ``slice(None)``."""
-        value = self.read(name)
-        return value if rows == slice(None) else value[rows]
-
-    def release(self) -> None:  # noqa: B027  (nothing to drop is a valid answer)
-        """Forget open mappings, so that their pages no longer count as this process's memory."""
+_GGUF_TYPES = {"F32": "float32", "F16": "float16"}
 
 
 class SafetensorsFile(TensorFile):
@@ -92,29 +42,25 @@ class SafetensorsFile(TensorFile):
         super().__init__(path)
         self._shard_of: dict[str, Path] = {}
         self._open: dict[Path, Any] = {}
-        for shard in self._shards():
-            stored_shapes(shard)  # a header that is not plain names and shapes goes no further
+        for shard in shards_of(path) if path.name.endswith(".index.json") else [path]:
             self._scan(shard)
 
-    def _shards(self) -> list[Path]:
-        return shards_of(self.path) if self.path.name.endswith(".index.json") else [self.path]
-
     def _scan(self, shard: Path) -> None:
-        handle = self._handle(shard)
-        self.metadata.update(handle.metadata() or {})
-        for name in handle.keys():  # noqa: SIM118  (not a mapping)
-            part = handle.get_slice(name)
-            stored, shape = part.get_dtype(), tuple(part.get_shape())
-            dtype = _SAFETENSORS_TYPES.get(stored)
+        header = safetensors_header(shard)
+        header.check_places()
+        self.metadata.update(header.metadata)
+        for name, entry in sorted(header.entries.items(), key=lambda item: item[1].data_offsets):
             if name in self.tensors:
                 raise InputError(f"{self.path}: tensor '{name}' is in more than one shard.")
-            count = torch.Size(shape).numel()
-            nbytes = count * dtype.itemsize if dtype else 0
-            self.tensors[name] = TensorInfo(shape, dtype, stored, nbytes)
+            number, (begin, end) = SAFETENSORS_TYPES.get(entry.dtype), entry.data_offsets
+            self.tensors[name] = TensorInfo(entry.shape, number, entry.dtype, end - begin if number else 0)
             self._shard_of[name] = shard
-        self.release()
+            if number is not None:
+                self.places[name] = Place(shard, header.data + begin, number)
 
     def _handle(self, shard: Path) -> Any:
+        from safetensors import SafetensorError, safe_open
+
         if shard not in self._open:
             try:
                 self._open[shard] = safe_open(shard, framework="pt")
@@ -123,6 +69,8 @@ class SafetensorsFile(TensorFile):
         return self._open[shard]
 
     def read(self, name: str) -> torch.Tensor:
+        from safetensors import SafetensorError
+
         try:
             return self._handle(self._shard_of[name]).get_tensor(name)
         except SafetensorError as error:
@@ -130,88 +78,6 @@ class SafetensorsFile(TensorFile):
 
     def release(self) -> None:
         self._open.clear()
-
-
-class PickleFile(TensorFile):
-    """A PyTorch pickle, loaded with ``weights_only=True`` and mapped; state under ``module`` or at the top."""
-
-    def __init__(self, path: Path):
-        super().__init__(path)
-        self._state: Mapping[str, torch.Tensor] | None = None
-        for name, value in self._loaded().items():
-            _refuse_claims(path, name, value)
-            count = value.numel() * value.element_size()
-            self.tensors[name] = TensorInfo(tuple(value.shape), value.dtype, str(value.dtype)[6:], count)
-        self.release()
-
-    def _loaded(self) -> Mapping[str, torch.Tensor]:
-        if self._state is None:
-            self._state = _find_state(self.path, load_pickle(self.path))
-        return self._state
-
-    def read(self, name: str) -> torch.Tensor:
-        return self._loaded()[name]
-
-    def release(self) -> None:
-        self._state = None
-
-
-def load_pickle(path: Path) -> Any:
-    """What a PyTorch pickle holds, tensors on the CPU: read as data only, nothing in it is run.
-
-    Raises:
-        InputError: it is damaged, needs code to be run, or its archive holds more than the file's bytes.
-    """
-    try:
-        # Only the zip format of torch >= 1.6 can be mapped; older files are read whole.
-        mapped = zipfile.is_zipfile(path)
-        if mapped:
-            _refuse_compressed(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch on the age of its own formats
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except InputError:
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"{path} cannot be read as tensors only; files that need to run code are refused: {reason}"
-        ) from error
-
-
-def _refuse_compressed(path: Path) -> None:
-    """torch stores, it never compresses: an archive that is larger inside than outside is made to fill the memory."""
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-    MEMBERS.check(len(members), str(path))
-    if any(each.compress_type != zipfile.ZIP_STORED or each.file_size != each.compress_size for each in members):
-        raise InputError(f"{path} is compressed, which PyTorch's own files never are; save it again with torch.save.")
-
-
-def _refuse_claims(path: Path, name: str, value: torch.Tensor) -> None:
-    """Refuses tensors whose elements are not all stored: a few bytes could stand for terabytes."""
-    plain = value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
-    if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        raise InputError(
-            f"{path}: tensor {short(name)} of shape {tuple(value.shape)} is sparse, quantised, or larger than what is "
-            "stored of it; save it as a plain tensor."
-        )
-
-
-def _find_state(path: Path, content: Any) -> Mapping[str, torch.Tensor]:
-    for _ in range(_STATE_LEVELS):
-        inner = [key for key in _STATE_KEYS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)]
-        content = content[inner[0]] if inner else content
-    if not isinstance(content, Mapping):
-        raise InputError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors.")
-    state = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    if strange := [name for name in state if not isinstance(name, str)]:
-        raise InputError(f"{path} holds a tensor under {short(strange[0])}, where names are text.")
-    if not state:
-        raise InputError(f"{path} holds no tensors at its top level or under {', '.join(_STATE_KEYS)}.")
-    return state
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,8 +147,22 @@ class GgufFile(TensorFile):
             return super().read_rows(name, rows)
         return self._dequantised(name, rows).reshape(-1, *shape[1:])
 
-    def _dequantised(self, name: str, rows: slice) -> torch.Tensor:
+    def numbers(self, name: str, start: int, count: int) -> np.ndarray:
+        """See `TensorFile.numbers`: whole rows are dequantised, of which a few are all that anybody asks for."""
+        row = self.tensors[name].shape[-1] if self.tensors[name].shape else 1
+        width = self._blocks[name].shape[-1]
+        first, last = start // row, -(-(start + count) // row)
         stored = self._blocks[name]
+        flat = replace(stored, shape=(math.prod(stored.shape[:-1]), width))
+        found = self._values(name, flat, slice(first, last)).astype(np.float32).ravel()
+        return found[start - first * row :][:count]
+
+    def _dequantised(self, name: str, rows: slice) -> torch.Tensor:
+        import torch
+
+        return torch.from_numpy(self._values(name, self._blocks[name], rows))
+
+    def _values(self, name: str, stored: _Blocks, rows: slice) -> np.ndarray:
         # Read, not mapped: the blocks are needed once, and a mapping would stay resident beside the result.
         start, stop, _ = rows.indices(stored.shape[0])
         row = math.prod(stored.shape[1:])
@@ -290,9 +170,9 @@ class GgufFile(TensorFile):
         blocks = np.fromfile(self.path, dtype=stored.dtype, count=(stop - start) * row, offset=offset)
         blocks = blocks.reshape(stop - start, *stored.shape[1:])
         if blocks.dtype in (np.float32, np.float16, np.float64):
-            return torch.from_numpy(blocks)
+            return blocks
         try:
-            return torch.from_numpy(self._gguf.quants.dequantize(blocks, stored.type))
+            return self._gguf.quants.dequantize(blocks, stored.type)
         except NotImplementedError as error:
             raise InputError(
                 f"{self.path}: tensor '{name}' has block type {stored.type.name}, which gguf cannot dequantise."
@@ -306,7 +186,7 @@ class StateDict(TensorFile):
         super().__init__(Path(name))
         self._state = state
         for key, value in state.items():
-            self.tensors[key] = TensorInfo(tuple(value.shape), value.dtype, str(value.dtype)[6:], value.nbytes)
+            self.tensors[key] = TensorInfo(tuple(value.shape), str(value.dtype)[6:], str(value.dtype)[6:], value.nbytes)
 
     def read(self, name: str) -> torch.Tensor:
         return self._state[name]
@@ -360,11 +240,17 @@ def write_safetensors(
         read: name and dtype -> tensor, cast here if it is of another type. A different shape raises RuntimeError.
         metadata: strings for the header.
     """
+    import torch
+
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     offset = 0
     for name, (shape, dtype) in plan.items():
-        size = torch.Size(shape).numel() * dtype.itemsize
-        entry = {"dtype": _SAFETENSORS_NAMES[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}
+        size = math.prod(shape) * dtype.itemsize
+        entry = {
+            "dtype": _SAFETENSORS_NAMES[str(dtype)[6:]],
+            "shape": list(shape),
+            "data_offsets": [offset, offset + size],
+        }
         header[name], offset = entry, offset + size
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)

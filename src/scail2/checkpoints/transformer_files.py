@@ -18,15 +18,12 @@ from scail2.checkpoints.dialects import Dialect, TransformerView, view_transform
 from scail2.checkpoints.downloads import local_path
 from scail2.checkpoints.model_folder import arguments_of, loading, read_config, refuse_counts
 from scail2.checkpoints.tensor_files import open_tensor_file, write_safetensors
+from scail2.checkpoints.transformer_config import CONFIG_KEY, diffusers_folder, resolve_config
 from scail2.checkpoints.views import compare, stream
 from scail2.errors import InputError
-from scail2.files.documents import parse_json
 from scail2.files.staging import atomic_file
 
 Transformer = TypeVar("Transformer", bound=torch.nn.Module)
-
-CLASS_NAME = "SCAIL2Transformer3DModel"  # in the configuration of a diffusers folder
-CONFIG_KEY = "scail2_config"  # safetensors header entry in the files we write: the configuration in published words
 
 
 def read_transformer(
@@ -83,34 +80,6 @@ def build_without_memory(cls: type[Transformer], view: TransformerView, words: M
     refuse_counts(arguments, len(view.shapes), f"The configuration of {view.file.path}")
     with torch.device("meta"), loading(view.file.path):
         return cls(**arguments)
-
-
-def diffusers_folder(path: Path) -> Path | None:
-    """The folder with our transformer in diffusers layout, if ``path`` is it or is a pipeline that contains it."""
-    for folder in (path, path / "transformer"):
-        config = read_config(folder) if folder.is_dir() else {}
-        if config.get("_class_name") == CLASS_NAME:
-            return folder
-    return None
-
-
-def resolve_config(view: TransformerView, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Keyword arguments of the model class: what is given, else the file's header, ``config.json``, or shapes."""
-    beside, header = _config_beside(view.file.path), _config_in_header(view)
-    try:
-        return names.resolve_config(view.shapes, beside, header, config or {})
-    except InputError as error:
-        raise InputError(f"{view.file.path}: {error}") from error
-
-
-def _config_in_header(view: TransformerView) -> dict[str, Any]:
-    where = f"the configuration in the header of {view.file.path}"
-    return parse_json(view.file.metadata.get(CONFIG_KEY, "{}"), dict[str, Any], where)
-
-
-def _config_beside(path: Path) -> dict[str, Any]:
-    words = read_config(path.parent)
-    return words if "dim" in words and "num_heads" in words else {}
 
 
 def plan_dtypes(model: torch.nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:

@@ -5,14 +5,22 @@ were stored as one, times a scale if it is 8-bit. Comparing a view with a model 
 for transformers, autoencoders and encoders.
 """
 
+from __future__ import annotations
+
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 
-from scail2.checkpoints.quantised import EIGHT_BIT, FP8, companions
-from scail2.checkpoints.tensor_files import GgufFile, TensorFile
+from scail2.checkpoints.quantised import companions
+from scail2.checkpoints.stored import EIGHT_BIT, FP8, TensorFile
+from scail2.checkpoints.tensor_files import GgufFile
 from scail2.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 # Elements copied at a time, and between two unmappings: 64 MiB of float32.
 PIECE = 2**24
@@ -50,7 +58,7 @@ class View:
 
     def _shape(self, source: Source) -> tuple[int, ...]:
         stored = self.file.tensors[source.stored].shape
-        if source.shape is not None and torch.Size(source.shape).numel() == torch.Size(stored).numel():
+        if source.shape is not None and math.prod(source.shape) == math.prod(stored):
             return source.shape
         return (stored[0] // source.count, *stored[1:]) if source.count > 1 and stored else stored
 
@@ -59,20 +67,25 @@ class View:
 
     @property
     def stored_dtype(self) -> torch.dtype | None:
-        """Floating type of most of the weights; None if most are 8-bit or GGUF blocks."""
-        return main_dtype(self.file)
+        """Floating type of most of the weights; None if most are 8-bit or GGUF blocks. Imports torch."""
+        import torch
+
+        number = main_number(self.file)
+        return None if number is None else getattr(torch, number)
 
     def dtype(self, name: str) -> torch.dtype:
         """Type in which ``read`` returns a tensor: the stored one, or float32 where it is dequantised."""
+        import torch
+
         stored = self.sources[name].stored
-        dtype = self.file.tensors[stored].dtype
-        return torch.float32 if dtype is None or dtype in FP8 or stored in self.scales else dtype
+        return torch.float32 if self._is_dequantised(stored) else self.file.tensors[stored].dtype
 
     def is_mapped(self, name: str) -> bool:
         """Whether ``read`` returns the mapped file's own memory rather than new memory."""
-        stored = self.sources[name].stored
-        dequantised = self.file.tensors[stored].dtype in (None, *FP8) or stored in self.scales
-        return not dequantised and not isinstance(self.file, GgufFile)
+        return not self._is_dequantised(self.sources[name].stored) and not isinstance(self.file, GgufFile)
+
+    def _is_dequantised(self, stored: str) -> bool:
+        return self.file.tensors[stored].number in (None, *FP8) or stored in self.scales
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor under its offered name and shape, dequantised to float32 if it has to be."""
@@ -83,16 +96,18 @@ class View:
 
         What the file has mapped is dropped again and again on the way, so that it does not pile up.
         """
+        import torch
+
         shape = self.shapes[name]
         whole = not shape or self.sources[name].shape is not None
-        rows = 1 if whole else max(1, PIECE // max(1, torch.Size(shape[1:]).numel()))
+        rows = 1 if whole else max(1, PIECE // max(1, math.prod(shape[1:])))
         result = torch.empty(shape, dtype=dtype)
         for start in range(0, 1 if whole else shape[0], rows):
             if whole:
                 result.copy_(self.read(name))
             else:
                 result[start : start + rows] = self._read_rows(name, slice(start, min(start + rows, shape[0])))
-            self._copied += rows * torch.Size(shape[1:]).numel()
+            self._copied += rows * math.prod(shape[1:])
             if self._copied > PIECE:
                 self.release()
         return result
@@ -107,7 +122,18 @@ class View:
         if scale_name := self.scales.get(source.stored):
             scale = self.file.read(scale_name).float().reshape(-1, *[1] * (value.ndim - 1))
             return value.float() * (scale[rows] if len(scale) > 1 else scale)
-        return value.float() if value.dtype in FP8 else value
+        return value.float() if self.file.tensors[source.stored].number in FP8 else value
+
+    def numbers(self, name: str, start: int, count: int) -> np.ndarray:
+        """``count`` numbers of a tensor, flattened, from number ``start`` on: float32, dequantised. Needs no torch."""
+        source = self.sources[name]
+        first = start + source.index * math.prod(self.shapes[name])
+        values = self.file.numbers(source.stored, first, count)
+        if scale_name := self.scales.get(source.stored):
+            scale = self.file.numbers(scale_name, 0, self.file.tensors[scale_name].count)
+            row = math.prod(self.file.tensors[source.stored].shape[1:])
+            values = values * (scale[(first + np.arange(count)) // row] if len(scale) > 1 else scale)
+        return values
 
     def release(self) -> None:
         """Unmap what was read so far."""
@@ -121,15 +147,15 @@ def plain_view(file: TensorFile) -> View:
     return View(file, {name: Source(name) for name in file.tensors if name not in markers}, [], scales)
 
 
-def main_dtype(file: TensorFile) -> torch.dtype | None:
-    """Floating type in which most bytes of a file are stored; None for 8-bit files and GGUF blocks."""
-    sizes: dict[torch.dtype | None, int] = {}
+def main_number(file: TensorFile) -> str | None:
+    """Floating type, by torch's name, in which most bytes of a file are stored; None for 8-bit files and GGUF blocks."""
+    sizes: dict[str | None, int] = {}
     for info in file.tensors.values():
-        dtype = None if isinstance(file, GgufFile) or info.dtype in EIGHT_BIT else info.dtype
-        if dtype is not None and not dtype.is_floating_point:
+        number = None if isinstance(file, GgufFile) or info.number in EIGHT_BIT else info.number
+        if number is not None and not info.is_floating:
             continue  # position indices, a packed tokenizer
-        sizes[dtype] = sizes.get(dtype, 0) + info.nbytes
-    return max(sizes, key=lambda dtype: sizes[dtype]) if sizes else None
+        sizes[number] = sizes.get(number, 0) + info.nbytes
+    return max(sizes, key=lambda number: sizes[number]) if sizes else None
 
 
 def compare(view: View, wanted: Mapping[str, tuple[int, ...]], what: str) -> None:

@@ -106,7 +106,7 @@ def cache(
 
 
 def _embedded_autoencoder() -> Path:
-    from scail2.loading.by_name import embedded_model_path
+    from scail2.files.public.embedded import embedded_model_path
 
     return embedded_model_path() / "vae"
 

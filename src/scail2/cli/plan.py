@@ -100,9 +100,6 @@ def _plan_in(folder: Path, request: AnimationRequest, *, as_json: bool, contact_
     check_files(request)  # before anything heavy is imported
     with _claimed_sheet(contact_sheet, request) as sheet:
         run = RunDirectory.create(folder, request, renders=False)
-        from scail2.cli.progress import quiet_libraries
-
-        quiet_libraries()
         try:
             run.plan()
         except RefusedPlanError as error:

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scail2.checkpoints.downloads import local_path, refuse_absent
 from scail2.checkpoints.lora import apply_loras
 from scail2.checkpoints.model_folder import check_pipeline
 from scail2.checkpoints.tensor_files import open_tensor_file
-from scail2.checkpoints.views import main_dtype
-from scail2.devices import find_device, has_native_bf16
+from scail2.checkpoints.views import main_number
+from scail2.devices import find_device
 from scail2.errors import InputError
 from scail2.files.public.choice import Offload
-from scail2.files.public.embedded import embedded_model_path
-from scail2.files.user_paths import check_strength, split_lora
+from scail2.loading.places import model_place, parse_lora
+from scail2.loading.precision import default_precision
 
 if TYPE_CHECKING:
     from scail2.pipeline import SCAIL2Pipeline
@@ -35,9 +34,9 @@ def load_pipeline(
 
     Args:
         model: None for the embedded model; a diffusers folder; a transformer file, or a folder of public files, with
-            the VAE and encoder files near it (see `scail2.loading.components`); a short name of what `scail2 setup`
+            the VAE and encoder files near it (see `scail2.loading.component_files`); a short name of what `scail2 setup`
             installed; ``hub:owner/name``, which downloads.
-        torch_dtype: type of transformer and encoders; None is `default_dtype`, or keeps each as stored, but float16 on a
+        torch_dtype: type of transformer and encoders; None is `default_precision`, or keeps each as stored, but float16 on a
             CPU becomes float32. The VAE is always float32.
         device: where to put it; None leaves it on the CPU.
         offload: ``off``: all of it stays there; ``model``: one network at a time is there, and the others in main
@@ -48,8 +47,9 @@ def load_pipeline(
         InputError: there is no such model or device, a component is missing, or a file does not fit.
     """
     place = find_device("cpu" if device is None else device)
-    torch_dtype = default_dtype(model, place) if torch_dtype is None else torch_dtype
-    folder = _folder_of(model)
+    if torch_dtype is None and (chosen := default_precision(model, place.type)) is not None:
+        torch_dtype = getattr(torch, chosen)
+    folder = model_place(model)
     if (folder / "model_index.json").is_file():
         pipe = _load_folder(folder, torch_dtype, place)
     else:
@@ -59,19 +59,6 @@ def load_pipeline(
     if fused := [parse_lora(lora) for lora in loras]:
         apply_loras(pipe.transformer, fused, reversible=False)
     return _laid_out(pipe, place, _offload(offload)) if device is not None else pipe
-
-
-def default_dtype(model: str | Path | None, device: torch.device) -> torch.dtype | None:
-    """What a model computes in where nobody says; None keeps each of its networks as it is stored.
-
-    The embedded model (None) computes in bfloat16 on CPUs that multiply it natively, in float32 on others, and on GPUs in
-    float16, as it is stored.
-    """
-    if model is not None:
-        return None
-    if device.type != "cpu":
-        return torch.float16
-    return torch.bfloat16 if has_native_bf16(device) else torch.float32
 
 
 def _offload(name: str) -> Offload:
@@ -94,25 +81,6 @@ def _laid_out(pipe: SCAIL2Pipeline, device: torch.device, offload: Offload) -> S
     return pipe
 
 
-def parse_lora(lora: str | Path | tuple[str | Path, float]) -> tuple[Path, float]:
-    """``PATH``, ``PATH:STRENGTH`` or (path, strength) -> path and strength (1 if not given); the file must exist."""
-    name, strength = lora if isinstance(lora, tuple) else split_lora(str(lora))
-    path = Path(name)
-    if not path.exists():
-        raise InputError(f"There is no LoRA file {path}.")
-    return path, 1.0 if strength is None else check_strength(float(strength), path)
-
-
-def _folder_of(model: str | Path | None) -> Path:
-    if model is None:
-        path = embedded_model_path()
-        if not (path / "model_index.json").is_file():
-            raise InputError("This installation has no embedded model: name a model folder or file.")
-        return path
-    refuse_absent(model)
-    return local_path(model)
-
-
 def _load_folder(folder: Path, torch_dtype: torch.dtype | None, device: torch.device) -> SCAIL2Pipeline:
     from scail2.pipeline import SCAIL2Pipeline
 
@@ -120,7 +88,7 @@ def _load_folder(folder: Path, torch_dtype: torch.dtype | None, device: torch.de
     for name in check_pipeline(folder):
         weights = any((folder / name).glob("*.safetensors*"))
         if torch_dtype is None and weights and name != "vae":
-            stored = main_dtype(open_tensor_file(folder / name)) or torch.bfloat16
+            stored = getattr(torch, main_number(open_tensor_file(folder / name)) or "bfloat16")
             # Half precision is how small models are shipped; CPUs compute in it slowly or not at all.
             dtypes[name] = torch.float32 if device.type == "cpu" and stored is torch.float16 else stored
     return SCAIL2Pipeline.from_pretrained(folder, dtype=dtypes)

@@ -12,10 +12,12 @@ from scail2.checkpoints.downloads import local_path
 from scail2.checkpoints.encoders import load_image_encoder, load_text_encoder, load_vae
 from scail2.checkpoints.model_folder import forget_origin
 from scail2.checkpoints.tensor_files import open_tensor_file
-from scail2.checkpoints.transformer_files import convert_transformer, diffusers_folder, open_transformer
+from scail2.checkpoints.transformer_config import diffusers_folder
+from scail2.checkpoints.transformer_files import convert_transformer, open_transformer
 from scail2.errors import InputError
 from scail2.files.ownership import new_file, new_folder
-from scail2.loading.components import COMPANIONS, ComponentFiles, FileKind, find_components, kind_of, load_component
+from scail2.loading.component_files import COMPANIONS, ComponentFiles, FileKind, find_components, kind_of
+from scail2.loading.components import load_component
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.request.paths import refuse_overwriting
 

@@ -12,11 +12,13 @@ import torch
 from scail2.checkpoints import official_names as names
 from scail2.checkpoints.dialects import view_transformer
 from scail2.checkpoints.model_folder import check_pipeline, read_config
-from scail2.checkpoints.tensor_files import TensorFile, open_tensor_file, total_bytes
-from scail2.checkpoints.transformer_files import build_without_memory, diffusers_folder, resolve_config
+from scail2.checkpoints.stored import TensorFile
+from scail2.checkpoints.tensor_files import open_tensor_file, total_bytes
+from scail2.checkpoints.transformer_config import diffusers_folder, resolve_config
+from scail2.checkpoints.transformer_files import build_without_memory
 from scail2.checkpoints.views import compare
 from scail2.errors import InputError
-from scail2.loading.components import FileKind, kind_of
+from scail2.loading.component_files import FileKind, kind_of
 from scail2.models.transformer import SCAIL2Transformer3DModel
 
 

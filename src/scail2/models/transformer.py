@@ -28,6 +28,7 @@ from scail2.models.condition_embedder import SCAIL2ConditionEmbedder, match_weig
 from scail2.models.direct import BlockInputs, Context, PictureTokens, is_plain, is_unwatched, through_blocks
 from scail2.models.memory import SegmentMemory
 from scail2.models.rope import SCAIL2RotaryPosEmbed, TokenLayout
+from scail2.models.timesteps import NUM_TRAIN_TIMESTEPS
 from scail2.models.transformer_inputs import (
     KNOWN_CHANNELS,
     check_config,
@@ -37,8 +38,6 @@ from scail2.models.transformer_inputs import (
 )
 from scail2.modes import AnimationMode
 
-# Timesteps are 0..1000 outside the network (diffusers' flow convention), 0..1 in the flow's formulas.
-NUM_TRAIN_TIMESTEPS = 1000
 # Smallest t by which an x0 prediction is turned into a velocity; below it, 1/t would only amplify rounding.
 MIN_SAMPLE_TIME = 1e-3
 

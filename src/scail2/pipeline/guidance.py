@@ -14,7 +14,7 @@ from torch import Tensor
 from scail2.conditions import SegmentConditions
 from scail2.errors import InputError
 from scail2.models.memory import SegmentMemory
-from scail2.models.transformer import NUM_TRAIN_TIMESTEPS
+from scail2.models.timesteps import NUM_TRAIN_TIMESTEPS
 from scail2.pipeline.options import StreamOptions, callback_tensors
 
 _UNCONDITIONAL, _SKIPPED = "pred_uncond", "pred_cond_skip"

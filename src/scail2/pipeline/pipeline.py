@@ -29,9 +29,10 @@ from scail2.pipeline.guidance import VelocityPredictor, call_back, needs_negativ
 from scail2.pipeline.lora_loader import SCAIL2LoraLoaderMixin
 from scail2.pipeline.options import CALLBACK_TENSORS, StreamArguments, StreamOptions, takes_stream_options
 from scail2.pipeline.output import Frames, OutputType, SCAIL2PipelineOutput, check_output_type, video_as
-from scail2.pipeline.sampling import SamplingSettings, fresh_scheduler, set_timesteps, sigma_at, take_step
+from scail2.pipeline.sampling import fresh_scheduler, set_timesteps, sigma_at, take_step
 from scail2.pipeline.saved import SavedPipeline
 from scail2.pipeline.segment import render_segment
+from scail2.pipeline.settings import SamplingSettings
 from scail2.pipeline.stages import (
     DecodedSegment,
     DenoisedSegment,

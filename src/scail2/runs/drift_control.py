@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from scail2.conditions import character_region
 from scail2.drift import measure as drift
 from scail2.drift import plot as drift_plot
 from scail2.drift.colour import ColourStatistics, colour_statistics
@@ -160,12 +158,21 @@ class DriftControl:
     @cached_property
     def _reference(self) -> SegmentStatistics:
         masks = self.prepared.masks
-        mask = character_region(torch.from_numpy(masks.reference_mask)).numpy()
+        mask = _characters_in(masks.reference_mask)
         return drift.segment_statistics(masks.reference[None], mask[None])
 
     def _characters(self, start: int, stop: int) -> np.ndarray:
         """Where the driving masks show a character: bool (T, H, W)."""
-        return character_region(torch.from_numpy(self.prepared.masks.driving_mask.frames(start, stop))).numpy()
+        return _characters_in(self.prepared.masks.driving_mask.frames(start, stop))
+
+
+def _characters_in(masks: np.ndarray) -> np.ndarray:
+    """Where masks uint8 (..., 3) show a character, in the model's own reading of them: bool (...)."""
+    import torch
+
+    from scail2.conditions import character_region
+
+    return character_region(torch.from_numpy(masks)).numpy()
 
 
 def _written(path: Path) -> dict[str, Any] | None:

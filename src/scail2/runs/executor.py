@@ -5,13 +5,13 @@ A segment is a pure function of its inputs (`Executor.key`) and of its predecess
 same key and an accepted predecessor state is skipped; everything else is rendered again, the old version kept aside.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from scail2.files.storage import digest, is_present
 from scail2.pipeline.beside import Beside
@@ -26,6 +26,8 @@ from scail2.runs.segment_store import SegmentState, SegmentStore, hash_frames
 from scail2.video import to_uint8
 
 if TYPE_CHECKING:
+    import torch
+
     from scail2.pipeline.pipeline import SegmentOutput
 
 
@@ -150,6 +152,8 @@ class Executor:
 
     def _previous(self, index: int, seed: int | None) -> tuple[str, torch.Tensor | None, torch.Generator]:
         """Predecessor's state hash, float history (overlap, 3, H, W) and the generator a segment starts from."""
+        import torch
+
         generator = torch.Generator("cpu")
         history, identity = None, self._initial_state()
         if index == 0:
@@ -229,7 +233,7 @@ class Executor:
 
     def _stream(
         self, first: int, stop: int, history: torch.Tensor | None, generator: torch.Generator
-    ) -> Iterator["SegmentOutput"]:
+    ) -> Iterator[SegmentOutput]:
         prepared, masks = self.prepared, self.prepared.masks
         options = self.request.pipeline_options() | prepared.plan.pipeline_options() | prepared.sampling.arguments
         return self.model.pipe.stream(
@@ -269,7 +273,7 @@ class Executor:
         return older.also_continues if older is not None and older.state == state.identity() else ()
 
     def _save(
-        self, output: "SegmentOutput", state: SegmentState, previous: str, seed: int | None, seconds: float
+        self, output: SegmentOutput, state: SegmentState, previous: str, seed: int | None, seconds: float
     ) -> None:
         """Writes one rendered segment and measures its drift."""
         frames = to_uint8(output.frames)

@@ -1,21 +1,18 @@
-"""The model of a run: loaded only when something must be rendered, identified by its parameters' content."""
+"""The model of a run: planned with from its files, loaded only when something must be rendered, identified by its content."""
 
-import hashlib
-import math
+from __future__ import annotations
+
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from scail2.checkpoints.lora import fused_loras, has_loras
-from scail2.conditions import ConditionGeometry
-from scail2.devices import Precision, default_device, find_device
-from scail2.errors import InputError
+from scail2.devices import Precision, default_kind
 from scail2.files.documents import DocumentError, decode
 from scail2.files.storage import digest, is_present
-from scail2.pipeline.sampling import SamplingDefaults
+from scail2.loading.facts import FROM_FILES, ModelFacts, stored_facts
+from scail2.loading.places import model_place, parse_lora
+from scail2.loading.precision import default_precision
 from scail2.request.animation import AnimationRequest
 from scail2.request.names import under_present_names
 from scail2.runs.sealed import read_sealed, write_sealed
@@ -23,68 +20,9 @@ from scail2.runs.sealed import read_sealed, write_sealed
 if TYPE_CHECKING:
     from scail2.pipeline import SCAIL2Pipeline
 
-# Elements of every parameter that enter the fingerprint: enough to tell any two checkpoints apart, fast at 14B.
-_SAMPLED_ELEMENTS = 4096
 _FACTS = "model.json"
 _EMBEDDED = "embedded"
 _STORED = "stored"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelFacts:
-    """What planning needs to know of a model, kept in the run so that planning needs no weights.
-
-    ``unasked_dtype`` is the number format the model was loaded in where the request names none, which another machine
-    might choose differently: ``stored`` for each network's own; None where the request names it, and in older runs.
-    """
-
-    name: str
-    fingerprint: str
-    size_step: tuple[int, int]
-    native_size: tuple[int, int]
-    largest_size: tuple[int, int]
-    segment_frame_length: int
-    prev_segment_conditioning_frames: int
-    sampling: SamplingDefaults
-    takes_text: bool
-    has_loras: bool
-    files: str = ""
-    unasked_dtype: str | None = None
-    lora_remarks: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, pipe: "SCAIL2Pipeline", *, name: str, files: str, unasked_dtype: str | None = None) -> Self:
-        """Reads the facts off a loaded pipeline; ``files`` identifies the files it came from, empty if unknown."""
-        geometry = ConditionGeometry.of(pipe.transformer)
-        step = geometry.size_step(pipe.vae)
-        config = pipe.transformer.config
-        # Beyond the position shifts the driving tokens would sit on the video's own positions.
-        largest = tuple(
-            shift * patch * pipe.vae.config.scale_factor_spatial if shift else math.inf
-            for shift, patch in (
-                (config.rope_reference_height_shift, config.patch_size[1]),
-                (config.rope_driving_width_shift, config.patch_size[2]),
-            )
-        )
-        return cls(
-            name=name,
-            fingerprint=fingerprint(pipe),
-            size_step=step,
-            native_size=(pipe.config.native_height, pipe.config.native_width),
-            largest_size=tuple(8192 if side is math.inf else int(side) for side in largest),
-            segment_frame_length=pipe.config.segment_frame_length,
-            prev_segment_conditioning_frames=pipe.config.prev_segment_conditioning_frames,
-            sampling=SamplingDefaults.of(pipe),
-            takes_text=config.text_dim is not None,
-            has_loras=has_loras(pipe.transformer),
-            files=files,
-            unasked_dtype=unasked_dtype,
-            lora_remarks=tuple(fused_loras(pipe.transformer).remarks),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dictionary."""
-        return asdict(self)
 
 
 class PipelineCache:
@@ -97,7 +35,7 @@ class PipelineCache:
         self._key: tuple[Any, ...] | None = None
         self._pipe: SCAIL2Pipeline | None = None
 
-    def load(self, model: str | None, marks: str, **settings: Any) -> "SCAIL2Pipeline":
+    def load(self, model: str | None, marks: str, **settings: Any) -> SCAIL2Pipeline:
         """`load_pipeline`, unless ``model`` and ``settings`` are the last ones and its files (``marks``) unchanged."""
         from scail2.loading.by_name import load_pipeline
 
@@ -114,7 +52,7 @@ class ModelHandle:
     def __init__(
         self,
         request: AnimationRequest,
-        pipe: "SCAIL2Pipeline | PipelineCache | None" = None,
+        pipe: SCAIL2Pipeline | PipelineCache | None = None,
         folder: Path | None = None,
     ) -> None:
         self._request = request
@@ -128,27 +66,38 @@ class ModelHandle:
         return self._request.model or _EMBEDDED
 
     @property
+    def _device_kind(self) -> str:
+        """Where the model will work, as far as number formats depend on it; a device that is not there is refused."""
+        named = self._request.device
+        if named is None:
+            return default_kind()
+        if named == "cpu":
+            return named
+        from scail2.devices import find_device
+
+        return find_device(named).type
+
+    @property
     def _unasked_dtype(self) -> str | None:
         """What to load the model in where the request names no format: as the run in the folder began with it."""
         if self._given or self._request.dtype is not None:
             return None
-        from scail2.loading.by_name import default_dtype
-
-        device = find_device(self._request.device or default_device())
+        kind = self._device_kind
         noted = _noted(self._folder) if self._folder else {}
         if noted.get("name") == self._name:
             # Earlier versions took the embedded model's float16 for float32 on every CPU.
-            earlier = "float32" if self._request.model is None and device.type == "cpu" else None
+            earlier = "float32" if self._request.model is None and kind == "cpu" else None
             known = noted.get("unasked_dtype", earlier)
             if known in (*Precision, _STORED):
                 return known
-        chosen = default_dtype(self._request.model, device)
-        return _STORED if chosen is None else str(chosen).removeprefix("torch.")
+        return default_precision(self._request.model, kind) or _STORED
 
     @property
-    def pipe(self) -> "SCAIL2Pipeline":
+    def pipe(self) -> SCAIL2Pipeline:
         """The loaded pipeline."""
         if self._pipe is None:
+            from scail2.devices import default_device
+
             dtype = self._request.dtype or self._unasked_dtype
             device = self._request.device or default_device()
             self._pipe = self._cache.load(
@@ -164,12 +113,17 @@ class ModelHandle:
         return self._pipe
 
     def facts(self, folder: Path | None = None) -> ModelFacts:
-        """The model's facts, from ``folder``/model.json while the model's files are unchanged, else from the model."""
+        """The model's facts, from ``folder``/model.json while the model's files are unchanged, else from the model.
+
+        A model that is known by its content keeps the name it has in the run's keys, however it is come by now.
+        """
         known = read_facts(folder) if folder else None
         if known is not None and self._has_same_files(known):
             return known
-        files = "" if self._given else _file_marks(self._request)
-        facts = ModelFacts.of(self.pipe, name=self._name, files=files, unasked_dtype=self._unasked_dtype)
+        facts = self._read()
+        noted = _noted(folder).get("fingerprint") if folder else None
+        if isinstance(noted, str) and noted != facts.fingerprint and self._is(noted):
+            facts = replace(facts, fingerprint=noted)
         if folder:
             write_sealed(folder / _FACTS, facts.to_json())
         return facts
@@ -180,7 +134,32 @@ class ModelHandle:
         if facts is not None and self._has_same_files(facts):
             return True
         known = _noted(folder).get("fingerprint")
-        return known is None or fingerprint(self.pipe) == known
+        return known is None or self._is(known)
+
+    def _read(self) -> ModelFacts:
+        """The facts of the files, or of the pipeline that was handed in."""
+        if self._given:
+            from scail2.runs.loaded_model import facts_of_pipeline
+
+            return facts_of_pipeline(self.pipe, name=self._name)
+        unasked = self._unasked_dtype
+        facts = stored_facts(
+            model_place(self._request.model),
+            name=self._name,
+            loras=[parse_lora(each) for each in self._request.lora],
+            precision=self._request.dtype or unasked,
+        )
+        return replace(facts, files=_file_marks(self._request), unasked_dtype=unasked)
+
+    def _is(self, known: str) -> bool:
+        """Whether the model's content is what a run noted: of its files, or, earlier and by hand, of a loaded pipeline."""
+        from scail2.runs.loaded_model import fingerprint, is_loaded_from
+
+        if not known.startswith(FROM_FILES):
+            return fingerprint(self.pipe) == known
+        if self._given and not is_loaded_from(self.pipe, self._request):
+            return False
+        return ModelHandle(self._request, folder=self._folder)._read().fingerprint == known
 
     def _has_same_files(self, facts: ModelFacts) -> bool:
         marks = "" if self._given else _file_marks(self._request)
@@ -202,50 +181,9 @@ def _noted(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def fingerprint(pipe: "SCAIL2Pipeline") -> str:
-    """Hash of a pipeline's components: names, shapes and a fixed sample of every parameter's and buffer's elements.
-
-    Independent of how the weights were stored, sensitive to fused LoRAs, and quick on the largest model.
-    """
-    sha = hashlib.sha256()
-    for name, component in sorted(pipe.components.items()):
-        if isinstance(component, torch.nn.Module):
-            for key, value in component.state_dict().items():
-                sha.update(f"{name}.{key}{tuple(value.shape)}{value.dtype}".encode())
-                sha.update(_sample(_present(component, f"{name}.{key}", value)))
-        elif hasattr(component, "config"):
-            settings = {key: value for key, value in component.config.items() if not key.startswith("_")}
-            sha.update(digest([name, repr(sorted(settings.items()))]).encode())
-    return sha.hexdigest()
-
-
-def _present(component: torch.nn.Module, name: str, value: torch.Tensor) -> torch.Tensor:
-    """A tensor of a component's state; where offloading left only its shape, the tensor that its hook keeps."""
-    if not value.is_meta:
-        return value
-    owner, _, key = name.partition(".")[2].rpartition(".")
-    hook = getattr(component.get_submodule(owner), "_hf_hook", None)
-    for each in getattr(hook, "hooks", (hook,)):
-        kept = getattr(each, "weights_map", None)
-        if kept is not None and key in kept:
-            return kept[key]
-    raise InputError(
-        f"The model cannot be identified, because {name} is not in memory: give the pipeline before offloading it."
-    )
-
-
-def _sample(value: torch.Tensor) -> bytes:
-    flat = value.detach().reshape(-1)
-    if flat.numel() > _SAMPLED_ELEMENTS:
-        flat = flat[:: flat.numel() // _SAMPLED_ELEMENTS]
-    return flat.contiguous().cpu().view(torch.uint8).numpy().tobytes()
-
-
 def _file_marks(request: AnimationRequest) -> str:
     """Hash of size and modification time of every file the model is read from; empty when one is not on this disk."""
-    from scail2.loading.by_name import embedded_model_path, parse_lora
-
-    model = Path(request.model) if request.model else embedded_model_path()
+    model = Path(request.model) if request.model else model_place(None)
     stats = []
     for root in (model, *(parse_lora(each)[0] for each in request.lora)):
         if not root.exists():

@@ -15,6 +15,7 @@ import numpy as np
 from scail2.errors import InputError
 from scail2.files.documents import DocumentError
 from scail2.files.storage import digest, hash_file, is_present
+from scail2.loading.facts import ModelFacts
 from scail2.perception.driving_video import DrivingVideo, hash_driving
 from scail2.perception.stage import REPORT, SHEET, StoredMasks, load_masks
 from scail2.perception.store import MaskStore
@@ -32,7 +33,7 @@ from scail2.runs.masking import (
     refuse_errors,
     replace_masks,
 )
-from scail2.runs.model import ModelFacts, ModelHandle
+from scail2.runs.model import ModelHandle
 from scail2.runs.planning import RunPlan, SamplingChoice, picture_findings, plan_run, sampling_findings
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.segment_store import hash_frames

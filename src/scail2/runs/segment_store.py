@@ -15,12 +15,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
 
 from scail2.errors import InputError
 from scail2.files.documents import DocumentError
@@ -29,6 +27,9 @@ from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.segment_record import RECORD, SegmentRecord, read_record
 from scail2.video import VideoReader, VideoWriter
 
+if TYPE_CHECKING:
+    import torch
+
 FRAMES, STATE, METRICS = "frames.mkv", "state.safetensors", "metrics.json"
 
 
@@ -36,9 +37,9 @@ FRAMES, STATE, METRICS = "frames.mkv", "state.safetensors", "metrics.json"
 class SegmentState:
     """What the next segment needs: float history (overlap, 3, H, W) in [-1, 1] and generator states (uint8)."""
 
-    history: torch.Tensor
-    generator_state: torch.Tensor
-    next_generator_state: torch.Tensor
+    history: "torch.Tensor"
+    generator_state: "torch.Tensor"
+    next_generator_state: "torch.Tensor"
 
     def identity(self) -> str:
         """Hash of what decides the next segment: the float history and the generator state it starts with."""
@@ -114,6 +115,8 @@ class SegmentStore:
 
     def state(self, index: int) -> SegmentState:
         """Float history and generator states of a finished segment; damage sets the segment aside."""
+        from safetensors.torch import load
+
         # Read first: a disk that does not answer is an `OSError`, and only what was read can be damaged.
         content = read_bytes(self.path(index) / STATE)
         record = self.record(index)
@@ -168,6 +171,8 @@ class SegmentStore:
     def _write(
         self, partial: Path, record: SegmentRecord, frames: np.ndarray, state: SegmentState, fps: Fraction
     ) -> None:
+        from safetensors.torch import save_file
+
         with VideoWriter(partial / FRAMES, fps, frames.shape[1:3], codec="ffv1") as writer:
             writer.write(frames)
         with _system_errors(partial / STATE):

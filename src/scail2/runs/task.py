@@ -21,6 +21,7 @@ from scail2.runs.segment_store import SegmentStore
 
 if TYPE_CHECKING:
     from scail2.pipeline import SCAIL2Pipeline
+    from scail2.runs.executor import Executor
 
 PENDING = "pending.json"
 
@@ -118,7 +119,7 @@ class RunTask:
         write_sealed(self.folder / PENDING, asdict(order))
         self.journal.emit("rerender_ordered", segment=segment)
 
-    def _rerender_pending(self, executor: Executor) -> None:
+    def _rerender_pending(self, executor: "Executor") -> None:
         path = self.folder / PENDING
         if not is_present(path):
             return

@@ -15,7 +15,8 @@ from scail2.devices import without_gradients
 from scail2.errors import InputError
 from scail2.pipeline import SCAIL2Pipeline
 from scail2.pipeline.presets import preset
-from scail2.pipeline.sampling import SamplingSettings, make_scheduler
+from scail2.pipeline.sampling import make_scheduler
+from scail2.pipeline.settings import SamplingSettings
 from scail2.training.batches import TrainingBatch
 from scail2.training.config import SheetConfig
 from scail2.training.objectives.supervised import segment_conditions

@@ -7,17 +7,18 @@ sure, the refusal names the ways that there are.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scail2.errors import InputError
-from scail2.perception.segmenters.embedded import EmbeddedSegmenter
-from scail2.perception.segmenters.people import network as people
-from scail2.perception.segmenters.plain import PlainBackgroundSegmenter, flat_background
 from scail2.perception.segmenters.protocol import VideoSegmenter
 from scail2.perception.tracks import TrackedMasks
 from scail2.request.masks import Prompts
 from scail2.video import ArrayFrames, SizedFrames
+
+if TYPE_CHECKING:
+    from scail2.perception.segmenters.embedded import EmbeddedSegmenter
 
 _SAMPLES = 8
 
@@ -47,7 +48,11 @@ class AutomaticSegmenter:
         return chosen.segment(frames, prompts, directory=directory, progress=progress)
 
     def choose(self, frames: SizedFrames, prompts: Prompts | None = None) -> VideoSegmenter:
-        """The segmenter for a clip."""
+        """The segmenter for a clip; imports torch, which given masks do without."""
+        from scail2.perception.segmenters.embedded import EmbeddedSegmenter
+        from scail2.perception.segmenters.people import network as people
+        from scail2.perception.segmenters.plain import PlainBackgroundSegmenter, flat_background
+
         if prompts is not None and prompts.placed:
             return self._people()
         embedded = EmbeddedSegmenter.load()
@@ -68,7 +73,9 @@ class AutomaticSegmenter:
             f"(`scail2 masks --sam3 WEIGHTS --text person`, then --masks DIR); or supply a mask with {option}."
         )
 
-    def _embedded(self, loaded: EmbeddedSegmenter) -> VideoSegmenter:
+    def _embedded(self, loaded: "EmbeddedSegmenter") -> VideoSegmenter:
+        from scail2.perception.segmenters.embedded import EmbeddedSegmenter
+
         return EmbeddedSegmenter(loaded.network, loaded.familiarity, refuse_below=0.0) if self.accept else loaded
 
     def _people(self) -> VideoSegmenter:

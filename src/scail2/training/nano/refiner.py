@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from scail2.conditions import encode_video
 from scail2.errors import InputError
 from scail2.models.autoencoder import AutoencoderPatchTransform
-from scail2.models.transformer import NUM_TRAIN_TIMESTEPS
+from scail2.models.timesteps import NUM_TRAIN_TIMESTEPS
 from scail2.training.batches import step_generator
 from scail2.training.config import OptimizerConfig
 from scail2.training.ema import WeightAverage

@@ -13,7 +13,7 @@ from torch import nn
 from scail2.conditions import SegmentConditions
 from scail2.data.samples import LatentBatch
 from scail2.errors import InputError
-from scail2.models.transformer import NUM_TRAIN_TIMESTEPS
+from scail2.models.timesteps import NUM_TRAIN_TIMESTEPS
 from scail2.training.batches import TrainingBatch
 from scail2.training.config import TrainConfig
 from scail2.training.objectives.flow_matching import add_noise, flow_matching_loss, sample_timesteps

@@ -1,0 +1,30 @@
+"""From the names of a model and its LoRAs to the files and folders that they stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scail2.checkpoints.downloads import local_path, refuse_absent
+from scail2.errors import InputError
+from scail2.files.public.embedded import embedded_model_path
+from scail2.files.user_paths import check_strength, split_lora
+
+
+def parse_lora(lora: str | Path | tuple[str | Path, float]) -> tuple[Path, float]:
+    """``PATH``, ``PATH:STRENGTH`` or (path, strength) -> path and strength (1 if not given); the file must exist."""
+    name, strength = lora if isinstance(lora, tuple) else split_lora(str(lora))
+    path = Path(name)
+    if not path.exists():
+        raise InputError(f"There is no LoRA file {path}.")
+    return path, 1.0 if strength is None else check_strength(float(strength), path)
+
+
+def model_place(model: str | Path | None) -> Path:
+    """The file or folder of a model: what `scail2.load_pipeline` takes. InputError where there is none."""
+    if model is None:
+        path = embedded_model_path()
+        if not (path / "model_index.json").is_file():
+            raise InputError("This installation has no embedded model: name a model folder or file.")
+        return path
+    refuse_absent(model)
+    return local_path(model)
