@@ -91,7 +91,9 @@ def test_stored_small_weights_take_so_many_bytes_and_move_the_frames_so_far(stor
 
     exact = bare_pipeline(transformer=bare_transformer(**changes))
     expected = frames(exact)
-    pipe = place_pipeline(bare_pipeline(transformer=bare_transformer(**changes)), CPU, replace(RESIDENT, storage=storage))
+    pipe = place_pipeline(
+        bare_pipeline(transformer=bare_transformer(**changes)), CPU, replace(RESIDENT, storage=storage)
+    )
     found = frames(pipe)
     kept = weights_of(pipe)
     assert kept.keys() == weights_of(exact).keys()

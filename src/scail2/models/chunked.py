@@ -57,7 +57,9 @@ def _forward(
     for rows in chunks:
         add_gated(hidden_states[:, rows], attention.to_out[1](attention.to_out[0](output[:, rows])), gate)
     del output
-    context = None if encoder_hidden_states is None else block.attn2.processor.project(block.attn2, encoder_hidden_states)
+    context = (
+        None if encoder_hidden_states is None else block.attn2.processor.project(block.attn2, encoder_hidden_states)
+    )
     for rows in chunks:
         attend_context(block, hidden_states[:, rows], temb, context)
     return hidden_states

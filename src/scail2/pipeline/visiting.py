@@ -43,3 +43,18 @@ class VisitedByEncoders:
                 yield found
         else:
             yield self.image_encoder, self.image_processor
+
+
+class OwnEncoders:
+    """The encoders of a pipeline, as an `EncoderSource`."""
+
+    def __init__(self, pipe: VisitedByEncoders) -> None:
+        self._pipe = pipe
+
+    def text(self) -> AbstractContextManager[tuple[Any, Any]]:
+        """Tokenizer and text encoder."""
+        return self._pipe.text_encoder_for_use(needed=True)
+
+    def image(self) -> AbstractContextManager[tuple[Any, Any]]:
+        """Image encoder and its processor."""
+        return self._pipe.image_encoder_for_use(needed=True)

@@ -17,6 +17,7 @@ from scail2.files.storage import digest, is_present
 from scail2.pipeline.beside import Beside
 from scail2.request.animation import AnimationRequest
 from scail2.runs.drift_control import DriftControl
+from scail2.runs.embeddings import Embeddings, EmbeddingStage
 from scail2.runs.journal import Journal
 from scail2.runs.ledger import StageLedger
 from scail2.runs.model import ModelHandle
@@ -236,6 +237,7 @@ class Executor:
     ) -> Iterator[SegmentOutput]:
         prepared, masks = self.prepared, self.prepared.masks
         options = self.request.pipeline_options() | prepared.plan.pipeline_options() | prepared.sampling.arguments
+        options |= self._embeddings().arguments()  # first, so that encoders are gone before the transformer comes
         return self.model.pipe.stream(
             masks.reference,
             prepared.driving,
@@ -254,7 +256,16 @@ class Executor:
             **options,
         )
 
-    def _correct(self, output: "SegmentOutput") -> "SegmentOutput":
+    def _embeddings(self) -> Embeddings:
+        """The prompt and the reference encoded: as the run keeps them, or now."""
+        stage = EmbeddingStage(self.store.folder.parent, self.request, self.prepared, self.ledger)
+        kept = stage.kept()
+        if kept is not None:
+            self.model.leave_encoders_out()
+            return kept
+        return stage.make(*self.model.encoders(self.prepared.facts))
+
+    def _correct(self, output: SegmentOutput) -> SegmentOutput:
         """`DriftControl.correct`, which reads what was saved before."""
         self._saving.wait()
         return self.drift.correct(output)
@@ -303,7 +314,7 @@ class Executor:
         self.drift.measure(output.index)
 
 
-def _state_after(output: "SegmentOutput") -> SegmentState:
+def _state_after(output: SegmentOutput) -> SegmentState:
     return SegmentState(
         history=output.history.detach().cpu(),
         generator_state=output.generator_state,

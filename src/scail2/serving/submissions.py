@@ -15,7 +15,9 @@ ONE_FILE = frozenset({"reference", "driving", "audio"})
 SEVERAL_FILES = frozenset({"additional_references", "additional_reference_masks", "reference_mask", "driving_mask"})
 NAMED = frozenset({"model", "lora"})
 # Decided by the service: places on its disk, and what its machine computes with.
-WITHHELD = frozenset({"output", "masks", "sam3", "device", "dtype", "offload", "placement", "attention", "compile", "cache"})
+WITHHELD = frozenset(
+    {"output", "masks", "sam3", "device", "dtype", "offload", "placement", "attention", "compile", "cache"}
+)
 FORMATS = (".mp4", ".mkv", ".mov", ".webm", ".gif", ".webp")
 
 
