@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers.utils.torch_utils import get_module_execution_device
 from torch import Tensor, nn
 
-from scail2.devices import without_gradients
+from scail2.devices import execution_device, without_gradients
 from scail2.errors import InputError
 from scail2.masks import THRESHOLD, mask_latent
 from scail2.modes import MODE_TRAITS, AnimationMode
@@ -155,9 +154,8 @@ class SegmentConditions:
 
 def _latent_statistics(vae: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
     """The autoencoder's per-channel mean and standard deviation, shaped (1, C, 1, 1, 1) in float32."""
-    shape = (1, vae.config.z_dim, 1, 1, 1)
     mean, std = (
-        torch.tensor(values, dtype=torch.float32, device=like.device).view(shape)
+        torch.tensor(values, dtype=torch.float32, device=like.device).view(1, vae.config.z_dim, 1, 1, 1)
         for values in (vae.config.latents_mean, vae.config.latents_std)
     )
     return mean, std
@@ -169,17 +167,24 @@ def encode_video(vae: nn.Module, pixels: Tensor) -> Tensor:
 
     The distribution's mode is taken, never a sample, so encoding is deterministic.
     """
-    latents = vae.encode(pixels.to(device=get_module_execution_device(vae), dtype=vae.dtype)).latent_dist.mode().float()
+    latents = vae.encode(pixels.to(device=execution_device(vae), dtype=vae.dtype)).latent_dist.mode().float()
     mean, std = _latent_statistics(vae, latents)
     return (latents - mean) / std
 
 
 @without_gradients
-def decode_latents(vae: nn.Module, latents: Tensor) -> Tensor:
-    """Decode normalised latents (B, C, Tl, h, w) into float32 pixels (B, 3, 4(Tl-1)+1, H, W), clamped to [-1, 1]."""
-    latents = latents.to(device=get_module_execution_device(vae), dtype=torch.float32)
+def decode_latents(vae: nn.Module, latents: Tensor, frames: range | None = None) -> Tensor:
+    """Decode normalised latents (B, C, Tl, h, w) into float32 pixels (B, 3, 4(Tl-1)+1, H, W), clamped to [-1, 1].
+
+    ``frames`` asks for some of them, which an autoencoder with ``decode_frames`` decodes alone: (B, 3, len(frames), H, W).
+    """
+    latents = latents.to(device=execution_device(vae), dtype=torch.float32)
     mean, std = _latent_statistics(vae, latents)
-    pixels = vae.decode((latents * std + mean).to(vae.dtype)).sample
+    latents = (latents * std + mean).to(vae.dtype)
+    if frames is not None and hasattr(vae, "decode_frames"):
+        pixels = vae.decode_frames(latents, frames)
+    else:
+        pixels = vae.decode(latents).sample[:, :, slice(None) if frames is None else slice(frames.start, frames.stop)]
     return pixels.float().clamp(-1.0, 1.0)
 
 

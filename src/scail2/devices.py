@@ -110,6 +110,13 @@ def without_gradients(function: Function) -> Function:
     return torch.no_grad()(function)
 
 
+def execution_device(module: torch.nn.Module) -> torch.device:
+    """Where a module computes, which is not where its weights are while they are offloaded."""
+    from diffusers.utils.torch_utils import get_module_execution_device
+
+    return get_module_execution_device(module)
+
+
 def _count_devices(kind: str) -> int:
     """How many devices of a kind PyTorch can use now."""
     import torch

@@ -259,9 +259,9 @@ def test_8_modulation_is_one_vector_per_sample():
 class CountingAutoencoder(AutoencoderPatchTransform):
     """The real one, noting how many latent frames it is asked to decode at once."""
 
-    def decode(self, z, return_dict=True):
+    def decode_frames(self, z, frames):
         self.decoded.append(z.shape[2])
-        return super().decode(z, return_dict)
+        return super().decode_frames(z, frames)
 
 
 def test_9_decoding_is_per_segment():

@@ -62,6 +62,7 @@ def verbs(inputs: Path) -> dict[str, Verb]:
         "masks": ["masks", *job, "--output", "OUT/masks"],
         "masks over older ones": ["masks", *job, "--output", "OUT/masks", "--width", 16, "--height", 16],
         "synthesize": [*pairs, "--workers", 1],
+        "preferences": ["preferences", "--out", "OUT/pairs", *pairs[3:], "--workers", 1],
         "cache": [*cache, "--workers", 1],
         "train": ["train", "nano", "--output", "OUT/run", "--device", "cpu"],
         "convert": ["convert", inputs / "model" / "transformer", "--out", "OUT/model"],
@@ -70,7 +71,7 @@ def verbs(inputs: Path) -> dict[str, Verb]:
     }
     plain = {name: tuple(map(str, words)) for name, words in made.items()}
     return {
-        name: Verb(words, (*words, "--resume") if name in ("synthesize", "cache") else words)
+        name: Verb(words, (*words, "--resume") if name in ("synthesize", "preferences", "cache") else words)
         for name, words in plain.items()
     }
 

@@ -413,6 +413,48 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(job, model, monkeypatch, 
     assert Path("film.mp4").read_bytes() == Path("whole.mp4").read_bytes()
 
 
+MISSING = (
+    "animate --reference no.png --driving no.mp4 --output film.mp4",
+    "replace --reference no.png --driving no.mp4 --output film.mp4 --dry-run",
+    "animate --reference reference.png --driving driving.mkv --output film.mp4 --lora no.safetensors",
+    "animate --reference reference.png --driving driving.mkv --output film.mp4 --preset fast",
+    "animate --reference reference.png --driving driving.mkv --output film.mp4 --preset nonsense",
+    "animate --reference reference.png --driving driving.mkv --output film.mp4 --model nowhere",
+    "animate --reference reference.png --driving driving.mkv --output film.mp4 --audio no.wav",
+    "animate no.toml",
+    "plan --reference no.png --driving no.mp4",
+    "masks --reference no.png --driving no.mp4 --output masks",
+    "resume no.run",
+    "status no.run",
+    "rerender no.run --segment 0",
+    "clean no.run",
+    "convert no.safetensors --out weights",
+    "info no.safetensors",
+    "evaluate no",
+    "cache --source no --out latents",
+    "train nano --data no --output run",
+)
+
+
+def test_what_is_missing_is_said_before_anything_heavy_is_loaded(job):
+    """All of them in one process: none may import torch, whose import alone takes seconds."""
+    lines = [
+        "import sys",
+        "from scail2.cli.app import main",
+        f"for line in {MISSING!r}:",
+        "    try:",
+        "        main(line.split())",
+        "    except SystemExit as end:",
+        "        print(line, end.code, 'torch' in sys.modules, sep='|')",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+    told = [row.split("|")[1:] for row in done.stdout.splitlines()]
+    assert told == [["2", "False"]] * len(MISSING), done.stdout
+    sentences = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(sentences) == len(MISSING)
+    assert sorted(os.listdir()) == ["driving.mkv", "driving_mask.mkv", "reference.png", "reference_mask.png"]
+
+
 def test_help_is_quick_and_complete(capsys):
     assert call("animate", "--help") == 0
     told = capsys.readouterr().out

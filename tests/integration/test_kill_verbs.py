@@ -16,7 +16,8 @@ TESTS = Path(__file__).parent.parent
 KILLS = int(os.environ.get("SCAIL2_KILLS", "2"))
 SEED = int(os.environ.get("SCAIL2_KILLS_SEED", "11"))
 VERBS = (
-    "animate", "masks", "masks over older ones", "synthesize", "cache", "train", "convert", "convert to one file", "evaluate",
+    "animate", "masks", "masks over older ones", "synthesize", "preferences", "cache", "train", "convert",
+    "convert to one file", "evaluate",
 )  # fmt: skip
 
 

@@ -69,9 +69,9 @@ class Recorder:
         self.decoded: list[torch.Tensor] = []
         decode = pipe.decode
 
-        def recorded(latents: torch.Tensor):
+        def recorded(latents: torch.Tensor, *asked):
             self.decoded.append(latents[0])
-            return decode(latents)
+            return decode(latents, *asked)
 
         monkeypatch.setattr(pipe, "decode", recorded)
         self.handle = pipe.transformer.register_forward_pre_hook(

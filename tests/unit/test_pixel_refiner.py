@@ -57,6 +57,18 @@ def test_a_long_segment_is_refined_in_parts(vae, exact, monkeypatch):
     assert [len(frames) for frames in seen] == [16, 16, 10]  # two clips of 8, 8 and 5 frames
 
 
+@torch.no_grad()
+def test_only_wanted_frames_are_refined_and_are_what_they_would_be_among_all(vae, exact, monkeypatch):
+    z = latents(6)
+    whole = vae.decode(z).sample
+    seen = []
+    monkeypatch.setattr(PixelRefiner, "forward", recording(PixelRefiner.forward, seen))
+    torch.testing.assert_close(vae.decode_frames(z, range(5, 19)), whole[:, :, 5:19], atol=1e-5, rtol=0)
+    assert [len(frames) for frames in seen] == [16, 12]  # two clips of 8 and 6 frames
+    plain = patch_vae()
+    assert torch.equal(plain.decode_frames(z, range(5, 19)), plain.decode(z).sample[:, :, 5:19])
+
+
 def recording(forward, seen):
     def record(self, frames):
         seen.append(frames)

@@ -117,7 +117,9 @@ def test_rates_are_numbers_or_fractions(given, kept, rate):
         ({"dtype": "int8"}, "must be one of float32, bfloat16, float16"),
         ({"mode": "dance"}, "'animation' or 'replacement'"),
         ({"prompt": 3}, "'prompt' (--prompt) must be text, not 3."),
-        ({"audio": "yes"}, "'audio' (--audio) must be true or false"),
+        ({"audio": 3}, "'audio' (--audio) must be a path"),
+        ({"alpha": "yes"}, "'alpha' (--alpha) must be one of off, output, driving"),
+        ({"alpha_erode": -1}, "'alpha_erode' (--alpha-erode) must be a number from 0 to 64"),
         ({"reference": None}, "'reference' (--reference) is missing."),
         ({"driving": ""}, "must be a path, not ''."),
         ({"output": "a.png"}, "is also the reference file and would overwrite it."),
@@ -280,7 +282,8 @@ def test_missing_files_are_named(tmp_path):
 
 def test_every_setting_is_an_option_and_nothing_else():
     parameters = request_parameters()
-    assert {each.name for each in parameters} == {each.name for each in fields(AnimationRequest)} - {"mode"}
+    settings = {each.name for each in fields(AnimationRequest)} - {"mode"}
+    assert {each.name for each in parameters} == settings | {"no_audio"}
     assert all(each.kind is inspect.Parameter.KEYWORD_ONLY for each in parameters)
 
 

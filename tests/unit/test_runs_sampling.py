@@ -56,7 +56,7 @@ def planned_and_done(folder, pipe, monkeypatch, **changes) -> tuple[dict, list]:
         (True, {"num_inference_steps": 2, "shift": 2.0}, (2.0, None, [999, 666])),
         (True, {"num_inference_steps": 2, "preset": "quality"}, (5.0, "unipc", [999, 833])),
         (True, {"num_inference_steps": 2, "solver": "dpm++"}, (5.0, "dpm++", [1000, 833])),
-        (True, {"num_inference_steps": 2, "preset": "distilled"}, (1.0, "unipc", [999, 499])),
+        (True, {"num_inference_steps": 2, "solver": "unipc", "shift": 1.0}, (1.0, "unipc", [999, 499])),
     ],
 )
 def test_a_plan_says_what_the_run_samples_with(tmp_path, monkeypatch, large, changes, expected):
@@ -114,12 +114,18 @@ def findings_of(folder, pipe, **changes) -> dict[str, str]:
     return {each["code"]: each["message"] for each in report["findings"] if each["severity"] == "warning"}
 
 
-def test_a_plan_warns_of_presets_without_their_loras_and_of_prompts_that_are_not_used(tmp_path, monkeypatch):
+def test_a_plan_refuses_presets_without_their_loras_and_warns_of_prompts_that_are_not_used(tmp_path, monkeypatch):
     bare = bare_pipeline(native_height=SIZE, native_width=SIZE)
-    found = findings_of(tmp_path / "a", bare, preset="fast", prompt="a puppet dances")
-    assert found["preset_loras"].startswith("preset fast is tuned for LoRAs (SCAIL-2 Bias-Aware DPO at 1.0, then ")
+    told = (
+        r"preset fast is tuned for LoRAs \(SCAIL-2 Bias-Aware DPO at 1.0, then .* with --lora \(`scail2 setup` fetches them\)"
+        r".*merged .*--steps 6 --guidance-scale 1 --shift 5 --solver euler$"
+    )
+    with pytest.raises(InputError, match=told):
+        findings_of(tmp_path / "a", bare, preset="fast")
+    assert not (tmp_path / "a" / "film.run" / "masks").exists()
+    found = findings_of(tmp_path / "a", bare, prompt="a puppet dances")
     assert found["prompt"].startswith("this model takes no text")
-    assert not findings_of(tmp_path / "b", bare, preset="nano").keys() & {"preset_loras", "prompt"}
+    assert "prompt" not in findings_of(tmp_path / "b", bare, preset="nano")
     assert "pixel_aspect" not in findings_of(tmp_path / "e", bare)
     (tmp_path / "wide.png").write_bytes(with_pixel_shape(tmp_path / "e" / "reference.png", 4, 3))
     shape = findings_of(tmp_path / "f", bare, reference=tmp_path / "wide.png")["pixel_aspect"]
@@ -128,4 +134,4 @@ def test_a_plan_warns_of_presets_without_their_loras_and_of_prompts_that_are_not
     bare.transformer._scail2_fused_loras = FusedLoras(remarks=[remark])
     assert findings_of(tmp_path / "d", bare)["lora"] == remark
     monkeypatch.setattr("scail2.runs.loaded_model.has_loras", lambda transformer: True)
-    assert "preset_loras" not in findings_of(tmp_path / "c", bare, preset="fast")
+    findings_of(tmp_path / "c", bare, preset="fast")

@@ -267,7 +267,7 @@ def wan_decoder_levels(shape: AutoencoderShape) -> Iterator[tuple[int, int, bool
 def _wan_encoder(shape: AutoencoderShape, size: tuple[int, int], frames: int, *, first: bool) -> Operations:
     assert shape.base_dim is not None
     cells = math.prod(size)
-    total = 2 * frames * cells * 27 * 3 * shape.base_dim
+    total: float = 2 * frames * cells * 27 * 3 * shape.base_dim
     channels = shape.base_dim
     for inputs, channels, halves_time in wan_encoder_levels(shape):
         total += _residual(frames * cells, inputs, channels)
@@ -288,7 +288,7 @@ def _wan_decoder(shape: AutoencoderShape, size: tuple[int, int], *, first: bool)
     cells, frames = _cells(shape, size), 1
     channels = shape.base_dim * shape.dim_mult[-1]
     middle = _middle(channels, frames, cells)
-    total = 2 * frames * cells * 27 * shape.z_dim * channels
+    total: float = 2 * frames * cells * 27 * shape.z_dim * channels
     for inputs, channels, doubles_time in wan_decoder_levels(shape):
         total += _residual(frames * cells, inputs, channels)
         total += shape.num_res_blocks * _residual(frames * cells, channels, channels)

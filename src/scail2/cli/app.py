@@ -30,6 +30,7 @@ MODULES: tuple[str, ...] = (
     "status",
     "clean",
     "synthesize",
+    "preferences",
     "cache",
     "evaluate",
     "train",

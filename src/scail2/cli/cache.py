@@ -16,12 +16,16 @@ def cache(
     out: Annotated[Path, typer.Option(help="Folder for the shards.")],
     source: Annotated[
         list[str],
-        typer.Option(help="`puppets` (drawn as needed), or shards/folders of pairs from `scail2 synthesize`."),
+        typer.Option(
+            help="`puppets` (drawn as needed), or shards/folders of `scail2 synthesize` or `scail2 preferences`."
+        ),
     ] = ["puppets"],  # noqa: B006 - typer copies it
     recipe: Annotated[
         str, typer.Option(help="How pairs become samples: paper, nano; append ablations, e.g. nano+no_slots.")
     ] = "nano",
-    samples: Annotated[int, typer.Option(min=1, help="Number of samples.")] = 1000,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Number of samples (default: 1000, or one for each preference pair).")
+    ] = None,
     frames: Annotated[int, typer.Option(min=1, help="Frames per clip, 4k+1 (puppets).")] = 17,
     size: Annotated[str, typer.Option(help="Pixels, one number or HEIGHTxWIDTH (puppets).")] = "128",
     fps: Annotated[float, typer.Option(min=1.0, help="Frame rate of the motion (puppets).")] = 16.0,
@@ -49,14 +53,18 @@ def cache(
     The same settings and seed always give the same samples. Interrupt it and continue with --resume.
     """
     from scail2.checkpoints.model_folder import check_model
-    from scail2.cli.options import need, parse_size
+    from scail2.cli.options import must_exist, parse_size
     from scail2.cli.progress import counted_progress
     from scail2.cli.terminal import Terminal
 
     height, width = parse_size(size)
     check_model(model)
+    for name in source:
+        must_exist(None if name == "puppets" else name, "--source")
+    must_exist(autoencoder, "--autoencoder")
     from scail2.data.cache import CacheJob, write_cache
-    from scail2.data.sources import PairShards
+    from scail2.data.preference_cache import PreferenceCacheJob
+    from scail2.data.preferences import PreferenceShards
     from scail2.data.triplet_recipe import recipe as recipe_named
     from scail2.request.paths import refuse_overwriting
 
@@ -64,45 +72,58 @@ def cache(
     given = [("source", Path(name)) for name in source if name != "puppets"]
     given += [(name, path) for name, path in (("autoencoder", autoencoder), ("model", model)) if path is not None]
     refuse_overwriting([out], given)
-    if source == ["puppets"]:
-        need("skia", "data", "drawing puppets")
-        from scail2.data.puppet_source import PuppetSource
-
-        pairs = PuppetSource(
-            domain=domain,
-            split=split,
-            salt=salt,
-            frames=frames,
-            height=height,
-            width=width,
-            fps=fps,
-            with_poses=chosen.needs_poses,
-        )
-    else:
-        pairs = PairShards(tuple(Path(name) for name in source))
+    puppets = {
+        "domain": domain,
+        "split": split,
+        "salt": salt,
+        "frames": frames,
+        "height": height,
+        "width": width,
+        "fps": fps,
+    }
+    pairs = _pairs_of(source, puppets | {"with_poses": chosen.needs_poses})
     made_for = _model_facts(model) if model else {}
     models_own = made_for.pop("autoencoder", None)
     if driving_downsample:
         made_for["driving_downsample"] = driving_downsample
-    job = CacheJob(
-        source=pairs,
-        recipe=chosen,
-        autoencoder=autoencoder or models_own or _embedded_autoencoder(),
-        samples=samples,
-        samples_per_shard=samples_per_shard,
-        seed=seed,
-        **({"driving_downsample": 1 if recipe.startswith("nano") else 2} | made_for),
-    )
+    settings = {
+        "recipe": chosen,
+        "autoencoder": autoencoder or models_own or _embedded_autoencoder(),
+        "samples": samples or (len(pairs) if isinstance(pairs, PreferenceShards) else 1000),
+        "samples_per_shard": samples_per_shard,
+        "seed": seed,
+        "driving_downsample": 1 if recipe.startswith("nano") else 2,
+    } | made_for
+    job: CacheJob | PreferenceCacheJob
+    if isinstance(pairs, PreferenceShards):
+        job = PreferenceCacheJob(pairs=pairs, **settings)
+    else:
+        job = CacheJob(source=pairs, **settings)
     # Encoders live in this process; everything else runs on all cores.
     count = 1 if job.embedder is not None else workers or os.cpu_count() or 1
     console = Terminal()
     with counted_progress(console, "caching") as progress:
         summary = write_cache(job, out, workers=count, resume=resume, progress=progress)
     console.say(f"{summary.written} samples written, {summary.shards} shards in {summary.directory}")
-    for line in pairs.damage.lines() if isinstance(pairs, PairShards) else ():
+    for line in () if source == ["puppets"] else pairs.damage.lines():
         console.say(f"damaged {line}")
     for key, reason in summary.skipped.items():
         console.say(f"skipped {key}: {reason}")
+
+
+def _pairs_of(source: list[str], puppets: dict[str, Any]) -> Any:
+    """What the sources are: puppets with these settings, motion pairs, or preference pairs."""
+    from scail2.cli.options import need
+    from scail2.data.preferences import PreferenceShards, holds_preferences
+    from scail2.data.sources import PairShards
+
+    if source == ["puppets"]:
+        need("skia", "data", "drawing puppets")
+        from scail2.data.puppet_source import PuppetSource
+
+        return PuppetSource(**puppets)
+    folders = tuple(Path(name) for name in source)
+    return PreferenceShards(folders) if holds_preferences(folders) else PairShards(folders)
 
 
 def _embedded_autoencoder() -> Path:

@@ -53,6 +53,7 @@ def _make(
             "masks need --reference PICTURE, --driving VIDEO and --output DIR (or a verb: scail2 masks --help)."
         )
     request = make_mask_request(mode, settings)
+    check_files(request)  # before anything heavy is imported
     with naming(output):
         report = make(request, output)
     _show(report, as_json)
@@ -66,7 +67,6 @@ def make(request: MaskRequest, output: Path) -> "PreflightReport":
     from scail2.perception.stage import make_masks
     from scail2.perception.store_folder import claimed
 
-    check_files(request)
     driving = DrivingVideo.open(request)
     sources = {"reference": hash_file(request.reference), "driving": hash_driving(request)}
     with claimed(output, [path for _, path in request.input_files]) as folder, _progress("masks") as progress:

@@ -9,8 +9,10 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
+from scail2.checkpoints.downloads import HUB_PREFIX
 from scail2.checkpoints.model_folder import check_model
 from scail2.errors import InputError
+from scail2.files.user_paths import expanded, split_lora
 from scail2.modes import AnimationMode
 from scail2.request.animation import AnimationRequest, read_toml
 from scail2.request.masks import MaskRequest
@@ -23,13 +25,33 @@ def request_parameters(
     """One keyword parameter with a typer option for every setting; None means "not given"."""
     skipped = {"mode"} | leave_out
     settings = [each for each in fields(request) if each.name not in skipped]
-    return [_parameter(each) for each in sorted(settings, key=lambda each: PANELS.index(each.metadata["panel"]))]
+    ordered = sorted(settings, key=lambda each: PANELS.index(each.metadata["panel"]))
+    return [parameter for each in ordered for parameter in _parameters(each)]
 
 
-def _parameter(setting: Field) -> inspect.Parameter:
+def _parameters(setting: Field) -> list[inspect.Parameter]:
+    """A setting's own; for one that takes a value or is switched off (``--audio FILE``, ``--no-audio``) the switch, too."""
+    option = setting.metadata.get("option") or ""
+    name, _, off = option.partition("/")
+    if not off or _plain_type(setting.type) is bool:
+        return [_parameter(setting, option)]
+    switch = typer.Option(off, help="None of it.", rich_help_panel=setting.metadata["panel"], show_default=False)
+    annotated = Annotated[bool | None, switch]
+    without = inspect.Parameter(
+        off_name(setting.name), inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotated
+    )
+    return [_parameter(setting, name), without]
+
+
+def off_name(name: str) -> str:
+    """The parameter that switches a setting off which otherwise takes a value."""
+    return f"no_{name}"
+
+
+def _parameter(setting: Field, option: str) -> inspect.Parameter:
     repeatable = get_origin(setting.type) is tuple
     kind = _plain_type(setting.type)
-    name = setting.metadata.get("option") or "--" + setting.name.replace("_", "-")
+    name = option or "--" + setting.name.replace("_", "-")
     if kind is bool and "/" not in name:
         name = f"{name}/--no-{name[2:]}"
     option = typer.Option(
@@ -54,7 +76,7 @@ def _plain_type(annotation: Any) -> type:
 
 def _help(setting: Field, repeatable: bool) -> str:
     default = setting.default
-    if repeatable or default in (None, MISSING, "", False):
+    if repeatable or default in (None, MISSING, "", False) or (default is True and setting.type is not bool):
         return setting.metadata["help"]
     return f"{setting.metadata['help']} [default: {'yes' if default is True else default}]"
 
@@ -77,7 +99,7 @@ def make_request(
 
     ``output`` is used where neither states one.
     """
-    given = {name: value for name, value in settings.items() if value not in (None, [])}
+    given = _given(settings)
     base: dict[str, Any] = {}
     if file is not None:
         if file.suffix.lower() != ".toml":
@@ -94,7 +116,37 @@ def make_request(
     unstated = {"output": output} if output is not None else {}
     request = AnimationRequest.from_settings(unstated | base | given, where=str(file or "the command line"))
     check_model(request.model)
+    _check_sampling(request)
     return request
+
+
+def _check_sampling(request: AnimationRequest) -> None:
+    """Refuses a LoRA that is not there, and a preset that is tuned for LoRAs where none is named, before anything is loaded."""
+    for each in request.lora:
+        if not each.startswith(HUB_PREFIX):
+            must_exist(Path(split_lora(each)[0]), "--lora")
+    if request.preset is not None:
+        from scail2.pipeline.presets import preset
+
+        if not request.lora:
+            preset(request.preset).refuse_without_loras()
+
+
+def must_exist(path: str | Path | None, option: str) -> None:
+    """Refuses a path that was given for an option and where nothing is, before anything heavy is imported."""
+    if path is not None and not expanded(path).exists():
+        raise InputError(f"{option}: there is no file or folder {path}.")
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    """What was given as options, a setting that was switched off among them."""
+    given = {name: value for name, value in settings.items() if value not in (None, [])}
+    for name in [each.name for each in fields(AnimationRequest)]:
+        if given.pop(off_name(name), False):
+            if name in given:
+                raise InputError(f"--{name} and --no-{name} contradict each other; leave one out.")
+            given[name] = False
+    return given
 
 
 def make_mask_request(mode: str, settings: dict[str, Any]) -> MaskRequest:

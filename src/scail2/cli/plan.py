@@ -92,12 +92,12 @@ def plan(
 
 
 def _plan_in(folder: Path, request: AnimationRequest, *, as_json: bool, contact_sheet: Path | None) -> None:
+    check_files(request)  # before anything heavy is imported
     from scail2.files.storage import plain_errors
     from scail2.runs import RunDirectory
     from scail2.runs.masking import RefusedPlanError
     from scail2.runs.sealed import read_sealed
 
-    check_files(request)  # before anything heavy is imported
     with _claimed_sheet(contact_sheet, request) as sheet:
         run = RunDirectory.create(folder, request, renders=False)
         try:

@@ -138,6 +138,9 @@ def quiet_libraries() -> None:
     """Keeps the libraries' loading bars and deprecation notes, which concern nobody here, off the screen."""
     import warnings
 
+    from scail2.models.light_imports import defer
+
+    defer()
     from diffusers.utils import logging
 
     logging.disable_progress_bar()

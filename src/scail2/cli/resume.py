@@ -9,7 +9,7 @@ from scail2.cli.options import request_parameters, with_parameters
 
 _MOVABLE = (
     "reference", "driving", "additional_references", "additional_reference_masks", "masks", "reference_mask", "driving_mask",
-    "model", "lora",
+    "audio", "model", "lora",
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ def train(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="Recipe: nano, nano_finish, nano_continue, finetune, finetune_512p, stage1, finetune_lora."
+            help="Recipe: nano, nano_finish, nano_continue, finetune, finetune_512p, stage1, finetune_lora, dpo or nano_dpo."
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for checkpoints, log and the exported transformer.")],
@@ -49,9 +49,12 @@ def train(
     import logging
 
     from scail2.checkpoints.model_folder import check_model
+    from scail2.cli.options import must_exist
     from scail2.cli.terminal import say, show_log
 
     check_model(model)
+    must_exist(data, "--data")
+    must_exist(start_from, "--start-from")
     from scail2.training.recipes import recipe as find_recipe
     from scail2.training.run_folder import training_folder
     from scail2.training.session import build_trainer, count_parameters, export_transformer, with_overrides
@@ -75,5 +78,5 @@ def train(
         trained, total = count_parameters(trainer.transformer)
         say(f"{config.name}: training {trained:,} of {total:,} parameters on {trainer.context.device}")
         checkpoint = trainer.run()
-        exported = export_transformer(config, folder, folder / "transformer")
+        exported = export_transformer(config, folder, folder / ("adapter" if config.lora else "transformer"))
     say(f"step {trainer.step}: checkpoint {checkpoint}, averaged weights {exported}")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from scail2.conditions import to_pixels
 from scail2.data.coverage import LEVELS, latent_coverage
 from scail2.data.dataset import LatentDataset
 from scail2.data.embedding import Embedder
-from scail2.data.sharding import ShardRun, ShardSummary, run_shards
+from scail2.data.sharding import ShardJob, ShardRun, ShardSummary, run_shards
 from scail2.data.shards import DamagedSample, ShardWriter
 from scail2.data.sources import PairSource
 from scail2.data.triplet_recipe import TripletRecipe
@@ -42,7 +42,7 @@ EMPTY_PROMPT = "empty_prompt.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class CacheJob:
-    """Everything that fixes a cache's content, and what its workers need. Picklable.
+    """Motion pairs as samples: everything that fixes a cache's content, and what its workers need. Picklable.
 
     Attributes:
         autoencoder: folder of the autoencoder (diffusers layout).
@@ -72,6 +72,11 @@ class CacheJob:
         return -(-self.num_pairs // self.pairs_per_shard)
 
     @property
+    def sizes(self) -> list[int]:
+        """Samples of each shard."""
+        return [len(self.pairs_of(number)) * self.recipe.samples_per_pair for number in range(self.num_shards)]
+
+    @property
     def num_pairs(self) -> int:
         """Pairs drawn for `samples` samples."""
         return -(-self.samples // self.recipe.samples_per_pair)
@@ -86,7 +91,7 @@ class CacheJob:
             "format": FORMAT,
             "source": self.source.describe(),
             "recipe": self.recipe.to_json(),
-            "autoencoder": _weights_fingerprint(self.autoencoder),
+            "autoencoder": weights_fingerprint(self.autoencoder),
             "driving_downsample": self.driving_downsample,
             "samples_per_shard": self.samples_per_shard,
             "seed": self.seed,
@@ -204,8 +209,20 @@ def sample_record(triplet: TrainingTriplet) -> dict[str, Any]:
     }
 
 
+class LatentJob(ShardJob, Protocol):
+    """What fills a cache."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """Samples of each shard of the complete cache."""
+
+    @property
+    def embedder(self) -> Embedder | None:
+        """Adds embeddings; holds models, so such a job works in one process."""
+
+
 def write_cache(
-    job: CacheJob,
+    job: LatentJob,
     directory: str | Path,
     *,
     workers: int = 1,
@@ -224,9 +241,8 @@ def write_cache(
     """
     if job.embedder is not None and workers > 1:
         raise InputError("an embedder holds models and works in one process: use one worker")
-    run = ShardRun(directory=Path(directory), name="cache", shards=job.num_shards)
-    sizes = [len(job.pairs_of(number)) * job.recipe.samples_per_pair for number in range(run.shards)]
-    summary = run_shards(run, job, sizes, workers=workers, resume=resume, progress=progress)
+    run = ShardRun(directory=Path(directory), name="cache", shards=len(job.sizes))
+    summary = run_shards(run, job, job.sizes, workers=workers, resume=resume, progress=progress)
     empty = job.embedder.empty_prompt() if job.embedder is not None else None
     if empty is not None:
         with atomic_file(run.directory / EMPTY_PROMPT) as file:
@@ -241,7 +257,7 @@ def write_cache(
     return summary
 
 
-def _weights_fingerprint(folder: Path) -> str:
+def weights_fingerprint(folder: Path) -> str:
     """Identity of an autoencoder: its config and weight file's bytes."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors")):

@@ -80,6 +80,14 @@ class MotionPair:
             )
 
 
+def frames_of_all(tracks: Array) -> Array:
+    """Numbers of the frames that show every character of bool (S, T, H, W): if there are any, those at no less than half of each
+    one's largest visible area."""
+    areas = tracks.sum(axis=(2, 3))  # (S, T)
+    well = np.flatnonzero(((areas > 0) & (2 * areas >= areas.max(axis=1, keepdims=True))).all(axis=0))
+    return well if len(well) else np.flatnonzero((areas > 0).all(axis=0))
+
+
 # Part classes as grey levels that can be told apart by eye; up to 15 classes.
 _PART_STEP = 16
 
@@ -92,19 +100,19 @@ def pair_members(pair: MotionPair) -> tuple[dict[str, Any], dict[str, bytes]]:
         boxes = None if clip.hand_boxes is None else np.round(clip.hand_boxes, 2).tolist()
         meta["clips"][name] = {"characters": len(clip.tracks), "caption": clip.caption, "hand_boxes": boxes}
         members[f"{name}.mkv"] = encode_video(clip.frames)
-        members[f"{name}.tracks.mkv"] = encode_video(_paint(clip.tracks))
+        members[f"{name}.tracks.mkv"] = encode_video(paint_tracks(clip.tracks))
         if clip.parts is not None:
             members[f"{name}.parts.mkv"] = encode_video(_grey(clip.parts))
         if clip.pose is not None and clip.pose_tracks is not None:
             members[f"{name}.pose.mkv"] = encode_video(clip.pose)
-            members[f"{name}.pose_tracks.mkv"] = encode_video(_paint(clip.pose_tracks))
+            members[f"{name}.pose_tracks.mkv"] = encode_video(paint_tracks(clip.pose_tracks))
             if clip.pose_joints is not None:
                 members[f"{name}.pose_joints.json"] = _written_joints(clip.pose_joints)
         if clip.excluded is not None:
             members[f"{name}.excluded.mkv"] = encode_video(_grey(15 * clip.excluded.astype(np.uint8)))
         if clip.still is not None:
             members[f"{name}.still.png"] = encode_png(clip.still.frame)
-            members[f"{name}.still_tracks.png"] = encode_png(_paint(clip.still.tracks[:, None])[0])
+            members[f"{name}.still_tracks.png"] = encode_png(paint_tracks(clip.still.tracks[:, None])[0])
             if clip.still.parts is not None:
                 members[f"{name}.still_parts.png"] = encode_png(_grey(clip.still.parts))
     return meta, members
@@ -143,12 +151,12 @@ def _read_clip(record: Record, name: str, facts: _ClipFacts) -> Clip:
 
     def tracks(suffix: str) -> Array | None:
         painted = video(suffix)
-        return None if painted is None else _unpaint(painted, count)
+        return None if painted is None else unpaint_tracks(painted, count)
 
     parts, boxes, excluded = video(".parts"), facts.hand_boxes, video(".excluded")
     return Clip(
         frames=decode_video(record.read(f"{name}.mkv")),
-        tracks=_unpaint(decode_video(record.read(f"{name}.tracks.mkv")), count),
+        tracks=unpaint_tracks(decode_video(record.read(f"{name}.tracks.mkv")), count),
         parts=None if parts is None else parts[..., 0] // _PART_STEP,
         pose=video(".pose"),
         pose_tracks=tracks(".pose_tracks"),
@@ -185,7 +193,7 @@ def _read_still(record: Record, name: str, count: int) -> Still | None:
         parts = decode_png(record.read(f"{name}.still_parts.png"))[..., 0] // _PART_STEP
     return Still(
         frame=decode_png(record.read(f"{name}.still.png")),
-        tracks=_unpaint(decode_png(record.read(f"{name}.still_tracks.png"))[None], count)[:, 0],
+        tracks=unpaint_tracks(decode_png(record.read(f"{name}.still_tracks.png"))[None], count)[:, 0],
         parts=parts,
     )
 
@@ -196,11 +204,13 @@ def _slots(count: int) -> Sequence[Any]:
     return list(BINDING_SLOTS)[:count]
 
 
-def _paint(tracks: Array) -> Array:
+def paint_tracks(tracks: Array) -> Array:
+    """Characters bool (S, T, H, W), none over another, in slot colours on black: uint8 (T, H, W, 3)."""
     return paint_mask(tracks, _slots(len(tracks)), "black")
 
 
-def _unpaint(painted: Array, count: int) -> Array:
+def unpaint_tracks(painted: Array, count: int) -> Array:
+    """Inverts `paint_tracks` for `count` characters."""
     regions = split_mask(painted)
     return np.stack([regions[slot] for slot in _slots(count)])
 

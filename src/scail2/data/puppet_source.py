@@ -14,8 +14,8 @@ from scail2.modes import AnimationMode
 from scail2.puppets import Camera, Performance, PuppetClip, Scene, Split
 from scail2.puppets.pose_error import MILD, STRONG
 
-# Indices of everything drawn for pair n lie in [n·_STRIDE, (n+1)·_STRIDE), so no two pairs share a character or scene.
-_STRIDE = 16
+# Indices of everything drawn for pair n lie in [n·STRIDE, (n+1)·STRIDE), so no two pairs share a character or scene.
+STRIDE = 16
 _SCENES = 4
 # References are taken from this span of seconds of a motion of their own.
 _STILL_TIMES = 8.0
@@ -87,11 +87,11 @@ class PuppetSource:
         """Pair `index` of a kind; `generator` draws times only, everything else follows from the index."""
         kind = SampleKind(kind)
         count = self.characters if kind.is_multi else 1
-        casts = [self._performances(index, side, count) for side in (0, 1)]
+        casts = [self.performances(index, side, count) for side in (0, 1)]
         # Replacement: one scene for both clips (number 0), and one for each side's stills.
         shared = kind.mode is AnimationMode.REPLACEMENT
-        scenes = [self._scene(index, number) for number in ((0, 0) if shared else (0, 1))]
-        still_scenes = [self._scene(index, 2 + side) for side in (0, 1)] if shared else scenes
+        scenes = [self.scene(index, number) for number in ((0, 0) if shared else (0, 1))]
+        still_scenes = [self.scene(index, 2 + side) for side in (0, 1)] if shared else scenes
         start = round(float(generator.uniform(0.0, _STILL_TIMES)), 4)
         order = list(generator.permutation(count))
         synthetic_cast = replaced_one_by_one(casts[1], casts[0], order) if shared else casts[0]
@@ -113,14 +113,14 @@ class PuppetSource:
     def plate(self, kind: SampleKind, index: int, start: float, *, of_synthetic: bool = False) -> np.ndarray:
         """A clip's scene without characters, uint8 `(T, H, W, 3)`; `start` as in the pair's `meta`."""
         shared = kind.mode is AnimationMode.REPLACEMENT
-        scene = self._scene(index, 0 if shared or of_synthetic else 1)
+        scene = self.scene(index, 0 if shared or of_synthetic else 1)
         size = {"height": self.height, "width": self.width}
-        camera = self._camera(index)
+        camera = self.camera(index)
         if camera.still:
             return np.repeat(puppets.render_still([], scene, **size).frames, self.frames, axis=0)
         return puppets.render([], scene, frames=self.frames, fps=self.fps, start=start, camera=camera, **size).frames
 
-    def _camera(self, index: int) -> Camera:
+    def camera(self, index: int) -> Camera:
         """One camera for both clips of a pair: its movement is part of the driving video."""
         return puppets.sample_camera(self.split, index, puppets.domain_named(self.domain), self.salt)
 
@@ -129,23 +129,25 @@ class PuppetSource:
         if error is None:
             return cast
         return [
-            dataclasses.replace(each, motion=puppets.DistortedMotion(each.motion, error, _STRIDE * index + number))
+            dataclasses.replace(each, motion=puppets.DistortedMotion(each.motion, error, STRIDE * index + number))
             for number, each in enumerate(cast)
         ]
 
-    def _performances(self, index: int, side: int, count: int) -> list[Performance]:
+    def performances(self, index: int, side: int, count: int) -> list[Performance]:
+        """The cast of pair `index`: side 0 performs in ỹ, side 1 in y; both have the same motions and placements."""
         world = puppets.domain_named(self.domain)
         placements = puppets.sample_placements(self.split, index, world, self.salt, count=count)
         performances = []
         for number in range(count):
             character = puppets.sample_character(
-                self.split, index * _STRIDE + side * (_STRIDE // 2) + number, world, self.salt
+                self.split, index * STRIDE + side * (STRIDE // 2) + number, world, self.salt
             )
-            motion = puppets.sample_motion(self.split, index * _STRIDE + number, world, self.salt)
+            motion = puppets.sample_motion(self.split, index * STRIDE + number, world, self.salt)
             performances.append(Performance(character=character, motion=motion, placement=placements[number]))
         return performances
 
-    def _scene(self, index: int, number: int) -> Scene:
+    def scene(self, index: int, number: int) -> Scene:
+        """One of the four scenes of pair `index`."""
         return puppets.sample_scene(self.split, index * _SCENES + number, puppets.domain_named(self.domain), self.salt)
 
     def _still(
@@ -155,7 +157,7 @@ class PuppetSource:
         world = puppets.domain_named(self.domain)
         unrelated = []
         for number, performance in enumerate(cast):
-            own = index * _STRIDE + _STRIDE // 2 + side * (_STRIDE // 4) + number
+            own = index * STRIDE + STRIDE // 2 + side * (STRIDE // 4) + number
             motion = puppets.sample_motion(self.split, own, world, self.salt)
             unrelated.append(dataclasses.replace(performance, motion=motion))
         best, most = None, -1
@@ -173,7 +175,7 @@ class PuppetSource:
         self, cast: list[Performance], scene: Scene, index: int, start: float, still: Still, with_pose: bool
     ) -> Clip:
         size = {"height": self.height, "width": self.width}
-        camera = self._camera(index)
+        camera = self.camera(index)
         shot = puppets.render(cast, scene, frames=self.frames, fps=self.fps, start=start, camera=camera, **size)
         joints = self._estimated_joints(shot, index) if with_pose else None
         pose, pose_tracks = (None, None) if joints is None else puppets.draw_poses(joints, **size)
@@ -195,7 +197,7 @@ class PuppetSource:
         if error is None:
             return shot.joints
         body = 0.8 * self.height
-        return puppets.corrupt_joints(shot.joints, error, _STRIDE * index, fps=self.fps, body_pixels=body)
+        return puppets.corrupt_joints(shot.joints, error, STRIDE * index, fps=self.fps, body_pixels=body)
 
 
 def replaced_one_by_one(cast: list[Performance], others: list[Performance], order: list[int]) -> list[Performance]:

@@ -1,13 +1,14 @@
-"""`scail2 synthesize`: motion pairs written as files that people can look at and any trainer can read."""
+"""`scail2 synthesize` and `scail2 preferences`: pairs written as files that people can look at and any trainer can read."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from scail2.data.pairs import pair_members
+from scail2.data.preferences import PreferenceSource, Strictness, preference_members
 from scail2.data.sharding import ShardRun, ShardSummary, run_shards
 from scail2.data.shards import DamagedSample, ShardWriter
 from scail2.data.sources import PairSource
@@ -57,8 +58,45 @@ class SynthesisJob:
             tick(1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PreferenceJob:
+    """Preference pairs to make; those that the limits refuse are named in the index and left out. Picklable."""
+
+    source: PreferenceSource
+    pairs: int
+    limits: Strictness = field(default_factory=Strictness)
+    pairs_per_shard: int = 32
+    seed: int = 0
+
+    def describe(self) -> dict[str, Any]:
+        """What a continued run must agree in."""
+        return {
+            "format": FORMAT,
+            "source": self.source.describe(),
+            "limits": asdict(self.limits),
+            "pairs_per_shard": self.pairs_per_shard,
+            "seed": self.seed,
+        }
+
+    def write_shard(self, writer: ShardWriter, number: int, tick: Callable[[int], None]) -> None:
+        """Makes the pairs of one shard."""
+        first = number * self.pairs_per_shard
+        for index in range(first, min(self.pairs, first + self.pairs_per_shard)):
+            key = f"{index:07d}"
+            try:
+                pair = self.source.preference(index, np.random.default_rng([self.seed, index]))
+                refusal = self.limits.refusal(pair)
+            except InputError as error:
+                refusal = str(error)
+            if refusal is None:
+                writer.write(key, *preference_members(pair))
+            else:
+                writer.skip(key, refusal)
+            tick(1)
+
+
 def write_pairs(
-    job: SynthesisJob,
+    job: SynthesisJob | PreferenceJob,
     directory: str | Path,
     *,
     workers: int = 1,
@@ -66,6 +104,7 @@ def write_pairs(
     progress: Callable[[int, int], None] | None = None,
 ) -> ShardSummary:
     """Writes the shards that are not there yet; arguments and errors as `write_cache`."""
-    run = ShardRun(directory=Path(directory), name="pairs", shards=-(-job.pairs // job.pairs_per_shard))
+    name = "preferences" if isinstance(job, PreferenceJob) else "pairs"
+    run = ShardRun(directory=Path(directory), name=name, shards=-(-job.pairs // job.pairs_per_shard))
     sizes = [min(job.pairs, (n + 1) * job.pairs_per_shard) - n * job.pairs_per_shard for n in range(run.shards)]
     return run_shards(run, job, sizes, workers=workers, resume=resume, progress=progress)

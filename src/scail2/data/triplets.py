@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from scail2.data.augment import LARGEST_SCALE, crop_and_stretch, scale_about_feet, scale_limbs
-from scail2.data.pairs import Array, Clip, MotionPair, Still
+from scail2.data.pairs import Array, Clip, MotionPair, Still, frames_of_all
 from scail2.data.triplet_recipe import SampleKind, TripletRecipe
 from scail2.errors import InputError
 from scail2.masks import BINDING_SLOTS, BindingSlot, paint_mask
@@ -134,11 +134,7 @@ def _draw_slots(count: int, recipe: TripletRecipe, generator: np.random.Generato
 def _choose_reference(target: Clip, recipe: TripletRecipe, generator: np.random.Generator) -> Still:
     if target.still is not None and not recipe.reference_from_target:
         return target.still
-    areas = target.tracks.sum(axis=(2, 3))  # (S, T)
-    # A frame that shows every character at no less than half of its largest visible area.
-    usable = np.flatnonzero(((areas > 0) & (2 * areas >= areas.max(axis=1, keepdims=True))).all(axis=0))
-    if not len(usable):
-        usable = np.flatnonzero((areas > 0).all(axis=0))
+    usable = frames_of_all(target.tracks)
     if not len(usable):
         raise InputError("no frame of the target shows every character: the pair cannot give a reference")
     index = int(usable[generator.integers(len(usable))])

@@ -56,7 +56,9 @@ def plot(report: DriftReport, path: str | os.PathLike, *, limit: float | None = 
         raise InputError('the drift plot needs matplotlib; install it with: pip install "scail2[plot]"') from None
     if not report.segments:
         raise InputError("the drift report holds no segments yet; render one first")
-    figure = Figure(figsize=(9, 12), dpi=100, layout="constrained")
+    figure = Figure(figsize=(9, 12), dpi=100)
+    # Margins in numbers: having them found out draws the picture several times.
+    figure.subplots_adjust(left=0.11, right=0.98, top=0.97, bottom=0.05, hspace=0.28)
     FigureCanvasAgg(figure)  # no global state: pyplot and its chosen backend stay untouched
     axes = figure.subplots(len(_PANELS), 1, sharex=True)
     for axis, (title, unit, series, neutral) in zip(axes, _PANELS, strict=True):
@@ -67,6 +69,7 @@ def plot(report: DriftReport, path: str | os.PathLike, *, limit: float | None = 
                 axis.plot(*zip(*points, strict=True), marker="o", label=name)
         axis.set_title(title, loc="left")
         axis.set_ylabel(unit, fontsize=8)
+        axis.yaxis.set_label_coords(-0.09, 0.5)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8, loc="best")
     if limit is not None:

@@ -107,7 +107,13 @@ def find_components(path: str | Path, **given: str | Path | None) -> ComponentFi
     if "transformer" not in chosen:
         raise InputError(f"{path} holds no SCAIL-2 transformer.")
     chosen.setdefault("tokenizer", next(_tokenizers(path if path.is_dir() else path.parent), None))
-    return ComponentFiles(**chosen)
+    return ComponentFiles(
+        transformer=Path(chosen["transformer"] or path),
+        vae=chosen.get("vae"),
+        text_encoder=chosen.get("text_encoder"),
+        tokenizer=chosen.get("tokenizer"),
+        image_encoder=chosen.get("image_encoder"),
+    )
 
 
 def check_companions(files: ComponentFiles) -> None:

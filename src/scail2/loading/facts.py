@@ -43,7 +43,7 @@ from scail2.pipeline.settings import SamplingDefaults, configured_shift
 FROM_FILES = "files-"
 # Of every tensor so many numbers, in so many places, tell any two checkpoints apart.
 _PLACES, _RUN = 4, 128
-_LARGEST_SIDE = 8192
+LARGEST_SIDE = 8192
 # What of a scheduler's configuration changes how it samples a flow, and what loose files are sampled with.
 _SCHEDULE_WORDS = (
     "flow_shift", "shift", "num_train_timesteps", "prediction_type", "solver_order", "final_sigmas_type", "algorithm_type",
@@ -121,15 +121,18 @@ class _Words:
     native_width: int = 896
 
 
-def size_facts(shape: ModelShape) -> dict[str, tuple[int, int]]:
-    """``size_step`` and ``largest_size`` of a model, (height, width) in pixels."""
+def size_step(shape: ModelShape) -> tuple[int, int]:
+    """Height and width of a video must be multiples of these two numbers."""
+    scale = shape.autoencoder.scale_factor_spatial * shape.transformer.driving_downsample
+    return scale * shape.transformer.patch_size[1], scale * shape.transformer.patch_size[2]
+
+
+def largest_size(shape: ModelShape) -> tuple[int, int]:
+    """(height, width) beyond which the driving tokens would sit on the video's own positions."""
     transformer, scale = shape.transformer, shape.autoencoder.scale_factor_spatial
-    _, *patch = transformer.patch_size
-    step = tuple(scale * transformer.driving_downsample * side for side in patch)
-    shifts = (transformer.rope_reference_height_shift, transformer.rope_driving_width_shift)
-    # Beyond the position shifts the driving tokens would sit on the video's own positions.
-    largest = tuple(shift * side * scale if shift else _LARGEST_SIDE for shift, side in zip(shifts, patch, strict=True))
-    return {"size_step": (step[0], step[1]), "largest_size": (int(largest[0]), int(largest[1]))}
+    height = transformer.rope_reference_height_shift * transformer.patch_size[1] * scale
+    width = transformer.rope_driving_width_shift * transformer.patch_size[2] * scale
+    return height or LARGEST_SIDE, width or LARGEST_SIDE
 
 
 def stored_facts(
@@ -164,7 +167,8 @@ def stored_facts(
             if (told := report.told_passed_over(lora.name))
         ),
         shape=model.shape,
-        **size_facts(model.shape),
+        size_step=size_step(model.shape),
+        largest_size=largest_size(model.shape),
     )
 
 
@@ -271,7 +275,7 @@ def _open_autoencoder(path: Path | None) -> tuple[View, AutoencoderShape]:
         words = {"base_dim": None, "z_dim": config["z_dim"]} | refiner | scales
         return view, replace(decode(words, AutoencoderShape, path), weights=_weights(view.file))
     view, shown = open_vae(path)
-    given = {name: config[name] for name in ("dim_mult", "num_res_blocks") if name in config}
+    given: dict[str, Any] = {name: config[name] for name in ("dim_mult", "num_res_blocks") if name in config}
     if "temperal_downsample" in config:
         given["temporal_downsample"] = config["temperal_downsample"]
     words = {**shown, **given, **scales}

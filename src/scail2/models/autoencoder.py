@@ -103,12 +103,18 @@ class AutoencoderPatchTransform(ModelMixin, ConfigMixin):
     @apply_forward_hook
     def decode(self, z: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple:
         """Latents ``(B, z_dim, 1+k, h, w)`` (not normalised) → pixels ``(B, 3, 1+4k, 8h, 8w)``, clamped to [-1, 1]."""
-        sample = self.decode_linear(z)
-        if self.refiner is not None:
-            starts = range(0, sample.shape[2], _REFINED_AT_ONCE)
-            spans = [range(start, min(start + _REFINED_AT_ONCE, sample.shape[2])) for start in starts]
-            sample = torch.cat([self.refine(sample, span) for span in spans], dim=2).clamp(-1, 1)
+        sample = self.decode_frames(z, range(1 + self.config.scale_factor_temporal * (z.shape[2] - 1)))
         return DecoderOutput(sample=sample) if return_dict else (sample,)
+
+    @apply_forward_hook
+    def decode_frames(self, z: torch.Tensor, frames: range) -> torch.Tensor:
+        """Only ``frames`` of what :meth:`decode` gives, at their share of its cost: ``(B, 3, len(frames), 8h, 8w)``."""
+        sample = self.decode_linear(z)
+        if self.refiner is None:
+            return sample[:, :, frames.start : frames.stop]
+        starts = frames[::_REFINED_AT_ONCE]
+        spans = [range(start, min(start + _REFINED_AT_ONCE, frames.stop)) for start in starts]
+        return torch.cat([self.refine(sample, span) for span in spans], dim=2).clamp(-1, 1)
 
     def decode_linear(self, z: torch.Tensor, first_alone: bool = True) -> torch.Tensor:
         """What :meth:`decode` makes of latents before it refines; ``first_alone=False`` where they begin in mid-clip.

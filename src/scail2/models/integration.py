@@ -1,5 +1,7 @@
 """Every line that touches diffusers' registries, with the reason. Called once by `scail2.models.transformer`."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import torch
 from diffusers.hooks._helpers import AttentionProcessorRegistry
 from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor2_0
+from diffusers.utils import apply_lora_scale
 
 from scail2.checkpoints.single_file import single_file_config, single_file_weights
 from scail2.checkpoints.transformer_files import read_transformer
@@ -35,6 +38,21 @@ def register_attention(cls: type) -> None:
     """
     metadata = AttentionProcessorRegistry.get(WanAttnProcessor2_0)
     AttentionProcessorRegistry.register(cls, metadata)
+
+
+def scaled_by_loras(forward: Callable) -> Callable:
+    """``forward`` with diffusers' ``attention_kwargs={"scale": …}``, which weighs loaded LoRAs for one call.
+
+    diffusers imports peft in every call, also where nobody gave a scale.
+    """
+    scaled = apply_lora_scale("attention_kwargs")(forward)
+
+    @functools.wraps(forward)
+    def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        given = kwargs.get("attention_kwargs")
+        return (scaled if given and "scale" in given else forward)(self, *args, **kwargs)
+
+    return call
 
 
 def from_single_file(cls: type[torch.nn.Module], path: Any, default: Any, **kwargs) -> torch.nn.Module:

@@ -18,7 +18,6 @@ from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.normalization import FP32LayerNorm
-from diffusers.utils import apply_lora_scale
 from torch import nn
 
 from scail2.errors import InputError
@@ -143,7 +142,7 @@ class SCAIL2Transformer3DModel(
         default = super().from_single_file
         return integration.from_single_file(cls, pretrained_model_link_or_path_or_dict, default, **kwargs)
 
-    @apply_lora_scale("attention_kwargs")
+    @integration.scaled_by_loras
     def forward(
         self,
         hidden_states: torch.Tensor,

@@ -16,7 +16,7 @@ from scail2.perception.checks import findings, framing, validate
 from scail2.perception.checks.findings import Finding
 from scail2.perception.checks.framing import FramingReport
 from scail2.perception.driving_video import DrivingVideo
-from scail2.perception.segmenters.automatic import AutomaticSegmenter
+from scail2.perception.segmenters.asked import segmenter_for
 from scail2.perception.segmenters.given import GivenMasks, PictureFrames, from_alpha
 from scail2.perception.segmenters.protocol import Progress, VideoSegmenter
 from scail2.perception.store import MaskStore
@@ -149,15 +149,8 @@ class _Finder:
 
     @cached_property
     def segmenter(self) -> VideoSegmenter:
-        """SAM3 where its weights were named, else the one that knows what the clip shows."""
-        if self.request.sam3 is None:
-            return AutomaticSegmenter(accept=self.request.accept_mask)
-        from transformers.utils import logging
-
-        from scail2.perception.segmenters.sam3 import Sam3Segmenter
-
-        logging.disable_progress_bar()
-        return Sam3Segmenter.load(self.request.sam3)
+        """See `segmenter_for`."""
+        return segmenter_for(self.request)
 
     def picture(self, path: Path, files: Sequence[Path], prompts: Prompts | None) -> tuple[np.ndarray, TrackedMasks]:
         """A picture at the run's size without alpha, and its characters: from files, its own alpha, or a segmenter."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 from typing import Any
 
-import ftfy
 import torch
 import torch.nn.functional as F
 from diffusers.utils.torch_utils import get_module_execution_device
@@ -26,6 +25,8 @@ def clean_prompt(text: str) -> str:
     Curly quotes become straight, full-width forms, ligatures and decomposed accents their plain characters, text decoded
     in the wrong code page what it was, HTML entities (escaped once or twice) their characters, white space one blank.
     """
+    import ftfy  # a tenth of a second, which models without text do without
+
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
 
 

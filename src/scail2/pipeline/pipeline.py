@@ -227,9 +227,12 @@ class SCAIL2Pipeline(SavedPipeline, CallState, VisitedByEncoders, SCAIL2LoraLoad
                 progress.update()
         return DenoisedSegment(latents=conditions.with_history(latents), completed=True)
 
-    def decode(self, latents: Tensor) -> DecodedSegment:
-        """Stage 6: one segment's latents to frames. The autoencoder's causal memory starts afresh with each segment."""
-        return DecodedSegment(frames=cond.decode_latents(self.vae, latents))
+    def decode(self, latents: Tensor, frames: range | None = None) -> DecodedSegment:
+        """Stage 6: one segment's latents to frames, all or those asked for.
+
+        The autoencoder's causal memory starts afresh with each segment.
+        """
+        return DecodedSegment(frames=cond.decode_latents(self.vae, latents, frames))
 
     # ---- whole videos ------------------------------------------------------------------------------------------
 

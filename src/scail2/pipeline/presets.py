@@ -61,6 +61,17 @@ class SamplingPreset:
         """The adapters, in words."""
         return ", then ".join(f"{lora.name} at {lora.strength}" for lora in self.loras)
 
+    def refuse_without_loras(self) -> None:
+        """Raises ``InputError`` for a preset that was tuned for LoRAs: call it where none is loaded."""
+        if not self.loras:
+            return
+        numbers = f"--steps {self.steps} --guidance-scale {self.guidance_scale:g} --shift {self.shift:g} --solver {self.solver}"
+        raise InputError(
+            f"preset {self.name} is tuned for LoRAs ({self.told_loras()}) and none is loaded: so few steps without them give "
+            "mush. Name them with --lora (`scail2 setup` fetches them), or take the preset quality. Where they are merged into "
+            f"the model's file already, give the preset's numbers instead of its name: {numbers}"
+        )
+
     def shift_for(self, height: int, width: int) -> float:
         """The timestep shift for a video of this size in pixels."""
         if self.large_shift is not None and min(height, width) >= LARGE_SHORT_SIDE:

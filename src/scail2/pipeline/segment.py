@@ -59,13 +59,15 @@ def render_segment(
     if not denoised.completed:
         return None
     clock.append(time.perf_counter())
-    frames = pipe.decode(denoised.latents).frames[0].transpose(0, 1).cpu()[: segment.stop - segment.start]
+    length = segment.stop - segment.start
+    first = max(0, min(segment.overlap, length - call.overlap))  # what is before it was given out, and is no history
+    frames = pipe.decode(denoised.latents, range(first, length)).frames[0].transpose(0, 1).cpu()
     clock.append(time.perf_counter())
     seconds = [after - before for before, after in pairwise(clock)]
     return SegmentOutput(
         index=segment.index,
         segment=segment,
-        frames=frames[segment.overlap :].clone(),
+        frames=frames[segment.overlap - first :].clone(),
         history=frames[-call.overlap :].clone(),
         generator_state=noise.generator_state,
         next_generator_state=call.generator.get_state(),

@@ -184,7 +184,7 @@ def _lost_fingers(draws: Draws, chance: float) -> list[str]:
 class DistortedMotion:
     """A motion as a pose-driven generator would repeat it: `angles` like Motion, with the estimator's errors."""
 
-    motion: Motion
+    motion: "Motion | DistortedMotion"
     error: PoseError
     seed: int
 

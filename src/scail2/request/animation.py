@@ -41,6 +41,14 @@ class DriftCorrection(StrEnum):
     REINHARD_PREVIOUS = "reinhard-previous"
 
 
+class AlphaMask(StrEnum):
+    """Whose outline a film with transparency has: the finished characters' own, or that of the driving masks."""
+
+    OFF = "off"
+    OUTPUT = "output"
+    DRIVING = "driving"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnimationRequest(MaskRequest):
     """One animation or replacement job.
@@ -106,8 +114,23 @@ class AnimationRequest(MaskRequest):
         "Replacement: show the model only the reference's characters, not what is around them.",
         option="--black-out-reference/--keep-reference-background",
     )
-    codec: str | None = setting(None, OUTPUT, "h264, ffv1 or png; without it from the output's name.")
-    audio: bool = setting(True, OUTPUT, "Carry the driving video's sound over.")
+    codec: str | None = setting(
+        None, OUTPUT, "h264, ffv1, prores4444, vp9-alpha, gif, webp or png; without it from the output's name."
+    )
+    audio: Path | bool = setting(
+        True,
+        OUTPUT,
+        "Soundtrack instead of the driving video's own: a film or a file of sound.",
+        metavar="FILE",
+        option="--audio/--no-audio",
+    )
+    alpha: AlphaMask = setting(
+        AlphaMask.OFF,
+        OUTPUT,
+        "The characters alone, on transparency: off, output (found in the finished film) or driving (the driving masks).",
+    )
+    alpha_erode: float = setting(1.0, OUTPUT, "Pixels inside the outline at which alpha is half.")
+    alpha_feather: float = setting(2.0, OUTPUT, "Pixels over which alpha goes from nothing to all; 0 is a hard edge.")
     compare: bool = setting(False, OUTPUT, "Also write reference | driving | output side by side.")
 
     def __post_init__(self) -> None:
@@ -120,6 +143,17 @@ class AnimationRequest(MaskRequest):
     def speed(self) -> Speed:
         """Attention, compilation and step cache."""
         return Speed(attention=self.attention, compile=self.compile, cache=self.cache)
+
+    @property
+    def soundtrack(self) -> Path | None:
+        """The file whose sound the film carries; None for none."""
+        if isinstance(self.audio, Path):
+            return self.audio
+        return self.driving if self.audio else None
+
+    def _files(self) -> list[tuple[str, Path]]:
+        given = MaskRequest._files(self)  # a class with slots has no `super()` of its own
+        return [*given, ("audio", self.audio)] if isinstance(self.audio, Path) else given
 
     @property
     def compare_output(self) -> Path:
@@ -198,18 +232,26 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path | StrEnum) else value
 
 
+def _audio(name: str, value: Any) -> Path | bool:
+    return value if isinstance(value, bool) else values.path(name, value)
+
+
 _CONVERTERS = {
     "output": values.path,
     **dict.fromkeys(("prompt", "negative_prompt"), values.text),
     **dict.fromkeys(("device", "preset", "solver", "codec"), values.optional(values.text)),
     "lora": values.many(values.text),
-    **dict.fromkeys(("equal_segments", "audio", "compare", "black_out_reference"), values.flag),
+    **dict.fromkeys(("equal_segments", "compare", "black_out_reference"), values.flag),
     "model": values.optional(lambda name, value: absolute_model(values.text(name, value))),
     "placement": lambda name, value: values.choice(PlacementKind)(name, EARLIER_PLACEMENTS.get(value, value)),
     "attention": values.choice(AttentionKernel),
     "compile": values.flag,
     "cache": values.choice(StepCache),
     "weights": values.optional(values.choice(WeightStorage)),
+    "audio": _audio,
+    "alpha": values.choice(AlphaMask),
+    "alpha_erode": values.real(0, 64),
+    "alpha_feather": values.real(0, 64),
     "dtype": values.optional(values.choice(Precision)),
     "drift_correction": values.choice(DriftCorrection),
     "num_inference_steps": values.optional(values.whole(1, 1000)),
@@ -220,7 +262,7 @@ _CONVERTERS = {
     "prev_segment_conditioning_frames": values.optional(values.whole(1, 9_997, stride=4, offset=1)),
     "drift_limit": values.optional(values.real(0, 1e6, open_low=True)),
 }
-_PATH_FIELDS = MASK_PATHS | {"output"}
+_PATH_FIELDS = MASK_PATHS | {"output", "audio"}
 
 
 def _check_paths(request: AnimationRequest) -> None:

@@ -198,7 +198,10 @@ class MaskRequest:
 
     @property
     def input_files(self) -> list[tuple[str, Path]]:
-        """(field name, path) of every given picture, video and mask."""
+        """(field name, path) of every given file: pictures, videos, masks."""
+        return self._files()
+
+    def _files(self) -> list[tuple[str, Path]]:
         named = [("reference", self.reference), ("driving", self.driving)]
         named += [("masks", self.masks)] if self.masks else []
         for name in ("additional_references", "additional_reference_masks", "reference_mask", "driving_mask"):

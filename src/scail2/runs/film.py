@@ -5,7 +5,7 @@ from pathlib import Path
 
 from scail2.errors import InputError
 from scail2.files.storage import stands
-from scail2.request.animation import AnimationRequest
+from scail2.request.animation import AlphaMask, AnimationRequest
 from scail2.runs.ledger import StageLedger
 from scail2.runs.planning import RunPlan
 from scail2.video import Codec, VideoWriter, codec_for
@@ -15,13 +15,20 @@ from scail2.video.writer import check_target
 
 def output_codec(request: AnimationRequest) -> Codec:
     """The requested codec, or the one the output's name asks for; `InputError` for an unknown one."""
-    return Codec.parse(request.codec) if request.codec else codec_for(request.output)
+    if request.codec:
+        return Codec.parse(request.codec)
+    return codec_for(request.output, alpha=request.alpha is not AlphaMask.OFF)
 
 
 def check_name(request: AnimationRequest) -> None:
     """Refuses an output whose name, codec and settings contradict each other, or a folder that is not one's to replace."""
     codec = output_codec(request)
-    check_form(request.output, codec)
+    check_form(request.output, codec, alpha=request.alpha is not AlphaMask.OFF)
+    if isinstance(request.audio, Path) and not codec.keeps_sound:
+        raise InputError(
+            f"{request.output}: {codec} has no sound, but --audio names {request.audio}; name the output .mp4, .mov, .mkv or "
+            ".webm, or leave --audio out"
+        )
     for path in request.outputs:
         check_target(path, codec)
 

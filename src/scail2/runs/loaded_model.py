@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +12,7 @@ from scail2.checkpoints.lora import fused_loras, has_loras
 from scail2.conditions import ConditionGeometry
 from scail2.errors import InputError
 from scail2.files.storage import digest
-from scail2.loading.facts import ModelFacts, open_model, sample_places
+from scail2.loading.facts import LARGEST_SIDE, ModelFacts, open_model, sample_places
 from scail2.loading.places import model_place, parse_lora
 from scail2.pipeline.settings import SamplingDefaults
 from scail2.request.animation import AnimationRequest
@@ -29,20 +28,16 @@ def facts_of_pipeline(pipe: SCAIL2Pipeline, *, name: str) -> ModelFacts:
     """Reads the facts off a loaded pipeline."""
     geometry = ConditionGeometry.of(pipe.transformer)
     config = pipe.transformer.config
+    scale = pipe.vae.config.scale_factor_spatial
     # Beyond the position shifts the driving tokens would sit on the video's own positions.
-    largest = tuple(
-        shift * patch * pipe.vae.config.scale_factor_spatial if shift else math.inf
-        for shift, patch in (
-            (config.rope_reference_height_shift, config.patch_size[1]),
-            (config.rope_driving_width_shift, config.patch_size[2]),
-        )
-    )
+    height = config.rope_reference_height_shift * config.patch_size[1] * scale
+    width = config.rope_driving_width_shift * config.patch_size[2] * scale
     return ModelFacts(
         name=name,
         fingerprint=fingerprint(pipe),
         size_step=geometry.size_step(pipe.vae),
         native_size=(pipe.config.native_height, pipe.config.native_width),
-        largest_size=tuple(8192 if side is math.inf else int(side) for side in largest),
+        largest_size=(height or LARGEST_SIDE, width or LARGEST_SIDE),
         segment_frame_length=pipe.config.segment_frame_length,
         prev_segment_conditioning_frames=pipe.config.prev_segment_conditioning_frames,
         sampling=SamplingDefaults.of(pipe),

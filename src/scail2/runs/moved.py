@@ -13,7 +13,7 @@ from scail2.runs.preparation import changed_inputs
 
 MOVABLE = (
     "reference", "driving", "additional_references", "additional_reference_masks", "masks", "reference_mask", "driving_mask",
-    "model", "lora",
+    "audio", "model", "lora",
 )  # fmt: skip
 
 

@@ -8,12 +8,13 @@ import numpy as np
 from scail2.errors import InputError
 from scail2.files.staging import sweep
 from scail2.files.storage import digest, hash_file
-from scail2.request.animation import AnimationRequest
+from scail2.request.animation import AlphaMask, AnimationRequest
 from scail2.runs.film import output_codec, refuse_lost
 from scail2.runs.journal import Journal
 from scail2.runs.ledger import StageLedger
 from scail2.runs.preparation import Prepared
 from scail2.runs.segment_store import JoinedFrames, SegmentStore
+from scail2.runs.transparency import alpha_of, identity
 from scail2.video import VideoWriter
 
 _CHUNK = 16
@@ -44,9 +45,11 @@ class OutputStage:
         if len(frames) != self.prepared.plan.total:
             raise InputError(f"The segments hold {len(frames)} frames, {self.prepared.plan.total} were planned.")
         pixels = digest([self.store.record(index).frames_sha256 for index in indices])
-        sound = self.prepared.inputs["driving"] if self.request.audio else None
-        key = digest([pixels, sound, self.codec, str(self.prepared.plan.fps)])
-        self._stage("output", key, self.request.output, frames.chunks(_CHUNK), panels=1)
+        sound = self.prepared.inputs["audio" if isinstance(self.request.audio, Path) else "driving"]
+        made_of = [pixels, sound if self.request.audio else None, self.codec, str(self.prepared.plan.fps)]
+        alpha = identity(self.request, self.store.folder.with_name("masks"))
+        key = digest(made_of if alpha is None else [*made_of, alpha])
+        self._stage("output", key, self.request.output, self._film(frames), panels=1)
         if self.request.compare:
             key = digest([key, self.prepared.key])
             self._stage("compare", key, self.request.compare_output, self._compared(frames), panels=3)
@@ -66,7 +69,7 @@ class OutputStage:
             plan.fps,
             (plan.height, plan.width * panels),
             codec=self.codec,
-            audio_from=self.request.driving if self.request.audio else None,
+            audio_from=self.request.soundtrack,
             total_frames=plan.total,
             before_publishing=lambda unfinished: self._announce(name, path, unfinished),
         ) as writer:
@@ -76,6 +79,18 @@ class OutputStage:
                 self.journal.emit("output_progress", done=done, total=plan.total)
         self.ledger.record(name, key, path=str(path), sha256=hash_file(path))
         self.journal.emit("stage_finished", stage=name, path=str(path), frames=plan.total)
+
+    def _film(self, frames: JoinedFrames) -> Iterator[np.ndarray]:
+        """The film's frames, (T, H, W, 3), or with transparency (T, H, W, 4)."""
+        if self.request.alpha is AlphaMask.OFF:
+            yield from frames.chunks(_CHUNK)
+            return
+        start = 0
+        with alpha_of(self.request, self.prepared, frames) as alpha:
+            for chunk in frames.chunks(_CHUNK):
+                stop = start + len(chunk)
+                yield np.concatenate([chunk, alpha(start, stop)[..., None]], axis=-1)
+                start = stop
 
     def _announce(self, name: str, path: Path, unfinished: Path) -> None:
         """Notes what is about to stand at ``path``, so that a kill before `record` leaves no film that nobody knows."""

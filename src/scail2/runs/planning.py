@@ -133,6 +133,8 @@ class SamplingChoice:
             "solver": request.solver,
             "num_inference_steps": request.num_inference_steps,
         }
+        if request.preset is not None and not facts.has_loras:
+            preset(request.preset).refuse_without_loras()
         settings = resolve_settings(facts.sampling, (plan.height, plan.width), **given)
         text = {"prompt": request.prompt, "negative_prompt": request.negative_prompt or None}
         if not facts.takes_text:
@@ -180,16 +182,6 @@ def sampling_findings(request: AnimationRequest, facts: ModelFacts) -> list[Find
         found.append(
             findings.warning(
                 "prompt", "this model takes no text: the prompt is kept with the run but not used", "leave it out"
-            )
-        )
-    chosen = None if request.preset is None else preset(request.preset)
-    if chosen is not None and chosen.loras and not facts.has_loras:
-        found.append(
-            findings.warning(
-                "preset_loras",
-                f"preset {chosen.name} is tuned for LoRAs ({chosen.told_loras()}) and none is loaded: few steps without "
-                "them give mush, unless they were merged into the model's file",
-                "name them with --lora, or choose the preset quality",
             )
         )
     return found

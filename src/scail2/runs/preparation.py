@@ -70,6 +70,8 @@ def hash_inputs(request: AnimationRequest) -> dict[str, str]:
         named |= {f"{first_name(name)}[{index}]": path for index, path in enumerate(getattr(request, name))}
     hashes = {name: hash_file(path) for name, path in named.items() if name != "driving"}
     hashes["driving"] = hash_driving(request)
+    if isinstance(request.audio, Path):
+        hashes["audio"] = hash_file(request.audio)
     if request.masks:
         hashes["masks"] = MaskStore(request.masks).content_hash()
     return hashes
@@ -153,7 +155,8 @@ class Preparation:
         # Not among them where nothing was asked, so that masks made before they could be asked for are kept.
         asked = {name: getattr(self.request, name) for name in _ASKED if getattr(self.request, name)}
         shape = [plan.height, plan.width, str(plan.fps), plan.total]
-        return inputs | {"settings": digest([settings, shape, asked] if asked else [settings, shape])}
+        files = {name: each for name, each in inputs.items() if name != "audio"}  # nobody is seen in a soundtrack
+        return files | {"settings": digest([settings, shape, asked] if asked else [settings, shape])}
 
     def _masks(self, task: MaskTask, plan: RunPlan) -> dict[str, Any]:
         """The mask stage: kept, inspected again after edits, or made."""

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -212,6 +213,21 @@ class JoinedFrames:
         self._indices = list(indices)
         lengths = [store.record(index).num_frames for index in self._indices]
         self._starts = [0, *itertools.accumulate(lengths)]
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return self._size[0]
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return self._size[1]
+
+    @cached_property
+    def _size(self) -> tuple[int, int]:
+        first = self._store.frames(self._indices[0])
+        return first.height, first.width
 
     def __len__(self) -> int:
         return self._starts[-1]

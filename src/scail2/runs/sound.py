@@ -1,6 +1,7 @@
 """What will become of the driving video's sound, found out before anything is rendered."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from scail2.perception.checks import findings
@@ -12,13 +13,23 @@ from scail2.video import VideoInfo, sound
 
 
 def sound_findings(request: AnimationRequest, plan: RunPlan, info: VideoInfo) -> list[Finding]:
-    """Findings about the sound that this run would carry over; its whole track is decoded once."""
+    """Findings about the sound that this run would carry over; its whole track is decoded once.
+
+    Raises:
+        InputError: a soundtrack was named that has no sound.
+    """
+    seconds = plan.total / plan.fps
+    if isinstance(request.audio, Path):
+        sound.refuse_silent(request.audio)
+        source = sound.sound_source(request.audio)
+        assert source is not None
+        return findings.of_file(request.audio.name, sound.notes_on(request.audio, source.begin, seconds))
     if not request.audio or not info.has_audio:
         return []
     codec = output_codec(request)
     if not codec.keeps_sound:
         return [findings.info("sound", f"{info.path.name}: its sound is left out, because {codec} has none")]
-    return findings.of_file(info.path.name, sound.notes_on(info.path, info.start, plan.total / plan.fps))
+    return findings.of_file(info.path.name, sound.notes_on(info.path, info.start, seconds))
 
 
 def with_findings(report: dict[str, Any], found: Sequence[Finding]) -> dict[str, Any]:

@@ -40,6 +40,24 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PreferenceConfig:
+    """Bias-Aware DPO (:mod:`scail2.training.objectives.dpo`) on top of the flow-matching loss of the preferred videos.
+
+    ``beta`` scales the difference of the errors, ``weight`` is λ. ``regions`` are (name, weight) of the cached regions that are
+    looked at; a cell counts with the largest weight of the regions that touch it. ``mean_over`` "region" takes the mean of the
+    squared error over the region, "all" over all elements, zeros included. A run whose preferred videos' error was, over
+    ``patience`` steps, more than ``most_worse`` of itself above the reference's is stopped.
+    """
+
+    beta: float = 5000.0
+    weight: float = 0.01
+    regions: tuple[tuple[str, float], ...] = (("hands", 1.0),)
+    mean_over: str = "region"
+    patience: int = 50
+    most_worse: float = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MixtureKnot:
     """Shares of the sample kinds once ``samples`` samples have been seen; linear in between two knots."""
 
@@ -132,6 +150,7 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lora: LoRAConfig | None = None
+    preference: PreferenceConfig | None = None
     seed: int = 0
     accumulation: int = 1
     ema_decay: float = 0.0

@@ -5,12 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 from scail2.errors import InputError
+from scail2.files.public.embedded import embedded_model_path
 from scail2.training.config import (
     DataConfig,
     LoRAConfig,
     LossConfig,
     MixtureKnot,
     OptimizerConfig,
+    PreferenceConfig,
     SheetConfig,
     TimestepConfig,
     TrainConfig,
@@ -148,6 +150,36 @@ def finetune_lora() -> TrainConfig:
     return _with_rate(finetune(), 1e-4, name="finetune_lora", steps=2_000, lora=LoRAConfig(rank=128))
 
 
+def dpo() -> TrainConfig:
+    """The published second stage: 400 steps of 24 preference pairs, rank-128 adapters at 1e-4, β 5000, λ 0.01, hands."""
+    return dataclasses.replace(
+        _with_rate(finetune_lora(), 1e-4, name="dpo", steps=400, accumulation=24),
+        data=DataConfig(shards="out/preferences", batch_size=1),
+        preference=PreferenceConfig(),
+        precision="auto",
+        checkpoint_every=50,
+    )
+
+
+def nano_dpo() -> TrainConfig:
+    """The same for the embedded checkpoint: its noise levels and loss, smaller adapters."""
+    start = nano_continue()
+    return dataclasses.replace(
+        start,
+        name="nano_dpo",
+        model=str(embedded_model_path()),
+        steps=400,
+        data=DataConfig(shards="out/preferences", batch_size=8, window=2, whole_share=0.2),
+        loss=dataclasses.replace(start.loss, alignment_weight=0.0),
+        optimizer=dataclasses.replace(dpo().optimizer, learning_rate=1e-4, weight_decay=0.0),
+        lora=LoRAConfig(rank=32),
+        preference=PreferenceConfig(),
+        ema_decay=0.0,
+        compile_blocks=False,
+        checkpoint_every=100,
+    )
+
+
 def _with_rate(config: TrainConfig, rate: float, *, steps: int = 1_000, **changes: Any) -> TrainConfig:
     """The published curve for other rates and lengths: one step in a hundred warms up."""
     optimizer = dataclasses.replace(config.optimizer, learning_rate=rate, warmup=steps // 100)
@@ -165,7 +197,7 @@ def _published_mixture() -> tuple[MixtureKnot, ...]:
     return (MixtureKnot(samples=0, shares=shares),)
 
 
-_ALL = (nano, nano_finish, nano_continue, finetune, finetune_512p, stage1, finetune_lora)
+_ALL = (nano, nano_finish, nano_continue, nano_dpo, finetune, finetune_512p, stage1, finetune_lora, dpo)
 RECIPES: dict[str, Callable[[], TrainConfig]] = {function.__name__: function for function in _ALL}
 
 

@@ -8,19 +8,21 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from scail2.checkpoints.lora_export import write_lora
 from scail2.checkpoints.model_folder import forget_origin
 from scail2.data.dataset import LatentDataset
 from scail2.errors import InputError
 from scail2.loading.components import load_autoencoder
 from scail2.models.component_folders import load_component_folder
 from scail2.models.transformer import SCAIL2Transformer3DModel
-from scail2.training.config import TrainConfig
+from scail2.training.config import LoRAConfig, TrainConfig
 from scail2.training.latent_batches import LatentBatches
-from scail2.training.objectives.supervised import FlowMatchingObjective
+from scail2.training.objectives.dpo import PreferenceObjective
+from scail2.training.objectives.supervised import FlowMatchingObjective, Objective
 from scail2.training.parallel import ParallelContext
 from scail2.training.run_folder import exported_folder, refuse_change
 from scail2.training.sheets import ContactSheets
-from scail2.training.state import latest_state, load_weights
+from scail2.training.state import latest_state, load_weights, state_step
 from scail2.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ def load_trainable(config: TrainConfig) -> SCAIL2Transformer3DModel:
         transformer.requires_grad_(False)
         adapter = LoraConfig(
             r=config.lora.rank,
-            lora_alpha=config.lora.alpha if config.lora.alpha is not None else config.lora.rank,
+            lora_alpha=_alpha(config.lora),
             target_modules=_in_blocks(config.lora.target_modules),
             init_lora_weights="gaussian",
         )
@@ -47,6 +49,10 @@ def load_trainable(config: TrainConfig) -> SCAIL2Transformer3DModel:
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     return transformer
+
+
+def _alpha(lora: LoRAConfig) -> float:
+    return lora.rank if lora.alpha is None else lora.alpha
 
 
 def _in_blocks(ends: tuple[str, ...]) -> str:
@@ -81,7 +87,10 @@ def build_trainer(
     batches = LatentBatches(LatentDataset(config.data.shards), config.data, config.seed)
     batches.tell_of_empty_captions()
     torch.manual_seed(config.seed)
-    objective = FlowMatchingObjective(transformer, config, batches.part_channels, batches.empty_prompt)
+    if config.preference is not None:
+        objective: Objective = PreferenceObjective(transformer, config, batches.empty_prompt)
+    else:
+        objective = FlowMatchingObjective(transformer, config, batches.part_channels, batches.empty_prompt)
     sheets = contact_sheets(config, batches.dataset, transformer)
     trainer = Trainer(config, objective, transformer, batches, directory, context=context, sheets=sheets)
     if start_from is not None and latest_state(directory / "checkpoints") is None:
@@ -121,9 +130,11 @@ def contact_sheets(
 
 
 def export_transformer(config: TrainConfig, directory: Path, output: Path) -> Path:
-    """Writes the averaged weights of a run's newest checkpoint as a diffusers transformer folder (LoRA: adapter file).
+    """Writes the averaged weights of a run's newest checkpoint as a diffusers transformer folder.
 
-    An earlier export is replaced; anything else at ``output`` moves to `superseded/` beside it.
+    Adapters become a folder with one LoRA file in the published names, which `--lora`, `load_lora_weights` and other programs
+    read; the path of that file is returned, otherwise the folder's. An earlier export is replaced; anything else at ``output``
+    moves to `superseded/` beside it.
     """
     transformer = load_trainable(config)
     checkpoint = latest_state(directory / "checkpoints")
@@ -131,12 +142,14 @@ def export_transformer(config: TrainConfig, directory: Path, output: Path) -> Pa
         raise InputError(f"{directory} holds no checkpoint yet; train first.")
     load_weights(checkpoint, transformer)
     with exported_folder(output) as folder:
-        if config.lora is not None:
-            transformer.save_lora_adapter(folder)
-        else:
+        if config.lora is None:
             transformer.save_pretrained(folder)
-        forget_origin(folder)
-    return output
+            forget_origin(folder)
+        else:
+            adapters = {name: p.detach() for name, p in transformer.named_parameters() if p.requires_grad}
+            told = {"recipe": config.name, "steps": str(state_step(checkpoint)), "rank": str(config.lora.rank)}
+            write_lora(folder / f"{config.name}.safetensors", adapters, alpha=_alpha(config.lora), metadata=told)
+    return output if config.lora is None else output / f"{config.name}.safetensors"
 
 
 def _checkpoint_of(path: Path) -> Path:

@@ -13,10 +13,8 @@ import numpy as np
 
 from scail2.errors import InputError
 from scail2.video import tracks
-from scail2.video.container import ContainerFrames
-from scail2.video.kinds import FileKind, check_path, identify
-from scail2.video.opening import decoding_errors, open_container
-from scail2.video.sound import Damage, check_sound, decoded
+from scail2.video.opening import decoding_errors, open_sound
+from scail2.video.sound import Damage, check_sound, decoded, sound_source
 
 logger = logging.getLogger(__name__)
 
@@ -47,34 +45,30 @@ class AudioCarrier:
 
     @classmethod
     def open(cls, path: str | os.PathLike, start: float | Fraction = 0) -> "AudioCarrier | None":
-        """The sound of a file from ``start`` seconds after its first picture; None if it has no sound (or is a folder, gif …).
+        """The sound of a file from ``start`` seconds after its first picture, or, where there are no pictures, after the
+        sound's beginning; None if it has no sound (or is a folder, gif …).
 
         Raises:
             InputError: missing or unreadable file, or a start that is not a finite number ≥ 0.
         """
-        path = check_path(path)
         try:
             offset = Fraction(start)
         except (ValueError, OverflowError, TypeError):
             raise InputError(f"the audio start must be a number of seconds, got {start!r}") from None
         if offset < 0:
             raise InputError(f"the audio start must not be negative, got {start}")
-        if path.is_dir() or not (kind := identify(path)).is_container:
-            return None
-        pictures = ContainerFrames(path, kind)
-        clock, has_audio = pictures.info.start, pictures.info.has_audio
-        pictures.close()
-        checked = check_sound(path) if has_audio else None
-        if checked is None:
+        source = sound_source(path)
+        checked = check_sound(source.path) if source is not None else None
+        if source is None or checked is None:
             return None
         if not checked.heard:
             logger.warning("%s: no part of its sound can be decoded; the film is silent", path)
             return None
-        with decoding_errors(path, "opening the sound"):
-            container = open_container(path)
+        with decoding_errors(source.path, "opening the sound"):
+            container = open_sound(source.path)
         # Packets with a damaged one among them, and such as a container without an index holds, are not passed on.
-        may_copy = not checked.damage and kind in (FileKind.MP4, FileKind.MATROSKA)
-        return cls(path, container, tracks.sound_of(container), clock + offset, may_copy=may_copy)
+        may_copy = source.packets_whole and not checked.damage
+        return cls(source.path, container, tracks.sound_of(container), source.begin + offset, may_copy=may_copy)
 
     def close(self) -> None:
         self._packets = self._decoded = iter(())
@@ -104,7 +98,7 @@ class AudioCarrier:
         """Whether the container takes the track as it is (mp4 refuses MP3 of 8 kHz): tried with its first packets, in
         memory, because the film itself must not fail by it."""
         try:
-            with open_container(self.path) as source, av.open(io.BytesIO(), "w", format=container_format) as trial:
+            with open_sound(self.path) as source, av.open(io.BytesIO(), "w", format=container_format) as trial:
                 stream = source.streams[self._source.index]
                 target = trial.add_stream_from_template(stream)
                 packets = (packet for packet in source.demux(stream) if packet.size and packet.pts is not None)

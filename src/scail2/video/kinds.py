@@ -85,6 +85,18 @@ def sniff(head: bytes) -> FileKind | None:
     return FileKind.MP4 if head[4:8] in _MP4_BOXES else None
 
 
+def is_sound(head: bytes) -> bool:
+    """Whether the first bytes announce a file of sound alone that is read here: WAV, AIFF, MP3, FLAC, Ogg, AAC."""
+    if head[:4] in (b"RIFF", b"RF64"):
+        return head[8:12] == b"WAVE"
+    if head[:4] == b"FORM":
+        return head[8:12] in (b"AIFF", b"AIFC")
+    # MP3 and AAC without a tag begin with the eleven set bits of their first frame.
+    return (
+        head[:3] == b"ID3" or head[:4] in (b"fLaC", b"OggS", b"riff") or (head[:1] == b"\xff" and head[1:2] >= b"\xe0")
+    )
+
+
 def _brands(head: bytes) -> set[bytes]:
     """What a file of boxes claims to be, its first claim among them."""
     if head[4:8] != b"ftyp":

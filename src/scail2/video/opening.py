@@ -9,11 +9,9 @@ from scail2.errors import InputError
 from scail2.video.source import MAX_PIXELS
 
 # Local files of these formats only: a playlist or a reference to another file inside one must not be followed.
-_OPEN_OPTIONS = {
-    "protocol_whitelist": "file",
-    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts",
-    "max_pixels": str(MAX_PIXELS),
-}
+_FILMS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts"
+_OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FILMS, "max_pixels": str(MAX_PIXELS)}
+_SOUND_OPTIONS = _OPEN_OPTIONS | {"format_whitelist": f"{_FILMS},wav,w64,aiff,mp3,flac,ogg,aac"}
 
 
 @contextmanager
@@ -35,3 +33,8 @@ def decoding_errors(path: Path, what: str):
 def open_container(path: Path) -> av.container.InputContainer:
     """A local file of a known format, opened so that nothing in it can name another file."""
     return av.open(str(path.absolute()), options=dict(_OPEN_OPTIONS), metadata_errors="replace")
+
+
+def open_sound(path: Path) -> av.container.InputContainer:
+    """The same for whatever may hold sound: films, and files of sound alone."""
+    return av.open(str(path.absolute()), options=dict(_SOUND_OPTIONS), metadata_errors="replace")

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import av
 
+from scail2.errors import InputError
 from scail2.video import tracks
-from scail2.video.opening import decoding_errors, open_container
+from scail2.video.container import ContainerFrames
+from scail2.video.kinds import FileKind, check_path, is_sound, sniff
+from scail2.video.opening import decoding_errors, open_sound
 from scail2.video.source import Note
 
 logger = logging.getLogger(__name__)
@@ -19,6 +22,7 @@ logger = logging.getLogger(__name__)
 # These carry checksums of their samples, which FFmpeg looks at only when told to.
 _CHECKED_CODECS = {"flac", "wavpack", "tta", "tak", "ape", "truehd", "mlp", "ac3", "eac3"}
 _SHOWN_PLACES = 3
+_HEAD = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,21 @@ class Damage:
 
     start: Fraction
     stop: Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class SoundSource:
+    """Where a film's sound comes from.
+
+    Attributes:
+        begin: the file's clock, in seconds, at which a film begins that carries its sound: when its first picture is on
+            show, or, of a file without pictures, when its sound begins.
+        packets_whole: whether the file's packets can be passed on as they are.
+    """
+
+    path: Path
+    begin: Fraction
+    packets_whole: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +77,47 @@ def decoded(container: av.container.InputContainer, stream) -> Iterator[av.Audio
         yield from frames
 
 
+def sound_source(path: str | os.PathLike) -> SoundSource | None:
+    """The sound of a film or of a file of sound alone; None where there is none (a folder, pictures, a silent film).
+
+    Raises:
+        InputError: nothing readable is there, or neither film nor sound.
+    """
+    path = check_path(path)
+    if path.is_dir():
+        return None
+    with decoding_errors(path, "reading"), path.open("rb") as file:
+        head = file.read(_HEAD)
+    kind = sniff(head)
+    if kind is not None and not kind.is_container:
+        return None
+    if kind is None and not is_sound(head):
+        raise InputError(
+            f"{path}: the content is neither a film nor sound of a known kind (wav, aiff, mp3, flac, ogg, aac, m4a); convert it: "
+            "ffmpeg -i IN OUT.flac"
+        )
+    with decoding_errors(path, "opening the sound"), open_sound(path) as container:
+        stream, shows = tracks.sound_of(container), bool(tracks.films(container))
+        if stream is None:
+            return None
+        begin = Fraction(stream.start_time or 0) * Fraction(stream.time_base)
+    if kind is not None and shows:
+        pictures = ContainerFrames(path, kind)
+        begin = pictures.info.start
+        pictures.close()
+    return SoundSource(path, begin, packets_whole=kind in (FileKind.MP4, FileKind.MATROSKA))
+
+
+def refuse_silent(path: Path) -> None:
+    """Raises `InputError` where a soundtrack was named and there is no sound in it."""
+    source = sound_source(path)
+    check = check_sound(path) if source is not None else None
+    if check is None or not check.heard:
+        raise InputError(
+            f"{path}: there is no sound in it that can be decoded; name another file with --audio, or use --no-audio"
+        )
+
+
 def check_sound(path: Path) -> SoundCheck | None:
     """Runs through a film's sound once; None if it has none. Remembered until the file changes.
 
@@ -70,7 +130,7 @@ def check_sound(path: Path) -> SoundCheck | None:
 
 @lru_cache(maxsize=8)
 def _check(path: Path, _changed: int, _size: int) -> SoundCheck | None:
-    with decoding_errors(path, "reading the sound"), open_container(path) as container:
+    with decoding_errors(path, "reading the sound"), open_sound(path) as container:
         stream = tracks.sound_of(container)
         if stream is None:
             return None

@@ -195,7 +195,7 @@ class VideoWriter:
         self._has_alpha = alpha
         check_form(self.path, self.codec, alpha=alpha)
         if self._audio is not None and not self.codec.keeps_sound:
-            logger.warning("%s: %s has no sound; the driving video's is left out", self.path, _told(self.codec))
+            logger.warning("%s: %s has no sound; it is left out", self.path, _told(self.codec))
             self._release_audio()
         if self.codec is not Codec.PNG:
             self._open(RECIPES[self.codec], alpha=alpha)

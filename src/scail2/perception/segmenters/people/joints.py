@@ -12,6 +12,8 @@ from scail2.video import SizedFrames
 # The 33 joints of the BlazePose topology that the parts below need.
 LEFT_SHOULDER, RIGHT_SHOULDER, LEFT_HIP, RIGHT_HIP = 11, 12, 23, 24
 HANDS = {"left": (15, 17, 19, 21), "right": (16, 18, 20, 22)}
+FEET = {"left": (27, 29, 31), "right": (28, 30, 32)}
+FACE = tuple(range(11))
 # Below this a joint is hidden or outside the picture.
 VISIBLE = 0.5
 

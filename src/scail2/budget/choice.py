@@ -1,0 +1,144 @@
+"""Which placement a machine has room for: the fastest that fits, the runners-up, or what would have to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from scail2.budget.machines import GIB, Machine
+from scail2.budget.requirements import Job, Requirement, requirement
+from scail2.budget.shapes import ModelShape
+from scail2.errors import InputError
+from scail2.request.placement import Placement, PlacementKind, WeightStorage
+
+# Chunks of tokens that are tried; they change no value, and below the smallest nothing is left to be gained.
+_CHUNKS = (None, 8192)
+# Predictions are within so much of what was measured: with rates measured on the machine, and from stated ones.
+MEASURED_WITHIN, STATED_WITHIN = 0.2, 0.4
+_RUNNERS_UP = 2
+_SIZES = ((704, 1280), (640, 1152), (512, 896), (448, 832), (384, 672), (320, 576), (256, 448))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
+    """A job's needs on a machine: the placement that was chosen (None: nothing fits) and the next best."""
+
+    machine: Machine
+    chosen: Requirement | None
+    others: tuple[Requirement, ...]
+    smallest: Requirement
+    advice: tuple[str, ...] = ()
+
+    @property
+    def within(self) -> float:
+        """Share by which the time may be off."""
+        return MEASURED_WITHIN if self.machine.rates.measured else STATED_WITHIN
+
+    def to_json(self) -> dict[str, Any]:
+        """For plan.json and `scail2 plan --json`."""
+        return {
+            "machine": self.machine.name,
+            "memory_gib": round(self.machine.memory / GIB, 2),
+            "rates": "measured" if self.machine.rates.measured else "stated",
+            "within": self.within,
+            "fits": self.chosen is not None,
+            "needs": (self.chosen or self.smallest).to_json(),
+            "runners_up": [each.to_json() for each in self.others],
+            "advice": list(self.advice),
+        }
+
+    def refuse(self) -> None:
+        """Raises InputError where nothing fits, naming what would."""
+        if self.chosen is not None:
+            return
+        need, have = self.smallest.peak / GIB, self.machine.memory / GIB
+        told = f"This job does not fit {self.machine.name}: it needs {need:.1f} GB of its {have:.1f} GB"
+        if self.machine.main_memory is not None and self.smallest.main_bytes > self.machine.main_memory:
+            main = self.machine.main_memory / GIB
+            told += f" and {self.smallest.main_bytes / GIB:.1f} GB of {main:.1f} GB main memory"
+        advice = f" What would fit: {'; '.join(self.advice)}." if self.advice else ""
+        raise InputError(f"{told}, even as {self.smallest.placement}.{advice}")
+
+
+def plan_budget(model: ModelShape, job: Job, machine: Machine, asked: Placement) -> Budget:
+    """The budget of a job.
+
+    Args:
+        asked: what the user wants; its ``kind`` may be ``auto``, and only what it leaves open is chosen.
+    """
+    tried = [requirement(model, job, each, machine) for each in candidates(model, job, machine, asked)]
+    fitting = sorted((each for each in tried if fits(each, machine)), key=lambda each: each.total_seconds)
+    smallest = min(tried, key=lambda each: (each.peak > machine.memory, each.main_bytes, each.peak))
+    if not any(each.peak <= machine.memory for each in tried):
+        smallest = min(tried, key=lambda each: each.peak)
+    if fitting:
+        return Budget(machine=machine, chosen=fitting[0], others=_distinct(fitting), smallest=smallest)
+    advice = tuple(_advice(model, job, machine, asked))
+    return Budget(machine=machine, chosen=None, others=(), smallest=smallest, advice=advice)
+
+
+def fits(needs: Requirement, machine: Machine) -> bool:
+    """Whether a machine has what a placement needs, as far as it is known."""
+    if machine.is_cpu:
+        return needs.main_bytes <= machine.memory
+    main = machine.main_memory is None or needs.main_bytes <= machine.main_memory
+    return needs.peak <= machine.memory and main
+
+
+def candidates(model: ModelShape, job: Job, machine: Machine, asked: Placement) -> Iterator[Placement]:
+    """Every placement that leaves values as they are and that ``asked`` allows, the plainest first."""
+    kinds = [asked.kind] if asked.kind is not PlacementKind.AUTO else [each for each in PlacementKind if each != "auto"]
+    if machine.is_cpu and asked.kind is PlacementKind.AUTO:
+        kinds = [PlacementKind.ENCODERS_FIRST]
+    for kind in kinds:
+        for chunk in _CHUNKS if asked.token_chunk is None and not machine.is_cpu else (asked.token_chunk,):
+            for tiled in (False, True) if not asked.vae_tiled and _can_tile(model, machine) else (asked.vae_tiled,):
+                yield replace(asked, kind=kind, token_chunk=chunk, vae_tiled=tiled)
+
+
+def _can_tile(model: ModelShape, machine: Machine) -> bool:
+    return model.autoencoder.base_dim is not None and not machine.is_cpu
+
+
+def _distinct(fitting: list[Requirement]) -> tuple[Requirement, ...]:
+    """The best of every other kind of placement."""
+    found: dict[PlacementKind, Requirement] = {}
+    for each in fitting:
+        if each.placement.kind is not fitting[0].placement.kind:
+            found.setdefault(each.placement.kind, each)
+    return tuple(found.values())[:_RUNNERS_UP]
+
+
+def _advice(model: ModelShape, job: Job, machine: Machine, asked: Placement) -> Iterator[str]:
+    """The nearest settings that fit: weights in fewer bytes, a smaller picture, shorter segments."""
+
+    def needs(changed: Job, wanted: Placement) -> Requirement | None:
+        tried = (requirement(model, changed, each, machine) for each in candidates(model, changed, machine, wanted))
+        return min((each for each in tried if fits(each, machine)), key=lambda each: each.total_seconds, default=None)
+
+    free = replace(asked, kind=PlacementKind.AUTO)
+    if asked.kind is not PlacementKind.AUTO and needs(job, free) is not None:
+        yield "--placement auto"
+    for storage in (WeightStorage.FP8, WeightStorage.NF4):
+        if asked.storage is WeightStorage.FULL and needs(job, replace(free, storage=storage)) is not None:
+            yield f"--weights {storage}"
+            break
+    for height, width in _SIZES:
+        # The shape of the picture is the video's; the number of pixels is what counts.
+        smaller = height * width < 0.97 * job.size[0] * job.size[1]
+        scaled = _scaled(job.size, height * width)
+        if smaller and needs(replace(job, size=scaled), free) is not None:
+            yield f"--height {scaled[0]} --width {scaled[1]}"
+            break
+    for frames in range(max(job.segments) - 4, 12, -4):
+        if needs(replace(job, segments=(frames,)), free) is not None:
+            yield f"--segment-frames {frames}"
+            break
+
+
+def _scaled(size: tuple[int, int], pixels: int) -> tuple[int, int]:
+    """A size in steps of 32 with about so many pixels, in the same shape."""
+    factor = (pixels / (size[0] * size[1])) ** 0.5
+    height, width = (max(32, round(side * factor / 32) * 32) for side in size)
+    return height, width

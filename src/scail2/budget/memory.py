@@ -1,0 +1,253 @@
+"""Bytes that live at once in closed form: weights in their form, and what a stage makes beside them.
+
+The peaks are those of `scail2.models` and of diffusers' Wan autoencoder, term by term; tests compare them with a count of
+live storages. What an allocator wastes and a driver reserves comes on top (`scail2.budget.machines`).
+"""
+
+from __future__ import annotations
+
+import math
+
+from scail2.budget.operations import (
+    SequenceShape,
+    context_tokens,
+    keeps_context,
+    wan_decoder_levels,
+    wan_encoder_levels,
+)
+from scail2.budget.shapes import (
+    AutoencoderShape,
+    ImageEncoderShape,
+    TextEncoderShape,
+    TransformerShape,
+    block_shapes,
+    parameter_shapes,
+)
+from scail2.request.placement import WeightStorage
+
+_FLOAT = 4
+# Frames that the small models' refiner works on at once (`scail2.models.autoencoder`).
+_REFINED_AT_ONCE = 8
+# Bytes of a number in a form that is not the file's: 4-bit blocks of 64 carry a scale each.
+_STORED_BYTES = {WeightStorage.FP8: 1.0, WeightStorage.INT8: 1.0, WeightStorage.NF4: 0.5 + 1 / 64 + 1 / 256}
+# Parts of the transformer that stay float32 in half precision (`SCAIL2Transformer3DModel._keep_in_fp32_modules`).
+_FLOAT_PARTS = frozenset(
+    {"rope", "time_embedder", "time_proj", "scale_shift_table", "proj_out", "norm1", "norm2", "norm3"}
+)
+
+
+def weight_bytes(shapes: dict[str, tuple[int, ...]], itemsize: int) -> int:
+    """Bytes of parameters in a type of ``itemsize`` bytes, float32 parts included."""
+    total = 0
+    for name, sizes in shapes.items():
+        own = _FLOAT if itemsize < _FLOAT and not _FLOAT_PARTS.isdisjoint(name.split(".")) else itemsize
+        total += own * math.prod(sizes)
+    return total
+
+
+def block_bytes(shape: TransformerShape, itemsize: int, storage: WeightStorage = WeightStorage.FULL) -> float:
+    """Bytes of one block's weights as they are kept."""
+    shapes = block_shapes(shape)
+    matrices = sum(math.prod(sizes) for sizes in shapes.values() if len(sizes) == 2)
+    rest = weight_bytes({name: sizes for name, sizes in shapes.items() if len(sizes) != 2}, itemsize)
+    return rest + matrices * _bytes_a_number(shape, itemsize, storage)
+
+
+def other_bytes(shape: TransformerShape, itemsize: int) -> float:
+    """Bytes of what is in no block: embeddings and head."""
+    return weight_bytes(
+        {name: sizes for name, sizes in parameter_shapes(shape).items() if not name.startswith("blocks.")}, itemsize
+    )
+
+
+def largest_matrix(shape: TransformerShape, itemsize: int) -> float:
+    """Bytes of a block's largest matrix in the type that is computed in: one such is there while a layer works."""
+    return itemsize * shape.dim * max(shape.dim, shape.ffn_dim)
+
+
+def transformer_bytes(shape: TransformerShape, itemsize: int, storage: WeightStorage = WeightStorage.FULL) -> float:
+    """Bytes of all weights as they are kept."""
+    return other_bytes(shape, itemsize) + shape.num_layers * block_bytes(shape, itemsize, storage)
+
+
+def _bytes_a_number(shape: TransformerShape, itemsize: int, storage: WeightStorage) -> float:
+    if storage is WeightStorage.STORED and shape.weights.is_quantised:
+        # The file's few other tensors are small change: its bytes a parameter are its matrices' bytes a number.
+        return min(float(itemsize), shape.weights.nbytes / max(1, shape.weights.parameters))
+    return _STORED_BYTES.get(storage, float(itemsize))
+
+
+# ---- a pass of the transformer ------------------------------------------------------------------------------------
+
+
+def pass_peak(
+    shape: TransformerShape,
+    sequence: SequenceShape,
+    itemsize: int,
+    *,
+    on_cpu: bool = False,
+    token_chunk: int | None = None,
+) -> float:
+    """Most bytes that one forward pass has beside the weights, batch 1; its inputs are not counted.
+
+    Args:
+        itemsize: bytes of a number in the type that is computed in (2 or 4); the residual stream is float32 always.
+        on_cpu: attention on a CPU has its heads laid out one by one, which copies; norms work in place.
+        token_chunk: tokens that linear layers take at once.
+    """
+    stream = sequence.total * shape.dim * _FLOAT
+    half = sequence.total * shape.dim * itemsize
+    branch = stream + (half if itemsize < _FLOAT else 0)
+    inner = sequence.total * shape.ffn_dim * itemsize
+    product = half + (stream if itemsize < _FLOAT else 0)
+    # What attention needs beside queries, keys and values: heads in one piece and its result twice, or its result alone.
+    attending = 5 * half if on_cpu and itemsize < _FLOAT else half
+    kept = _kept_by_pass(shape, sequence, itemsize)
+    if token_chunk is not None and token_chunk < sequence.total:
+        share = token_chunk / sequence.total
+        projecting = stream + 3 * half + share * (branch + 3 * half + 2 * stream)
+        return max(projecting, stream + 3 * half + attending, stream + share * (branch + inner + product)) + kept
+    # In half precision off the CPU, rotated queries and keys are float32 before they are half precision again; in float32
+    # attention's result is projected while queries, keys and values are still there.
+    beside = 2 * half if itemsize == _FLOAT else attending if on_cpu else 2 * stream
+    return max(stream + branch + 3 * half + beside, stream + branch + inner + product) + kept
+
+
+def _kept_by_pass(shape: TransformerShape, sequence: SequenceShape, itemsize: int) -> float:
+    """Tokens of pictures and video before the blocks, rotary factors, sums of attention, and the prompt."""
+    tokens = sequence.total * shape.dim * itemsize
+    rotary = sequence.total * shape.attention_head_dim * _FLOAT
+    sums = sequence.total * shape.num_attention_heads * _FLOAT
+    latents = sequence.video * math.prod(shape.patch_size) * shape.in_channels * itemsize
+    context = context_tokens(shape) * shape.dim * itemsize
+    return tokens + rotary + sums + latents + 3 * context
+
+
+def memory_bytes(shape: TransformerShape, sequence: SequenceShape, itemsize: int, passes: int) -> float:
+    """What a segment's passes remember (`scail2.models.memory`): pictures' tokens, a guided step's first attention, prompts."""
+    pictures = (sequence.references + sequence.driving) * shape.dim * itemsize
+    shared = sequence.total * shape.dim * _FLOAT if passes > 1 else 0
+    context = passes * context_tokens(shape) * shape.dim * itemsize
+    if keeps_context(shape, sequence):
+        context *= 1 + 2 * shape.num_layers
+    return pictures + shared + context
+
+
+# ---- encoders -----------------------------------------------------------------------------------------------------
+
+
+def text_peak(shape: TextEncoderShape, itemsize: int, tokens: int = 512) -> float:
+    """One prompt through umT5: scores, their bias and softmax, float32."""
+    return 4 * shape.num_heads * tokens**2 * _FLOAT + 6 * tokens * shape.d_ff * itemsize
+
+
+def image_peak(shape: ImageEncoderShape, itemsize: int) -> float:
+    """One picture through CLIP, every layer's hidden states kept."""
+    tokens = (shape.image_size // shape.patch_size) ** 2 + 1
+    kept = (shape.num_hidden_layers + 2) * tokens * shape.hidden_size
+    return (kept + 4 * tokens * shape.intermediate_size) * itemsize
+
+
+# ---- autoencoders -------------------------------------------------------------------------------------------------
+
+
+def decoding_peak(
+    shape: AutoencoderShape, size: tuple[int, int], frames: int, itemsize: int, *, tile: tuple[int, int] | None = None
+) -> float:
+    """Most bytes of decoding ``frames`` frames of ``size`` pixels; in tiles of ``tile`` pixels where given.
+
+    Of the convolution at full size that needs most: three copies of its input, the input behind its cached frames and
+    the same padded; and the cached frames of every convolution.
+    """
+    pixels = math.prod(size)
+    if shape.base_dim is None:
+        return _patch_decoding(shape, size, frames, itemsize)
+    *_, (_, channels, _) = wan_decoder_levels(shape)
+    area = size if tile is None or not _is_tiled(size, tile) else tile
+    step = min(shape.scale_factor_temporal, frames)
+    working = 3 * step * channels + (2 + step) * channels * _padding(area)
+    if frames > 1:
+        working += (2 + step) * channels + 2 * channels
+    decoded = math.prod(area) * (working + _decoder_caches(shape) * (1 if frames > 1 else 0.5)) * itemsize
+    latents = 1 + (frames - 1) // shape.scale_factor_temporal
+    cells = pixels / shape.scale_factor_spatial**2
+    held = cells * (2 * latents * shape.z_dim) * itemsize
+    if area is size:
+        return decoded + held + 3 * (frames - step) * pixels * itemsize
+    # All tiles are kept, overlaps included, until they are blended into the whole.
+    return decoded + held + 3 * frames * pixels * itemsize * _OVERLAP
+
+
+_OVERLAP = (256 / 192) ** 2  # of diffusers' tiles: 256 pixels every 192
+
+
+def encoding_peak(
+    shape: AutoencoderShape, size: tuple[int, int], frames: int, itemsize: int, *, tile: tuple[int, int] | None = None
+) -> float:
+    """Most bytes of encoding ``frames`` frames of ``size`` pixels, the frames included."""
+    pixels = math.prod(size)
+    if shape.base_dim is None:
+        return _patch_encoding(shape, size, frames)
+    step = min(shape.scale_factor_temporal, frames)
+    area = size if tile is None or not _is_tiled(size, tile) else tile
+    channels = next(wan_encoder_levels(shape))[1]
+    working = 2 * step * channels + (2 + step) * channels * _padding(area)
+    if frames > 1:  # the frames before, in front of them, and kept anew
+        working += (2 + step) * channels + 2 * channels
+    return (math.prod(area) * (working + _encoder_caches(shape, frames)) + 3 * frames * pixels) * itemsize
+
+
+def _is_tiled(size: tuple[int, int], tile: tuple[int, int]) -> bool:
+    return size[0] > tile[0] or size[1] > tile[1]
+
+
+def _padding(size: tuple[int, int]) -> float:
+    return (size[0] + 2) * (size[1] + 2) / math.prod(size)
+
+
+def _decoder_caches(shape: AutoencoderShape) -> float:
+    """Numbers a pixel that the decoder's convolutions keep of the frames before: two frames of each one's input."""
+    assert shape.base_dim is not None
+    scale = 1 / shape.scale_factor_spatial**2
+    middle = shape.base_dim * shape.dim_mult[-1]
+    total = 2 * scale * (shape.z_dim + 4 * middle)
+    channels = middle
+    for inputs, channels, doubles_time in wan_decoder_levels(shape):
+        total += 2 * scale * (inputs + (2 * shape.num_res_blocks + 1) * channels)
+        if doubles_time is not None:
+            total += 2 * scale * channels if doubles_time else 0
+            scale *= 4
+    return total + 2 * channels
+
+
+def _encoder_caches(shape: AutoencoderShape, frames: int) -> float:
+    """The same of the encoder; with a single frame there is one to keep."""
+    assert shape.base_dim is not None
+    scale, total, kept = 1.0, 3.0, 2 if frames > 1 else 1
+    channels = shape.base_dim
+    for inputs, channels, halves_time in wan_encoder_levels(shape):
+        total += scale * (inputs + (2 * shape.num_res_blocks - 1) * channels)
+        if halves_time is not None:
+            scale /= 4
+            total += scale * channels / 2 if halves_time else 0
+    return kept * (total + scale * 5 * channels)
+
+
+def _patch_encoding(shape: AutoencoderShape, size: tuple[int, int], frames: int) -> float:
+    """The clip, its patches in order, and the latents a few times."""
+    latents = 1 + (frames - 1) // shape.scale_factor_temporal
+    cells = math.prod(size) / shape.scale_factor_spatial**2
+    return _FLOAT * (math.prod(size) * 3 * (2 * frames - 1) + 7.3 * latents * cells * shape.z_dim)
+
+
+def _patch_decoding(shape: AutoencoderShape, size: tuple[int, int], frames: int, itemsize: int) -> float:
+    """The clip twice; of the frames that are refined at once their windows and the finest level's activations."""
+    pixels = math.prod(size)
+    clip = 6 * frames * pixels * _FLOAT
+    if not shape.refiner_widths:
+        return clip
+    refined, finest = min(frames, _REFINED_AT_ONCE), shape.refiner_widths[0] / 4
+    if itemsize == _FLOAT:
+        return clip + refined * pixels * _FLOAT * (6.5 + 5 * finest)
+    cast_weights = itemsize * shape.weights.parameters  # autocast keeps them
+    return clip + refined * pixels * (_FLOAT * 11.4 + itemsize * 6.1 * finest) + cast_weights

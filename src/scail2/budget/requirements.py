@@ -1,0 +1,298 @@
+"""What a job takes on a machine under a placement: bytes at their highest, and seconds of every stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from scail2.budget import memory
+from scail2.budget.machines import GIB, RESERVED, WASTED, Machine, Rates
+from scail2.budget.operations import (
+    Operations,
+    SequenceShape,
+    image_encoding,
+    segment_denoising,
+    text_encoding,
+    video_decoding,
+    video_encoding,
+)
+from scail2.budget.shapes import ModelShape
+from scail2.request.placement import Placement, PlacementKind, WeightStorage
+
+# Python, its libraries and the frames that are being read and written.
+_PROGRAM = 1.2 * GIB
+# Tiles of diffusers' Wan autoencoder, and the autoencoder's arithmetic that tiles do twice.
+TILE = (256, 256)
+_TILED_AGAIN = 1.78
+# float8 and 4-bit weights are brought into the computed type before each product: bytes read and written for each.
+_UNPACKED = 3.0
+# Seconds of importing libraries.
+_STARTING = 5.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What is to be rendered.
+
+    Attributes:
+        size: (height, width) in pixels.
+        segments: padded frames of each segment.
+        overlap: frames every segment but the first takes over.
+        steps, passes: of the sampler, and passes a step (2 with guidance).
+        itemsize: bytes of a number in the type that the networks compute in.
+        prompts: how many are encoded.
+    """
+
+    size: tuple[int, int]
+    segments: tuple[int, ...]
+    overlap: int
+    steps: int
+    passes: int
+    itemsize: int = 2
+    prompts: int = 1
+    additional_references: int = 0
+    loras: int = 0
+
+    @property
+    def frames(self) -> int:
+        """Output frames, padding included."""
+        return sum(self.segments) - self.overlap * (len(self.segments) - 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Requirement:
+    """What a job takes under one placement.
+
+    Attributes:
+        device_bytes: of each stage at its highest, the reserve of driver and allocator included.
+        main_bytes: of main memory at its highest; ``pinned_bytes`` of it page-locked.
+        disk_bytes: of the run's folder and the film.
+        seconds: of each stage, over all segments.
+    """
+
+    placement: Placement
+    device_bytes: dict[str, float]
+    main_bytes: float
+    pinned_bytes: float
+    disk_bytes: float
+    seconds: dict[str, float]
+
+    @property
+    def peak(self) -> float:
+        """Bytes of the device at their highest."""
+        return max(self.device_bytes.values())
+
+    @property
+    def total_seconds(self) -> float:
+        """All stages."""
+        return sum(self.seconds.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary, in GiB and seconds."""
+        return {
+            "placement": self.placement.to_json(),
+            "device_gib": {name: round(value / GIB, 3) for name, value in self.device_bytes.items()},
+            "peak_gib": round(self.peak / GIB, 3),
+            "main_memory_gib": round(self.main_bytes / GIB, 3),
+            "pinned_gib": round(self.pinned_bytes / GIB, 3),
+            "disk_gib": round(self.disk_bytes / GIB, 4),
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "total_seconds": round(self.total_seconds, 3),
+        }
+
+
+def requirement(model: ModelShape, job: Job, placement: Placement, machine: Machine) -> Requirement:
+    """What a job takes under a placement that is chosen (not ``auto``)."""
+    reckoning = _Reckoning(model, job, placement, machine)
+    return Requirement(
+        placement=placement,
+        device_bytes=reckoning.device_bytes(),
+        main_bytes=reckoning.main_bytes(),
+        pinned_bytes=reckoning.waiting() if placement.offloads and placement.pinned and not machine.is_cpu else 0,
+        disk_bytes=_disk_bytes(job),
+        seconds=reckoning.seconds(),
+    )
+
+
+def _disk_bytes(job: Job) -> float:
+    """Lossless frames compress to about half; the float history of each segment and the film come on top."""
+    pixels = job.size[0] * job.size[1]
+    return pixels * (3 * job.frames * 0.5 + 12 * job.overlap * len(job.segments) + 0.1 * job.frames)
+
+
+class _Reckoning:
+    """One job under one placement."""
+
+    def __init__(self, model: ModelShape, job: Job, placement: Placement, machine: Machine):
+        self.model, self.job, self.placement, self.machine = model, job, placement, machine
+        self.vae_itemsize = 2 if placement.vae_bf16 else 4
+        self.tile = TILE if placement.vae_tiled else None
+        longest = max(job.segments)
+        self.longest = longest
+        self.sequence = self._sequence(longest)
+        # diffusers' offloading calls blocks as they are, and so do chunks.
+        self.direct = not placement.offloads and placement.token_chunk is None
+
+    def _sequence(self, frames: int) -> SequenceShape:
+        return SequenceShape.of(
+            self.model.transformer,
+            self.model.autoencoder,
+            self.job.size,
+            frames,
+            self.job.additional_references,
+        )
+
+    # ---- bytes ------------------------------------------------------------------------------------------------------
+
+    def weights(self) -> float:
+        """Of the transformer, as it is kept."""
+        return memory.transformer_bytes(self.model.transformer, self.job.itemsize, self.placement.storage)
+
+    def waiting(self) -> float:
+        """Of the transformer's blocks, that wait in main memory while others work."""
+        shape = self.model.transformer
+        return shape.num_layers * memory.block_bytes(shape, self.job.itemsize, self.placement.storage)
+
+    def resident_transformer(self) -> float:
+        """Of the transformer's weights, that are on the device while it works."""
+        shape, size, storage = self.model.transformer, self.job.itemsize, self.placement.storage
+        unpacked = 0.0 if storage is WeightStorage.FULL else memory.largest_matrix(shape, size)
+        if self.placement.kind is PlacementKind.BLOCK_OFFLOAD:
+            blocks = min(shape.num_layers, 1 + self.placement.prefetched_blocks)
+            return memory.other_bytes(shape, size) + blocks * memory.block_bytes(shape, size, storage) + unpacked
+        if self.placement.kind is PlacementKind.LAYER_OFFLOAD:
+            return 2 * memory.largest_matrix(shape, size) + unpacked
+        return self.weights() + unpacked
+
+    def encoder_weights(self) -> dict[str, float]:
+        """Of text and image encoder, while each works: streamed where the transformer is."""
+        found, size = {}, self.job.itemsize
+        if (text := self.model.text_encoder) is not None:
+            embedding = text.vocab_size * text.d_model
+            block = (text.weights.parameters - embedding) / max(1, text.num_layers)
+            streamed = embedding + 2 * block if self.placement.offloads else text.weights.parameters
+            found["text"] = streamed * size
+        if (image := self.model.image_encoder) is not None:
+            found["image"] = image.weights.parameters * size * (0.2 if self.placement.offloads else 1)
+        return found
+
+    def device_bytes(self) -> dict[str, float]:
+        """Bytes of the device in every stage."""
+        model, job = self.model, self.job
+        vae = model.autoencoder.weights.parameters * self.vae_itemsize
+        encoders = self.encoder_weights()
+        resident = 0.0
+        if not self.placement.frees_encoders:
+            resident = sum(encoders.values()) + self.resident_transformer() + vae
+        work: dict[str, tuple[float, float]] = {}
+        if model.text_encoder is not None:
+            work["text"] = (encoders["text"], memory.text_peak(model.text_encoder, job.itemsize))
+        if model.image_encoder is not None:
+            work["image"] = (encoders["image"], memory.image_peak(model.image_encoder, job.itemsize))
+        transformer = self.resident_transformer()
+        driving = tuple(side // model.transformer.driving_downsample for side in job.size)
+        encode = memory.encoding_peak(
+            model.autoencoder, (driving[0], driving[1]), self.longest, self.vae_itemsize, tile=self.tile
+        )
+        decode = memory.decoding_peak(model.autoencoder, job.size, self.longest, self.vae_itemsize, tile=self.tile)
+        denoise = memory.pass_peak(
+            model.transformer,
+            self.sequence,
+            job.itemsize,
+            on_cpu=self.machine.is_cpu,
+            token_chunk=self.placement.token_chunk,
+        )
+        if self.direct:
+            denoise += memory.memory_bytes(model.transformer, self.sequence, job.itemsize, job.passes)
+        work["encode"] = (vae + transformer, encode)
+        work["denoise"] = (vae + transformer, denoise)
+        work["decode"] = (vae + transformer, decode)
+        reserved = 0.0 if self.machine.is_cpu else RESERVED
+        return {
+            name: reserved + max(resident, weights) + active * (1 + (0 if self.machine.is_cpu else WASTED))
+            for name, (weights, active) in work.items()
+        }
+
+    def main_bytes(self) -> float:
+        """Bytes of main memory: what waits there, and what passes through when it is loaded."""
+        frames = self.job.size[0] * self.job.size[1] * 3 * 4 * 2 * self.longest
+        if self.machine.is_cpu:
+            return _PROGRAM + frames + self.peak_on_cpu()
+        loading = max([self.weights(), *self.encoder_weights().values()])
+        if self.placement.kind is PlacementKind.RESIDENT:
+            loading = self.weights() + sum(self.encoder_weights().values())
+        return _PROGRAM + frames + loading
+
+    def peak_on_cpu(self) -> float:
+        """On a CPU both memories are one."""
+        return max(self.device_bytes().values())
+
+    # ---- seconds ----------------------------------------------------------------------------------------------------
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds of every stage over the whole job."""
+        model, job, rates = self.model, self.job, self.machine.rates
+        found = {"load": self._loading()}
+        if model.text_encoder is not None:
+            copied = model.text_encoder.weights.parameters * job.itemsize / rates.link
+            found["text"] = job.prompts * duration(text_encoding(model.text_encoder), rates) + copied
+        if model.image_encoder is not None:
+            found["image"] = duration(image_encoding(model.image_encoder), rates)
+        encode, denoise, decode = 0.0, 0.0, 0.0
+        ratio = model.transformer.driving_downsample
+        driving = (job.size[0] // ratio, job.size[1] // ratio)
+        for number, frames in enumerate(job.segments):
+            encode += frames * job.size[0] * job.size[1] / rates.pixels
+            encode += self._vae_seconds(video_encoding(model.autoencoder, driving, frames))
+            if number:
+                encode += self._vae_seconds(video_encoding(model.autoencoder, job.size, job.overlap))
+            decode += self._vae_seconds(video_decoding(model.autoencoder, job.size, frames))
+            denoise += self._denoising(frames)
+        pictures = 1 + job.additional_references
+        encode += pictures * self._vae_seconds(video_encoding(model.autoencoder, job.size, 1))
+        host = job.frames * job.size[0] * job.size[1] / rates.host_pixels
+        return found | {"encode": encode, "denoise": denoise, "decode": decode, "host": host}
+
+    def _loading(self) -> float:
+        parts = (self.model.transformer, self.model.autoencoder, self.model.text_encoder, self.model.image_encoder)
+        stored = sum(part.weights.nbytes for part in parts if part is not None)
+        moved = 0.0 if self.machine.is_cpu else (self.weights() + sum(self.encoder_weights().values()))
+        return _STARTING + stored / self.machine.rates.disk + moved / self.machine.rates.link
+
+    def _vae_seconds(self, operations: Operations) -> float:
+        rates = self.machine.rates
+        speed = rates.convolution if self.placement.vae_bf16 else rates.single
+        if self.model.autoencoder.base_dim is None:
+            speed = rates.refiner or speed
+        again = _TILED_AGAIN if self.placement.vae_tiled else 1.0
+        whole = (
+            operations.convolution / speed + operations.matmul / rates.matmul + operations.attention / rates.attention
+        )
+        return whole * again
+
+    def _denoising(self, frames: int) -> float:
+        """A pass takes as long as its arithmetic, or as the weights that have to come while it works."""
+        shape, job, rates = self.model.transformer, self.job, self.machine.rates
+        sequence = self._sequence(frames)
+        operations = segment_denoising(shape, sequence, steps=job.steps, passes=job.passes, direct=self.direct)
+        passes = job.steps * job.passes
+        computed = duration(operations, rates)
+        if self.placement.storage is not WeightStorage.FULL:
+            matrices = shape.num_layers * memory.block_bytes(shape, job.itemsize)
+            computed += passes * _UNPACKED * matrices / rates.bandwidth
+        if not self.placement.offloads or self.machine.is_cpu:
+            return computed
+        link = rates.link if self.placement.pinned else rates.link / 3
+        copied = passes * self.waiting() / link
+        if self.placement.prefetched_blocks and self.placement.kind is PlacementKind.BLOCK_OFFLOAD:
+            return max(computed, copied) + self.waiting() / shape.num_layers / link * passes
+        return computed + copied
+
+
+def duration(operations: Operations, rates: Rates) -> float:
+    """Seconds of operations in the computed type."""
+    return (
+        operations.matmul / rates.matmul
+        + operations.attention / rates.attention
+        + operations.convolution / rates.convolution
+    )

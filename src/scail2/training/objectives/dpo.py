@@ -1,0 +1,148 @@
+"""Bias-Aware DPO: of two videos of one motion the better one is to become likelier where they differ, against the same network
+without its adapters.
+
+Δ_M(x0) = ‖M ⊙ (v_θ(x_t, t) − v)‖² − ‖M ⊙ (v_ref(x_t, t) − v)‖² with the same noise and t for both videos, and
+
+    L = L_SFT(x⁺) + λ · L_M,    L_M = −log σ(z),    z = −β/2 · (Δ_M(x⁺) − Δ_M(x⁻)).
+
+‖·‖² is a mean over the cells of M: a sum over a latent video makes z so large at once that its sigmoid has no gradient.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from scail2.errors import InputError
+from scail2.training.batches import TrainingBatch
+from scail2.training.config import LossConfig, PreferenceConfig, TrainConfig
+from scail2.training.objectives.flow_matching import squared_error
+from scail2.training.objectives.supervised import FlowMatchingObjective, Loss, NoiseDraw
+
+# Beyond this |z| less than a fiftieth of the gradient is left.
+_SATURATED = 4.0
+
+
+def region_error(
+    velocity: torch.Tensor,
+    target: torch.Tensor,
+    t: torch.Tensor,
+    region: torch.Tensor,
+    loss: LossConfig,
+    mean_over: str = "region",
+) -> torch.Tensor:
+    """‖M ⊙ (v̂ − v)‖² of each sample, ``(B,)``.
+
+    Args:
+        velocity, target: ``(B, C, T, h, w)``.
+        t: ``(B,)``, used where ``loss.space`` is "sample".
+        region: M, weights ``(B, 1, T, h, w)``; a sample without any has no error.
+        mean_over: "region" divides by the sum of the weights, "all" by the number of all cells.
+    """
+    error = (squared_error(velocity, target, t, loss) * region).flatten(1)
+    if mean_over == "all":
+        return error.mean(dim=1)
+    return error.sum(dim=1) / region.flatten(1).sum(dim=1).clamp(min=1e-6)
+
+
+def preference_logit(preferred: torch.Tensor, rejected: torch.Tensor, beta: float) -> torch.Tensor:
+    """z ``(B,)`` of the two videos' Δ_M ``(B,)``: above 0 where the preferred one gained more."""
+    return -0.5 * beta * (preferred - rejected)
+
+
+class PreferenceObjective(FlowMatchingObjective):
+    """Supervised flow matching on the preferred video plus λ times the preference loss in the regions.
+
+    The gradient is taken in two passes, so that one graph is alive at a time: the rejected video's error without gradient gives
+    the weight w = β/2 · σ(−z), then +w times the preferred error and −w times the rejected one are differentiated one after the
+    other. That is the gradient of the joint loss.
+
+    Args:
+        transformer: with adapters; without them it is the reference.
+        config: has `preference`.
+        empty_prompt: as in `FlowMatchingObjective`.
+    """
+
+    def __init__(self, transformer: nn.Module, config: TrainConfig, empty_prompt: torch.Tensor | None = None) -> None:
+        if config.preference is None or config.lora is None:
+            raise InputError(
+                "Preference training compares adapters with the network without them: the recipe needs LoRA."
+            )
+        super().__init__(transformer, config, 0, empty_prompt)
+        self.preference: PreferenceConfig = config.preference
+        self._recent: deque[tuple[float, float]] = deque(maxlen=self.preference.patience)
+
+    def losses(self, batch: TrainingBatch, generator: torch.Generator) -> Iterator[Loss]:
+        """See :class:`Objective`: the preferred video's loss, then the rejected one's."""
+        latents, settings = batch.latents, self.preference
+        if latents.rejected is None:
+            raise InputError(
+                "The recipe trains on preference pairs, but the cached samples hold none: make them with scail2 preferences and "
+                "cache those shards."
+            )
+        draw = self.draw(batch, generator)
+        region = latents.region_weight(settings.regions) * (1 - draw.history)
+        if latents.excluded is not None:
+            region = region * (latents.excluded.amax(1, keepdim=True) == 0)
+        with torch.no_grad():
+            reference = [self._reference_error(video, draw, region) for video in (latents.target, latents.rejected)]
+            rejected = self._error(self.velocity(latents.rejected, draw), latents.rejected, draw, region)
+        velocity = self.velocity(latents.target, draw)
+        preferred = self._error(velocity, latents.target, draw, region)
+        differences = preferred.detach() - reference[0], rejected - reference[1]
+        logit = preference_logit(*differences, settings.beta)
+        sft = self.matching(velocity, latents, draw)
+        # d(mean −log σ(z)) / d(Δ of each sample), for the preferred video; the rejected one's is its negative.
+        pull = 0.5 * settings.beta * torch.sigmoid(-logit) / len(logit)
+        seen = (region.flatten(1).sum(dim=1) > 0).float()
+        terms = _terms(differences, logit, seen) | {"sft": sft.detach(), "reference_error": _mean(reference[0], seen)}
+        yield sft + settings.weight * (pull * preferred).sum(), terms
+        del velocity, preferred, sft
+        again = self._error(self.velocity(latents.rejected, draw), latents.rejected, draw, region)
+        yield -settings.weight * (pull * again).sum(), {}
+
+    def concern(self, terms: dict[str, float]) -> str | None:
+        """See :class:`Objective`: both errors may fall apart together while their difference improves; that is no gain."""
+        settings, recent = self.preference, self._recent
+        recent.append((terms["delta_preferred"], terms["reference_error"]))
+        worse, scale = (sum(values) for values in zip(*recent, strict=True))
+        if len(recent) < settings.patience or worse <= settings.most_worse * scale:
+            return None
+        return (
+            f"the winner worsens: over the last {settings.patience} steps the preferred videos' error was {worse / scale:.1%} "
+            f"above that of the network without adapters, {settings.most_worse:.1%} are allowed. Begin again with a lower "
+            "--rate, or with a smaller weight or beta of the preference loss."
+        )
+
+    def _error(
+        self, velocity: torch.Tensor, video: torch.Tensor, draw: NoiseDraw, region: torch.Tensor
+    ) -> torch.Tensor:
+        return region_error(velocity, draw.noise - video, draw.t, region, self.config.loss, self.preference.mean_over)
+
+    def _reference_error(self, video: torch.Tensor, draw: NoiseDraw, region: torch.Tensor) -> torch.Tensor:
+        self.transformer.disable_adapters()
+        try:
+            return self._error(self.velocity(video, draw), video, draw, region)
+        finally:
+            self.transformer.enable_adapters()
+
+
+def _terms(
+    differences: tuple[torch.Tensor, torch.Tensor], logit: torch.Tensor, seen: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Numbers for the log, over the samples that show the region."""
+    right = (logit > 0).float() + 0.5 * (logit == 0).float()
+    return {
+        "preference": -F.logsigmoid(logit).mean(),
+        "delta_preferred": _mean(differences[0], seen),
+        "delta_rejected": _mean(differences[1], seen),
+        "logit": _mean(logit, seen),
+        "implicit_accuracy": _mean(right, seen),
+        "saturation": _mean((logit.abs() > _SATURATED).float(), seen),
+    }
+
+
+def _mean(values: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    return (values * seen).sum() / seen.sum().clamp(min=1)
