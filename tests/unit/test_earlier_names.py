@@ -78,10 +78,9 @@ def test_an_earlier_run_goes_on_with_what_it_had(films):
     facts, noted = read_facts(run.path), read_sealed(run.path / "stages.json", dict)
     run.resume(drawn_pipeline(), events=events.append)
     told = [(event.name, event.facts.get("segment")) for event in events if event.name.startswith("segment_")]
-    assert [each for each in told if each[0] != "segment_saving"] == [
-        ("segment_skipped", 0),
-        *[(name, index) for index in (1, 2) for name in ("segment_started", "segment_finished")],
-    ]
+    assert told[0] == ("segment_skipped", 0)
+    for name in ("segment_started", "segment_finished"):
+        assert [index for event, index in told if event == name] == [1, 2]
     assert "stage_skipped" in [event.name for event in events]
     assert kept == {path: (run.path / path).read_bytes() for path in kept}
     assert read_sealed(run.path / "stages.json", dict)["masks"] == noted["masks"]

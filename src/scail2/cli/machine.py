@@ -29,6 +29,7 @@ EXTRAS = {
     "people": (("ai_edge_litert", "cv2"), "masks of real people without a download"),
     "data": (("skia",), "drawing puppets: scail2 synthesize, train nano, evaluate"),
     "train": (("tensorboard",), "training curves in TensorBoard"),
+    "quantised": (("torchao", "bitsandbytes"), "weights in int8 and nf4"),
     "plot": (("matplotlib",), "drift.png, the picture of a run's drift"),
 }
 

@@ -11,6 +11,7 @@ import torch
 from scail2.checkpoints.lora import apply_loras
 from scail2.checkpoints.model_folder import check_pipeline
 from scail2.devices import find_device
+from scail2.errors import InputError
 from scail2.loading.choosing import choose_placement
 from scail2.loading.component_files import ENCODERS
 from scail2.loading.components import folder_dtypes
@@ -19,7 +20,7 @@ from scail2.loading.places import model_place, parse_lora
 from scail2.loading.placing import place_pipeline
 from scail2.loading.precision import default_precision
 from scail2.loading.speed import speed_up
-from scail2.request.placement import Placement, PlacementKind
+from scail2.request.placement import Placement, PlacementKind, WeightStorage
 from scail2.request.speed import Speed
 
 if TYPE_CHECKING:
@@ -61,8 +62,11 @@ def load_pipeline(
     path = model_place(model)
     chosen_placement = choose_placement(placement, path, where)
     kept = encoders and not chosen_placement.frees_encoders
+    fused = [parse_lora(lora) for lora in loras]
+    if fused and chosen_placement.storage is WeightStorage.STORED:
+        raise InputError("LoRAs are fused into whole numbers, not into weights as stored: use --weights full or fp8.")
     pipe = _load(path, torch_dtype, where, chosen_placement, encoders=kept)
-    if fused := [parse_lora(lora) for lora in loras]:
+    if fused:
         apply_loras(pipe.transformer, fused, reversible=False)
     if encoders and not kept:
         pipe.encoder_source = StoredEncoders(path, torch_dtype, where, streamed=chosen_placement.offloads)
@@ -78,7 +82,8 @@ def _load(
         return _load_folder(path, torch_dtype, device, encoders=encoders)
     from scail2.loading.components import assemble_pipeline
 
-    return assemble_pipeline(path, torch_dtype=torch_dtype, leave_out=() if encoders else ENCODERS)
+    as_stored = placement.storage is WeightStorage.STORED
+    return assemble_pipeline(path, torch_dtype, leave_out=() if encoders else ENCODERS, as_stored=as_stored)
 
 
 def _load_folder(

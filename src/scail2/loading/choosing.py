@@ -1,51 +1,53 @@
-"""Which placement a model gets where none is named: the one that keeps most of it on the device and still fits."""
+"""Which placement a model gets where not all of it was named: the fastest that fits."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from scail2.budget.calibration import measured_rates
+from scail2.budget.choice import plan_budget
+from scail2.budget.machines import this_machine
+from scail2.budget.requirements import Job
 from scail2.budget.shapes import ModelShape
 from scail2.errors import InputError
 from scail2.loading.facts import open_model
 from scail2.request.placement import Placement, PlacementKind
 
-# A video of 512x896 in 81 frames has so many tokens; a pass holds about so many times one bfloat16 activation of them, and
-# the autoencoder's decoder so many bytes for each of its pixels.
-_TOKENS, _ACTIVATIONS, _DECODER = 48_832, 13.1, 5309 * 2
-_PIXELS = 512 * 896
+# What a pipeline is placed for where nobody says: the published size, one segment, with guidance.
+USUAL_JOB = Job(size=(512, 896), segments=(81,), overlap=5, steps=40, passes=2)
 
 
-def choose_placement(placement: Placement | str, path: Path, device: torch.device) -> Placement:
-    """A placement with a kind that was chosen: the named one, or for ``auto`` the first that fits the device's free memory.
+def choose_placement(
+    placement: Placement | str, path: Path, device: torch.device, shape: ModelShape | None = None
+) -> Placement:
+    """The placement of a pipeline whose job is not known yet.
 
-    Raises InputError for a name that is no kind.
+    Args:
+        placement: taken as it is, or for its kind ``auto`` chosen for `USUAL_JOB`; the name of a kind stands for the rest
+            of a placement as it is by default.
+        path: the model's, which is looked into where its ``shape`` is not known.
+
+    Raises:
+        InputError: a name that is no kind.
     """
-    wanted = placement if isinstance(placement, Placement) else Placement(kind=_kind(placement))
-    if wanted.kind is not PlacementKind.AUTO:
-        return wanted
-    if device.type != "cuda":
-        # In main memory as on a device: what has been used makes room.
-        return replace(wanted, kind=PlacementKind.ENCODERS_FIRST)
-    free, _ = torch.cuda.mem_get_info(device)
-    return replace(wanted, kind=fitting_kind(open_model(path).shape, free))
+    asked = placement if isinstance(placement, Placement) else Placement(kind=_kind(placement))
+    if asked.kind is not PlacementKind.AUTO:
+        return asked
+    return fitting_placement(shape or open_model(path).shape, USUAL_JOB, asked, device, path)
 
 
-def fitting_kind(shape: ModelShape, free: int) -> PlacementKind:
-    """The kind that keeps most of a model on a device with so many free bytes, for videos of the published size."""
-    encoders = sum(
-        2 * each.weights.parameters for each in (shape.text_encoder, shape.image_encoder) if each is not None
-    )
-    transformer = 2 * shape.transformer.weights.parameters
-    work = (
-        max(_ACTIVATIONS * _TOKENS * shape.transformer.dim * 2, _DECODER * _PIXELS)
-        + 4 * shape.autoencoder.weights.parameters
-    )
-    if encoders + transformer + work <= free:
-        return PlacementKind.RESIDENT
-    return PlacementKind.ENCODERS_FIRST if transformer + work <= free else PlacementKind.BLOCK_OFFLOAD
+def fitting_placement(shape: ModelShape, job: Job, asked: Placement, device: torch.device, folder: Path) -> Placement:
+    """The fastest placement for a job on this machine that ``asked`` allows; where none fits, the one that needs least.
+
+    Args:
+        folder: where the run is kept.
+    """
+    machine = this_machine(device.type, folder)
+    machine = this_machine(device.type, folder, measured_rates(machine.name, job.itemsize))
+    budget = plan_budget(shape, job, machine, asked)
+    return (budget.chosen or budget.smallest).placement
 
 
 def _kind(name: str) -> PlacementKind:

@@ -93,17 +93,25 @@ def assemble_pipeline(
     torch_dtype: torch.dtype | None = None,
     config: dict[str, Any] | None = None,
     leave_out: Collection[str] = (),
+    *,
+    as_stored: bool = False,
 ) -> SCAIL2Pipeline:
     """A pipeline from loose public files (see `find_components`); types as in `scail2.load_pipeline`.
 
-    ``leave_out`` names components that are not loaded, whether there are files for them or not.
+    ``leave_out`` names components that are not loaded, whether there are files for them or not; ``as_stored`` keeps the
+    transformer's quantised matrices as they are.
     """
     from scail2.pipeline import SCAIL2Pipeline
 
     if (folder := diffusers_folder(Path(path))) is not None:
         raise InputError(f"{folder} is a transformer alone: name a pipeline folder (with model_index.json).")
     files = find_components(path)
-    transformer = load_transformer(files.transformer, config, torch_dtype)
+    if as_stored:
+        from scail2.loading.as_stored import load_transformer_as_stored
+
+        transformer = load_transformer_as_stored(files.transformer, config, torch_dtype)
+    else:
+        transformer = load_transformer(files.transformer, config, torch_dtype)
     others = {name: load_component(name, files, torch_dtype) for name in COMPANIONS if name not in leave_out}
     return SCAIL2Pipeline(transformer=transformer, **others)
 

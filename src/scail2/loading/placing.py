@@ -44,11 +44,11 @@ def place_pipeline(pipe: SCAIL2Pipeline, device: torch.device, placement: Placem
         if isinstance(component, nn.Module) and not (name == "transformer" and placement.offloads):
             component.to(device)
     if placement.offloads:
-        _offload(pipe.transformer, device, placement)
+        offload_transformer(pipe.transformer, device, placement)
     return pipe
 
 
-def _offload(transformer: Any, device: torch.device, placement: Placement) -> None:
+def offload_transformer(transformer: Any, device: torch.device, placement: Placement) -> None:
     """Weights wait in main memory and visit the device; where it has streams, beside the computation."""
     blockwise = placement.kind is PlacementKind.BLOCK_OFFLOAD
     streams = device.type == "cuda" and placement.prefetched_blocks > 0

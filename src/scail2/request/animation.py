@@ -19,7 +19,7 @@ from scail2.request import values
 from scail2.request.masks import CONVERTERS, MASK_PATHS, MaskRequest, check_masks
 from scail2.request.names import by_field
 from scail2.request.paths import absolute_if_found, absolute_lora, absolute_model, refuse_overwriting
-from scail2.request.placement import EARLIER_PLACEMENTS, PlacementKind, WeightStorage
+from scail2.request.placement import EARLIER_PLACEMENTS, Placement, PlacementKind, WeightStorage
 from scail2.request.speed import AttentionKernel, Speed, StepCache
 from scail2.request.values import INPUTS, MASKS, OUTPUT, SAMPLING, SEGMENTS, setting
 
@@ -138,6 +138,11 @@ class AnimationRequest(MaskRequest):
         check_masks(self)
         _check_paths(self)
         object.__setattr__(self, "lora", tuple(absolute_lora(each) for each in self.lora))
+
+    @property
+    def asked_placement(self) -> Placement:
+        """What is said of where the model is to be; the rest is left to be chosen."""
+        return Placement(kind=self.placement, storage=self.weights or WeightStorage.FULL)
 
     @property
     def speed(self) -> Speed:

@@ -17,7 +17,6 @@ from scail2.files.storage import digest, is_present
 from scail2.pipeline.beside import Beside
 from scail2.request.animation import AnimationRequest
 from scail2.runs.drift_control import DriftControl
-from scail2.runs.embeddings import Embeddings, EmbeddingStage
 from scail2.runs.journal import Journal
 from scail2.runs.ledger import StageLedger
 from scail2.runs.model import ModelHandle
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from scail2.pipeline.pipeline import SegmentOutput
+    from scail2.runs.embeddings import Embeddings
 
 
 class RunInterruptedError(RuntimeError):
@@ -258,6 +258,8 @@ class Executor:
 
     def _embeddings(self) -> Embeddings:
         """The prompt and the reference encoded: as the run keeps them, or now."""
+        from scail2.runs.embeddings import EmbeddingStage  # with torch, which a plan does without
+
         stage = EmbeddingStage(self.store.folder.parent, self.request, self.prepared, self.ledger)
         kept = stage.kept()
         if kept is not None:

@@ -16,13 +16,14 @@ from scail2.loading.places import encoder_places, model_place, parse_lora
 from scail2.loading.precision import default_precision
 from scail2.request.animation import AnimationRequest
 from scail2.request.names import under_present_names
-from scail2.request.placement import Placement, WeightStorage
+from scail2.request.placement import Placement
 from scail2.runs.layout import EMBEDDINGS
 from scail2.runs.sealed import read_sealed, write_sealed
 
 if TYPE_CHECKING:
     import torch
 
+    from scail2.budget.shapes import ModelShape
     from scail2.pipeline import SCAIL2Pipeline
     from scail2.pipeline.visiting import EncoderSource
 
@@ -67,6 +68,7 @@ class ModelHandle:
         self._given = self._pipe is not None
         self._folder = folder
         self._with_encoders = True
+        self._shape: ModelShape | None = None
 
     @property
     def _name(self) -> str:
@@ -115,8 +117,9 @@ class ModelHandle:
         """How the model lies in memory, as the request names it or as it was chosen."""
         from scail2.loading.choosing import choose_placement
 
-        asked = Placement(kind=self._request.placement, storage=self._request.weights or WeightStorage.FULL)
-        return choose_placement(asked, model_place(self._request.model), self._device)
+        return choose_placement(
+            self._request.asked_placement, model_place(self._request.model), self._device, self._shape
+        )
 
     @property
     def pipe(self) -> SCAIL2Pipeline:
@@ -158,8 +161,10 @@ class ModelHandle:
         """
         known = read_facts(folder) if folder else None
         if known is not None and self._has_same_files(known):
+            self._shape = known.shape
             return known
         facts = self._read()
+        self._shape = facts.shape
         noted = _noted(folder).get("fingerprint") if folder else None
         if isinstance(noted, str) and noted != facts.fingerprint and self._is(noted):
             facts = replace(facts, fingerprint=noted)
