@@ -36,6 +36,7 @@ from scail2.data.triplet_recipe import recipe as data_recipe
 from scail2.data.triplets import draw_triplet
 from scail2.errors import InputError
 from scail2.files.ownership import is_document, lock_beside, locked, new_folder
+from scail2.files.public.embedded import embedded_model_path
 from scail2.files.staging import Staging, sweep
 from scail2.models.autoencoder import AutoencoderPatchTransform
 from scail2.models.transformer import SCAIL2Transformer3DModel
@@ -130,7 +131,7 @@ def initialise(transformer: SCAIL2Transformer3DModel) -> None:
 @app.command()
 def refine(
     folder: Path,
-    model: Path = Path("src/scail2/assets/nano"),
+    model: Path = embedded_model_path(),
     into: str = "refiner",
     start_from: str | None = None,
     steps: int = 4_000,

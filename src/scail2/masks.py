@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -27,6 +27,9 @@ BLACK = (0, 0, 0)
 BACKGROUNDS = {"white": WHITE, "black": BLACK}
 
 
+SlotName = Literal["blue", "red", "green", "magenta", "cyan", "yellow"]
+
+
 class BindingSlot(Enum):
     """A colour that binds a driving character to a reference character, in the order slots are handed out."""
 
@@ -41,8 +44,19 @@ class BindingSlot(Enum):
     def rgb(self) -> tuple[int, int, int]:
         return self.value
 
+    @property
+    def colour(self) -> SlotName:
+        """Its name in files and messages."""
+        return SLOT_NAMES[self]
+
+    @classmethod
+    def of_colour(cls, name: SlotName) -> BindingSlot:
+        """The slot of a colour's name."""
+        return cls[name.upper()]
+
 
 BINDING_SLOTS: tuple[BindingSlot, ...] = tuple(BindingSlot)
+SLOT_NAMES: dict[BindingSlot, SlotName] = dict(zip(BINDING_SLOTS, get_args(SlotName), strict=True))
 
 PLANES: tuple[tuple[int, int, int], ...] = (
     WHITE,
@@ -151,7 +165,7 @@ def check_polarity(
 def colours_nobody_moves(additional_mask: np.ndarray, moved: set[BindingSlot]) -> list[str]:
     """Names of the slots that an additional reference's mask uint8 ``(H, W, 3)`` shows and no driving character has."""
     shown = slots_shown(additional_mask)
-    return [slot.name.lower() for slot in BINDING_SLOTS if slot in shown - moved]
+    return [slot.colour for slot in BINDING_SLOTS if slot in shown - moved]
 
 
 def wrong_background(mask: np.ndarray, wanted: str) -> str | None:
@@ -186,7 +200,7 @@ def _binding_problems(reference: set[BindingSlot], driving: set[BindingSlot]) ->
         (driving, reference, "driving mask", "reference mask"),
         (reference, driving, "reference mask", "driving mask"),
     ):
-        missing = [slot.name.lower() for slot in BINDING_SLOTS if slot in first - second]
+        missing = [slot.colour for slot in BINDING_SLOTS if slot in first - second]
         if missing:
             problems.append(
                 f"The {here} uses {', '.join(missing)}, which the {there} does not: nothing is bound to it."

@@ -77,10 +77,11 @@ def test_an_earlier_run_goes_on_with_what_it_had(films):
     }
     facts, noted = read_facts(run.path), read_sealed(run.path / "stages.json", dict)
     run.resume(drawn_pipeline(), events=events.append)
-    told = [(event.name, event.facts.get("segment")) for event in events if event.name.startswith("segment_")]
-    assert told[0] == ("segment_skipped", 0)
-    for name in ("segment_started", "segment_finished"):
-        assert [index for event, index in told if event == name] == [1, 2]
+    told = {
+        name: [event.facts["segment"] for event in events if event.name == f"segment_{name}"]
+        for name in ("skipped", "started", "finished")
+    }
+    assert told == {"skipped": [0], "started": [1, 2], "finished": [1, 2]}
     assert "stage_skipped" in [event.name for event in events]
     assert kept == {path: (run.path / path).read_bytes() for path in kept}
     assert read_sealed(run.path / "stages.json", dict)["masks"] == noted["masks"]

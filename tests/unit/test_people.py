@@ -5,14 +5,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scail2.drift.verdict import LIMITS, Measure
 from scail2.errors import InputError
+from scail2.modes import AnimationMode
+from scail2.perception.binding import bind
+from scail2.perception.bound_masks import BoundMasks
+from scail2.perception.checks import framing
+from scail2.perception.checks.extents import pair_extents
 from scail2.perception.segmenters.people.joints import Joints, find_joints, motion_error
 from scail2.perception.segmenters.people.network import OUTSIDE, PoseNetwork, Square, crop, installed, placed
 from scail2.perception.segmenters.people.places import PlaceFinder
 from scail2.perception.segmenters.people.segmenter import PeopleSegmenter
+from scail2.perception.tracks import TrackedMasks, TrackRecorder
 from scail2.request.masks import BoxPrompt, PointPrompt, Prompts
+from scail2.runs.motion import MotionCheck
+from scail2.runs.watching import WatchedFrames
+from scail2.segments import SegmentPlan
 from scail2.video import ArrayFrames, VideoReader
 
+cv2 = pytest.importorskip("cv2")
 pytestmark = pytest.mark.skipif(not installed(), reason="needs the extra people (ai-edge-litert and OpenCV)")
 MEDIA = Path(__file__).parents[1] / "media"
 
@@ -134,12 +145,105 @@ def test_joints_of_the_same_motion_agree_and_of_another_do_not(network, dancer):
     assert np.nanmin(motion_error(joints, mirrored)) > 0.3
 
 
-def test_hand_boxes_lie_at_the_ends_of_the_arms(network, dancer):
-    from scail2.perception.segmenters.people.joints import HANDS
-
+def test_hand_and_face_boxes_lie_at_the_ends_of_arms_and_neck(network, dancer):
     joints = find_joints(dancer, network)
-    boxes = joints.boxes(HANDS["left"])[0, 0]
-    wrist = joints.places[0, 0, 15]
-    assert boxes[0] < wrist[0] < boxes[2]
-    assert boxes[1] < wrist[1] < boxes[3]
-    assert boxes[2] - boxes[0] < 100
+    hands, faces = joints.hand_boxes()[0, 0], joints.face_boxes()[0, 0]
+    assert hands.shape == (2, 4)
+    for box, joint in ((hands[0], 15), (hands[1], 16), (faces, 0)):
+        x, y = joints.places[0, 0, joint]
+        assert box[0] < x < box[2]
+        assert box[1] < y < box[3]
+        assert 10 < box[2] - box[0] < 60
+    # By eye: the raised right hand is at (198, 92), the face at (186, 130).
+    assert hands[1][0] < 198 < hands[1][2]
+    assert hands[1][1] < 92 < hands[1][3]
+    assert faces[0] < 186 < faces[2]
+    assert faces[1] < 130 < faces[3]
+    hidden = Joints(places=joints.places, visibility=np.zeros_like(joints.visibility))
+    assert np.isnan(hidden.hand_boxes()).all()
+
+
+@pytest.fixture(scope="module")
+def check(network, dancer):
+    """Compares an output with the dancer's motion."""
+    check = MotionCheck(WatchedFrames(dancer))
+    check.__dict__["_network"] = network
+    return check
+
+
+@pytest.fixture(scope="module")
+def palette(masks):
+    labels = np.concatenate([each for _, each in masks.windows()])
+    return np.where((labels == 1)[..., None], np.uint8([0, 0, 255]), np.uint8(0))
+
+
+SEGMENT = SegmentPlan.of(9, segment_frame_length=9).segments[0]
+
+
+def test_an_output_that_moves_alike_has_no_motion_error_and_another_has(check, dancer, palette):
+    frames = dancer.array
+    same = check.measure(SEGMENT, frames, palette)
+    assert same.frames == (0, 2, 4, 6, 8)
+    assert same.value < 0.05
+    smaller = np.stack([cv2.resize(cv2.copyMakeBorder(f, 60, 60, 60, 60, 1), (350, 350)) for f in frames])
+    assert check.measure(SEGMENT, smaller, palette).value < 0.15
+    mirrored = check.measure(SEGMENT, np.ascontiguousarray(frames[:, :, ::-1]), palette)
+    assert mirrored.value > LIMITS[Measure.MOTION_ERROR]
+    still = check.measure(SEGMENT, np.repeat(frames[:1], 9, axis=0), palette)
+    assert still.errors[0] < 0.05 < 0.2 < still.errors[-1]
+
+
+def test_why_there_is_no_motion_error_is_said(check, dancer, palette, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 256, dancer.array.shape, dtype=np.uint8)
+    assert "in the output" in check.measure(SEGMENT, noise, palette).reason
+    wrong = np.zeros_like(palette)
+    wrong[:, 5:60, 5:60, 2] = 255  # a character where the dancer is not
+    assert "driving video's characters" in check.measure(SEGMENT, dancer.array, wrong).reason
+    monkeypatch.setattr("scail2.runs.motion.installed", lambda: False)
+    assert "pip install 'scail2[people]'" in check.measure(SEGMENT, dancer.array, palette).reason
+
+
+def standing(labels: np.ndarray) -> TrackedMasks:
+    """Masks of one character from labels uint8 (T, H, W)."""
+    recorder = TrackRecorder(None, height=labels.shape[1], width=labels.shape[2])
+    recorder.add(np.ascontiguousarray(labels))
+    return recorder.finish("test")
+
+
+def framed(reference, reference_labels, driving, driving_labels):
+    """What the framing check says of a picture and a clip, with the masks that are known."""
+    shown, moving = standing(reference_labels[None]), standing(driving_labels)
+    binding = bind(shown, moving)
+    masks = BoundMasks(mode=AnimationMode.ANIMATION, reference=shown, driving=moving, binding=binding)
+    extents = pair_extents(masks, reference, ArrayFrames(driving))
+    found = framing.check(shown, moving, binding, extents).findings
+    return [(each.severity.value, each.message) for each in found if each.code == "cut_off"]
+
+
+def test_a_reference_that_ends_at_the_knees_is_told_by_joints(dancer, palette, monkeypatch):
+    labels = (palette[..., 2] > 0).astype(np.uint8)
+    frame, mask = dancer.array[5], labels[5]
+    knees = 262  # by eye; the feet are at 303
+    picture, cut = np.full_like(frame, 255), mask.copy()
+    picture[:knees], cut[knees:] = frame[:knees], 0
+    ((severity, message),) = framed(picture, cut, dancer.array, labels)
+    assert severity == "warning"
+    assert "reference character 1 is shown down to the knees only" in message
+    assert "driving character 1 down to the feet (frame 0)" in message
+    # The other way round nothing has to be invented.
+    ((severity, message),) = framed(frame, mask, dancer.array[:, :knees], labels[:, :knees])
+    assert severity == "info"
+    assert "reference character 1 down to the feet" in message
+    # A mask that touches no border says nothing of this.
+    monkeypatch.setattr("scail2.perception.checks.extents.installed", lambda: False)
+    assert framed(picture, cut, dancer.array, labels) == []
+
+
+def test_feet_on_the_picture_s_edge_are_not_cut_off(dancer, palette, monkeypatch):
+    labels = (palette[..., 2] > 0).astype(np.uint8)
+    bottom = int(np.flatnonzero(labels[0].any(axis=1))[-1])
+    picture, mask = dancer.array[0, : bottom + 1], labels[0, : bottom + 1].copy()
+    mask[-1, 100:260] = 1  # a shadow, or a mask painted down to the edge
+    assert framed(picture, mask, dancer.array, labels) == []
+    monkeypatch.setattr("scail2.perception.checks.extents.installed", lambda: False)
+    assert "cut off at the bottom" in framed(picture, mask, dancer.array, labels)[0][1]

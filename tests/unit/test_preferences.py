@@ -73,6 +73,14 @@ def test_the_three_videos_are_what_the_construction_says(index):
     assert pair.meta["preferred_error"] < 0.5 * pair.meta["rejected_error"]
 
 
+def test_the_reference_may_show_another_pose(pair):
+    posed = dataclasses.replace(SOURCE, still=True).preference(0, np.random.default_rng(0))
+    np.testing.assert_array_equal(posed.preferred, pair.preferred)
+    assert all((posed.reference.frame != frame).any() for frame in posed.preferred)
+    assert posed.meta["frame"] is None
+    assert SOURCE.describe() != dataclasses.replace(SOURCE, still=True).describe()
+
+
 def test_masks_come_from_driving_video_and_reference_alone(pair):
     moved = dataclasses.replace(pair, preferred_tracks=np.roll(pair.preferred_tracks, 7, axis=-1))
     one, other = (preference_triplet(p, recipe("nano"), np.random.default_rng(1)) for p in (pair, moved))

@@ -1,14 +1,16 @@
 """The `scail2` command: one small module per verb, and one place where errors become a sentence and an exit code."""
 
+import io
 import logging
 import os
 import sys
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from importlib import import_module, metadata
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from scail2.cli.libraries import quiet_libraries
 from scail2.cli.signals import INTERRUPTED, stoppable
 from scail2.cli.terminal import GuardedStream, StreamError, Terminal, VisibleFormatter
 from scail2.errors import InputError
@@ -16,7 +18,7 @@ from scail2.files.disk_errors import as_system_error, reason, sentence
 
 NOBODY_READS = 141  # 128 + SIGPIPE, as shells report it
 # typer brings a click of its own; its base class of usage errors is found through an error that typer exports.
-_CLICK_ERROR = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "ClickException")
+_CLICK_ERROR: Any = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "ClickException")
 
 # Modules of `scail2.cli`, in the order of `scail2 --help`; each defines `register(app: typer.Typer) -> None` for its verb
 # or verbs, and imports nothing heavy at its top.
@@ -34,6 +36,7 @@ MODULES: tuple[str, ...] = (
     "cache",
     "evaluate",
     "train",
+    "studio",
     "serve",
     "convert",
     "info",
@@ -72,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     130, 143 and 129 when stopped by Ctrl-C, TERM and HUP; 141 when nobody reads the output any more.
     """
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError):  # a stream that is not a file has no such setting
+        if isinstance(stream, io.TextIOWrapper):  # a stream that is not a file has no such setting
             stream.reconfigure(errors="backslashreplace")  # file names need not be text
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(VisibleFormatter("%(message)s"))
@@ -86,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _outcome(arguments: list[str] | None) -> int:
     """Runs the command; errors become a sentence, and everything an exit code."""
-    with stoppable() as stopped:
+    with stoppable() as stopped, quiet_libraries():
         try:
             code = build_app()(args=arguments, standalone_mode=False) or 0
             sys.stdout.flush()
@@ -133,6 +136,8 @@ def _tell(text: str) -> None:
 def _stream_failed(error: StreamError) -> int:
     # What is left in the buffer would be tried again, and fail again, when Python ends.
     for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is None:
+            continue
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()
             continue

@@ -53,6 +53,7 @@ def cache(
     The same settings and seed always give the same samples. Interrupt it and continue with --resume.
     """
     from scail2.checkpoints.model_folder import check_model
+    from scail2.cli.libraries import quiet_process
     from scail2.cli.options import must_exist, parse_size
     from scail2.cli.progress import counted_progress
     from scail2.cli.terminal import Terminal
@@ -86,7 +87,7 @@ def cache(
     models_own = made_for.pop("autoencoder", None)
     if driving_downsample:
         made_for["driving_downsample"] = driving_downsample
-    settings = {
+    settings: dict[str, Any] = {
         "recipe": chosen,
         "autoencoder": autoencoder or models_own or _embedded_autoencoder(),
         "samples": samples or (len(pairs) if isinstance(pairs, PreferenceShards) else 1000),
@@ -103,7 +104,7 @@ def cache(
     count = 1 if job.embedder is not None else workers or os.cpu_count() or 1
     console = Terminal()
     with counted_progress(console, "caching") as progress:
-        summary = write_cache(job, out, workers=count, resume=resume, progress=progress)
+        summary = write_cache(job, out, workers=count, resume=resume, progress=progress, start_worker=quiet_process)
     console.say(f"{summary.written} samples written, {summary.shards} shards in {summary.directory}")
     for line in () if source == ["puppets"] else pairs.damage.lines():
         console.say(f"damaged {line}")

@@ -102,12 +102,14 @@ def _load(checkpoint: str | None, device: str | None):
     """The pipeline to be measured; the embedded one in one number format on every CPU, so that measures are compared."""
     import torch
 
+    from scail2.checkpoints.loading_bars import no_loading_bars
     from scail2.devices import default_device, find_device
     from scail2.loading.by_name import load_pipeline
 
     place = find_device(device or default_device())
     dtype = torch.float32 if checkpoint is None and place.type == "cpu" else None
-    pipe = load_pipeline(checkpoint, device=place, torch_dtype=dtype)
+    with no_loading_bars():
+        pipe = load_pipeline(checkpoint, device=place, torch_dtype=dtype)
     pipe.set_progress_bar_config(disable=True)  # one bar for all clips, not one a clip
     return pipe
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 GIB = 1 << 30
 # Attention kernels that diffusers can be told to use, by the module that brings them: module -> what diffusers calls it.
@@ -135,7 +136,7 @@ def gpus() -> tuple[Gpu, ...]:
 
     found = []
     for kind in ("cuda", "xpu"):
-        module = getattr(torch, kind, None)
+        module: Any = getattr(torch, kind, None)
         for number in range(module.device_count() if module is not None else 0):
             facts = module.get_device_properties(number)
             try:

@@ -61,7 +61,8 @@ def _parameter(setting: Field, option: str) -> inspect.Parameter:
         rich_help_panel=setting.metadata["panel"],
         show_default=False,
     )
-    annotated = Annotated[list[kind] | None if repeatable else kind | None, option]
+    accepted: Any = list[kind] | None if repeatable else kind | None  # type: ignore[valid-type]
+    annotated = Annotated[accepted, option]
     return inspect.Parameter(setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotated)
 
 
@@ -87,7 +88,7 @@ def with_parameters(function: Callable, parameters: list[inspect.Parameter]) -> 
     own = [each for each in inspect.signature(function).parameters.values() if each.kind is not each.VAR_KEYWORD]
     own = [each for each in own if each.name not in added]
     together = own + parameters
-    function.__signature__ = inspect.Signature(together)
+    function.__signature__ = inspect.Signature(together)  # type: ignore[attr-defined]
     function.__annotations__ = {each.name: each.annotation for each in together}
     return function
 

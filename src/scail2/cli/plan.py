@@ -106,7 +106,7 @@ def _plan_in(folder: Path, request: AnimationRequest, *, as_json: bool, contact_
             # A refused job still has a plan to look at.
             _show(error.plan, as_json)
             raise
-        if sheet is not None:
+        if sheet is not None and contact_sheet is not None:
             with plain_errors("write the contact sheet", contact_sheet):
                 sheet.place.write_bytes((folder / "masks" / "contact_sheet.png").read_bytes())
                 sheet.publish()

@@ -61,6 +61,9 @@ def preferences(
     ] = "",
     domain: Annotated[str, typer.Option(help="How varied: nano or full.", rich_help_panel=_PUPPETS)] = "nano",
     characters: Annotated[int, typer.Option(min=1, max=6, help="In each video.", rich_help_panel=_PUPPETS)] = 1,
+    still: Annotated[
+        bool, typer.Option(help="References in an unrelated pose, not frames of the video.", rich_help_panel=_PUPPETS)
+    ] = False,
     estimator: Annotated[
         str, typer.Option(help="Pose error of driving and preferred videos: mild or strong.", rich_help_panel=_PUPPETS)
     ] = "mild",
@@ -115,7 +118,9 @@ def preferences(
         world = PuppetSource(
             domain=domain, split=split, salt=salt, frames=frames or 17, height=height, width=width, fps=fps
         )
-        source = PuppetPreferences(puppets=world, estimator=estimator, weaker=weaker, characters=characters)
+        source = PuppetPreferences(
+            puppets=world, estimator=estimator, weaker=weaker, characters=characters, still=still
+        )
     limits = Strictness(hands_seen=hands_seen, largest_error=largest_error, least_contrast=least_contrast)
     job = PreferenceJob(source=source, pairs=pairs, limits=limits, pairs_per_shard=pairs_per_shard, seed=seed)
     console = Terminal()

@@ -134,19 +134,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def quiet_libraries() -> None:
-    """Keeps the libraries' loading bars and deprecation notes, which concern nobody here, off the screen."""
-    import warnings
-
-    from scail2.models.light_imports import defer
-
-    defer()
-    from diffusers.utils import logging
-
-    logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers")
-
-
 @contextmanager
 def counted_progress(console: Terminal, label: str) -> Iterator[Callable[[int, int], None]]:
     """Yields a function to call with (done, total); shows a bar with rate and remaining time meanwhile."""

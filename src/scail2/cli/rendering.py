@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 
 from scail2.cli.options import make_request, request_parameters, with_parameters
-from scail2.cli.progress import quiet_libraries
 from scail2.cli.terminal import Terminal
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
@@ -100,7 +99,6 @@ def work(run: Any, action: Any, *, as_json: bool) -> None:
     from scail2.cli.progress import run_events
 
     console = Terminal(stderr=True, quiet=as_json)
-    quiet_libraries()
     try:
         with run_events(as_json) as events:
             output = action(run, events)
@@ -112,3 +110,9 @@ def work(run: Any, action: Any, *, as_json: bool) -> None:
             console.say(f"What was rendered so far is kept in {run.path}.")
         raise
     console.say(f"{output} is finished; the run with its segments, masks and measurements is {run.path}.")
+    verdict = run.status().verdict
+    if verdict is not None and not as_json:
+        first, *rest = verdict.lines()
+        console.say(f"Verdict: {first}.")
+        for line in rest:
+            console.say(f"  {line}")

@@ -2,8 +2,9 @@
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -41,26 +42,33 @@ def serve(
 
     Secrets that clients must bring come from the environment variable SCAIL2_TOKEN (several: commas between them).
     """
+    loras = dict(_named(each) for each in lora or ())
+    serve_with(
+        runs=runs, host=host, port=port, models=model, loras=loras, sam3=sam3, gpus=gpus, workers=workers, ray=ray
+    )
+
+
+def serve_with(
+    *,
+    gpus: str | None,
+    models: list[str] | None,
+    runs: Path,
+    workers: int = 1,
+    opened: Callable[[str], None] = lambda _: None,
+    **given: Any,
+) -> None:
+    """Serves until it is stopped; ``given`` are further `ServiceSettings`."""
     need("fastapi", "serve", "scail2 serve")
     need("uvicorn", "serve", "scail2 serve")
+    from scail2.serving.server import listen
     from scail2.serving.settings import ServiceSettings
 
     tokens = tuple(each.strip() for each in os.environ.get("SCAIL2_TOKEN", "").split(",") if each.strip())
     settings = ServiceSettings(
-        runs=runs.absolute(),
-        host=host,
-        port=port,
-        models=tuple(model or ()),
-        loras=dict(_named(each) for each in lora or ()),
-        sam3=sam3,
-        devices=_devices(gpus, workers),
-        tokens=tokens,
-        ray=ray,
+        runs=runs.absolute(), models=tuple(models or ()), devices=_devices(gpus, workers), tokens=tokens, **given
     )
-    from scail2.serving.server import listen
-
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    listen(settings, tell=Terminal(stderr=True).say)
+    listen(settings, tell=Terminal(stderr=True).say, opened=opened)
 
 
 def _devices(gpus: str | None, workers: int) -> tuple[str | None, ...]:

@@ -82,16 +82,16 @@ def _told_memory(console: "Terminal", asked: float | None) -> float | None:
         return asked
     from scail2.cli.machine import gpus
 
-    found = [gpu for gpu in gpus() if gpu.memory is not None]
+    found = [(gpu.memory, gpu.name) for gpu in gpus() if gpu.memory is not None]
     if not found:
         console.say(
             "No GPU that PyTorch can use was found (scail2 doctor says more); --memory 24 plans for another machine."
         )
         return None
-    largest = max(found, key=lambda gpu: gpu.memory)
-    console.say(f"For this machine's {largest.name}, {largest.memory:.1f} GiB.")
+    memory, name = max(found, key=lambda each: each[0])
+    console.say(f"For this machine's {name}, {memory:.1f} GiB.")
     # A card sold with 24 GB reports a little less than 24 GiB.
-    return largest.memory + 0.5
+    return memory + 0.5
 
 
 def _show(console: "Terminal", choice: "Choice", files: "list[PublicFile]", folder: Path) -> None:

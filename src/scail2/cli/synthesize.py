@@ -29,6 +29,7 @@ def synthesize(
     resume: Annotated[bool, typer.Option(help="Continue a folder begun with the same settings.")] = False,
 ) -> None:
     """Draw motion pairs of puppets and write them as shards of videos, masks and stills that any viewer opens."""
+    from scail2.cli.libraries import quiet_process
     from scail2.cli.options import need, parse_size
     from scail2.cli.progress import counted_progress
     from scail2.cli.terminal import Terminal
@@ -54,7 +55,8 @@ def synthesize(
     )
     console = Terminal()
     with counted_progress(console, "synthesizing") as progress:
-        summary = write_pairs(job, out, workers=workers or os.cpu_count() or 1, resume=resume, progress=progress)
+        count = workers or os.cpu_count() or 1
+        summary = write_pairs(job, out, workers=count, resume=resume, progress=progress, start_worker=quiet_process)
     console.say(f"{summary.written} pairs written, {summary.shards} shards in {summary.directory}")
     for key, reason in summary.skipped.items():
         console.say(f"skipped {key}: {reason}")

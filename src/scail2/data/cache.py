@@ -26,7 +26,7 @@ from scail2.data.embedding import Embedder
 from scail2.data.sharding import ShardJob, ShardRun, ShardSummary, run_shards
 from scail2.data.shards import DamagedSample, ShardWriter
 from scail2.data.sources import PairSource
-from scail2.data.triplet_recipe import TripletRecipe
+from scail2.data.triplet_recipe import SampleKind, TripletRecipe
 from scail2.data.triplets import TrainingTriplet, draw_triplet
 from scail2.errors import InputError
 from scail2.files.staging import atomic_file
@@ -101,7 +101,8 @@ class CacheJob:
     @cached_property
     def _ordinals(self) -> list[int]:
         """For every pair, how many of its kind come before it; kinds as `_write_pair` draws them."""
-        seen, ordinals = Counter(), []
+        seen: Counter[SampleKind] = Counter()
+        ordinals = []
         for number in range(self.num_pairs):
             kind = self.recipe.draw_kind(np.random.default_rng([self.seed, number]))
             ordinals.append(seen[kind])
@@ -228,6 +229,7 @@ def write_cache(
     workers: int = 1,
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    start_worker: Callable[[], None] | None = None,
 ) -> ShardSummary:
     """Writes all shards that are not there yet.
 
@@ -235,6 +237,7 @@ def write_cache(
         workers: processes; 1 works in this one (needed for a job with an `embedder`, which holds models).
         resume: continue a cache begun with the same job; its number of samples may have grown.
         progress: called with (samples done, samples in total).
+        start_worker: called first in each worker process; a function of a module.
 
     Raises:
         InputError: the folder holds something else, or another job's shards.
@@ -242,7 +245,9 @@ def write_cache(
     if job.embedder is not None and workers > 1:
         raise InputError("an embedder holds models and works in one process: use one worker")
     run = ShardRun(directory=Path(directory), name="cache", shards=len(job.sizes))
-    summary = run_shards(run, job, job.sizes, workers=workers, resume=resume, progress=progress)
+    summary = run_shards(
+        run, job, job.sizes, workers=workers, resume=resume, progress=progress, start_worker=start_worker
+    )
     empty = job.embedder.empty_prompt() if job.embedder is not None else None
     if empty is not None:
         with atomic_file(run.directory / EMPTY_PROMPT) as file:

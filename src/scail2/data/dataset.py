@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from safetensors.torch import load
@@ -16,7 +16,7 @@ from scail2.data.shards import DamagedSample, DamageReport, Record, find_shards,
 from scail2.data.triplet_recipe import SampleKind
 from scail2.errors import InputError
 from scail2.files.documents import Between, DocumentError, decode
-from scail2.masks import BindingSlot
+from scail2.masks import SlotName
 from scail2.modes import AnimationMode
 
 Shape = tuple[int, int, int]
@@ -33,7 +33,7 @@ class _SampleFacts:
     kind: SampleKind
     mode: AnimationMode
     position_mode: AnimationMode
-    slots: tuple[Literal[tuple(slot.name.lower() for slot in BindingSlot)], ...]
+    slots: tuple[SlotName, ...]
     shape: tuple[Annotated[int, Between(0, 2**24)], ...] = (0, 0, 0)
     caption: str = ""
     start: float = 0.0
@@ -123,8 +123,8 @@ class LatentDataset:
                 record.verify("safetensors", payload)
                 self._verified[index] = True
             return _sample(record, load(payload))
-        except DamagedSample as damage:
-            self.damage.add(damage)
+        except DamagedSample as known:
+            self.damage.add(known)
             raise
         except Exception as error:
             damage = DamagedSample(record.shard, record.key, f"unreadable ({error})")

@@ -55,7 +55,7 @@ class Clip:
     @property
     def region(self) -> Array:
         """bool (T, H, W): pixels of any bound character."""
-        return self.tracks.any(axis=0)
+        return np.asarray(self.tracks.any(axis=0))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,7 +171,9 @@ def _read_clip(record: Record, name: str, facts: _ClipFacts) -> Clip:
 def _written_joints(joints: Array) -> bytes:
     """JSON of joints in hundredths of a pixel, null where there is none."""
     hundredths = np.round(joints.astype(float), 2)
-    return json.dumps(np.where(np.isfinite(hundredths), hundredths, None).tolist()).encode()
+    told = hundredths.astype(object)
+    told[~np.isfinite(hundredths)] = None
+    return json.dumps(told.tolist()).encode()
 
 
 def _read_joints(record: Record, member: str, count: int) -> Array | None:

@@ -32,6 +32,8 @@ class PuppetPreferences:
         estimator: strength of P's error (`mild` or `strong`).
         weaker: of P′ and P″, which r⁻ goes through one after the other.
         characters: in each video.
+        still: the reference shows the preferred video's characters in an unrelated pose, as the embedded checkpoint is used to,
+            not in one of the video's own frames.
         regions: what boxes are kept around, hands among them.
     """
 
@@ -39,6 +41,7 @@ class PuppetPreferences:
     estimator: str = "mild"
     weaker: str = "strong"
     characters: int = 1
+    still: bool = False
     regions: tuple[str, ...] = REGIONS
 
     def __post_init__(self) -> None:
@@ -66,15 +69,12 @@ class PuppetPreferences:
         truth = self._shot(cast, index, 1, start)
         preferred = self._shot(self._estimated(cast, index, (self.estimator,)), index, 1, start)
         rejected = self._shot(self._estimated(cast, index, ("", self.weaker, self.weaker)), index, 1, start)
-        usable = frames_of_all(preferred.masks)
-        if not len(usable):
-            raise InputError("no frame of the preferred video shows every character: none can be the reference")
-        frame = int(usable[generator.integers(len(usable))])
+        reference, frame = self._reference(cast, preferred, index, generator)
         return PreferencePair(
             mode=AnimationMode.ANIMATION,
             driving=driving.frames,
             driving_tracks=driving.masks,
-            reference=Still(frame=preferred.frames[frame], tracks=preferred.masks[:, frame]),
+            reference=reference,
             preferred=preferred.frames,
             rejected=rejected.frames,
             preferred_boxes=self._boxes(preferred),
@@ -91,6 +91,18 @@ class PuppetPreferences:
                 "rejected_error": round(hand_error(rejected, truth), 4),
             },
         )
+
+    def _reference(
+        self, cast: Sequence[Performance], preferred: PuppetClip, index: int, generator: np.random.Generator
+    ) -> tuple[Still, int | None]:
+        """The reference, and which frame of the preferred video it is."""
+        if self.still:
+            return self.puppets.still(list(cast), index, 1, self.puppets.scene(index, 1), generator), None
+        usable = frames_of_all(preferred.masks)
+        if not len(usable):
+            raise InputError("no frame of the preferred video shows every character: none can be the reference")
+        frame = int(usable[generator.integers(len(usable))])
+        return Still(frame=preferred.frames[frame], tracks=preferred.masks[:, frame]), frame
 
     def _estimated(self, cast: Sequence[Performance], index: int, errors: Sequence[str]) -> list[Performance]:
         """The cast repeating what estimators say of it, each of the last one's repetition; "" estimates nothing."""

@@ -97,7 +97,7 @@ class PuppetSource:
         synthetic_cast = replaced_one_by_one(casts[1], casts[0], order) if shared else casts[0]
         # Stills show no generator's errors: they are the characters' own pictures.
         stills = [
-            self._still(cast, index, side, still_scenes[side], generator)
+            self.still(cast, index, side, still_scenes[side], generator)
             for side, cast in enumerate((synthetic_cast, casts[1]))
         ]
         with_pose = kind.is_pose or self.with_poses
@@ -114,11 +114,23 @@ class PuppetSource:
         """A clip's scene without characters, uint8 `(T, H, W, 3)`; `start` as in the pair's `meta`."""
         shared = kind.mode is AnimationMode.REPLACEMENT
         scene = self.scene(index, 0 if shared or of_synthetic else 1)
-        size = {"height": self.height, "width": self.width}
         camera = self.camera(index)
         if camera.still:
-            return np.repeat(puppets.render_still([], scene, **size).frames, self.frames, axis=0)
-        return puppets.render([], scene, frames=self.frames, fps=self.fps, start=start, camera=camera, **size).frames
+            still = puppets.render_still([], scene, height=self.height, width=self.width)
+            return np.repeat(still.frames, self.frames, axis=0)
+        return self._shot([], scene, start, camera).frames
+
+    def _shot(self, cast: list[Performance], scene: Scene, start: float, camera: Camera) -> PuppetClip:
+        return puppets.render(
+            cast,
+            scene,
+            frames=self.frames,
+            height=self.height,
+            width=self.width,
+            fps=self.fps,
+            start=start,
+            camera=camera,
+        )
 
     def camera(self, index: int) -> Camera:
         """One camera for both clips of a pair: its movement is part of the driving video."""
@@ -150,7 +162,7 @@ class PuppetSource:
         """One of the four scenes of pair `index`."""
         return puppets.sample_scene(self.split, index * _SCENES + number, puppets.domain_named(self.domain), self.salt)
 
-    def _still(
+    def still(
         self, cast: list[Performance], index: int, side: int, scene: Scene, generator: np.random.Generator
     ) -> Still:
         """The cast in motions of their own, at a moment that shows every one of them."""
@@ -160,25 +172,25 @@ class PuppetSource:
             own = index * STRIDE + STRIDE // 2 + side * (STRIDE // 4) + number
             motion = puppets.sample_motion(self.split, own, world, self.salt)
             unrelated.append(dataclasses.replace(performance, motion=motion))
-        best, most = None, -1
+        shots = []
         for _ in range(_STILL_ATTEMPTS):
             time = float(generator.uniform(0.0, _STILL_TIMES))
             shot = puppets.render_still(unrelated, scene, height=self.height, width=self.width, time=time)
             areas = shot.masks.sum(axis=(1, 2, 3))
-            if areas.min() > most:
-                best, most = shot, int(areas.min())
+            shots.append((int(areas.min()), shot))
             if 2 * areas.min() >= areas.max():
                 break
+        best = max(shots, key=lambda each: each[0])[1]  # the first of equal ones
         return Still(frame=best.frames[0], tracks=best.masks[:, 0], parts=best.parts[0])
 
     def _clip(
         self, cast: list[Performance], scene: Scene, index: int, start: float, still: Still, with_pose: bool
     ) -> Clip:
-        size = {"height": self.height, "width": self.width}
-        camera = self.camera(index)
-        shot = puppets.render(cast, scene, frames=self.frames, fps=self.fps, start=start, camera=camera, **size)
+        shot = self._shot(cast, scene, start, self.camera(index))
         joints = self._estimated_joints(shot, index) if with_pose else None
-        pose, pose_tracks = (None, None) if joints is None else puppets.draw_poses(joints, **size)
+        pose, pose_tracks = (
+            (None, None) if joints is None else puppets.draw_poses(joints, height=self.height, width=self.width)
+        )
         return Clip(
             frames=shot.frames,
             tracks=shot.masks,

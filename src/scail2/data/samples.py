@@ -10,7 +10,7 @@ from torch import Tensor
 from scail2.data.coverage import LEVELS
 from scail2.data.triplet_recipe import SampleKind
 from scail2.errors import InputError
-from scail2.masks import PLANES, WHITE, BindingSlot
+from scail2.masks import PLANES, WHITE, BindingSlot, SlotName
 from scail2.modes import AnimationMode
 
 
@@ -49,7 +49,7 @@ class LatentSample:
     kind: SampleKind
     mode: AnimationMode
     position_mode: AnimationMode
-    slots: tuple[str, ...]
+    slots: tuple[SlotName, ...]
     caption: str = ""
     meta: Mapping[str, Any]
 
@@ -181,6 +181,6 @@ def _unit(tensor: Tensor, levels: int) -> Tensor:
     return tensor.float() / levels if tensor.dtype == torch.uint8 else tensor.float()
 
 
-def slot_plane(slot: str) -> int:
+def slot_plane(slot: SlotName) -> int:
     """Index of a slot's plane (`"blue"`) among the seven of a mask's sub-frame."""
-    return PLANES.index(BindingSlot[slot.upper()].rgb)
+    return PLANES.index(BindingSlot.of_colour(slot).rgb)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import suppress
@@ -70,6 +71,7 @@ def run_shards(
     workers: int,
     resume: bool,
     progress: Callable[[int, int], None] | None,
+    start_worker: Callable[[], None] | None = None,
 ) -> ShardSummary:
     """Writes the shards that are missing.
 
@@ -78,6 +80,7 @@ def run_shards(
         workers: processes; 1 works in this one.
         resume: whether a folder begun by an equal job may be continued.
         progress: called with (samples done, samples in total).
+        start_worker: called in each worker process before anything else is imported there; a function of a module.
 
     Raises:
         InputError: the folder holds something else, or another job's shards.
@@ -85,7 +88,7 @@ def run_shards(
     with claimed_folder(run.directory, _kind(run)):
         begun = _claim(run, job, resume)
         try:
-            return _fill(run, sizes, job, workers, progress)
+            return _fill(run, sizes, job, _Crew(workers, start_worker), progress)
         except InputError:
             # A job that cannot be done leaves no folder that the right one would have to be given another name for.
             if begun and not any(run.directory.glob("shard-*.tar")):
@@ -104,7 +107,7 @@ def _fill(
     run: ShardRun,
     sizes: Sequence[int],
     job: ShardJob,
-    workers: int,
+    crew: "_Crew",
     progress: Callable[[int, int], None] | None,
 ) -> ShardSummary:
     surplus = sorted(path.name for path in run.directory.glob("shard-*.tar"))[run.shards :]
@@ -115,11 +118,11 @@ def _fill(
     wanted = [number for number in range(run.shards) if _held(run.path(number)) < sizes[number]]
     missing = sum(sizes[number] for number in wanted)
     ticker = _Ticker(progress, sum(sizes) - missing, sum(sizes))
-    if workers <= 1 or not wanted:
+    if crew.size <= 1 or len(wanted) <= 1:  # a process takes longer to start than most shards take
         for number in wanted:
             _write(run, job, number, ticker.advance)
     else:
-        _in_processes(run, job, wanted, workers, ticker)
+        _in_processes(run, job, wanted, crew, ticker)
     skipped: dict[str, str] = {}
     written = 0
     for number in range(run.shards):
@@ -166,15 +169,27 @@ _worker: dict[str, Any] = {}
 
 def _end_with_parent() -> None:
     """A killed command has no chance to end its workers: they would fill the folder beside its successor, or wait for ever."""
-    parent_process().join()
+    if (parent := parent_process()) is not None:
+        parent.join()
     os._exit(1)
 
 
-def _start_worker(run: ShardRun, job: ShardJob, counter: Any) -> None:
+@dataclass(frozen=True, slots=True)
+class _Crew:
+    """Worker processes: how many, and what each does first."""
+
+    size: int
+    start: Callable[[], None] | None
+
+
+def _start_worker(start: Callable[[], None] | None, pickled: bytes, counter: Any) -> None:
     Thread(target=_end_with_parent, daemon=True).start()
+    if start is not None:
+        start()
     import torch
 
     torch.set_num_threads(1)
+    run, job = pickle.loads(pickled)  # not sooner: it imports what the job is made of
     _worker.update(run=run, job=job, counter=counter)
 
 
@@ -186,11 +201,14 @@ def _shard_task(number: int) -> None:
     _write(_worker["run"], _worker["job"], number, tick)
 
 
-def _in_processes(run: ShardRun, job: ShardJob, wanted: list[int], workers: int, ticker: _Ticker) -> None:
+def _in_processes(run: ShardRun, job: ShardJob, wanted: list[int], crew: _Crew, ticker: _Ticker) -> None:
     context = get_context("spawn")  # forking a process that has used torch's threads can hang
     counter = context.Value("q", 0)
     pool = ProcessPoolExecutor(
-        min(workers, len(wanted)), mp_context=context, initializer=_start_worker, initargs=(run, job, counter)
+        min(crew.size, len(wanted)),
+        mp_context=context,
+        initializer=_start_worker,
+        initargs=(crew.start, pickle.dumps((run, job)), counter),
     )
     try:
         waiting: set[Future[None]] = {pool.submit(_shard_task, number) for number in wanted}

@@ -252,7 +252,8 @@ def _scan(shard: Path, report: DamageReport) -> Iterator[Record]:
         with tarfile.open(shard, "r:") as tar:
             for number, info in enumerate(tar, start=1):
                 MEMBERS.check(number, str(shard))
-                tar.members = []  # else every header read stays in memory
+                # Else every header read stays in memory; `getmembers` would read them all first.
+                tar.members = []  # type: ignore[attr-defined]
                 _check_name(shard, info.name)
                 if not info.isfile() and not info.isdir():
                     raise InputError(

@@ -102,9 +102,10 @@ def write_pairs(
     workers: int = 1,
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    start_worker: Callable[[], None] | None = None,
 ) -> ShardSummary:
     """Writes the shards that are not there yet; arguments and errors as `write_cache`."""
     name = "preferences" if isinstance(job, PreferenceJob) else "pairs"
     run = ShardRun(directory=Path(directory), name=name, shards=-(-job.pairs // job.pairs_per_shard))
     sizes = [min(job.pairs, (n + 1) * job.pairs_per_shard) - n * job.pairs_per_shard for n in range(run.shards)]
-    return run_shards(run, job, sizes, workers=workers, resume=resume, progress=progress)
+    return run_shards(run, job, sizes, workers=workers, resume=resume, progress=progress, start_worker=start_worker)

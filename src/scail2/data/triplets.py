@@ -15,7 +15,7 @@ from scail2.data.augment import LARGEST_SCALE, crop_and_stretch, scale_about_fee
 from scail2.data.pairs import Array, Clip, MotionPair, Still, frames_of_all
 from scail2.data.triplet_recipe import SampleKind, TripletRecipe
 from scail2.errors import InputError
-from scail2.masks import BINDING_SLOTS, BindingSlot, paint_mask
+from scail2.masks import BINDING_SLOTS, BindingSlot, SlotName, paint_mask
 from scail2.modes import MODE_TRAITS, AnimationMode
 
 
@@ -41,7 +41,7 @@ class TrainingTriplet:
     driving_mask: Array  # uint8 (T, H, W, 3) palette
     target: Array  # uint8 (T, H, W, 3)
     region: Array  # bool (T, H, W): bound characters in the target; never an input
-    slots: tuple[str, ...]  # binding slot of each character
+    slots: tuple[SlotName, ...]  # binding slot of each character
     target_parts: Array | None = None  # uint8 (T, H, W)
     driving_parts: Array | None = None
     reference_parts: Array | None = None  # uint8 (H, W)
@@ -104,7 +104,7 @@ def draw_triplet(
         augmented_share=share,
         target=target.frames,
         region=target.region,
-        slots=tuple(slot.name.lower() for slot in slots),
+        slots=tuple(slot.colour for slot in slots),
         target_parts=target.parts,
         driving_parts=driving.parts,
         reference_parts=still.parts,
@@ -186,5 +186,5 @@ def _pose_driving(clip: Clip, mode: AnimationMode) -> _Driving:
     # Replacement needs the scene: the character's pixels are blacked out and the pose is drawn over them. The mask stays
     # the character's, as it says which part of the scene is not to be kept.
     scene = np.where(clip.region[..., None], 0, clip.frames)
-    frames = np.where(clip.pose_tracks.any(axis=0)[..., None], clip.pose, scene).astype(np.uint8)
+    frames = np.where(np.asarray(clip.pose_tracks.any(axis=0))[..., None], clip.pose, scene).astype(np.uint8)
     return _Driving(frames, clip.tracks, None)

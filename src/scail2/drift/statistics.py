@@ -56,12 +56,21 @@ class Difference:
     identity: float  # 0 … 1, see `identity_distance`
 
     @property
+    def parts(self) -> dict[str, float]:
+        """What has changed, each in units of what is plainly visible: 6 colour steps, a factor of two in contrast or
+        sharpness, 0.35 of identity. Colour is that of the whole where no mask tells character and surroundings."""
+        colours = {"colour of the character": self.colour_inside, "colour of the surroundings": self.colour_outside}
+        known = {name: value for name, value in colours.items() if value is not None} or {"colour": self.colour_whole}
+        return {name: value / _VISIBLE_COLOUR for name, value in known.items()} | {
+            "contrast": abs(self.contrast) / _VISIBLE_OCTAVES,
+            "sharpness": abs(self.sharpness) / _VISIBLE_OCTAVES,
+            "identity": self.identity / _VISIBLE_IDENTITY,
+        }
+
+    @property
     def score(self) -> float:
-        """The largest of the parts, each in units of what is plainly visible: 6 colour steps, a factor of two in
-        contrast or sharpness, 0.35 of identity."""
-        colours = [c for c in (self.colour_inside, self.colour_outside) if c is not None] or [self.colour_whole]
-        octaves = max(abs(self.contrast), abs(self.sharpness))
-        return max(max(colours) / _VISIBLE_COLOUR, octaves / _VISIBLE_OCTAVES, self.identity / _VISIBLE_IDENTITY)
+        """The largest of the parts."""
+        return max(self.parts.values())
 
     def to_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__} | {"score": self.score}

@@ -51,7 +51,7 @@ class EvaluationClip:
     def reference_region(self) -> Array:
         """bool (H, W): the characters in the reference picture."""
         on = self.triplet.reference_mask > 225
-        return on.any(axis=-1) & ~on.all(axis=-1)
+        return np.asarray(on.any(axis=-1) & ~on.all(axis=-1))
 
 
 def _as_tested(variant: TripletRecipe) -> TripletRecipe:

@@ -46,7 +46,8 @@ def generate(pipe: Any, clip: EvaluationClip, *, seed: int, **options: Any) -> G
     """
     height, width = clip.truth.shape[1:3]
     started = time.perf_counter()
-    frames, seams = [], []
+    frames: list[np.ndarray] = []
+    seams = []
     with _positions_of(pipe.transformer, clip):
         for output in pipe.stream(
             clip.triplet.reference,
@@ -63,7 +64,7 @@ def generate(pipe: Any, clip: EvaluationClip, *, seed: int, **options: Any) -> G
             **options,
         ):
             if frames:
-                seams.append(sum(map(len, frames)))
+                seams.append(sum(len(each) for each in frames))
             frames.append(to_uint8(output.frames))
     return Generated(np.concatenate(frames), tuple(seams), time.perf_counter() - started)
 

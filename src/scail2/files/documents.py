@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints, overload
 
 from scail2.errors import MAX_INTEGER, InputError, short
 from scail2.files.limits import DOCUMENT_BYTES
@@ -108,9 +108,21 @@ def read_document(path: str | Path) -> bytes:
     return content
 
 
+@overload
 def decode(
     value: Any, kind: type[T], where: str | Path, key: str = "", *, nonfinite: bool = False, unknown: bool = False
-) -> T:
+) -> T: ...
+
+
+@overload
+def decode(
+    value: Any, kind: Any, where: str | Path, key: str = "", *, nonfinite: bool = False, unknown: bool = False
+) -> Any: ...
+
+
+def decode(
+    value: Any, kind: Any, where: str | Path, key: str = "", *, nonfinite: bool = False, unknown: bool = False
+) -> Any:
     """A parsed value (JSON, TOML, a pickle of weights) as ``kind``, or `DocumentError` naming file and key.
 
     Kinds: dataclasses (fields with defaults may be absent; unknown keys are refused unless ``unknown``), ``bool``,

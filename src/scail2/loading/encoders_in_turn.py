@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from scail2.checkpoints.loading_bars import no_loading_bars
 from scail2.checkpoints.model_folder import check_pipeline
 from scail2.errors import InputError
 from scail2.loading.component_files import ComponentFiles, find_components
@@ -57,7 +58,8 @@ class StoredEncoders:
 
     def _load(self, *names: str) -> dict[str, Any]:
         found = _from_folder if (self.path / "model_index.json").is_file() else _from_files
-        components = found(self.path, names, self.torch_dtype, self.device)
+        with no_loading_bars():
+            components = found(self.path, names, self.torch_dtype, self.device)
         for component in components.values():
             if isinstance(component, nn.Module):
                 self._place(component.eval())

@@ -136,6 +136,8 @@ class AutoencoderPatchTransform(ModelMixin, ConfigMixin):
 
         In bfloat16 on processors that multiply it natively; the result has the clip's dtype.
         """
+        if self.refiner is None:
+            return sample[:, :, frames.start : frames.stop]
         reach = self.refiner.neighbours
         shown = torch.arange(frames.start - reach, frames.stop + reach).clamp(0, sample.shape[2] - 1)
         windows = sample[:, :, shown.to(sample.device)].unfold(2, 2 * reach + 1, 1)  # (B, 3, n, H, W, window)

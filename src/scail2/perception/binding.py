@@ -286,10 +286,8 @@ def bind(
         pairs, told = painted, "colour"
     else:
         pairs, told = list(zip(moved_order, shown_order, strict=False)), rule.value
-    if painted:
-        slots = {shown: reference.tracks[shown - 1].slot for _, shown in pairs}
-    else:
-        slots = _assign_slots(pairs, reference, driving)
+    slots = {s: slot for _, s in painted or () if (slot := reference.tracks[s - 1].slot) is not None}
+    slots = slots or _assign_slots(pairs, reference, driving)
     unbound_driving = tuple(n for n in order(driving, rule) if n not in {moved for moved, _ in pairs})
     unbound_reference = tuple(n for n in order(reference, rule) if n not in {shown for _, shown in pairs})
     return Binding(

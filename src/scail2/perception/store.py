@@ -95,7 +95,7 @@ def _track_json(track: CharacterTrack, slot: BindingSlot | None) -> dict[str, An
     return {
         "number": track.number,
         "name": track.name,
-        "slot": slot.name.lower() if slot else None,
+        "slot": slot.colour if slot else None,
         "first_frame": track.first_frame,
         "last_frame": track.last_frame,
         "spans": track.spans(),
@@ -352,9 +352,7 @@ def _describe(masks: BoundMasks, fps: Fraction, sources: Mapping[str, str], file
         "origin": {"reference": reference.origin, "driving": driving.origin},
         "binding": {
             "rule": binding.rule,
-            "pairs": [
-                {"driving": p.driving, "reference": p.reference, "slot": p.slot.name.lower()} for p in binding.pairs
-            ],
+            "pairs": [{"driving": p.driving, "reference": p.reference, "slot": p.slot.colour} for p in binding.pairs],
             "unbound_driving": list(binding.unbound_driving),
             "unbound_reference": list(binding.unbound_reference),
             "notes": list(binding.notes),

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Annotated, Literal
+from typing import Annotated
 
 from scail2.files.documents import Between
-from scail2.masks import BindingSlot
+from scail2.masks import BindingSlot, SlotName
 from scail2.modes import AnimationMode
 from scail2.perception.binding import Binding, BoundPair
 
@@ -17,7 +17,7 @@ _Side = Annotated[int, Between(1, 65_536)]
 class _StoredPair:
     driving: _Number
     reference: _Number
-    slot: Literal[tuple(slot.name.lower() for slot in BindingSlot)]
+    slot: SlotName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class _StoredBinding:
         """The same as the binding it was written from."""
         return Binding(
             pairs=tuple(
-                BoundPair(driving=each.driving, reference=each.reference, slot=BindingSlot[each.slot.upper()])
+                BoundPair(driving=each.driving, reference=each.reference, slot=BindingSlot.of_colour(each.slot))
                 for each in self.pairs
             ),
             unbound_driving=self.unbound_driving,

@@ -216,15 +216,15 @@ class TrackRecorder:
             self._kept.append(labels)
             return
         self._pending.append(labels)
-        self._flush(final=False)
+        self._flush(self.directory, final=False)
 
-    def _flush(self, *, final: bool) -> None:
+    def _flush(self, directory: Path, *, final: bool) -> None:
         waiting = sum(len(part) for part in self._pending)
         if waiting < _CHUNK and not (final and waiting):
             return
         joined = np.concatenate(self._pending)
         while len(joined) >= _CHUNK or (final and len(joined)):
-            np.savez_compressed(self.directory / f"labels_{self._chunks:05d}.npz", labels=joined[:_CHUNK])
+            np.savez_compressed(directory / f"labels_{self._chunks:05d}.npz", labels=joined[:_CHUNK])
             self._chunks += 1
             joined = joined[_CHUNK:]
         self._pending = [joined] if len(joined) else []
@@ -269,7 +269,7 @@ class TrackRecorder:
         if self.directory is None:
             source: LabelSource = ArrayLabels(np.concatenate(self._kept))
         else:
-            self._flush(final=True)
+            self._flush(self.directory, final=True)
             source = StoredLabels(self.directory, self._total, self.height, self.width)
         return TrackedMasks(
             labels=source, tracks=tracks, origin=origin, background=background, warnings=tuple(warnings)

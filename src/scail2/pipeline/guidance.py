@@ -129,7 +129,8 @@ def call_back(
         "negative_prompt_embeds": predict.negative_prompt_embeds,
     }
     shown = {name: tensors[name] for name in callback_tensors(options)}
-    changed = options.callback_on_step_end(pipe, *at, shown) or {}
+    changed = options.callback_on_step_end(pipe, *at, shown) if options.callback_on_step_end is not None else None
+    changed = changed or {}
     tensors |= {name: value for name, value in changed.items() if name in tensors}
     if tensors["prompt_embeds"] is not predict.conditions.prompt_embeds:
         predict = replace(predict, conditions=replace(predict.conditions, prompt_embeds=tensors["prompt_embeds"]))

@@ -121,5 +121,5 @@ def takes_stream_options(method: Method) -> Method:
         for field in fields(StreamOptions)
     ]
 
-    method.__signature__ = signature.replace(parameters=own + options)
+    method.__signature__ = signature.replace(parameters=own + options)  # type: ignore[attr-defined]
     return method

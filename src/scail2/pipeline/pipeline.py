@@ -7,7 +7,7 @@ its conditions, the history before it and the generator's state, so a run can be
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, Literal, Unpack, overload
 
 import torch
@@ -244,7 +244,7 @@ class SCAIL2Pipeline(SavedPipeline, CallState, VisitedByEncoders, SCAIL2LoraLoad
     @without_gradients
     def stream(
         self, image: Any, driving_video: Any, reference_mask: Any, driving_mask: Any, **options: Unpack[StreamArguments]
-    ) -> Iterator[SegmentOutput]:
+    ) -> Generator[SegmentOutput, None, None]:
         """Generate a video segment by segment, giving out each one as soon as it is finished.
 
         Nothing but the current segment and the next one's driving frames are held in memory; those are read in a thread of

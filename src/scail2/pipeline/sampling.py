@@ -40,9 +40,10 @@ def make_scheduler(solver: Solver | str, shift: float) -> SchedulerMixin:
 
 def fresh_scheduler(component: SchedulerMixin, settings: SamplingSettings) -> SchedulerMixin:
     """A new scheduler for one segment; ``component`` is read, never changed."""
-    if settings.solver is not None:
+    if settings.solver is not None and settings.shift is not None:
         return make_scheduler(settings.solver, settings.shift)
-    changes = {} if settings.shift is None else {shift_name(component.config): settings.shift}
+    name = shift_name(component.config)
+    changes = {} if settings.shift is None or name is None else {name: settings.shift}
     return type(component).from_config(component.config, **changes)
 
 

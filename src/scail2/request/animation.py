@@ -190,8 +190,7 @@ class AnimationRequest(MaskRequest):
         """Reads what `to_json` gave (a dictionary or its JSON text). Unknown names are refused."""
         if isinstance(source, str | bytes):
             source = parse_json(source, dict[str, Any], "The request")
-        kind: Any = Mapping[str, Any]  # an abstract class is none to construct, but one to be decoded into
-        settings = dict(decode(source, kind, "The request"))
+        settings = dict(decode(source, Mapping[str, Any], "The request"))
         version = settings.pop("version", REQUEST_VERSION)
         if type(version) is not int or not 1 <= version <= REQUEST_VERSION:
             raise InputError(

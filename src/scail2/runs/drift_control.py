@@ -16,20 +16,29 @@ import numpy as np
 from scail2.drift import measure as drift
 from scail2.drift import plot as drift_plot
 from scail2.drift.colour import ColourStatistics, colour_statistics
+from scail2.drift.driving import DrivingMeasures
 from scail2.drift.measure import DriftLimitExceeded, DriftReport, SegmentDrift, SegmentStatistics
 from scail2.errors import InputError
 from scail2.files.documents import DocumentError
 from scail2.files.storage import digest, hash_file, is_present, temporary_name
+from scail2.modes import AnimationMode
+from scail2.perception.segmenters.people.network import installed
 from scail2.request.animation import AnimationRequest, DriftCorrection
 from scail2.runs.journal import Journal
+from scail2.runs.motion import MotionCheck, looked_at
 from scail2.runs.preparation import Prepared
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.segment_store import SegmentStore
+from scail2.runs.verdict import DRIFT
+from scail2.runs.watching import SharedFrames, WatchedFrames
+from scail2.segments import Segment
 
 if TYPE_CHECKING:
     from scail2.pipeline.pipeline import SegmentOutput
 
-_TAIL = 2
+_TAIL = 4
+# Of everything that a segment is measured for; segments that were measured for less are measured again.
+_MEASURES = 2
 
 
 class DriftControl:
@@ -45,6 +54,9 @@ class DriftControl:
         self.request = request
         self.prepared = prepared
         self.journal = journal
+        self.masks = SharedFrames(prepared.masks.driving_mask)
+        self.driving = WatchedFrames(prepared.driving, looked_at(prepared.plan.segments))
+        self.motion = MotionCheck(self.driving)
 
     @property
     def corrects(self) -> bool:
@@ -76,12 +88,23 @@ class DriftControl:
             except InputError as error:
                 raise self.store.unreadable(index, error) from error
             self.store.write_metrics(index, {"key": self._key(index), "drift": measured.to_json()})
-            self.journal.emit("drift", segment=index, score=round(measured.score, 4), seam_energy=measured.seam_energy)
+            self._announce(measured)
         try:
             drift.check_limit(measured, self.request.drift_limit)
         except DriftLimitExceeded:
             self.finish()
             raise
+
+    def _announce(self, measured: SegmentDrift) -> None:
+        error = measured.motion_error
+        self.journal.emit(
+            "drift",
+            segment=measured.index,
+            score=round(measured.score, 4),
+            seam_energy=measured.seam_energy,
+            flicker=measured.flicker,
+            motion_error=None if error is None else error.value,
+        )
 
     def finish(self) -> None:
         """Writes ``drift.json`` and, where matplotlib is installed, ``drift.png`` from the measures of all segments."""
@@ -89,7 +112,7 @@ class DriftControl:
         for index in self.store.finished():
             if (known := self._known(index)) is not None:
                 report.add(known)
-        path = self.store.folder.parent / "drift.json"
+        path = self.store.folder.parent / DRIFT
         picture = path.with_suffix(".png")
         drawn = {"limit": self.request.drift_limit, "sha256": hash_file(picture) if is_present(picture) else None}
         if drawn["sha256"] is None or _written(path) != report.to_json() | {"picture": drawn}:
@@ -123,51 +146,71 @@ class DriftControl:
     def _measured(self, index: int) -> SegmentDrift:
         segment = self.prepared.plan.segments[index]
         source = self.store.frames(index)
+        frames = source.frames(0, len(source))
         tail = first = None
         if index:
             before = self.store.frames(index - 1)
             tail = before.frames(max(0, len(before) - _TAIL), len(before))
             first = self._first
-        return drift.measure_segment(
-            source.frames(0, len(source)),
+        masks = self.masks.frames(segment.first_new, segment.stop)
+        characters = _region(masks)
+        measured = drift.measure_segment(
+            frames,
             reference=self._reference,
-            first_segment_stats=first,
+            first_segment_stats=None if first is None else first.statistics,
             previous_tail=tail,
-            character_mask=self._characters(segment.first_new, segment.stop),
+            character_mask=characters,
+            driving=self._driving(segment, 0 if tail is None else len(tail), characters, first),
             index=index,
+        )
+        error = self.motion.measure(segment, frames, masks)
+        self.driving.forget(segment.stop)
+        return replace(measured, motion_error=error)
+
+    def _driving(
+        self, segment: Segment, tail: int, characters: np.ndarray, first: SegmentDrift | None
+    ) -> DrivingMeasures:
+        """What the driving video does in a segment's new frames, whose characters are given, and in the tail before it."""
+        stride = self.driving.stride(*characters.shape[1:])
+        small = self.driving.small(segment.first_new, segment.stop)
+        return DrivingMeasures(
+            glance=self.driving.glance(segment.first_new - tail, segment.stop),
+            statistics=drift.segment_statistics(small, characters[:, ::stride, ::stride]),
+            first=None if first is None else first.driving,
+            is_scene=self.request.mode is AnimationMode.REPLACEMENT,
         )
 
     def _key(self, index: int) -> str:
         """Hash of all frames a segment's measures are made from."""
-        frames = [self.store.record(each).frames_sha256 for each in sorted({0, max(0, index - 1), index})]
-        return digest([frames, self.prepared.key])
+        frames = [self.store.known(each).frames_sha256 for each in sorted({0, max(0, index - 1), index})]
+        return digest([frames, self.prepared.key, _MEASURES, installed()])
 
     def _anchor(self, index: int) -> ColourStatistics:
         """Colours of the first segment, or of the frames just before this one, as stored."""
         if self.request.drift_correction is DriftCorrection.REINHARD_FIRST:
-            return self._first.colour
+            return self._first.statistics.colour
         history = self.store.state(index - 1).history
         start = self.prepared.plan.segments[index].first_new
         return colour_statistics(history, self._characters(start - len(history), start))
 
     @property
-    def _first(self) -> SegmentStatistics:
-        """Statistics of the first segment, which was measured before any later one is rendered."""
-        return self._known(0).statistics
+    def _first(self) -> SegmentDrift:
+        """The first segment's measures, which were made before any later one is rendered."""
+        known = self._known(0)
+        return self._measured(0) if known is None else known
 
     @cached_property
     def _reference(self) -> SegmentStatistics:
         masks = self.prepared.masks
-        mask = _characters_in(masks.reference_mask)
-        return drift.segment_statistics(masks.reference[None], mask[None])
+        return drift.segment_statistics(masks.reference[None], _region(masks.reference_mask)[None])
 
     def _characters(self, start: int, stop: int) -> np.ndarray:
         """Where the driving masks show a character: bool (T, H, W)."""
-        return _characters_in(self.prepared.masks.driving_mask.frames(start, stop))
+        return _region(self.masks.frames(start, stop))
 
 
-def _characters_in(masks: np.ndarray) -> np.ndarray:
-    """Where masks uint8 (..., 3) show a character, in the model's own reading of them: bool (...)."""
+def _region(masks: np.ndarray) -> np.ndarray:
+    """Where masks uint8 (..., H, W, 3) show a character: bool (..., H, W)."""
     import torch
 
     from scail2.conditions import character_region

@@ -8,7 +8,7 @@ same key and an accepted predecessor state is skipped; everything else is render
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -77,7 +77,7 @@ class Executor:
         """Hash of everything but the predecessor that decides a segment: settings, reference, its driving and masks."""
         if index not in self._keys:
             segment = self.segments[index]
-            window = self.prepared.masks.driving_mask.frames(segment.start, segment.stop)
+            window = self.drift.masks.frames(segment.start, segment.stop)
             parts = [self.prepared.key, segment.start, segment.stop, segment.padded_frames, segment.overlap]
             self._keys[index] = digest([*parts, hash_frames(window)])
         return self._keys[index]
@@ -160,7 +160,7 @@ class Executor:
         if index == 0:
             generator.manual_seed(self.request.seed)
         else:
-            state, record = self.store.state(index - 1), self.store.record(index - 1)
+            state, record = self.store.state(index - 1), self.store.known(index - 1)
             generator.set_state(state.next_generator_state)
             history, identity = state.history, record.state
         if seed is not None:
@@ -226,7 +226,7 @@ class Executor:
 
     def _announce(self, index: int) -> None:
         self._rendering = index
-        self.key(index)  # now, while nobody else reads the masks
+        self.key(index)
         segment = self.segments[index]
         self.journal.emit(
             "segment_started", segment=index, segments=len(self.segments), start=segment.start, stop=segment.stop
@@ -234,15 +234,15 @@ class Executor:
 
     def _stream(
         self, first: int, stop: int, history: torch.Tensor | None, generator: torch.Generator
-    ) -> Iterator[SegmentOutput]:
+    ) -> Generator[SegmentOutput, None, None]:
         prepared, masks = self.prepared, self.prepared.masks
         options = self.request.pipeline_options() | prepared.plan.pipeline_options() | prepared.sampling.arguments
         options |= self._embeddings().arguments()  # first, so that encoders are gone before the transformer comes
         return self.model.pipe.stream(
             masks.reference,
-            prepared.driving,
+            self.drift.driving,
             masks.reference_mask,
-            masks.driving_mask,
+            self.drift.masks,
             additional_references=masks.additional_references or None,
             additional_reference_masks=masks.additional_reference_masks or None,
             generator=generator,

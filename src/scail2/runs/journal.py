@@ -52,11 +52,11 @@ class Journal:
             if event not in TRANSIENT:
                 self._append(json_bytes(entry.to_json()))
             if self._listener is not None:
-                self._tell(entry)
+                self._tell(self._listener, entry)
 
-    def _tell(self, entry: RunEvent) -> None:
+    def _tell(self, listener: Listener, entry: RunEvent) -> None:
         try:
-            self._listener(entry)
+            listener(entry)
         except BrokenPipeError:
             raise  # whoever listened went away; the run says so itself
         except OSError as error:

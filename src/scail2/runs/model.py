@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from scail2.checkpoints.loading_bars import no_loading_bars
 from scail2.devices import Precision, default_kind
 from scail2.files.documents import DocumentError, decode
 from scail2.files.storage import digest, is_present
@@ -125,17 +126,18 @@ class ModelHandle:
     def pipe(self) -> SCAIL2Pipeline:
         """The loaded pipeline; with encoders of its own where the placement keeps them and `leave_encoders_out` was not said."""
         if self._pipe is None:
-            self._pipe = self._cache.load(
-                self._request.model,
-                _FileMarks.of(self._request).all,
-                torch_dtype=self._torch_dtype,
-                device=self._device,
-                placement=self.placement,
-                loras=self._request.lora,
-                speed=self._request.speed,
-                encoders=self._with_encoders and not self.placement.frees_encoders,
-            )
             # The run shows its own progress.
+            with no_loading_bars():
+                self._pipe = self._cache.load(
+                    self._request.model,
+                    _FileMarks.of(self._request).all,
+                    torch_dtype=self._torch_dtype,
+                    device=self._device,
+                    placement=self.placement,
+                    loras=self._request.lora,
+                    speed=self._request.speed,
+                    encoders=self._with_encoders and not self.placement.frees_encoders,
+                )
             self._pipe.set_progress_bar_config(disable=True)
         return self._pipe
 

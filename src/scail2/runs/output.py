@@ -44,7 +44,7 @@ class OutputStage:
         frames = JoinedFrames(self.store, indices)
         if len(frames) != self.prepared.plan.total:
             raise InputError(f"The segments hold {len(frames)} frames, {self.prepared.plan.total} were planned.")
-        pixels = digest([self.store.record(index).frames_sha256 for index in indices])
+        pixels = digest([self.store.known(index).frames_sha256 for index in indices])
         sound = self.prepared.inputs["audio" if isinstance(self.request.audio, Path) else "driving"]
         made_of = [pixels, sound if self.request.audio else None, self.codec, str(self.prepared.plan.fps)]
         alpha = identity(self.request, self.store.folder.with_name("masks"))

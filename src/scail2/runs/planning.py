@@ -88,9 +88,12 @@ def choose_size(request: AnimationRequest, facts: ModelFacts, aspect: float) -> 
     naming the nearest good one, when it is not a multiple of the step.
     """
     step_h, step_w = facts.size_step
-    if request.height or request.width:
-        height = request.height or max(1, round(request.width / aspect / step_h)) * step_h
-        width = request.width or max(1, round(request.height * aspect / step_w)) * step_w
+    height, width = request.height, request.width
+    if height or width:
+        if not height:
+            height = max(1, round((width or 0) / aspect / step_h)) * step_h
+        if not width:
+            width = max(1, round(height * aspect / step_w)) * step_w
         near = max(1, round(height / step_h)) * step_h, max(1, round(width / step_w)) * step_w
         if near != (height, width):
             raise InputError(
@@ -126,13 +129,8 @@ class SamplingChoice:
     @classmethod
     def of(cls, request: AnimationRequest, facts: ModelFacts, plan: RunPlan) -> Self:
         """Weighs request, preset and model; `InputError` for unknown presets and solvers, and what the model cannot do."""
-        given = {
-            "preset": request.preset,
-            "guidance_scale": request.guidance_scale,
-            "shift": request.shift,
-            "solver": request.solver,
-            "num_inference_steps": request.num_inference_steps,
-        }
+        names = ("preset", "guidance_scale", "shift", "solver", "num_inference_steps")
+        given: dict[str, Any] = {name: getattr(request, name) for name in names}
         if request.preset is not None and not facts.has_loras:
             preset(request.preset).refuse_without_loras()
         settings = resolve_settings(facts.sampling, (plan.height, plan.width), **given)

@@ -114,13 +114,22 @@ class SegmentStore:
         numbers = sorted(int(name) for name in names_in(self.folder) if re.fullmatch(r"\d{3,9}", name))
         return [index for index in numbers if self.path(index).name in names_in(self.folder) and self.record(index)]
 
+    def known(self, index: int) -> SegmentRecord:
+        """The record of a segment that is finished. Raises `InputError` when it has gone since."""
+        record = self.record(index)
+        if record is None:
+            raise InputError(
+                f"Segment {index} in {self.folder} has gone while the run was worked on; resume to redo it."
+            )
+        return record
+
     def state(self, index: int) -> SegmentState:
         """Float history and generator states of a finished segment; damage sets the segment aside."""
         from safetensors.torch import load
 
         # Read first: a disk that does not answer is an `OSError`, and only what was read can be damaged.
         content = read_bytes(self.path(index) / STATE)
-        record = self.record(index)
+        record = self.known(index)
         try:
             state = SegmentState(**load(content))
             damaged = state.identity() != record.state
@@ -139,7 +148,7 @@ class SegmentStore:
 
         Raises `OSError` when the bytes cannot be read: decoders say no more than that they failed.
         """
-        if hash_file(self.path(index) / FRAMES) == self.record(index).file_sha256:
+        if hash_file(self.path(index) / FRAMES) == self.known(index).file_sha256:
             return error
         return self.set_aside(index, FRAMES)
 
@@ -211,7 +220,7 @@ class JoinedFrames:
     def __init__(self, store: SegmentStore, indices: Sequence[int]):
         self._store = store
         self._indices = list(indices)
-        lengths = [store.record(index).num_frames for index in self._indices]
+        lengths = [store.known(index).num_frames for index in self._indices]
         self._starts = [0, *itertools.accumulate(lengths)]
 
     @property
@@ -248,13 +257,13 @@ class JoinedFrames:
 
     def _checked(self, index: int, size: int) -> Iterator[np.ndarray]:
         """One segment's frames; damage on the disk since they were written sets the segment aside."""
-        record = self._store.record(index)
+        record = self._store.known(index)
         try:
             source = self._store.frames(index)
             sha = _frames_hash((len(source), source.height, source.width, 3))
             for start in range(0, len(source), size):
                 chunk = source.frames(start, min(start + size, len(source)))
-                sha.update(np.ascontiguousarray(chunk))
+                sha.update(np.ascontiguousarray(chunk).data)
                 yield chunk
             damaged = sha.hexdigest() != record.frames_sha256
         except InputError as error:
@@ -279,7 +288,7 @@ def _system_errors(path: Path) -> Iterator[None]:
 def hash_frames(frames: np.ndarray) -> str:
     """SHA-256 of uint8 frames (T, H, W, 3), shape included."""
     sha = _frames_hash(frames.shape)
-    sha.update(np.ascontiguousarray(frames))
+    sha.update(np.ascontiguousarray(frames).data)
     return sha.hexdigest()
 
 

@@ -1,9 +1,9 @@
 """A run at a glance, read from its files only: quick, and possible while another process works on it."""
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from scail2.files.documents import DocumentError, decode
 from scail2.files.storage import is_present, names_in
@@ -14,6 +14,10 @@ from scail2.runs.ledger import STAGES, StageLedger
 from scail2.runs.lock import is_locked
 from scail2.runs.sealed import read_sealed
 from scail2.runs.segment_record import RECORD, SegmentRecord, read_record
+from scail2.runs.verdict import DRIFT, stored_verdict
+
+if TYPE_CHECKING:
+    from scail2.drift.verdict import Verdict
 
 T = TypeVar("T")
 
@@ -30,6 +34,7 @@ class RunStatus:
         finished: indices of finished segments that are what the request, as it is now, asks for.
         seconds_per_segment: mean over the finished ones.
         worst_drift: the largest drift score measured, None before the second segment.
+        verdict: what the measures of all finished segments came to when the run last ended or stopped; None before that.
         bytes, superseded_bytes: disk use, and how much of it `clean` gives back.
         failure: why the last attempt ended, if it did not end well.
         damaged: files of the run that do not hold what was written, so that the rest of this may be too little.
@@ -44,6 +49,7 @@ class RunStatus:
     finished: tuple[int, ...]
     seconds_per_segment: float | None
     worst_drift: float | None
+    verdict: "Verdict | None"
     bytes: int
     superseded_bytes: int
     failure: str | None
@@ -52,7 +58,8 @@ class RunStatus:
     def to_json(self) -> dict[str, Any]:
         """For `scail2 status --json`."""
         return (
-            asdict(self)
+            asdict(replace(self, verdict=None))
+            | {"verdict": None if self.verdict is None else self.verdict.to_json()}
             | {"path": str(self.path), "output": str(self.output), "finished": list(self.finished)}
             | {"damaged": list(self.damaged)}
         )
@@ -69,6 +76,8 @@ class RunStatus:
             rows.append(("seconds a segment", f"{self.seconds_per_segment:.1f}"))
         if self.worst_drift is not None:
             rows.append(("worst drift", f"{self.worst_drift:.2f}"))
+        if self.verdict is not None:
+            rows += [("" if number else "verdict", line) for number, line in enumerate(self.verdict.lines())]
         rows.append(("disk", f"{self.bytes / 1e6:.1f} MB, {self.superseded_bytes / 1e6:.1f} MB of it superseded"))
         if self.state == "overwritten":
             rows.append(
@@ -92,7 +101,7 @@ def status_of(path: Path, request: AnimationRequest) -> RunStatus:
         records = {index: record for index, record in records.items() if not ledger.is_stale(record)}
     done = [index for index in records if planned is None or index < planned]
     seconds = [records[index].timings["total"] for index in done if "total" in records[index].timings]
-    drift = _derived(path, "drift.json", _Drift, damaged)
+    drift = _derived(path, DRIFT, _Drift, damaged)
     return RunStatus(
         path=path,
         state=_state(ledger, request, planned, len(done)),
@@ -103,6 +112,7 @@ def status_of(path: Path, request: AnimationRequest) -> RunStatus:
         finished=tuple(done),
         seconds_per_segment=sum(seconds) / len(seconds) if seconds else None,
         worst_drift=drift.worst if drift else None,
+        verdict=_verdict(path, request, records, damaged) if drift else None,
         bytes=used_bytes(path),
         superseded_bytes=used_bytes(path, "superseded"),
         failure=_failure(path),
@@ -118,6 +128,16 @@ class _Plan:
 @dataclass(frozen=True, slots=True)
 class _Drift:
     worst: float | None = None
+
+
+def _verdict(
+    path: Path, request: AnimationRequest, records: dict[int, SegmentRecord], damaged: list[str]
+) -> "Verdict | None":
+    try:
+        return stored_verdict(path, request, records)
+    except DocumentError:
+        damaged.append(DRIFT)
+        return None
 
 
 def _derived(path: Path, name: str, kind: type[T], damaged: list[str]) -> T | None:

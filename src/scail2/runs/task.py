@@ -18,6 +18,7 @@ from scail2.runs.output import OutputStage
 from scail2.runs.preparation import Preparation, Prepared, changed_inputs
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.segment_store import SegmentStore
+from scail2.runs.verdict import stored_verdict
 
 if TYPE_CHECKING:
     from scail2.pipeline import SCAIL2Pipeline
@@ -82,9 +83,17 @@ class RunTask:
         rendered = executor.render()
         executor.note_stale()
         executor.drift.finish()
+        self._tell_verdict()
         output = OutputStage(self.store, self.request, prepared, self.preparation.ledger, self.journal).write()
         self.journal.emit("run_finished", output=str(output), rendered=rendered, segments=len(executor.segments))
         return output
+
+    def _tell_verdict(self) -> None:
+        """What the measures of the whole run come to, as an event."""
+        records = {index: self.store.known(index) for index in self.store.finished()}
+        found = stored_verdict(self.folder, self.request, records)
+        if found is not None:
+            self.journal.emit("verdict", **found.to_json())
 
     def check_unchanged(self) -> None:
         """Refuses to continue with other files or another model than the run began with."""
@@ -111,7 +120,7 @@ class RunTask:
         if segment not in finished:
             told = f"0 to {finished[-1]}" if finished else "none yet"
             raise InputError(f"Segment {segment} of {self.folder} is not rendered; finished are {told}.")
-        record = self.store.record(segment)
+        record = self.store.known(segment)
         order = _Order(
             segment=segment,
             seed=record.seed if seed is None else seed,

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from scail2.errors import InputError
 from scail2.files.disk_errors import reason
-from scail2.serving import routes_health, routes_masks, routes_media, routes_runs, routes_uploads
+from scail2.serving import routes_health, routes_masks, routes_media, routes_runs, routes_studio, routes_uploads
 from scail2.serving.refusals import RefusalError
 from scail2.serving.service import Service
 from scail2.serving.submissions import without_paths
@@ -28,8 +28,9 @@ def build_app(service: Service) -> FastAPI:
     """The application over a service that somebody else starts and stops."""
     app = FastAPI(title="scail2", description=DESCRIPTION, version=metadata.version("scail2"))
     app.state.service = service
-    for routes in (routes_health, routes_uploads, routes_runs, routes_masks, routes_media):
+    for routes in (routes_health, routes_uploads, routes_runs, routes_masks, routes_media, routes_studio):
         app.include_router(routes.router)
+    app.mount("/studio", routes_studio.Page())
     _translate_errors(app, service)
     app.add_middleware(BoundedBodies, silence=service.settings.limits.silence)
     return app

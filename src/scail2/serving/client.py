@@ -171,9 +171,9 @@ class Client:
         """Goes on with what was stopped, failed or only planned; repainted masks are taken up."""
         return RunState.of(self._json("POST", f"/v1/runs/{run}/resume"))
 
-    def change(self, run: str, **settings: Any) -> RunState:
-        """Other settings; what depends on them is rendered again. None takes a setting back."""
-        body = {"settings": self._with_uploads(settings)}
+    def change(self, run: str, *, action: str = "render", **settings: Any) -> RunState:
+        """Other settings; what depends on them is rendered (or, with ``action="plan"``, planned) again; None takes one back."""
+        body = {"settings": self._with_uploads(settings), "action": action}
         return RunState.of(self._json("POST", f"/v1/runs/{run}/change", json=body))
 
     def rerender(self, run: str, segment: int, *, seed: int | None = None, cascade: bool = False) -> RunState:
@@ -205,9 +205,10 @@ class Client:
         """The mask of a driving frame, or of the reference, as PNG."""
         return self._bytes(f"/v1/runs/{run}/masks/{_mask_name(frame)}")
 
-    def put_mask(self, run: str, png: bytes, frame: int | None = None) -> None:
-        """Replaces the mask of a driving frame, or of the reference."""
-        self._check(self._http.put(f"/v1/runs/{run}/masks/{_mask_name(frame)}", content=png))
+    def put_mask(self, run: str, png: bytes, frame: int | None = None, *, through: int | None = None) -> None:
+        """Replaces the mask of a driving frame (painting the same on all up to ``through``), or of the reference."""
+        asked = {} if through is None else {"through": through}
+        self._check(self._http.put(f"/v1/runs/{run}/masks/{_mask_name(frame)}", content=png, params=asked))
 
     def manifest(self, run: str) -> dict[str, Any]:
         """What the film is, with hashes."""

@@ -47,12 +47,22 @@ class MaskView:
         current = self._store.reference
         write_png(self._folder / "reference_mask.png", _painted(painted, current.shape[:2]))
 
-    def put_driving(self, frame: int, painted: Path) -> None:
-        """Replaces one frame of the driving mask; from then on the mask is a folder of pictures."""
+    def put_driving(self, frame: int, painted: Path, *, through: int | None = None) -> None:
+        """Replaces one frame of the driving mask; from then on the mask is a folder of pictures.
+
+        ``through`` a later frame: what was painted on the first, and only that, is painted on all up to it.
+        """
+        last = frame if through is None else through
         self._check(frame)
+        self._check(last)
         self._check_open()
         pixels = _painted(painted, (self._store.height, self._store.width))
-        write_png(self._store.unpack() / f"{frame:06d}.png", pixels)
+        changed = (pixels != self.driving(frame)).any(axis=-1)
+        later = {number: self.driving(number) for number in range(frame + 1, last + 1)}
+        folder = self._store.unpack()
+        write_png(folder / f"{frame:06d}.png", pixels)
+        for number, mask in later.items():
+            write_png(folder / f"{number:06d}.png", np.where(changed[..., None], pixels, mask))
 
     def _check(self, frame: int) -> None:
         if not 0 <= frame < self._store.total:

@@ -3,7 +3,7 @@
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from scail2.files.staging import Staging
@@ -43,12 +43,23 @@ async def put_reference(run: RunId, request: Request, service: ServiceOf, owner:
 
 
 @router.put("/driving/{frame}.png", status_code=204)
-async def put_driving(run: RunId, frame: Frame, request: Request, service: ServiceOf, owner: Owner) -> None:
+async def put_driving(
+    run: RunId,
+    frame: Frame,
+    request: Request,
+    service: ServiceOf,
+    owner: Owner,
+    through: Annotated[
+        int | None, Query(ge=0, le=10**7, description="Paint the same on every frame up to this.")
+    ] = None,
+) -> None:
     """Replaces one frame of the driving mask."""
-    await _put(request, service, owner, run, frame)
+    await _put(request, service, owner, run, frame, through)
 
 
-async def _put(request: Request, service: Service, owner: str, run: str, frame: int | None) -> None:
+async def _put(
+    request: Request, service: Service, owner: str, run: str, frame: int | None, through: int | None = None
+) -> None:
     view = await run_in_threadpool(service.view, owner, run)
     if await run_in_threadpool(service.is_active, run):
         raise BusyError(f"The run {run} is being worked on: wait for it, or cancel it first.")
@@ -60,11 +71,11 @@ async def _put(request: Request, service: Service, owner: str, run: str, frame: 
                 if size > _PNG_BYTES:
                     raise TooLargeError(f"The mask has more than {_PNG_BYTES:,} bytes.")
                 file.write(chunk)
-        await run_in_threadpool(_store, MaskView(view), frame, staging.place)
+        await run_in_threadpool(_store, MaskView(view), frame, through, staging.place)
 
 
-def _store(masks: MaskView, frame: int | None, painted: FilePath) -> None:
+def _store(masks: MaskView, frame: int | None, through: int | None, painted: FilePath) -> None:
     if frame is None:
         masks.put_reference(painted)
     else:
-        masks.put_driving(frame, painted)
+        masks.put_driving(frame, painted, through=through)

@@ -47,7 +47,7 @@ def frame(run: RunId, number: Number, service: ServiceOf, owner: Owner) -> Respo
 @router.get("/plan.png")
 def contact_sheet(run: RunId, service: ServiceOf, owner: Owner) -> FileResponse:
     """Reference, frames and masks on one sheet."""
-    return FileResponse(service.view(owner, run).picture("plan.png"), media_type="image/png")
+    return FileResponse(service.view(owner, run).picture("masks/contact_sheet.png"), media_type="image/png")
 
 
 @router.get("/drift.png")

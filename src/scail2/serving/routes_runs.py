@@ -40,6 +40,7 @@ class Changes(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"settings": {"seed": 8}}]})
     settings: dict[str, Any]
+    action: Literal["render", "plan"] = Field("render", description="plan: make only masks and plan anew.")
     priority: Priority = 0
 
 
@@ -129,7 +130,7 @@ def plan(run: RunId, service: ServiceOf, owner: Owner) -> dict[str, Any]:
 @router.post("/{run}/change", status_code=202)
 def change(run: RunId, changes: Changes, service: ServiceOf, owner: Owner) -> dict[str, Any]:
     """Other settings: whatever does not depend on them is kept, the rest rendered again."""
-    service.change(owner, run, changes.settings, changes.priority)
+    service.change(owner, run, changes.settings, Action(changes.action), changes.priority)
     return service.summary(owner, run)
 
 

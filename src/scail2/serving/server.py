@@ -15,15 +15,23 @@ from scail2.serving.settings import ServiceSettings
 _CONNECTIONS = 512
 
 
-def listen(settings: ServiceSettings, *, tell: Callable[[str], None]) -> None:
+def listen(
+    settings: ServiceSettings, *, tell: Callable[[str], None], opened: Callable[[str], None] = lambda _: None
+) -> None:
     """Serves until TERM or Ctrl-C; workers stop at their next step, and what they did is kept.
+
+    ``opened`` is called with the address once it answers.
 
     Raises:
         InputError: the address is in use or may not be used; the folder of runs is another service's.
     """
     with bound(settings) as place, Service(settings) as service:
         host, port = place.getsockname()[:2]
-        tell(f"Listening on http://{host}:{port} (documentation: /docs); runs are in {settings.runs}.")
+        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        tell(f"Listening on {address} (studio: /studio/, documentation: /docs); runs are in {settings.runs}.")
+        # The socket listens already: what comes early waits for the first answer.
+        place.listen()
+        opened(address)
         config = uvicorn.Config(
             build_app(service),
             log_level="warning",

@@ -65,13 +65,13 @@ class Service:
         self.dispatcher.notify()
         return job
 
-    def change(self, owner: str, run: str, changes: Mapping[str, Any], priority: int) -> Job:
-        """Other settings for a run, rendered anew where they matter; ``None`` takes a setting back."""
+    def change(self, owner: str, run: str, changes: Mapping[str, Any], action: Action, priority: int) -> Job:
+        """Other settings for a run, planned or rendered anew where they matter; ``None`` takes a setting back."""
         row = self.queue.run(run, owner)
         merged = {name: value for name, value in {**row.settings, **changes}.items() if value is not None}
         changed = replace(row, settings=merged)
         self._request(changed)
-        job = self.queue.add(changed, Action.RENDER, {}, priority, active_limit=self.settings.limits.active_runs)
+        job = self.queue.add(changed, action, {}, priority, active_limit=self.settings.limits.active_runs)
         self.dispatcher.notify()
         return job
 

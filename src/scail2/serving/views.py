@@ -15,6 +15,7 @@ from scail2.files.documents import DocumentError
 from scail2.files.staging import atomic_file
 from scail2.files.storage import hash_file, is_present, read_json
 from scail2.runs import RunDirectory
+from scail2.runs.layout import entries
 from scail2.runs.segment_record import RECORD, SegmentRecord, read_record
 from scail2.serving.queue import Job, RunRow
 from scail2.serving.refusals import MissingError
@@ -137,6 +138,22 @@ class RunView:
                 with VideoReader(self._frames(index)) as reader:
                     return reader.frames(number - start, number - start + 1)[0]
         raise MissingError(f"Frame {number} is not rendered.")
+
+    def driving_frame(self, number: int) -> np.ndarray:
+        """Frame ``number`` of the driving video at the run's size and rate, uint8 (H, W, 3)."""
+        plan, request = self.plan(), self.open().request
+        if plan is None:
+            raise MissingError(f"The run {self.row.id} has no plan yet.")
+        size = (plan["height"], plan["width"])
+        with VideoReader(request.driving, fps=request.fps, size=size, fit=request.fit) as reader:
+            if not number < min(len(reader), plan["frames"]):
+                raise MissingError(f"There is no frame {number}: the run has {plan['frames']}.")
+            return reader.frames(number, number + 1)[0]
+
+    def project_files(self) -> list[Path]:
+        """Everything that another machine needs to go on: the run's own plain files, and the film."""
+        own = [each.path for each in entries(self.place.run) if each.is_genuine and not (each.folder or each.temporary)]
+        return [*own, *(path for path in self.place.folder.glob("film*.*") if path.is_file())]
 
     def segment_film(self, index: int) -> Path:
         """A finished segment as a film that browsers play; made once for each version of it."""

@@ -102,7 +102,7 @@ def nano_continue() -> TrainConfig:
     return dataclasses.replace(
         finish,
         name="nano_continue",
-        model="src/scail2/assets/nano",
+        model=str(embedded_model_path()),
         steps=3_150,
         data=data,
         timesteps=dataclasses.replace(finish.timesteps, pure_noise=0.85),

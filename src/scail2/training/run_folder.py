@@ -63,10 +63,9 @@ def refuse_change(folder: Path, config: TrainConfig) -> None:
     changed = _changes(folder, config)
     if changed:
         told = ", ".join(f"{name} ({_shown(old)}, now {_shown(new)})" for name, (old, new) in changed.items())
-        step = state_step(latest_state(folder / CHECKPOINTS))
         raise InputError(
-            f"{folder} was trained to step {step} with another {told}: repeat the command it was begun with, choose another "
-            "--output, or go on in the new way with --change."
+            f"{folder} was trained to step {_last_step(folder)} with another {told}: repeat the command it was begun with, "
+            "choose another --output, or go on in the new way with --change."
         )
 
 
@@ -74,11 +73,17 @@ def save_config(folder: Path, config: TrainConfig) -> None:
     """Writes what the run is made with; a change of a run that has checkpoints is added to `changes.jsonl`."""
     changed = _changes(folder, config)
     if changed:
-        line = {"step": state_step(latest_state(folder / CHECKPOINTS)), "changed": changed}
+        line = {"step": _last_step(folder), "changed": changed}
         with (folder / CHANGES).open("a") as file:
             file.write(json.dumps(line) + "\n")
     with atomic_file(folder / CONFIG) as file:
         file.write((json.dumps(_described(config), indent=2) + "\n").encode())
+
+
+def _last_step(folder: Path) -> int:
+    """The step that a run was trained to; 0 before its first checkpoint."""
+    state = latest_state(folder / CHECKPOINTS)
+    return 0 if state is None else state_step(state)
 
 
 def _described(config: TrainConfig) -> dict[str, Any]:

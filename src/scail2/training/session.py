@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -165,13 +166,13 @@ def count_parameters(module: nn.Module) -> tuple[int, int]:
     return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
 
 
-def with_overrides(config: TrainConfig, *, rate: float = 1.0, **changes: object) -> TrainConfig:
+def with_overrides(config: TrainConfig, *, rate: float = 1.0, **changes: Any) -> TrainConfig:
     """A copy with learning rates times ``rate``, and with what is given (not None) replaced.
 
     ``shards`` and ``batch_size`` are its data's, ``sheets_every`` and ``sheets_shards`` its contact sheets'.
     """
     given = {name: value for name, value in changes.items() if value is not None}
-    data = {name: given.pop(name) for name in ("shards", "batch_size") if name in given}
+    data: dict[str, Any] = {name: given.pop(name) for name in ("shards", "batch_size") if name in given}
     sheets = {name: given.pop(f"sheets_{name}") for name in ("every", "shards") if f"sheets_{name}" in given}
     rates = {f"{name}learning_rate": rate * getattr(config.optimizer, f"{name}learning_rate") for name in ("", "muon_")}
     return dataclasses.replace(

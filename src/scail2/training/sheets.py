@@ -37,10 +37,7 @@ class ContactSheets:
 
     def __init__(self, vae: nn.Module, dataset: LatentDataset, config: SheetConfig) -> None:
         self.vae = vae
-        chosen = preset(config.preset)
-        self.settings = SamplingSettings(
-            steps=chosen.steps, guidance_scale=1.0, solver=chosen.solver, shift=chosen.shift
-        )
+        self.preset = preset(config.preset)
         self.samples = [TrainingBatch(collate([sample])) for sample in _spread(dataset, config.rows)]
 
     @without_gradients
@@ -59,11 +56,13 @@ class ContactSheets:
         """Normalised latents ``(1, C, T, h, w)`` from the noise of row ``number``."""
         generator = torch.Generator().manual_seed(number)
         conditions = segment_conditions(sample.latents)
-        scheduler = make_scheduler(self.settings.solver, self.settings.shift)
+        chosen = self.preset
+        settings = SamplingSettings(steps=chosen.steps, guidance_scale=1.0, solver=chosen.solver, shift=chosen.shift)
+        scheduler = make_scheduler(chosen.solver, chosen.shift)
         pipe = SCAIL2Pipeline(transformer=transformer, vae=self.vae, scheduler=scheduler)
         pipe.set_progress_bar_config(disable=True)
         noise = torch.randn(conditions.latent_shape, generator=generator).to(conditions.reference_latents.device)
-        return pipe.denoise(noise, conditions, self.settings, generator=generator).latents
+        return pipe.denoise(noise, conditions, settings, generator=generator).latents
 
     def _pixels(self, latents: torch.Tensor) -> np.ndarray:
         """uint8 ``(T, H, W, 3)``."""

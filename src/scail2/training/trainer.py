@@ -26,6 +26,8 @@ from scail2.training.state import Counts, latest_state, load_state, prune_states
 
 logger = logging.getLogger(__name__)
 
+Sheets = Callable[[nn.Module, torch.device], np.ndarray]
+
 # What a step's random draws are for; part of every seed.
 _LOSS_DRAWS = 2
 
@@ -62,7 +64,7 @@ class Trainer:
         directory: Path,
         *,
         context: ParallelContext | None = None,
-        sheets: Callable[[nn.Module, torch.device], np.ndarray] | None = None,
+        sheets: Sheets | None = None,
     ) -> None:
         self.config = config
         self.objective = objective
@@ -95,7 +97,7 @@ class Trainer:
                 if self.step % self.config.checkpoint_every == 0:
                     self.save()
                 if self.sheets is not None and self.step % self.config.sheets.every == 0:
-                    record.picture(self.step, self._sheet())
+                    record.picture(self.step, self._sheet(self.sheets))
         finally:
             record.close()
             for number, handler in previous.items():
@@ -177,14 +179,14 @@ class Trainer:
             raise InputError(f"Training stopped at step {self.step}: {concern}")
 
     @without_gradients
-    def _sheet(self) -> np.ndarray:
+    def _sheet(self, sheets: Sheets) -> np.ndarray:
         """A contact sheet by the averaged weights; puts the trained ones back."""
         kept = {n: p.detach().clone() for n, p in self.transformer.named_parameters() if p.requires_grad}
         if self.average is not None:
             self.average.copy_to(self.transformer)
         self.transformer.eval()
         try:
-            return self.sheets(self.transformer, self.context.device)
+            return sheets(self.transformer, self.context.device)
         finally:
             parameters = dict(self.transformer.named_parameters())
             for name, value in kept.items():

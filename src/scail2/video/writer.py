@@ -253,6 +253,8 @@ class VideoWriter:
         )
 
     def _mux(self, packets) -> None:
+        if self._container is None:
+            raise ValueError(f"{self.path} is closed")
         for packet in packets:
             self._container.mux(packet)
 

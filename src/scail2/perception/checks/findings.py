@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from scail2.errors import InputError
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ def of_file(name: str, notes: "Sequence[Note]") -> list[Finding]:
     return found
 
 
-def runs_of(flags: Sequence[bool]) -> list[tuple[int, int]]:
+def runs_of(flags: Sequence[bool] | np.ndarray) -> list[tuple[int, int]]:
     """Runs [start, stop) of true values."""
     runs, start = [], None
     for index, flag in enumerate([*flags, False]):

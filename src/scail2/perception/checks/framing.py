@@ -11,7 +11,7 @@ resampling the reference so that both shares agree.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from PIL import Image
 
 from scail2.perception.binding import Binding
 from scail2.perception.checks import findings
+from scail2.perception.checks.extents import PairExtents
 from scail2.perception.checks.findings import Finding
 from scail2.perception.tracks import CharacterTrack, TrackedMasks
 
@@ -43,7 +44,8 @@ def predicted_scale(reference_share: float, driving_share: float) -> float:
 class PairFraming:
     """One bound pair: shares of the frame's height, the expected size error, and where each body is cut off.
 
-    `reframe_scale` is the factor by which the reference picture would have to be resampled to remove the error.
+    `reframe_scale` is the factor by which the reference picture would have to be resampled to remove the error. `extents` say
+    how far down the two are shown, where joints told.
     """
 
     driving: int
@@ -54,6 +56,7 @@ class PairFraming:
     reframe_scale: float
     driving_cut: tuple[str, ...]
     reference_cut: tuple[str, ...]
+    extents: PairExtents | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +70,7 @@ class FramingReport:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "pairs": [asdict(pair) for pair in self.pairs],
+            "pairs": [asdict(pair) for pair in self.pairs],  # extents as numbers from 0, the chest, to 3, the feet
             "reframe_scale": self.reframe_scale,
             "anchor": list(self.anchor),
         }
@@ -98,13 +101,19 @@ def _frame_mask(masks: TrackedMasks, number: int, frame: int) -> np.ndarray:
     return masks.labels.labels(frame, frame + 1)[0] == number
 
 
-def check(reference: TrackedMasks, driving: TrackedMasks, binding: Binding) -> FramingReport:
+def check(
+    reference: TrackedMasks,
+    driving: TrackedMasks,
+    binding: Binding,
+    extents: Mapping[tuple[int, int], PairExtents] | None = None,
+) -> FramingReport:
     """Compares every bound pair where the driving character is first seen.
 
     Args:
         reference: characters of the reference picture, at the size it will be given to the model.
         driving: characters of the driving video, at the run's size.
         binding: who moves whom.
+        extents: how far down the characters are shown, by (driving number, reference number), where joints told.
     """
     pairs = []
     for bound in binding.pairs:
@@ -122,6 +131,7 @@ def check(reference: TrackedMasks, driving: TrackedMasks, binding: Binding) -> F
                 reframe_scale=moved_share / shown_share,
                 driving_cut=cut_sides(_frame_mask(driving, bound.driving, moved.first_frame)),
                 reference_cut=cut_sides(_frame_mask(reference, bound.reference, 0)),
+                extents=(extents or {}).get((bound.driving, bound.reference)),
             )
         )
     scale = float(np.exp(np.mean([math.log(pair.reframe_scale) for pair in pairs]))) if pairs else 1.0
@@ -146,25 +156,57 @@ def _findings(pairs: Sequence[PairFraming], driving: TrackedMasks, binding: Bind
                     "use --reframe auto, or crop the reference like the first driving frame",
                 )
             )
-        only_reference = [side for side in pair.reference_cut if side not in pair.driving_cut]
-        only_driving = [side for side in pair.driving_cut if side not in pair.reference_cut]
-        if only_reference:
-            found.append(
-                findings.warning(
-                    "cut_off",
-                    f"reference character {pair.reference} is cut off at the {' and '.join(only_reference)} but driving "
-                    f"character {pair.driving} is not: the missing parts will be invented",
-                    "use a reference that shows the whole body, or crop the driving video alike",
-                )
-            )
-        if only_driving:
-            found.append(
-                findings.info(
-                    "cut_off",
-                    f"driving character {pair.driving} is cut off at the {' and '.join(only_driving)} in its first frame",
-                )
-            )
+        found += [*_legs(pair), *_cut_off(pair)]
     return found + _later_cuts(driving, binding)
+
+
+def _legs(pair: PairFraming) -> list[Finding]:
+    """Where one of the two is shown further down than the other, by their joints."""
+    extents = pair.extents
+    if extents is None or extents.reference == extents.driving:
+        return []
+    if extents.reference > extents.driving:
+        return [
+            findings.info(
+                "cut_off",
+                f"driving character {pair.driving} is shown down to the {extents.driving.label} at most, reference character "
+                f"{pair.reference} down to the {extents.reference.label}",
+            )
+        ]
+    return [
+        findings.warning(
+            "cut_off",
+            f"reference character {pair.reference} is shown down to the {extents.reference.label} only, driving character "
+            f"{pair.driving} down to the {extents.driving.label} (frame {extents.frame}): what is missing will be invented",
+            "use a reference that shows as much of the body, or crop the driving video alike",
+            [(extents.frame, extents.frame + 1)],
+        )
+    ]
+
+
+def _cut_off(pair: PairFraming) -> list[Finding]:
+    """Where the frame cuts off one of the two and not the other, by their masks; what joints say of the legs is surer."""
+    by_joints = {"bottom"} if pair.extents is not None else set()
+    only_reference = [side for side in pair.reference_cut if side not in {*pair.driving_cut, *by_joints}]
+    only_driving = [side for side in pair.driving_cut if side not in {*pair.reference_cut, *by_joints}]
+    found = []
+    if only_reference:
+        found.append(
+            findings.warning(
+                "cut_off",
+                f"reference character {pair.reference} is cut off at the {' and '.join(only_reference)} but driving "
+                f"character {pair.driving} is not: the missing parts will be invented",
+                "use a reference that shows the whole body, or crop the driving video alike",
+            )
+        )
+    if only_driving:
+        found.append(
+            findings.info(
+                "cut_off",
+                f"driving character {pair.driving} is cut off at the {' and '.join(only_driving)} in its first frame",
+            )
+        )
+    return found
 
 
 def _later_cuts(driving: TrackedMasks, binding: Binding) -> list[Finding]:

@@ -12,6 +12,7 @@ from scail2.errors import InputError
 from scail2.perception.bound_masks import BoundMasks
 from scail2.perception.checks import findings, framing, validate
 from scail2.perception.checks.cuts import scene_cuts
+from scail2.perception.checks.extents import pair_extents
 from scail2.perception.checks.findings import Finding, Severity
 from scail2.perception.checks.framing import FramingReport
 from scail2.perception.driving_video import DrivingVideo
@@ -89,7 +90,8 @@ def inspect(
         reference: the reference picture as the model will get it, uint8 (H, W, 3).
         notes: findings that were made earlier (e.g. that the reference was reframed).
     """
-    framed = framing.check(masks.reference, masks.driving, masks.binding)
+    extents = pair_extents(masks, reference, driving.frames)
+    framed = framing.check(masks.reference, masks.driving, masks.binding, extents)
     cuts = scene_cuts(driving.frames)
     film = getattr(driving.frames, "source_info", None)
     found = [

@@ -147,7 +147,7 @@ def check_count(reference: TrackedMasks, driving: TrackedMasks, binding: Binding
 
 
 def _pair_told(pair: BoundPair) -> str:
-    return f"driving {pair.driving} → reference {pair.reference} ({pair.slot.name.lower()})"
+    return f"driving {pair.driving} → reference {pair.reference} ({pair.slot.colour})"
 
 
 def check_order(reference: TrackedMasks, driving: TrackedMasks, binding: Binding) -> list[Finding]:
@@ -215,7 +215,7 @@ def check_overlaps(driving: TrackedMasks) -> list[Finding]:
                     )
                 )
             both = np.flatnonzero(one.present & other.present)
-            side = np.sign([one.centre_x(t) - other.centre_x(t) for t in both])
+            side = np.sign([one.centre_x(t) - other.centre_x(t) for t in both.tolist()])
             if len(both) and (side > 0).any() and (side < 0).any():
                 crossing = int(both[np.flatnonzero(np.diff(side[side != 0]))[0]])
                 found.append(
@@ -248,7 +248,7 @@ def check_sharing(driving: TrackedMasks, binding: Binding) -> list[Finding]:
         found.append(
             findings.info(
                 "shared_slot",
-                f"reference characters {sorted(shown)} share {slot.name.lower()}; their smallest distance is {gap:.0f} pixels",
+                f"reference characters {sorted(shown)} share {slot.colour}; their smallest distance is {gap:.0f} pixels",
             )
         )
     return found

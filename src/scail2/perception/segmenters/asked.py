@@ -1,5 +1,6 @@
 """The segmenter that a request asks for."""
 
+from scail2.checkpoints.loading_bars import no_loading_bars
 from scail2.perception.segmenters.automatic import AutomaticSegmenter
 from scail2.perception.segmenters.protocol import VideoSegmenter
 from scail2.request.masks import MaskRequest
@@ -9,9 +10,7 @@ def segmenter_for(request: MaskRequest) -> VideoSegmenter:
     """SAM3 where its weights were named, else the one that knows what the clip shows."""
     if request.sam3 is None:
         return AutomaticSegmenter(accept=request.accept_mask)
-    from transformers.utils import logging
-
     from scail2.perception.segmenters.sam3 import Sam3Segmenter
 
-    logging.disable_progress_bar()
-    return Sam3Segmenter.load(request.sam3)
+    with no_loading_bars():
+        return Sam3Segmenter.load(request.sam3)

@@ -73,7 +73,7 @@ class PixelStatistics:
         return cls()
 
 
-def _load(kind: type, weights: str, dtype: torch.dtype) -> Any:
+def _load(kind: Any, weights: str, dtype: torch.dtype) -> Any:
     local = Path(weights).exists()
     if not local and (weights.count("/") != 1 or weights.startswith((".", "/", "~"))):
         raise InputError(f"there are no SAM3 weights at {weights}: give a folder in transformers format or a Hub name.")
@@ -220,7 +220,7 @@ class Sam3Segmenter:
         labels = np.zeros((1, frames.height, frames.width), np.uint8)
         confidence = np.zeros((1, max(1, len(numbers))), np.float32)
         # The surest object is painted last and keeps the pixels that several claim.
-        for identity in sorted(kept, key=scores.get):
+        for identity in sorted(kept, key=scores.__getitem__):
             if identity in numbers:
                 labels[0][full[identity]] = numbers[identity]
                 confidence[0, numbers[identity] - 1] = min(1.0, max(0.0, scores[identity]))
@@ -347,7 +347,7 @@ def _largest(found: TrackedMasks, count: int | None, directory: Path | None) -> 
     if count is None or len(found.tracks) <= count:
         return found
     weight = {track.number: track.mean_confidence * float(track.areas.sum()) for track in found.tracks}
-    kept = sorted(sorted(weight, key=weight.get, reverse=True)[:count])
+    kept = sorted(sorted(weight, key=weight.__getitem__, reverse=True)[:count])
     return relabel(found, kept, directory / "largest" if directory is not None else None)
 
 

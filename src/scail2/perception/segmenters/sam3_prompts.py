@@ -31,10 +31,14 @@ class Places:
         return coordinates[None, None], torch.tensor([kind for _, _, kind in rows], dtype=torch.int32)[None, None]
 
 
+def _placed(prompts: Prompts) -> list[BoxPrompt | PointPrompt]:
+    return [*prompts.boxes, *prompts.points]
+
+
 def by_frame(prompts: Prompts) -> dict[int, dict[int, Places]]:
     """Frame → character → what was placed there; raises `InputError` for two boxes on one character in a frame."""
     places: dict[int, dict[int, Places]] = {}
-    for prompt in (*prompts.boxes, *prompts.points):
+    for prompt in _placed(prompts):
         given = places.setdefault(prompt.frame, {}).setdefault(prompt.character, Places([]))
         if isinstance(prompt, BoxPrompt):
             if given.box is not None:
@@ -49,7 +53,7 @@ def check_prompts(prompts: Prompts, frames: SizedFrames) -> None:
     """Raises `InputError` for prompts that say nothing, or point outside the clip."""
     if not prompts.text and not prompts.placed:
         raise InputError("SAM3 needs to be told what to look for: give --text, --point or --box.")
-    for prompt in (*prompts.points, *prompts.boxes):
+    for prompt in _placed(prompts):
         if not 0 <= prompt.frame < len(frames):
             raise InputError(
                 f"a point or box names frame {prompt.frame}, but the clip has frames 0 to {len(frames) - 1}."

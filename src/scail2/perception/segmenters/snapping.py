@@ -13,11 +13,11 @@ import numpy as np
 
 from scail2.errors import InputError
 from scail2.masks import BINDING_SLOTS
-from scail2.video.source import SizedFrames
+from scail2.video import FrameSource
 
 # Rows of the palette: black, white, then the slots in the order in which they are handed out.
 PALETTE = np.array([(0, 0, 0), (255, 255, 255), *(slot.rgb for slot in BINDING_SLOTS)], np.int16)
-PALETTE_NAMES = ("black", "white", *(slot.name.lower() for slot in BINDING_SLOTS))
+PALETTE_NAMES = ("black", "white", *(slot.colour for slot in BINDING_SLOTS))
 LOSSLESS_CODECS = {"ffv1", "png", "qtrle", "huffyuv", "utvideo"}
 MATTE_LEVEL = 127
 """What is brighter than this in a grey or alpha matte is the character."""
@@ -200,7 +200,7 @@ class SnappedFrames:
         lossy: whether they may have gone through a lossy codec.
     """
 
-    def __init__(self, source: SizedFrames, where: str, *, lossy: bool):
+    def __init__(self, source: FrameSource, where: str, *, lossy: bool):
         self.source, self.where, self.lossy = source, where, lossy
         self._snapper: PaletteSnapper | None = None
 

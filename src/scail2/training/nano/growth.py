@@ -50,10 +50,10 @@ def grow(
             raise InputError(f"{name} is {new}, less than the {old} of the transformer to grow; give at least {old}.")
     sizes = {"num_attention_heads": heads, "num_layers": layers, "ffn_dim": ffn_dim}
     large = SCAIL2Transformer3DModel.from_config({**config, **sizes})
-    old, new = dict(small.named_parameters()), dict(large.named_parameters())
+    known = dict(small.named_parameters())
     sources = _block_sources(config.num_layers, layers)
-    for name, parameter in new.items():
-        parameter.copy_(_grown(old[_old_name(name, sources)], parameter.shape, name, generator))
+    for name, parameter in large.named_parameters():
+        parameter.copy_(_grown(known[_old_name(name, sources)], parameter.shape, name, generator))
     for index, block in enumerate(large.blocks):
         if index > 0 and sources[index] == sources[index - 1]:
             for writer in _WRITERS:

@@ -117,7 +117,9 @@ def load_networks(run: Path, vae: AutoencoderPatchTransform, transformer: nn.Mod
     average = load_file(checkpoint / "average.safetensors")
     for name, network in (("refiner", vae.refiner), ("transformer", transformer)):
         trained = {key.removeprefix(f"{name}."): v for key, v in average.items() if key.startswith(f"{name}.")}
-        if trained:
+        if trained and network is None:
+            raise InputError(f"{run} trained a {name}, which this autoencoder does not have.")
+        if network is not None and trained:
             network.load_state_dict(trained)
 
 

@@ -112,7 +112,7 @@ class FlowMatchingObjective:
         terms = {"matching": matching.detach()}
         total = matching
         if self._tap is not None:
-            alignment = self._alignment(latents)
+            alignment = self._alignment(latents, self._tap)
             terms["alignment"] = alignment.detach()
             total = total + self.config.loss.alignment_weight * alignment
         return total, terms
@@ -154,6 +154,8 @@ class FlowMatchingObjective:
     def _inputs(self, batch: TrainingBatch, generator: torch.Generator) -> dict[str, Any]:
         data, prompt = self.config.data, batch.latents.prompt_embeds
         if prompt is not None and data.caption_dropout > 0:
+            if self.empty_prompt is None:
+                raise ValueError("captions cannot be dropped without the empty prompt's embeddings")
             kept = torch.rand(prompt.shape[0], generator=generator) >= data.caption_dropout
             prompt = torch.where(kept.to(prompt.device).view(-1, 1, 1), prompt, self.empty_prompt.to(prompt))
         inputs = replace(segment_conditions(batch.latents), prompt_embeds=prompt).model_kwargs()
@@ -173,10 +175,10 @@ class FlowMatchingObjective:
             mask[chosen, :, :clean] = 1
         return mask.to(batch.latents.target.device)
 
-    def _alignment(self, latents: LatentBatch) -> torch.Tensor:
+    def _alignment(self, latents: LatentBatch, tap: HiddenStateTap) -> torch.Tensor:
         # In the order of the tokens. A pose render has no parts: then its tokens, the last ones, are not supervised.
         parts = [latents.parts_reference, latents.parts_target, latents.parts_driving]
         known = parts if parts[2] is not None else parts[:2]
         patch = tuple(self.transformer.config.patch_size)
         coverage = torch.cat([coverage_tokens(part, patch) for part in known], dim=1)
-        return self.auxiliary["parts"](self._tap.take()[:, : coverage.shape[1]], coverage)
+        return self.auxiliary["parts"](tap.take()[:, : coverage.shape[1]], coverage)

@@ -21,7 +21,7 @@ from scail2.puppets import (
     sample_placements,
     sample_scene,
 )
-from scail2.video import ArrayFrames, FrameSource, VideoReader
+from scail2.video import ArrayFrames, SizedFrames, VideoReader
 
 CLIP_FRAMES = 17
 
@@ -92,7 +92,7 @@ def score(segmenter: EmbeddedSegmenter, clips: Sequence[PuppetClip]) -> Segmenta
             confidence.append(0.0)
             continue
         labels = found.labels.labels(0, len(found))
-        foreground.append(iou(truth.any(axis=0), labels > 0))
+        foreground.append(iou(np.asarray(truth.any(axis=0)), labels > 0))
         characters += character_ious(truth, labels, min(len(found.tracks), 6))
         counts.append(len(found.tracks) == len(truth))
         confidence.append(clip_confidence(open_minded, ArrayFrames(clip.frames)))
@@ -107,7 +107,7 @@ def score(segmenter: EmbeddedSegmenter, clips: Sequence[PuppetClip]) -> Segmenta
     )
 
 
-def clip_confidence(segmenter: EmbeddedSegmenter, frames: FrameSource) -> float:
+def clip_confidence(segmenter: EmbeddedSegmenter, frames: SizedFrames) -> float:
     """Mean confidence of a clip, as the refusal uses it."""
     return float(np.mean(segmenter.confidences(frames)))
 

@@ -1,0 +1,52 @@
+"""Whether one network is better than another, from the same clips by both, over several trainings."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from scail2.errors import InputError
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean difference and where it lies with the level's confidence."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def sign(self) -> int:
+        """1 above zero, −1 below, 0 where the interval holds it."""
+        return 1 if self.low > 0 else -1 if self.high < 0 else 0
+
+
+def paired_interval(differences: Array, *, level: float = 0.95, draws: int = 10_000, seed: int = 0) -> Interval:
+    """Percentile bootstrap of the mean of paired differences.
+
+    Clips and trainings are drawn anew with replacement, each training on the same drawn clips: both are samples of what there
+    could have been.
+
+    Args:
+        differences: `(trainings, clips)`, one recipe's measure minus the other's; clips with a nan in any training are left out.
+        level: confidence in (0, 1).
+
+    Raises:
+        InputError: fewer than two clips can be compared.
+    """
+    compared = np.asarray(differences, float)
+    if compared.ndim != 2:
+        raise InputError(f"Differences are (trainings, clips), not {compared.shape}.")
+    compared = compared[:, np.isfinite(compared).all(axis=0)]
+    trainings, clips = compared.shape
+    if clips < 2 or trainings < 1:
+        raise InputError(f"{clips} clips were measured on both sides; an interval takes two at least.")
+    generator = np.random.default_rng(seed)
+    # How often each is drawn, instead of which: all draws at once.
+    rows = generator.multinomial(trainings, np.full(trainings, 1 / trainings), size=draws)
+    columns = generator.multinomial(clips, np.full(clips, 1 / clips), size=draws)
+    means = ((rows @ compared) * columns).sum(axis=1) / (trainings * clips)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(compared.mean()), float(low), float(high))

@@ -1,0 +1,118 @@
+// Inputs: a picture, a clip, and what is to become of them.
+
+import { api, source } from "./api.js";
+import { action, el, field, notice } from "./dom.js";
+
+export async function inputs(state) {
+  const chosen = state ? { ...state.settings } : { mode: "animation" };
+  const places = { reference: dropPlace("reference", "Picture of the character", "image/*"),
+    driving: dropPlace("driving", "Clip whose motion is followed", "video/*,image/gif") };
+  const form = settingsForm(chosen);
+
+  function dropPlace(name, label, accept) {
+    const input = el("input", { type: "file", accept, "aria-label": label });
+    const preview = el("div");
+    const place = el("div", { class: "drop" }, el("h3", {}, label), preview, el("p", { class: "soft" }, "Drop a file here, or"), input);
+    const take = async (file) => {
+      if (!file) return;
+      preview.replaceChildren(el("p", {}, `Sending ${file.name} …`));
+      try {
+        await use(name, (await api.upload(file)).id);
+      } catch (error) {
+        preview.replaceChildren();
+        notice(error.message, true);
+      }
+    };
+    input.addEventListener("change", () => take(input.files[0]));
+    place.addEventListener("dragover", (event) => { event.preventDefault(); place.classList.add("over"); });
+    place.addEventListener("dragleave", () => place.classList.remove("over"));
+    place.addEventListener("drop", (event) => {
+      event.preventDefault();
+      place.classList.remove("over");
+      take(event.dataTransfer.files[0]);
+    });
+    return Object.assign(place, { preview });
+  }
+
+  async function use(name, id) {
+    chosen[name] = id;
+    const facts = await api.upload_facts(id);
+    const where = await source(`/v1/uploads/${id}/content`);
+    const shown = facts.kind === "video"
+      ? el("video", { src: where, controls: true, muted: true, loop: true, playsInline: true })
+      : el("img", { src: where, alt: name === "reference" ? "The picture you chose" : "The clip you chose" });
+    const told = facts.kind === "video"
+      ? `${facts.width}×${facts.height}, ${facts.frames} frames, ${facts.seconds.toFixed(1)} s`
+      : `${facts.width}×${facts.height}`;
+    places[name].preview.replaceChildren(shown, el("p", { class: "soft" }, told));
+  }
+
+  async function example(name) {
+    const given = await api.example(name);
+    form.mode(given.mode);
+    await Promise.all([use("reference", given.reference), use("driving", given.driving)]);
+    notice(`The example “${name}” is chosen.`);
+  }
+
+  async function go() {
+    if (!chosen.reference || !chosen.driving) throw new Error("Choose a picture and a clip first.");
+    const settings = { ...chosen, ...form.values() };
+    for (const [name, value] of Object.entries(settings)) if (value === null || value === "") delete settings[name];
+    const made = state ? await api.change(state.id, { ...cleared(state.settings, settings), ...settings }, "plan")
+      : await api.submit(settings, "plan");
+    location.hash = `#/run/${made.id}/masks`;
+  }
+
+  for (const name of ["reference", "driving"]) if (chosen[name]) await use(name, chosen[name]);
+  const names = (await api.examples()).examples;
+  const node = el("div", { class: "stack" },
+    el("h2", {}, "What is to move, and how"),
+    el("div", { class: "row" }, el("span", {}, "No files at hand? Try an example:"),
+      names.map((name) => action(name, () => example(name), { class: "quiet" }))),
+    el("div", { class: "grid" }, places.reference, places.driving),
+    form.node,
+    el("div", { class: "row" }, action("Find the masks", go), el("span", { class: "soft" }, "Nothing is rendered yet.")));
+  return { node };
+}
+
+// Settings that the run has and the form no longer: null takes them back.
+function cleared(before, now) {
+  return Object.fromEntries(Object.keys(before).filter((name) => !(name in now)).map((name) => [name, null]));
+}
+
+function settingsForm(chosen) {
+  const number = (name, attributes) => el("input", { type: "number", value: chosen[name] ?? "", ...attributes });
+  const radios = ["animation", "replacement"].map((mode) =>
+    el("input", { type: "radio", name: "mode", value: mode, checked: (chosen.mode ?? "animation") === mode }));
+  const told = { animation: "The picture's character performs the motion, in the picture's own scene.",
+    replacement: "The picture's character takes the place of the person in the clip; the clip's scene stays." };
+  const fields = {
+    frames: number("frames", { min: 1 }), fps: el("input", { value: chosen.fps ?? "", inputMode: "decimal" }),
+    height: number("height", { min: 16, step: 16 }), width: number("width", { min: 16, step: 16 }),
+    seed: number("seed", { min: 0 }), characters: number("characters", { min: 1 }),
+  };
+  const fit = el("select", {}, el("option", { value: "cover" }, "cut the edges (cover)"), el("option", { value: "letterbox" }, "add bars (letterbox)"));
+  fit.value = chosen.fit ?? "cover";
+  const node = el("div", { class: "stack" },
+    el("fieldset", {}, el("legend", {}, "What becomes of the scene"),
+      el("div", { class: "grid" }, radios.map((radio) => el("label", { class: "choice small" }, radio, ` ${radio.value}`,
+        el("br"), el("img", { src: `${radio.value}.png`, alt: "" }), el("br"), el("span", { class: "soft" }, told[radio.value]))))),
+    el("details", {}, el("summary", {}, "Length, rate, size, seed"),
+      el("div", { class: "grid", style: "margin-top:.8rem" },
+        field("Frames from the beginning", fields.frames, "Empty: the whole clip."),
+        field("Frames a second", fields.fps, "Empty: the clip's own."),
+        field("Height in pixels", fields.height, "Empty: the model's own size."),
+        field("Width in pixels", fields.width),
+        field("Pictures of another shape", fit),
+        field("Seed of the noise", fields.seed),
+        field("Characters to expect", fields.characters))));
+  const whole = (text) => (text === "" ? null : Number(text));
+  return {
+    node,
+    mode: (value) => radios.forEach((radio) => (radio.checked = radio.value === value)),
+    values: () => ({
+      mode: radios.find((radio) => radio.checked).value, fit: fit.value, fps: fields.fps.value.trim() || null,
+      ...Object.fromEntries(["frames", "height", "width", "seed", "characters"].map((name) => [name, whole(fields[name].value)])),
+    }),
+  };
+}

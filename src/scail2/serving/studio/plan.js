@@ -1,0 +1,42 @@
+// Plan: size, segments, memory, time and warnings, before anything is spent.
+
+import { api, source } from "./api.js";
+import { action, el, facts, minutes } from "./dom.js";
+import { findings } from "./findings.js";
+
+export async function plan(state) {
+  const told = state.plan;
+  if (!told) {
+    return { node: el("div", { class: "stack" }, el("h2", {}, "Plan"), el("p", {}, state.job?.failure ?? "There is no plan yet."),
+      el("a", { class: "button", href: `#/run/${state.id}/masks` }, "To the masks")) };
+  }
+  const wrong = (told.preflight?.findings ?? []).some((each) => each.severity === "error");
+  const sampling = told.sampling?.resolved ?? {};
+  const go = async () => {
+    await api.resume(state.id);
+    location.hash = `#/run/${state.id}/render`;
+  };
+  const node = el("div", { class: "stack" },
+    el("h2", {}, "What will be rendered"),
+    el("div", { class: "grid" },
+      el("div", { class: "card" }, el("h3", {}, "Size and length"), facts([
+        ["size", `${told.width}×${told.height}`], ["length", `${told.frames} frames, ${told.seconds} s at ${told.fps} a second`],
+        ["mode", told.mode], ["segments", `${told.segments.length} of up to ${told.segment_frame_length} frames, ${told.overlap} shared`],
+        ["model", told.model], ["steps", sampling.steps], ["guidance", sampling.guidance_scale]])),
+      el("div", { class: "card" }, el("h3", {}, "What it costs"), cost(state, told)),
+      el("figure", {}, el("img", { src: await source(`/v1/runs/${state.id}/plan.png`), alt: "Contact sheet of picture, frames and masks" }),
+        el("figcaption", {}, "Picture, frames and masks on one sheet"))),
+    findings(state),
+    el("div", { class: "row" }, action("Render", go, { disabled: wrong }),
+      wrong ? el("span", { class: "word-error" }, "Put right what must be put right first.") : null));
+  return { node };
+}
+
+function cost(state, told) {
+  const budget = told.budget ?? {};
+  const seconds = state.run?.seconds_per_segment;
+  const known = facts([
+    ["memory", budget.memory ?? null], ["time", budget.time ?? null], ["placement", budget.placement ?? null],
+    ["measured", seconds ? `${minutes(seconds * told.segments.length)} at ${minutes(seconds)} a segment` : null]]);
+  return known.children.length ? known : el("p", { class: "soft" }, "Time is known after the first segment of this run.");
+}

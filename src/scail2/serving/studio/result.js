@@ -1,0 +1,115 @@
+// Result: picture, clip and film side by side and in sync; segments with their drift, to be rendered again.
+
+import { api, source } from "./api.js";
+import { action, el, facts, field, notice } from "./dom.js";
+
+// As docs/long-video.md: a score of 1 is a change that most people notice.
+const SOME = 0.6, STRONG = 1;
+const WORDS = { steady: "steady", some: "drifts a little", strong: "drifts" };
+
+export async function result(state) {
+  const { segments } = await api.segments(state.id);
+  if (state.run?.state !== "finished") {
+    return { node: el("div", { class: "stack" }, el("h2", {}, "Result"), el("p", {}, "The film is not finished."),
+      el("a", { class: "button", href: `#/run/${state.id}/render` }, "To the rendering")) };
+  }
+  const fps = rate(state.plan.fps);
+  const film = el("video", { src: await source(`/v1/runs/${state.id}/result`), loop: true, playsInline: true, controls: true, preload: "auto", "aria-label": "The film" });
+  const clip = el("video", { src: await source(`/v1/uploads/${state.settings.driving}/content`), muted: true, loop: true, playsInline: true, "aria-label": "The clip" });
+  const other = el("div");
+  const followers = [clip];
+  inSync(film, () => followers);
+  const detail = el("div", { class: "card stack" }, el("p", { class: "soft" }, "Choose a segment to look at it or render it again."));
+  const strip = el("div", { class: "strip", role: "group", "aria-label": "Segments" });
+  for (const each of segments) {
+    const level = levelOf(each);
+    strip.append(el("button", { type: "button", class: level, "aria-pressed": false, style: `flex-grow:${each.frames}`,
+      "aria-label": `Segment ${each.index}: ${WORDS[level]}`, title: WORDS[level],
+      onclick: (event) => {
+        for (const one of strip.children) one.setAttribute("aria-pressed", one === event.currentTarget);
+        film.currentTime = each.first_frame / fps + 1e-3;
+        detail.replaceChildren(...segmentPanel(state, each));
+      } }, String(each.index)));
+  }
+  const node = el("div", { class: "stack" },
+    el("h2", {}, "The film"),
+    verdict(state),
+    el("div", { class: "sync" },
+      el("figure", {}, el("img", { src: await source(`/v1/uploads/${state.settings.reference}/content`), alt: "The picture" }), el("figcaption", {}, "Picture")),
+      el("figure", {}, clip, el("figcaption", {}, "Clip")),
+      el("figure", {}, film, el("figcaption", {}, "Film")), other),
+    strip,
+    el("p", { class: "soft" }, "Under the film: one field for each segment, green steady, yellow drifts a little, red drifts."),
+    detail,
+    el("div", { class: "row" },
+      el("a", { class: "button", href: await source(`/v1/runs/${state.id}/result`), download: `scail2-${state.id}.${(state.settings.format ?? ".mp4").slice(1)}` }, "Download the film"),
+      el("a", { class: "button quiet", href: await source(`/v1/runs/${state.id}/project.zip`), download: `scail2-${state.id}.zip` }, "Download the project"),
+      el("a", { class: "button quiet", href: `#/run/${state.id}/masks` }, "Correct the masks"),
+      compare(state, other, followers, film)));
+  return { node };
+}
+
+function rate(text) {
+  const [top, bottom = 1] = String(text).split("/").map(Number);
+  return top / bottom;
+}
+
+function levelOf(segment) {
+  const score = segment.metrics?.drift?.score ?? 0;
+  return score >= STRONG ? "strong" : score >= SOME ? "some" : "steady";
+}
+
+function verdict(state) {
+  const told = state.run?.verdict;
+  if (told?.findings) {
+    return el("div", { class: "stack" }, told.findings.length
+      ? told.findings.map((each) => el("p", { class: "finding warning" }, `${each.message}${each.fix ? ` – ${each.fix}` : ""}`))
+      : el("p", { class: "word-good" }, "Nothing stands out: no drift, seam or flicker above what is usual."));
+  }
+  const worst = state.run?.worst_drift;
+  return worst === null || worst === undefined ? "" : el("p", { class: worst >= STRONG ? "word-warning" : "word-good" },
+    `Strongest drift: ${worst.toFixed(2)} (1 is noticed by most people).`);
+}
+
+function segmentPanel(state, segment) {
+  const drift = segment.metrics?.drift;
+  const seed = el("input", { type: "number", min: 0, value: Math.floor(Math.random() * 1e6), style: "width:9rem" });
+  const again = (cascade) => async () => {
+    await api.rerender(state.id, segment.index, Number(seed.value), cascade);
+    notice(`Segment ${segment.index} is rendered again.`);
+    location.hash = `#/run/${state.id}/render`;
+  };
+  return [el("h3", {}, `Segment ${segment.index}`),
+    facts([["frames", `${segment.frames}, from frame ${segment.first_frame}`], ["seed", segment.seed ?? "the run's"],
+      ["drift", drift ? drift.score.toFixed(2) : "not measured"], ["seam", drift?.seam_energy?.toFixed(2)],
+      ["repeated frames", drift?.repeated_frames?.length || null]]),
+    field("Another seed", seed),
+    el("div", { class: "row" }, action("Render it again", again(false)), action("… and everything after it", again(true), { class: "quiet" }))];
+}
+
+// The followers take the leader's time: started, stopped, moved together.
+function inSync(leader, followers) {
+  const each = (work) => followers().forEach(work);
+  leader.addEventListener("play", () => each((one) => one.play().catch(() => {})));
+  leader.addEventListener("pause", () => each((one) => one.pause()));
+  leader.addEventListener("seeking", () => each((one) => (one.currentTime = leader.currentTime)));
+  leader.addEventListener("timeupdate", () => each((one) => {
+    if (Math.abs(one.currentTime - leader.currentTime) > 0.12) one.currentTime = leader.currentTime;
+  }));
+}
+
+function compare(state, place, followers, film) {
+  const choice = el("select", { "aria-label": "Compare with another run" }, el("option", { value: "" }, "Compare with …"));
+  api.runs().then(({ runs }) => choice.append(...runs.filter((each) => each.id !== state.id && each.run?.state === "finished")
+    .map((each) => el("option", { value: each.id }, `${each.created.slice(0, 16).replace("T", " ")}, seed ${each.settings.seed ?? 0}`))));
+  choice.addEventListener("change", async () => {
+    followers.splice(1);
+    place.replaceChildren();
+    if (!choice.value) return;
+    const second = el("video", { src: await source(`/v1/runs/${choice.value}/result`), muted: true, loop: true, playsInline: true, "aria-label": "The other film" });
+    followers.push(second);
+    place.append(el("figure", {}, second, el("figcaption", {}, `The other: ${choice.selectedOptions[0].textContent}`)));
+    second.currentTime = film.currentTime;
+  });
+  return choice;
+}

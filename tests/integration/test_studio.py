@@ -1,0 +1,179 @@
+"""The studio's page in a real browser, over the embedded model: inputs, masks painted, plan, render, one segment again.
+
+With ``SCAIL2_DOC_PICTURES=1`` the pictures of docs/studio.md are written anew.
+"""
+
+import io
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from service_material import ThreadWorker, served
+
+from scail2.serving.settings import ServiceSettings
+from scail2.video import VideoReader
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no browser: install Debian's package chromium")
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "src" / "scail2" / "assets" / "example" / "animation"
+DOC_PICTURES = ROOT / "docs" / "img" if os.environ.get("SCAIL2_DOC_PICTURES") else None
+LONG = 120_000  # milliseconds, for whatever renders
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--use-angle=swiftshader", "--disable-dev-shm-usage"]
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def studio(browser, tmp_path):
+    """A page on an empty studio: (page, http client, faults seen in the page)."""
+    with served(ServiceSettings(runs=tmp_path / "runs"), ThreadWorker) as http:
+        page = browser.new_page(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
+        page.set_default_timeout(30_000)
+        faults: list[str] = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+        yield page, http, faults
+        page.close()
+
+
+def shoot(page, name):
+    """A picture for the documentation, at both widths, where they are asked for."""
+    if DOC_PICTURES is None:
+        return
+    for width, suffix in ((390, "-phone"), (1440, "")):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        if suffix and name != "masks":
+            continue  # one picture shows what a phone's width looks like
+        picture = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB").quantize(128)
+        picture.save(DOC_PICTURES / f"studio-{name}{suffix}.png", optimize=True)
+
+
+def mask_of(http, run, frame):
+    return np.asarray(Image.open(io.BytesIO(http.get(f"/v1/runs/{run}/masks/driving/{frame}.png").content)))
+
+
+def only_run(http):
+    return http.get("/v1/runs").json()["runs"][0]
+
+
+def test_from_two_files_to_a_film_and_one_corrected_segment(studio, tmp_path):
+    page, http, faults = studio
+    page.goto(f"{http.base_url}/")
+    page.get_by_role("link", name="Make the first film").click()
+    page.get_by_label("Picture of the character").set_input_files(EXAMPLE / "reference.png")
+    page.get_by_label("Clip whose motion is followed").set_input_files(EXAMPLE / "driving.mp4")
+    page.get_by_text("65 frames, 4.1 s").wait_for()
+    page.get_by_text("Length, rate, size, seed").click()
+    page.get_by_label("Frames from the beginning").fill("29")
+    shoot(page, "inputs")
+    page.get_by_role("button", name="Find the masks").click()
+
+    page.get_by_role("heading", name="Who moves whom").wait_for(timeout=LONG)
+    run = only_run(http)["id"]
+    before = mask_of(http, run, 28).copy()
+    paint_on(page, frame=28, at=(0.1, 0.9), colour="red")
+    shoot(page, "masks")
+    page.get_by_role("button", name="Undo").click()
+    paint_on(page, frame=28, at=(0.1, 0.1), colour="blue")
+    with page.expect_response(lambda response: response.request.method == "PUT"):
+        page.get_by_role("button", name="Save this frame").click()
+    after = mask_of(http, run, 28)
+    changed = np.argwhere((after != before).any(axis=-1))
+    assert {tuple(after[y, x]) for y, x in changed} == {(0, 0, 255)}
+    assert np.abs(changed.mean(axis=0) - 12.8).max() < 2  # a tenth of 128 pixels from the corner
+
+    page.get_by_role("link", name="The masks are right: plan").click()
+    page.get_by_text("29 frames, 1.812 s at 16 a second").wait_for()
+    shoot(page, "plan")
+    page.get_by_role("button", name="Render", exact=True).click()
+    page.get_by_role("heading", name="The film").wait_for(timeout=LONG)
+    assert only_run(http)["run"]["state"] == "finished"
+    versions = [each["version"] for each in http.get(f"/v1/runs/{run}/segments").json()["segments"]]
+    assert len(versions) == 2
+
+    page.get_by_role("button", name="Segment 1:").click()
+    page.get_by_label("Another seed").fill("77")
+    shoot(page, "result")
+    page.get_by_role("button", name="Render it again").click()
+    page.get_by_role("heading", name="Rendering").wait_for()
+    page.get_by_role("heading", name="The film").wait_for(timeout=LONG)
+    segments = http.get(f"/v1/runs/{run}/segments").json()["segments"]
+    assert (segments[0]["version"], segments[1]["seed"]) == (versions[0], 77)
+    assert segments[1]["version"] != versions[1]
+
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download the film").click()
+    download.value.save_as(tmp_path / "film.mp4")
+    assert len(VideoReader(tmp_path / "film.mp4")) == 29
+    page.get_by_role("link", name="Library").click()
+    page.get_by_role("button", name="Duplicate").wait_for()
+    shoot(page, "library")
+    assert faults == []
+
+
+def paint_on(page, *, frame, at, colour):
+    """One dab of the brush at a share (x, y) of the picture."""
+    page.get_by_role("slider", name="Frame", exact=True).fill(str(frame))
+    page.get_by_text(f"Frame {frame} of 28").wait_for()
+    page.get_by_role("button", name=colour, exact=True).click()
+    page.locator("canvas[aria-busy=false]").wait_for()
+    box = page.locator("canvas").bounding_box()
+    page.mouse.click(box["x"] + at[0] * box["width"], box["y"] + at[1] * box["height"])
+
+
+def test_it_works_with_the_keyboard_alone(studio):
+    page, http, faults = studio
+    page.goto(f"{http.base_url}/studio/#/new")
+    page.get_by_role("button", name="animation").focus()
+    page.keyboard.press("Enter")
+    page.get_by_text("is chosen").wait_for()
+    page.get_by_text("Length, rate, size, seed").focus()
+    page.keyboard.press("Enter")
+    page.get_by_label("Frames from the beginning").focus()
+    page.keyboard.type("5")
+    page.get_by_role("button", name="Find the masks").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Who moves whom").wait_for(timeout=LONG)
+    run = only_run(http)["id"]
+    before = mask_of(http, run, 1).copy()
+    page.locator("canvas").focus()
+    page.keyboard.press("PageDown")
+    page.get_by_text("Frame 1 of 4").wait_for()
+    page.locator("canvas[aria-busy=false]").wait_for()
+    for _ in range(8):
+        page.keyboard.press("ArrowLeft")  # the brush's six pixels each: from 64 to 16
+    page.keyboard.press("Space")
+    page.get_by_role("button", name="Save this frame").focus()
+    page.keyboard.press("Enter")
+    page.get_by_text("The mask is saved.").wait_for()
+    after = mask_of(http, run, 1)
+    assert tuple(after[64, 16]) == (0, 0, 255)
+    assert (after[:, 30:] == before[:, 30:]).all()
+    assert faults == []
+
+
+def test_refusals_are_told_in_the_page(studio, tmp_path):
+    page, http, _ = studio
+    (tmp_path / "notes.png").write_text("no picture at all")
+    page.goto(f"{http.base_url}/studio/#/new")
+    page.get_by_label("Picture of the character").set_input_files(tmp_path / "notes.png")
+    page.locator("#notice.bad").wait_for()
+    assert "The file" in page.locator("#notice").inner_text()
+    page.get_by_role("button", name="Find the masks").click()
+    page.get_by_text("Choose a picture and a clip first.").wait_for()
+    assert http.get("/v1/runs").json()["runs"] == []
