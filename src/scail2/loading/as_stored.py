@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from scail2.checkpoints import official_names as names
-from scail2.checkpoints.quantised import EIGHT_BIT
+from scail2.checkpoints.stored import EIGHT_BIT
 from scail2.checkpoints.tensor_files import GgufFile
 from scail2.checkpoints.transformer_files import open_transformer, plan_dtypes
 from scail2.checkpoints.views import View, stream
@@ -51,8 +51,8 @@ def _is_kept(view: View, name: str) -> bool:
     if source.count > 1 or len(info.shape) != 2:
         return False
     if isinstance(view.file, GgufFile):
-        return info.dtype is None and _can_unpack(view.file, source.stored)
-    return info.dtype in EIGHT_BIT
+        return info.number is None and _can_unpack(view.file, source.stored)
+    return info.number in EIGHT_BIT
 
 
 def _can_unpack(file: GgufFile, name: str) -> bool:

@@ -93,6 +93,7 @@ def store_weights(transformer: Any, storage: WeightStorage, device: torch.device
 
 
 def _quantise_int8(transformer: nn.Module) -> None:
+    _hush("torchao", "torch.utils._pytree")
     try:
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
     except ImportError as error:
@@ -101,6 +102,7 @@ def _quantise_int8(transformer: nn.Module) -> None:
 
 
 def _quantise_nf4(transformer: nn.Module, device: torch.device) -> None:
+    _hush("bitsandbytes")
     try:
         from bitsandbytes.nn import Linear4bit, Params4bit
     except ImportError as error:
@@ -118,6 +120,12 @@ def _quantise_nf4(transformer: nn.Module, device: torch.device) -> None:
         made.bias = layer.bias
         owner, _, leaf = name.rpartition(".")
         setattr(transformer.get_submodule(owner), leaf, made.to(device))
+
+
+def _hush(*loggers: str) -> None:
+    """Keeps remarks about kernels that are missing on this machine to the libraries; others take their place."""
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def is_block_linear(module: nn.Module, name: str) -> bool:

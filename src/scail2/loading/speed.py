@@ -57,7 +57,7 @@ def set_attention(transformer: Any, device: torch.device, kernel: AttentionKerne
         ) from error
     for part in transformer.modules():
         processor = getattr(part, "processor", None)
-        if hasattr(processor, "_attention_backend"):
+        if processor is not None and hasattr(processor, "_attention_backend"):
             processor._attention_backend = backend
 
 
