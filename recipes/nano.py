@@ -31,8 +31,7 @@ from safetensors.torch import load_file, save_file
 
 from scail2.conditions import ConditionGeometry, to_pixels
 from scail2.data.puppet_source import PuppetSource
-from scail2.data.triplet_recipe import SampleKind
-from scail2.data.triplet_recipe import recipe as data_recipe
+from scail2.data.triplet_settings import SampleKind, triplet_settings
 from scail2.data.triplets import draw_triplet
 from scail2.errors import InputError
 from scail2.files.ownership import is_document, lock_beside, locked, new_folder
@@ -281,7 +280,7 @@ def examples(output: Path) -> None:
     for name, (kind, index) in EXAMPLES.items():
         generator = np.random.default_rng(index)
         pair = source.pair(SampleKind(kind), index, generator)
-        triplet = draw_triplet(pair, SampleKind(kind), data_recipe("nano"), generator)
+        triplet = draw_triplet(pair, SampleKind(kind), triplet_settings("nano"), generator)
         folder = output / name
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(triplet.reference).save(folder / "reference.png", optimize=True)

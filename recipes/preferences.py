@@ -27,7 +27,7 @@ from scail2.data.preferences import PreferenceShards
 from scail2.data.puppet_preferences import PuppetPreferences
 from scail2.data.puppet_source import PuppetSource
 from scail2.data.synthesis import PreferenceJob, write_pairs
-from scail2.data.triplet_recipe import recipe as data_recipe
+from scail2.data.triplet_settings import triplet_settings
 from scail2.evaluation.comparison import paired_interval
 from scail2.evaluation.protocols import evaluate_pipeline
 from scail2.files.public.embedded import embedded_model_path
@@ -94,7 +94,7 @@ def data(
     stored = PreferenceShards([folder / "pairs"])
     cache = PreferenceCacheJob(
         pairs=stored,
-        recipe=data_recipe("nano"),
+        triplets=triplet_settings("nano"),
         autoencoder=model / "vae",
         samples=len(stored),
         driving_downsample=1,

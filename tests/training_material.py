@@ -9,7 +9,8 @@ from tiny import bare_transformer
 
 from scail2.data.cache import CacheJob, write_cache
 from scail2.data.puppet_source import PuppetSource
-from scail2.data.triplet_recipe import recipe as data_recipe
+from scail2.data.triplet_settings import triplet_settings
+from scail2.devices import Precision
 from scail2.models.autoencoder import AutoencoderPatchTransform
 from scail2.training.config import DataConfig, LossConfig, MixtureKnot, OptimizerConfig, TrainConfig
 from scail2.training.state import latest_state
@@ -32,7 +33,7 @@ def cache_samples(world: Path, folder: Path, *, recipe: str = "nano", **changes)
     """Caches puppets of both toy kinds into ``folder``; ``changes`` are fields of the job."""
     job = CacheJob(
         source=PuppetSource(frames=9, height=32, width=32),
-        recipe=dataclasses.replace(data_recipe(recipe), shares=dict(SHARES)),
+        triplets=dataclasses.replace(triplet_settings(recipe), shares=dict(SHARES)),
         autoencoder=world / "model" / "vae",
         samples=4,
         driving_downsample=1,
@@ -53,7 +54,7 @@ def configuration(world: Path, **changes) -> TrainConfig:
         loss=LossConfig(space="sample", character_weight=2.0, alignment_weight=0.1, alignment_block=0),
         optimizer=OptimizerConfig(learning_rate=1e-3, muon_learning_rate=0.02, clip_norm=1.0),
         ema_decay=0.9,
-        precision="fp32",
+        precision=Precision.FLOAT32,
         log_every=1,
         checkpoint_every=2,
         accumulation=2,

@@ -22,11 +22,11 @@ from tiny import SIZE
 from scail2.cli.app import main
 from scail2.cli.plan import unstated_output
 from scail2.cli.progress import TimeLeft, duration
+from scail2.files.ownership import locked
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.request.animation import AnimationRequest
 from scail2.runs import RunDirectory
 from scail2.runs.journal import Journal
-from scail2.runs.lock import locked
 from scail2.video import VideoReader, probe
 
 

@@ -63,20 +63,21 @@ def finished_once(folder: Path, run: str) -> dict[int, int]:
     return counted
 
 
-def kill_and_finish(folder: Path, model: Path, material: dict, victims: list[str], moments: random.Random) -> None:
-    """Submits runs, kills each victim at a random moment, restarts what is needed, and checks the end."""
-    server, address = start_server(folder, model)
+def kill_and_finish(folder, model, material, victims, moments, options=("--workers", "2")):
+    """Submits runs to two workers, kills each victim at a random moment, restarts what is needed, and checks the end."""
+    server, address = start_server(folder, model, *options)
     try:
         with Client(address) as client:
             runs = [client.submit(**settings(material, seed)).id for seed in range(RUNS)]
             wait_for_event(client, runs[0], "segment_started")
         for victim in victims:
             time.sleep(moments.uniform(0, 1.0))  # the moment is what is tried, not waited for
-            for pid in children(server.pid) if victim == "worker" else [server.pid]:
-                os.kill(pid, signal.SIGKILL)
-            if victim == "server":
+            workers = children(server.pid)
+            pid = moments.choice(workers) if victim == "worker" and workers else server.pid
+            os.kill(pid, signal.SIGKILL)
+            if pid == server.pid:
                 server.wait()
-                server, address = start_server(folder, model)
+                server, address = start_server(folder, model, *options)
         with Client(address) as client:
             assert [client.wait(run, timeout=180).job for run in runs] == ["finished"] * RUNS
             assert [client.state(run).run["state"] for run in runs] == ["finished"] * RUNS
@@ -88,6 +89,24 @@ def kill_and_finish(folder: Path, model: Path, material: dict, victims: list[str
     for run in runs:
         assert set(finished_once(folder, run).values()) == {1}
     return [VideoReader(folder / run / "film.mp4").frames(0, FRAMES) for run in runs]
+
+
+def test_ray_actors_do_the_jobs_too(tmp_path, model, material):
+    """A cluster of this machine, on the CPU. Ray is large, so it is tried where it is installed (extra ``ray``)."""
+    pytest.importorskip("ray")
+    server, address = start_server(tmp_path / "runs", model, "--ray", env={"RAY_AUTH_MODE": "disabled"})
+    try:
+        with Client(address) as client:
+            run = client.submit(**settings(material, 0)).id
+            assert client.wait(run, timeout=180).job == "finished"
+            stopped = client.submit(**settings(material, 1)).id
+            wait_for_event(client, stopped, "segment_started")
+            client.cancel(stopped)
+            assert client.wait(stopped, timeout=60).job in ("cancelled", "finished")
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(60)
+    assert set(finished_once(tmp_path / "runs", run).values()) == {1}
 
 
 def test_killed_servers_and_workers_lose_nothing_and_do_nothing_twice(tmp_path, model, material):

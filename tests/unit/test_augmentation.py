@@ -14,7 +14,7 @@ from scail2.data.dataset import LatentDataset
 from scail2.data.pairs import pair_members, read_pair
 from scail2.data.puppet_source import PuppetSource
 from scail2.data.shards import DamageReport, ShardWriter, read_index
-from scail2.data.triplet_recipe import SampleKind, recipe
+from scail2.data.triplet_settings import SampleKind, triplet_settings
 from scail2.data.triplets import draw_triplet
 from scail2.errors import InputError
 from scail2.puppets.reshaping import LIMBS
@@ -69,7 +69,7 @@ def test_lost_fingers_stay_lost_and_harm_nothing(joints):
 def test_poses_are_drawn_again_whole_and_never_cropped():
     """A skeleton is neither stretched with its picture nor moved off its feet: pelvis column and lowest row stay."""
     pair = SOURCE.pair(SampleKind.POSE_SINGLE, 3, np.random.default_rng(0))
-    triplet = draw_triplet(pair, SampleKind.POSE_SINGLE, recipe("paper"), np.random.default_rng(2))
+    triplet = draw_triplet(pair, SampleKind.POSE_SINGLE, triplet_settings("paper"), np.random.default_rng(2))
     np.testing.assert_array_equal(triplet.driving, pair.real.pose)
     drawn, lines = (frames.any(axis=-1) for frames in (triplet.augmented.frames, pair.real.pose))
     assert (drawn != lines).any()
@@ -98,7 +98,7 @@ def cached(tmp_path_factory):
     shares = {SampleKind.ANIMATION_SINGLE: 0.4, SampleKind.POSE_SINGLE: 0.4, SampleKind.REPLACEMENT_SINGLE: 0.2}
     job = CacheJob(
         source=SOURCE,
-        recipe=dataclasses.replace(recipe("paper"), shares=shares),
+        triplets=dataclasses.replace(triplet_settings("paper"), shares=shares),
         autoencoder=folder / "vae",
         samples=12,
         driving_downsample=1,
@@ -118,7 +118,7 @@ def test_both_driving_videos_are_cached(cached):
     }
     # Sample 0 made again by hand.
     generator = np.random.default_rng([0, 0])
-    chosen = dataclasses.replace(recipe("paper"), shares=dict(zip(shares, (0.4, 0.4, 0.2), strict=True)))
+    chosen = dataclasses.replace(triplet_settings("paper"), shares=dict(zip(shares, (0.4, 0.4, 0.2), strict=True)))
     kind = data[0].kind
     chosen.draw_kind(generator)
     triplet = draw_triplet(SOURCE.pair(kind, 0, generator), kind, chosen, generator)

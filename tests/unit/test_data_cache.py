@@ -20,7 +20,7 @@ from scail2.data.puppet_source import PuppetSource
 from scail2.data.samples import LatentSample, collate
 from scail2.data.sharding import shard_path
 from scail2.data.shards import DamagedSample, DamageReport, ShardWriter, index_path, read_index
-from scail2.data.triplet_recipe import SampleKind, recipe
+from scail2.data.triplet_settings import SampleKind, triplet_settings
 from scail2.data.triplets import draw_triplet
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
@@ -38,7 +38,7 @@ def vae_folder(tmp_path_factory):
 
 
 def job(vae_folder, samples: int = 16, **changes) -> CacheJob:
-    settings = {"source": SOURCE, "recipe": recipe("nano"), "driving_downsample": 1, "samples_per_shard": 8}
+    settings = {"source": SOURCE, "triplets": triplet_settings("nano"), "driving_downsample": 1, "samples_per_shard": 8}
     return CacheJob(autoencoder=vae_folder, samples=samples, **(settings | changes))
 
 
@@ -82,8 +82,8 @@ def test_cached_tensors_are_what_conditions_build_makes(cache, vae_folder):
     data = LatentDataset(cache)
     stored = data[0]
     generator = np.random.default_rng([0, 0])
-    kind = recipe("nano").draw_kind(generator)
-    triplet = draw_triplet(SOURCE.pair(kind, 0, generator), kind, recipe("nano"), generator)
+    kind = triplet_settings("nano").draw_kind(generator)
+    triplet = draw_triplet(SOURCE.pair(kind, 0, generator), kind, triplet_settings("nano"), generator)
     vae = patch_vae()
     inputs = conditions.build(
         vae,
@@ -128,7 +128,7 @@ def test_half_size_driving(vae_folder):
     triplet = draw_triplet(
         SOURCE.pair(SampleKind.REPLACEMENT_SINGLE, 1, np.random.default_rng(0)),
         SampleKind.REPLACEMENT_SINGLE,
-        recipe("nano"),
+        triplet_settings("nano"),
         np.random.default_rng(0),
     )
     with pytest.raises(InputError):  # 48 is no multiple of 32
@@ -342,7 +342,7 @@ def test_a_sample_driven_by_itself_equals_one_built_from_its_target(kind):
     from scail2.modes import MODE_TRAITS
 
     generator = np.random.default_rng(0)
-    triplet = draw_triplet(SOURCE.pair(kind, 4, generator), kind, recipe("nano"), generator)
+    triplet = draw_triplet(SOURCE.pair(kind, 4, generator), kind, triplet_settings("nano"), generator)
     geometry = conditions.ConditionGeometry(driving_downsample=1)
     slots = [BindingSlot[name.upper()] for name in triplet.slots]
     mask = paint_mask(triplet.region[None], slots, MODE_TRAITS[kind.mode].driving_background)
@@ -370,8 +370,8 @@ def test_several_characters_cannot_drive_themselves(cache):
 
 
 def test_one_rope_reaches_the_batch(vae_folder, tmp_path):
-    chosen = recipe("nano+one_rope")
-    write_cache(job(vae_folder, 8, recipe=chosen), tmp_path)
+    chosen = triplet_settings("nano+one_rope")
+    write_cache(job(vae_folder, 8, triplets=chosen), tmp_path)
     data = LatentDataset(tmp_path)
     loader = BucketLoader(data, BucketSampler(data, 8))
     modes = {data.records[i].meta["mode"] for i in range(len(data))}
@@ -399,7 +399,7 @@ def test_one_run_at_a_time(vae_folder, tmp_path):
 def test_excluded_pixels_reach_the_batch():
     generator = np.random.default_rng(0)
     kind = SampleKind.ANIMATION_SINGLE
-    plain = draw_triplet(SOURCE.pair(kind, 0, generator), kind, recipe("nano"), generator)
+    plain = draw_triplet(SOURCE.pair(kind, 0, generator), kind, triplet_settings("nano"), generator)
     text = np.zeros(plain.region.shape, bool)
     text[:, :8, :16] = True
     geometry = conditions.ConditionGeometry(driving_downsample=1)
@@ -422,9 +422,9 @@ def test_embeddings_of_the_models_encoders(tmp_path, vae_folder):
 
     folder = tmp_path / "model"
     tiny_pipeline(vae=patch_vae()).save_pretrained(folder)
-    captions = dataclasses.replace(recipe("nano"), caption=True, both_directions=False)
+    captions = dataclasses.replace(triplet_settings("nano"), caption=True, both_directions=False)
     embedder = PipelineEmbedder(folder)
-    write_cache(job(vae_folder, 2, recipe=captions, embedder=embedder), tmp_path / "cache")
+    write_cache(job(vae_folder, 2, triplets=captions, embedder=embedder), tmp_path / "cache")
     batch = collate([LatentDataset(tmp_path / "cache")[0]])
     assert batch.prompt_embeds.shape == (1, 512, 16)
     assert batch.image_embeds.shape == (1, 5, 16)

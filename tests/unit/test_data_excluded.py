@@ -10,7 +10,7 @@ from scail2 import conditions
 from scail2.data.cache import encode_triplet
 from scail2.data.puppet_source import PuppetSource
 from scail2.data.samples import LatentSample, collate
-from scail2.data.triplet_recipe import SampleKind, recipe
+from scail2.data.triplet_settings import SampleKind, triplet_settings
 from scail2.data.triplets import draw_triplet
 from scail2.training.batches import cut_window
 from scail2.training.config import DataConfig, LossConfig, TrainConfig
@@ -20,7 +20,7 @@ from scail2.training.objectives.supervised import FlowMatchingObjective
 def test_excluded_cells_are_out_of_the_loss():
     kind, generator = SampleKind.ANIMATION_SINGLE, np.random.default_rng(0)
     triplet = draw_triplet(
-        PuppetSource(frames=9, height=32, width=32).pair(kind, 0, generator), kind, recipe("nano"), generator
+        PuppetSource(frames=9, height=32, width=32).pair(kind, 0, generator), kind, triplet_settings("nano"), generator
     )
     facts = {
         "key": "k",

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from scail2.data.pairs import Clip, MotionPair, Still
-from scail2.data.triplet_recipe import (
+from scail2.data.triplet_settings import (
     ABLATIONS,
     PUBLISHED_SHARES,
-    RECIPES,
+    TRIPLET_SETTINGS,
     DrivingInput,
     SampleKind,
-    TripletRecipe,
-    recipe,
+    TripletSettings,
+    triplet_settings,
 )
 from scail2.data.triplets import draw_triplet
 from scail2.errors import InputError
@@ -23,7 +23,7 @@ from scail2.masks import check_polarity, split_mask
 from scail2.modes import AnimationMode
 
 T, H, W = 5, 32, 32
-PLAIN = dataclasses.replace(RECIPES["nano"], reference_from_target=False)
+PLAIN = dataclasses.replace(TRIPLET_SETTINGS["nano"], reference_from_target=False)
 
 
 def clip(tone: int, characters: int = 1, still: bool = True) -> Clip:
@@ -53,7 +53,7 @@ def pair(kind: SampleKind, still: bool = True) -> MotionPair:
     return MotionPair(synthetic=clip(20, count, still), real=clip(120, count, still), construction=kind.construction)
 
 
-def draw(kind: SampleKind, chosen: TripletRecipe = PLAIN, seed: int = 0, swapped: bool = False):
+def draw(kind: SampleKind, chosen: TripletSettings = PLAIN, seed: int = 0, swapped: bool = False):
     return draw_triplet(pair(kind), kind, chosen, np.random.default_rng(seed), swapped=swapped)
 
 
@@ -162,7 +162,7 @@ def test_pose_kinds_are_driven_by_the_targets_pose():
 
 def test_published_shares():
     assert sum(PUBLISHED_SHARES.values()) == pytest.approx(1)
-    drawn = Counter(recipe("paper").draw_kind(np.random.default_rng([7, n])) for n in range(2000))
+    drawn = Counter(triplet_settings("paper").draw_kind(np.random.default_rng([7, n])) for n in range(2000))
     assert drawn[SampleKind.ANIMATION_SINGLE] / 2000 == pytest.approx(0.60, abs=0.04)
     replaced = drawn[SampleKind.REPLACEMENT_SINGLE] + drawn[SampleKind.REPLACEMENT_MULTI]
     assert replaced / 2000 == pytest.approx(0.20, abs=0.03)
@@ -171,7 +171,7 @@ def test_published_shares():
 
 class TestAblations:
     def test_pose_driving(self):
-        changed = recipe("nano+pose_driving")
+        changed = triplet_settings("nano+pose_driving")
         assert changed.driving is DrivingInput.POSE
         synthetic = pair(SampleKind.ANIMATION_SINGLE).synthetic
         np.testing.assert_array_equal(draw(SampleKind.ANIMATION_SINGLE, changed).driving, synthetic.pose)
@@ -182,7 +182,7 @@ class TestAblations:
 
     def test_no_environment_switch(self):
         for kind in (SampleKind.ANIMATION_SINGLE, SampleKind.REPLACEMENT_SINGLE):
-            usual, changed = (draw(kind, recipe(name)) for name in ("nano", "nano+no_environment_switch"))
+            usual, changed = (draw(kind, triplet_settings(name)) for name in ("nano", "nano+no_environment_switch"))
             white = [
                 any((m == 255).all(axis=-1).any() for m in (t.reference_mask, t.driving_mask)) for t in (usual, changed)
             ]
@@ -190,37 +190,39 @@ class TestAblations:
             np.testing.assert_array_equal(usual.driving, changed.driving)
 
     def test_no_slots(self):
-        changed = draw(SampleKind.ANIMATION_MULTI, recipe("nano+no_slots"))
+        changed = draw(SampleKind.ANIMATION_MULTI, triplet_settings("nano+no_slots"))
         assert len(set(changed.slots)) == 1
         assert sum(where.any() for where in split_mask(changed.driving_mask).values()) == 1
 
     def test_one_rope(self):
-        changed = draw(SampleKind.REPLACEMENT_SINGLE, recipe("nano+one_rope"))
+        changed = draw(SampleKind.REPLACEMENT_SINGLE, triplet_settings("nano+one_rope"))
         assert (changed.mode, changed.position_mode) == (AnimationMode.REPLACEMENT, AnimationMode.ANIMATION)
 
     def test_no_replacement_data(self):
-        kinds = recipe("paper+no_replacement_data").shares
+        kinds = triplet_settings("paper+no_replacement_data").shares
         assert kinds
         assert not any(kind.mode is AnimationMode.REPLACEMENT for kind in kinds)
 
     def test_forward_driving(self):
-        triplet = draw(SampleKind.ANIMATION_SINGLE, recipe("nano+forward_driving"))
+        triplet = draw(SampleKind.ANIMATION_SINGLE, triplet_settings("nano+forward_driving"))
         assert (triplet.target[0, 0, 0, 0], triplet.driving[0, 0, 0, 0]) == (20, 120)
-        assert recipe("nano+forward_driving").samples_per_pair == 1
+        assert triplet_settings("nano+forward_driving").samples_per_pair == 1
 
     def test_each_has_its_own_fingerprint(self):
-        prints = {recipe(f"nano+{name}").fingerprint for name in ABLATIONS} | {recipe("nano").fingerprint}
+        prints = {triplet_settings(f"nano+{name}").fingerprint for name in ABLATIONS} | {
+            triplet_settings("nano").fingerprint
+        }
         assert len(prints) == len(ABLATIONS) + 1
 
 
 def test_recipes_survive_json_and_pickle_and_refuse_nonsense():
-    chosen = recipe("paper+no_slots+one_rope")
-    assert TripletRecipe.from_json(chosen.to_json()) == chosen
+    chosen = triplet_settings("paper+no_slots+one_rope")
+    assert TripletSettings.from_json(chosen.to_json()) == chosen
     assert pickle.loads(pickle.dumps(chosen)) == chosen
     for name in ("papr", "nano+nothing"):
         with pytest.raises(InputError, match="choose"):
-            recipe(name)
+            triplet_settings(name)
     with pytest.raises(InputError, match="probability"):
-        TripletRecipe(name="x", forward_share=1.5)
+        TripletSettings(name="x", forward_share=1.5)
     with pytest.raises(InputError, match="shares"):
-        TripletRecipe(name="x", shares={SampleKind.POSE_SINGLE: 0.0})
+        TripletSettings(name="x", shares={SampleKind.POSE_SINGLE: 0.0})

@@ -18,7 +18,8 @@ from scail2.data.puppet_preferences import PuppetPreferences
 from scail2.data.puppet_source import PuppetSource
 from scail2.data.samples import collate
 from scail2.data.synthesis import PreferenceJob, write_pairs
-from scail2.data.triplet_recipe import recipe as data_recipe
+from scail2.data.triplet_settings import triplet_settings
+from scail2.devices import Precision
 from scail2.errors import InputError
 from scail2.training.batches import cut_window, step_generator
 from scail2.training.config import DataConfig, LoRAConfig, LossConfig, OptimizerConfig, PreferenceConfig, TrainConfig
@@ -35,7 +36,11 @@ def world(tmp_path_factory):
     write_pairs(PreferenceJob(source=source, pairs=6, limits=ANYTHING), folder / "pairs")
     pairs = PreferenceShards([folder / "pairs"])
     job = PreferenceCacheJob(
-        pairs=pairs, recipe=data_recipe("nano"), autoencoder=folder / "model" / "vae", samples=6, driving_downsample=1
+        pairs=pairs,
+        triplets=triplet_settings("nano"),
+        autoencoder=folder / "model" / "vae",
+        samples=6,
+        driving_downsample=1,
     )
     write_cache(job, folder / "preferences")
     return folder
@@ -53,7 +58,7 @@ def preferring(world, **changes) -> TrainConfig:
         optimizer=OptimizerConfig(learning_rate=2e-3, clip_norm=1.0, weight_decay=0.0),
         lora=LoRAConfig(rank=4),
         preference=PreferenceConfig(),
-        precision="fp32",
+        precision=Precision.FLOAT32,
         log_every=1,
         checkpoint_every=2,
     )

@@ -8,7 +8,7 @@ from tiny import bare_pipeline, tiny_pipeline
 
 from scail2.cli.app import main
 from scail2.data.puppet_source import PuppetSource
-from scail2.data.triplet_recipe import recipe
+from scail2.data.triplet_settings import triplet_settings
 from scail2.evaluation.clips import evaluation_clips
 from scail2.evaluation.protocols import evaluate_pipeline
 from scail2.modes import AnimationMode
@@ -105,7 +105,7 @@ def test_a_variants_chances_in_training_do_not_reach_the_test():
     """The paper's recipe crops driving videos and takes references from the target: neither may leak into a measurement."""
     source = PuppetSource(split="test", frames=5, height=32, width=32)
     for task in ("animation_single", "replacement_multi"):
-        plain, paper = (evaluation_clips(task, source, 4, variant=recipe(name)) for name in ("nano", "paper"))
+        plain, paper = (evaluation_clips(task, source, 4, variant=triplet_settings(name)) for name in ("nano", "paper"))
         for one, other in zip(plain, paper, strict=True):
             assert np.array_equal(one.triplet.reference, other.triplet.reference)
             assert np.array_equal(one.triplet.driving, other.triplet.driving)

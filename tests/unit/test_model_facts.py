@@ -94,12 +94,13 @@ def test_a_plan_of_30_gigabytes_with_given_masks_needs_neither_torch_nor_memory(
     for name in ("reference", "driving"):
         command += [f"--{name}", job[name], f"--{name}-mask", job[f"{name}_mask"][0]]
     code = (
-        "import resource, sys\n"
+        "import re, sys\n"
         "from scail2.cli.app import main\n"
         "try:\n    main(sys.argv[1:])\n"
         "finally:\n"
         "    heavy = [name for name in ('torch', 'diffusers', 'transformers', 'accelerate') if name in sys.modules]\n"
-        "    print(heavy, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)\n"
+        "    used = re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())\n"
+        "    print(heavy, int(used[1]) // 1024, file=sys.stderr)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(

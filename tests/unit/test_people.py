@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from run_material import write_video
 
+from scail2.cli.app import main
 from scail2.drift.verdict import LIMITS, Measure
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
@@ -16,6 +18,7 @@ from scail2.perception.segmenters.people.joints import Joints, find_joints, moti
 from scail2.perception.segmenters.people.network import OUTSIDE, PoseNetwork, Square, crop, installed, placed
 from scail2.perception.segmenters.people.places import PlaceFinder
 from scail2.perception.segmenters.people.segmenter import PeopleSegmenter
+from scail2.perception.segmenters.people.skeleton import SkeletonStyle, draw_skeletons, smoothed
 from scail2.perception.tracks import TrackedMasks, TrackRecorder
 from scail2.request.masks import BoxPrompt, PointPrompt, Prompts
 from scail2.runs.motion import MotionCheck
@@ -247,3 +250,90 @@ def test_feet_on_the_picture_s_edge_are_not_cut_off(dancer, palette, monkeypatch
     assert framed(picture, mask, dancer.array, labels) == []
     monkeypatch.setattr("scail2.perception.checks.extents.installed", lambda: False)
     assert "cut off at the bottom" in framed(picture, mask, dancer.array, labels)[0][1]
+
+
+# ---- skeleton films --------------------------------------------------------------------------------------------------
+
+
+def somebody(**places: tuple[float, float]) -> Joints:
+    """One person in one frame with these joints seen, numbered as j11, j12 …"""
+    points, seen = np.full((1, 1, 33, 2), np.nan, np.float32), np.zeros((1, 1, 33), np.float32)
+    for name, place in places.items():
+        points[0, 0, int(name[1:])], seen[0, 0, int(name[1:])] = place, 1
+    return Joints(places=points, visibility=seen)
+
+
+def test_limbs_lie_between_their_joints_in_the_colours_of_their_side():
+    right_arm = somebody(j12=(20, 20), j14=(20, 60), j16=(60, 60))
+    picture = draw_skeletons(right_arm, SkeletonStyle.OPENPOSE, height=100, width=100, frame=0)
+    assert picture[40, 20].tolist() == [153, 102, 0]  # upper arm: the third limb, at six tenths
+    assert picture[60, 40].tolist() == [153, 153, 0]
+    assert picture[60, 60].tolist() == [170, 255, 0]  # the wrist itself
+    assert not picture[:, 70:].any()
+    assert not picture[20, 40].any()  # no neck without the other shoulder
+    left_arm = somebody(j11=(20, 20), j13=(20, 60), j15=(60, 60))
+    other = draw_skeletons(left_arm, SkeletonStyle.OPENPOSE, height=100, width=100, frame=0)
+    assert other[40, 20].tolist() == [102, 153, 0]
+    both = somebody(j11=(80, 20), j12=(20, 20))
+    shoulders = draw_skeletons(both, SkeletonStyle.OPENPOSE, height=100, width=100, frame=0)
+    assert shoulders[20, 50].tolist() == [255, 85, 0]  # the neck, in the middle
+    hidden = Joints(places=both.places, visibility=both.visibility * 0.4)
+    assert not draw_skeletons(hidden, SkeletonStyle.OPENPOSE, height=100, width=100, frame=0).any()
+
+
+def test_the_puppets_style_is_that_of_their_pose_films():
+    from scail2.puppets.pose import render_pose
+    from scail2.puppets.skeleton import JOINT_INDEX
+
+    legs = {"hip": (24, 23), "knee": (26, 25), "ankle": (28, 27)}
+    found = somebody(j24=(40, 20), j26=(40, 50), j28=(45, 90), j23=(60, 20), j25=(62, 50), j27=(60, 90))
+    places = np.full((1, 1, len(JOINT_INDEX), 2), np.nan)
+    for name, numbers in legs.items():
+        for side, number in zip(("right", "left"), numbers, strict=True):
+            places[0, 0, JOINT_INDEX[f"{name}_{side}"]] = found.places[0, 0, number]
+    places[0, 0, JOINT_INDEX["pelvis"]] = (50, 20)
+    expected = render_pose(places, height=100, width=100, fingers=False)[0]
+    assert expected.any()
+    drawn = draw_skeletons(found, SkeletonStyle.PUPPETS, height=100, width=100, frame=0)
+    np.testing.assert_array_equal(drawn, expected)
+
+
+def test_a_shaking_joint_is_smoothed_and_gaps_stay_gaps():
+    joints = Joints(
+        places=np.float32([[[[0, 0]] * 33, [[8, 0]] * 33, [[0, 0]] * 33, [[np.nan] * 2] * 33, [[4, 4]] * 33]]),
+        visibility=np.ones((1, 5, 33), np.float32),
+    )
+    places = smoothed(joints).places[0, :, 0]
+    np.testing.assert_array_equal(places[1], (4, 0))
+    np.testing.assert_array_equal(places[2], (0, 0))  # beside a gap nothing is mixed in
+    assert np.isnan(places[3]).all()
+    np.testing.assert_array_equal(places[4], (4, 4))
+
+
+def test_the_verb_draws_the_dancer_and_refuses_what_it_must(dancer, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "dance.mkv", dancer.array[:3])
+    with pytest.raises(SystemExit) as code:
+        main(["pose", "dance.mkv", "--output", "skeleton.mkv"])
+    assert code.value.code == 0
+    assert "1 person" in capsys.readouterr().out
+    film = VideoReader("skeleton.mkv")
+    assert (len(film), film.height, film.width) == (3, 350, 350)
+    first = film.frames(0, 1)[0]
+    # By eye: the raised right wrist (yellow-green dot) near (199, 97), the left knee (blue) near (222, 261).
+    ys, xs = np.nonzero((first[..., 1] > 180) & (first[..., 0] > 100) & (first[..., 2] < 60))
+    assert np.hypot(xs - 199, ys - 97).min() < 8
+    assert (first.reshape(-1, 3).max(axis=1) < 30).mean() > 0.95
+    noise = np.random.default_rng(0).integers(0, 256, (3, 128, 128, 3), dtype=np.uint8)
+    write_video(tmp_path / "noise.mkv", noise)
+    for words, said in (
+        (["dance.mkv", "--output", "skeleton.mkv"], "--overwrite"),
+        (["dance.mkv", "--output", "dance.mkv", "--overwrite"], "would overwrite it"),
+        (["dance.mkv", "--output", "other.mkv", "--style", "cubist"], "openpose, puppets"),
+        (["noise.mkv", "--output", "other.mkv"], "no person was found in noise.mkv"),
+    ):
+        with pytest.raises(SystemExit) as code:
+            main(["pose", *words])
+        assert code.value.code == 2
+        assert said in capsys.readouterr().err
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["dance.mkv", "noise.mkv", "skeleton.mkv"]

@@ -26,7 +26,7 @@ from scail2.puppets import NANO, Split, render, sample_scene
 from scail2.request.masks import PointPrompt, Prompts
 from scail2.training.segmenter.data import sample_batch
 from scail2.training.segmenter.evaluation import character_ious, evaluate, unseen_clip
-from scail2.training.segmenter.train import SegmenterRecipe, SegmenterTraining
+from scail2.training.segmenter.train import SegmenterSettings, SegmenterTraining
 from scail2.video import ArrayFrames, VideoReader
 
 MEDIA = Path(__file__).parents[1] / "media"
@@ -156,11 +156,11 @@ def test_centres_are_inside_the_body_they_point_to():
 
 
 def test_training_resumes_bit_for_bit(tmp_path):
-    recipe = SegmenterRecipe(steps=4, clips=1, mixed_precision=False)
-    whole = SegmenterTraining(tmp_path / "whole", recipe, TINY)
+    settings = SegmenterSettings(steps=4, clips=1, mixed_precision=False)
+    whole = SegmenterTraining(tmp_path / "whole", settings, TINY)
     whole.run()
-    SegmenterTraining(tmp_path / "parts", recipe, TINY).run(stop=2)
-    parts = SegmenterTraining(tmp_path / "parts", recipe, TINY)
+    SegmenterTraining(tmp_path / "parts", settings, TINY).run(stop=2)
+    parts = SegmenterTraining(tmp_path / "parts", settings, TINY)
     assert parts.step == 2
     parts.run()
     for name, tensor in whole.network.state_dict().items():

@@ -247,3 +247,14 @@ def test_pixel_statistics_come_from_the_weights_folder(tmp_path):
     assert PixelStatistics.read(str(tmp_path)) == PixelStatistics()
     (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]}')
     assert PixelStatistics.read(str(tmp_path)).mean == (0.1, 0.2, 0.3)
+
+
+def test_a_single_file_is_refused_with_what_is_read_instead(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    file = folder / "sam3.1_multiplex_fp16.safetensors"
+    file.write_bytes(b"")
+    for given in (file, folder):
+        with pytest.raises(InputError, match=r"folder in transformers format .* Hub name, such as facebook/sam3"):
+            Sam3Segmenter.load(given)

@@ -30,7 +30,7 @@ from scail2.data.puppet_source import PuppetSource
 from scail2.data.shards import DamagedSample, DamageReport, ShardWriter, read_index
 from scail2.data.sources import PairShards
 from scail2.data.synthesis import PreferenceJob, write_pairs
-from scail2.data.triplet_recipe import recipe
+from scail2.data.triplet_settings import triplet_settings
 from scail2.errors import InputError
 from scail2.masks import BindingSlot, paint_mask, split_mask
 from scail2.puppets.pose_error import MILD, STRONG
@@ -83,7 +83,7 @@ def test_the_reference_may_show_another_pose(pair):
 
 def test_masks_come_from_driving_video_and_reference_alone(pair):
     moved = dataclasses.replace(pair, preferred_tracks=np.roll(pair.preferred_tracks, 7, axis=-1))
-    one, other = (preference_triplet(p, recipe("nano"), np.random.default_rng(1)) for p in (pair, moved))
+    one, other = (preference_triplet(p, triplet_settings("nano"), np.random.default_rng(1)) for p in (pair, moved))
     np.testing.assert_array_equal(one.driving_mask, other.driving_mask)
     np.testing.assert_array_equal(one.reference_mask, other.reference_mask)
     np.testing.assert_array_equal(
@@ -162,7 +162,7 @@ def test_cached_pairs_hold_both_videos_and_the_touched_cells(pair, tmp_path):
     write_pairs(PreferenceJob(source=SOURCE, pairs=3), tmp_path / "pairs")
     stored = PreferenceShards([tmp_path / "pairs"])
     job = PreferenceCacheJob(
-        pairs=stored, recipe=recipe("nano"), autoencoder=tmp_path / "vae", samples=5, driving_downsample=1
+        pairs=stored, triplets=triplet_settings("nano"), autoencoder=tmp_path / "vae", samples=5, driving_downsample=1
     )
     write_cache(job, tmp_path / "latents")
     data = LatentDataset(tmp_path / "latents")
@@ -180,7 +180,7 @@ def test_cached_pairs_hold_both_videos_and_the_touched_cells(pair, tmp_path):
     assert len({data[n].slots for n in range(5)}) > 1
     assert data[0].meta["preferred_error"] == first.meta["preferred_error"]
     with pytest.raises(InputError, match="no pose renders"):
-        preference_triplet(first, recipe("nano+pose_driving"), np.random.default_rng(0))
+        preference_triplet(first, triplet_settings("nano+pose_driving"), np.random.default_rng(0))
 
 
 def test_pairs_of_the_wrong_sort_are_told_apart(tmp_path):
@@ -240,7 +240,7 @@ def test_own_videos_become_pairs(own, pair):
     np.testing.assert_array_equal(made.reference.tracks, pair.preferred_tracks[:, 0])
     np.testing.assert_allclose(made.preferred_boxes["hands"], pair.preferred_boxes["hands"], atol=1e-3)
     assert made.preferred_tracks is None
-    triplet = preference_triplet(made, recipe("nano"), np.random.default_rng(0))
+    triplet = preference_triplet(made, triplet_settings("nano"), np.random.default_rng(0))
     assert not triplet.region.any()
 
 

@@ -78,33 +78,6 @@ def test_cut_sides_need_more_than_a_touch():
     assert framing.cut_sides(mask) == ()
 
 
-@pytest.mark.parametrize("scale", [0.5, 0.8, 1.25, 1.6])
-def test_reframing_scales_the_character_about_its_feet(scale):
-    labels = np.zeros(SIZE, np.uint8)
-    labels[24:56, 40:56] = 1
-    picture = np.full((*SIZE, 3), 60, np.uint8)
-    picture[labels > 0] = 220
-    done = framing.reframe(picture, labels, scale, (48.0, 56.0))
-    ys, xs = np.nonzero(done.labels)
-    assert ys.max() - ys.min() + 1 == pytest.approx(32 * scale, abs=1)
-    assert xs.max() - xs.min() + 1 == pytest.approx(16 * scale, abs=1)
-    assert ys.max() == pytest.approx(55, abs=1)
-    bright = done.picture[..., 0] > 140
-    assert (bright == (done.labels > 0)).mean() > 0.98
-    assert (done.invented_share > 0) == (scale < 1)
-
-
-def test_what_is_continued_outwards_is_background_not_the_character():
-    labels = np.zeros(SIZE, np.uint8)
-    labels[0:56, 40:56] = 1
-    picture = np.full((*SIZE, 3), 60, np.uint8)
-    picture[labels > 0] = 220
-    done = framing.reframe(picture, labels, 0.5, (48.0, 56.0))
-    top = np.flatnonzero(done.labels.any(axis=1))[0]
-    assert top > 20
-    assert done.picture[: top - 1].max() < 80
-
-
 # ---- scene cuts -----------------------------------------------------------------------------------------------------
 
 

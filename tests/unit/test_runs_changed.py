@@ -11,6 +11,7 @@ from tiny import SIZE, bare_pipeline
 
 from scail2.errors import InputError
 from scail2.runs import RunDirectory
+from scail2.runs.rehearsal import copy_prepared
 from scail2.video import VideoReader, probe
 
 
@@ -134,6 +135,26 @@ def test_status_counts_what_the_request_asks_for_now(run, pipe, tmp_path):
     assert dict(half.rows())["segments"] == "1 of 2 finished, missing 1"
     RunDirectory.open(run.path).resume(pipe)
     assert RunDirectory.open(run.path).status().finished == (0, 1)
+
+
+def test_a_rehearsal_looks_at_the_masks_as_they_are_painted_now(run, pipe, tmp_path):
+    place = tmp_path / "rehearsal"
+    place.mkdir()
+    copy_prepared(run.path, place)
+    assert not (place / "segments").exists()
+    skipped = []
+    rehearsed = RunDirectory.create(place, run.request, renders=False)
+    rehearsed.plan(pipe=pipe, events=lambda event: skipped.append(event.facts.get("stage")))
+    assert "masks" in skipped  # what is there is what the run would use
+    shutil.copyfile(paint_over(run.path / "masks" / "driving_mask.mkv"), run.path / "masks" / "driving_mask.mkv")
+    before = tree(run.path)
+    shutil.rmtree(place)
+    place.mkdir()
+    copy_prepared(run.path, place)
+    for folder in (place, run.path):
+        with pytest.raises(InputError, match="no character was found in the driving video"):
+            RunDirectory.create(folder, run.request, renders=False).plan(pipe=pipe)
+    assert tree(run.path) == before
 
 
 def test_a_segment_rendered_alone_keeps_its_successor_valid(run, pipe):

@@ -130,7 +130,7 @@ def test_a_file_with_another_name_is_not_written_in_place(run, pipe, outside):
     assert len(after) > len(before)
     put_aside(run.path / ".lock")
     os.link(outside / "thesis.txt", run.path / ".lock")
-    with pytest.raises(InputError, match=r"\.lock has another name elsewhere, which would be written to: delete it"):
+    with pytest.raises(InputError, match=r"\.lock has another name elsewhere, which would be written to: remove it"):
         run.resume(pipe)
     assert (outside / "thesis.txt").read_bytes() == b"ten years of work"
 

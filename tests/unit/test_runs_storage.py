@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from scail2.errors import InputError
+from scail2.files.ownership import is_locked, locked
 from scail2.files.storage import digest, hash_file, move_folder, plain_errors, read_json, write_bytes, write_json
 from scail2.runs.journal import Journal
-from scail2.runs.lock import is_locked, locked
 from scail2.runs.segment_record import SegmentRecord
 from scail2.runs.segment_store import JoinedFrames, SegmentState, SegmentStore, hash_frames
 
@@ -71,16 +72,16 @@ def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_json(path, {"a": 2})
-    assert read_json(path) == {"a": 1}
+    assert read_json(path, Any) == {"a": 1}
     assert os.listdir(tmp_path) == ["a.json"]
 
 
 def test_damaged_and_missing_json_are_named(tmp_path):
     with pytest.raises(InputError, match=r"a.json: it is not there"), plain_errors("read", tmp_path):
-        read_json(tmp_path / "a.json")
+        read_json(tmp_path / "a.json", Any)
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(InputError, match=r"a.json cannot be used"):
-        read_json(tmp_path / "a.json")
+        read_json(tmp_path / "a.json", Any)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_the_journal_survives_a_line_cut_short(tmp_path):
 def test_file_names_that_are_not_text_survive(tmp_path):
     name = os.fsdecode(b"h\xe9ro.png")
     write_json(tmp_path / "a.json", {"reference": name})
-    assert read_json(tmp_path / "a.json") == {"reference": name}
+    assert read_json(tmp_path / "a.json", Any) == {"reference": name}
     journal = Journal(tmp_path / "journal.jsonl")
     journal.emit("run_started", output=name, prompt="one\u2028two")
     assert journal.entries()[0]["output"] == name

@@ -9,6 +9,7 @@ import pytest
 from training_material import cache_samples, configuration, make_world
 
 from scail2.cli.app import main
+from scail2.devices import Precision
 from scail2.errors import InputError
 from scail2.files.ownership import locked
 from scail2.training import run_folder
@@ -124,10 +125,13 @@ def test_a_run_of_an_earlier_version_is_compared_by_its_settings(world, tmp_path
     build_trainer(configuration(world, steps=2), run).run()
     stored = json.loads((run / "config.json").read_text())
     del stored["inputs"]
-    (run / "config.json").write_text(json.dumps(stored))
+    assert stored["precision"] == "float32"
+    (run / "config.json").write_text(json.dumps(stored | {"precision": "fp32"}))
     build_trainer(configuration(world, steps=3), run)
     with pytest.raises(InputError, match=r"another seed \(0, now 3\)"):
         build_trainer(configuration(world, steps=3, seed=3), run)
+    with pytest.raises(InputError, match=r"another precision \(float32, now bfloat16\)"):
+        build_trainer(configuration(world, steps=3, precision=Precision.BFLOAT16), run)
 
 
 def test_exports_replace_exports_and_set_everything_else_aside(world, tmp_path):

@@ -105,9 +105,9 @@ def test_recipes_have_the_published_sizes():
 
 
 def test_augmentation_has_the_published_chances():
-    from scail2.data.triplet_recipe import recipe as data_recipe
+    from scail2.data.triplet_settings import triplet_settings
 
-    paper, published = data_recipe("paper"), FACTS["probabilities"]
+    paper, published = triplet_settings("paper"), FACTS["probabilities"]
     assert (paper.augment_driving, paper.pose_scale) == (
         published["augmented_driving_e2e"],
         published["augmented_driving_pose"],

@@ -79,9 +79,11 @@ def corrected(needs: Requirement, device: str, model: ModelShape) -> Requirement
 def learn(device: str, model: ModelShape, predicted: Mapping[str, float], measured: Mapping[str, float]) -> None:
     """Takes a run's measured seconds into account, half of what they say and within bounds.
 
-    ``predicted`` are `corrected` seconds of the same work. A machine that was never calibrated learns as well.
+    ``predicted`` are `corrected` seconds of the same work. Nothing is kept of a device that nobody calibrated.
     """
-    known = calibrations().get(device, Calibration())
+    known = calibrations().get(device)
+    if known is None:
+        return
     learned = dict(known.learned)
     for stage, seconds in measured.items():
         expected = predicted.get(stage, 0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,8 +49,11 @@ class Budget:
         }
 
     def refuse(self) -> None:
-        """Raises InputError where nothing fits, naming what would."""
-        if self.chosen is not None:
+        """Raises InputError where nothing fits, naming what would.
+
+        A CPU refuses nothing: weights are mapped from their file, and what main memory does not hold is read again.
+        """
+        if self.chosen is not None or self.machine.is_cpu:
             return
         need, have = self.smallest.peak / GIB, self.machine.memory / GIB
         told = f"This job does not fit {self.machine.name}: it needs {need:.1f} GB of its {have:.1f} GB"
@@ -61,13 +64,20 @@ class Budget:
         raise InputError(f"{told}, even as {self.smallest.placement}.{advice}")
 
 
-def plan_budget(model: ModelShape, job: Job, machine: Machine, asked: Placement) -> Budget:
+def plan_budget(
+    model: ModelShape,
+    job: Job,
+    machine: Machine,
+    asked: Placement,
+    correct: Callable[[Requirement], Requirement] = lambda needs: needs,
+) -> Budget:
     """The budget of a job.
 
     Args:
         asked: what the user wants; its ``kind`` may be ``auto``, and only what it leaves open is chosen.
+        correct: what finished runs have taught (`scail2.budget.calibration.corrected`).
     """
-    tried = [requirement(model, job, each, machine) for each in candidates(model, job, machine, asked)]
+    tried = [correct(requirement(model, job, each, machine)) for each in candidates(model, job, machine, asked)]
     fitting = sorted((each for each in tried if fits(each, machine)), key=lambda each: each.total_seconds)
     smallest = min(tried, key=lambda each: (each.peak > machine.memory, each.main_bytes, each.peak))
     if not any(each.peak <= machine.memory for each in tried):

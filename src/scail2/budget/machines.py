@@ -73,7 +73,7 @@ class Rates:
         bandwidth: B/s of the device's memory; ``link``: from main memory to it; ``disk``: of reading files.
         refiner: FLOP/s of the small models' decoder; None: that of convolutions.
         pixels: a second, of the driving video and its masks on their way into latents.
-        host_pixels: a second, of frames that are read, saved, measured for drift and written as a film.
+        host_pixels, host_frames: a second, of what is read, saved, measured for drift and written as a film.
         measured: whether they were measured on this machine; else they are reckoned from what is stated of it.
     """
 
@@ -85,8 +85,9 @@ class Rates:
     link: float
     disk: float = DISK
     refiner: float | None = None
-    pixels: float = 2e6
-    host_pixels: float = 8e5
+    pixels: float = 2e7
+    host_pixels: float = 2.5e6
+    host_frames: float = 80
     measured: bool = False
 
 

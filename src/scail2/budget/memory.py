@@ -7,6 +7,7 @@ live storages. What an allocator wastes and a driver reserves comes on top (`sca
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from scail2.budget.operations import (
     SequenceShape,
@@ -45,6 +46,7 @@ def weight_bytes(shapes: dict[str, tuple[int, ...]], itemsize: int) -> int:
     return total
 
 
+@lru_cache(maxsize=64)
 def block_bytes(shape: TransformerShape, itemsize: int, storage: WeightStorage = WeightStorage.FULL) -> float:
     """Bytes of one block's weights as they are kept."""
     shapes = block_shapes(shape)
@@ -53,6 +55,7 @@ def block_bytes(shape: TransformerShape, itemsize: int, storage: WeightStorage =
     return rest + matrices * _bytes_a_number(shape, itemsize, storage)
 
 
+@lru_cache(maxsize=64)
 def other_bytes(shape: TransformerShape, itemsize: int) -> float:
     """Bytes of what is in no block: embeddings and head."""
     return weight_bytes(

@@ -200,10 +200,12 @@ def video_encoding(shape: AutoencoderShape, size: tuple[int, int], frames: int) 
     return total + Operations(convolution=2 * cells * (2 * shape.z_dim) ** 2)
 
 
-def video_decoding(shape: AutoencoderShape, size: tuple[int, int], frames: int) -> Operations:
-    """Latents to ``frames`` (4n + 1) frames of ``size`` pixels."""
+def video_decoding(
+    shape: AutoencoderShape, size: tuple[int, int], frames: int, refined: int | None = None
+) -> Operations:
+    """Latents to ``frames`` (4n + 1) frames of ``size`` pixels, of which the small models refine ``refined`` (None: all)."""
     if shape.base_dim is None:
-        return _patch_transform(shape, size, frames) + _refining(shape, size) * frames
+        return _patch_transform(shape, size, frames) + _refining(shape, size) * (frames if refined is None else refined)
     latents = 1 + (frames - 1) // shape.scale_factor_temporal
     first, later = (_wan_decoder(shape, size, first=first) for first in (True, False))
     return first + later * (latents - 1) + Operations(convolution=2 * latents * _cells(shape, size) * shape.z_dim**2)

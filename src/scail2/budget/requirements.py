@@ -20,14 +20,14 @@ from scail2.budget.shapes import ModelShape
 from scail2.request.placement import Placement, PlacementKind, WeightStorage
 
 # Python, its libraries and the frames that are being read and written.
-_PROGRAM = 1.2 * GIB
+_PROGRAM = 0.63 * GIB
 # Tiles of diffusers' Wan autoencoder, and the autoencoder's arithmetic that tiles do twice.
 TILE = (256, 256)
 _TILED_AGAIN = 1.78
 # float8 and 4-bit weights are brought into the computed type before each product: bytes read and written for each.
 _UNPACKED = 3.0
 # Seconds of importing libraries.
-_STARTING = 5.0
+_STARTING = 3.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -246,11 +246,12 @@ class _Reckoning:
             encode += self._vae_seconds(video_encoding(model.autoencoder, driving, frames))
             if number:
                 encode += self._vae_seconds(video_encoding(model.autoencoder, job.size, job.overlap))
-            decode += self._vae_seconds(video_decoding(model.autoencoder, job.size, frames))
+            new = frames - job.overlap if number else frames
+            decode += self._vae_seconds(video_decoding(model.autoencoder, job.size, frames, new))
             denoise += self._denoising(frames)
         pictures = 1 + job.additional_references
         encode += pictures * self._vae_seconds(video_encoding(model.autoencoder, job.size, 1))
-        host = job.frames * job.size[0] * job.size[1] / rates.host_pixels
+        host = job.frames * (job.size[0] * job.size[1] / rates.host_pixels + 1 / rates.host_frames)
         return found | {"encode": encode, "denoise": denoise, "decode": decode, "host": host}
 
     def _loading(self) -> float:

@@ -27,8 +27,10 @@ MODULES: tuple[str, ...] = (
     "rendering",
     "plan",
     "masks",
+    "pose",
     "resume",
     "rerender",
+    "compare",
     "status",
     "clean",
     "synthesize",
@@ -43,6 +45,7 @@ MODULES: tuple[str, ...] = (
     "models",
     "setup",
     "doctor",
+    "calibrate",
 )
 
 

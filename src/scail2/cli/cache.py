@@ -66,10 +66,10 @@ def cache(
     from scail2.data.cache import CacheJob, write_cache
     from scail2.data.preference_cache import PreferenceCacheJob
     from scail2.data.preferences import PreferenceShards
-    from scail2.data.triplet_recipe import recipe as recipe_named
+    from scail2.data.triplet_settings import triplet_settings
     from scail2.request.paths import refuse_overwriting
 
-    chosen = recipe_named(recipe)
+    chosen = triplet_settings(recipe)
     given = [("source", Path(name)) for name in source if name != "puppets"]
     given += [(name, path) for name, path in (("autoencoder", autoencoder), ("model", model)) if path is not None]
     refuse_overwriting([out], given)
@@ -88,7 +88,7 @@ def cache(
     if driving_downsample:
         made_for["driving_downsample"] = driving_downsample
     settings: dict[str, Any] = {
-        "recipe": chosen,
+        "triplets": chosen,
         "autoencoder": autoencoder or models_own or _embedded_autoencoder(),
         "samples": samples or (len(pairs) if isinstance(pairs, PreferenceShards) else 1000),
         "samples_per_shard": samples_per_shard,

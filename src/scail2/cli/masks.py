@@ -1,4 +1,4 @@
-"""`scail2 masks`: make, check, look at, edit and freeze the masks of a job, without rendering anything."""
+"""`scail2 masks`: make, check, look at, edit and freeze the masks of a run, without rendering anything."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,11 +17,12 @@ from scail2.request.animation import AnimationRequest
 from scail2.request.masks import check_files
 
 if TYPE_CHECKING:
+    from scail2.budget.machines import Machine
     from scail2.files.staging import Staging
 
 HELP = """Plan: masks, sizes, segments and everything that can be known to go wrong, before any rendering.
 
-Exits with 2 when the job would be refused. With --run-dir the masks are kept and used by the later run; an existing run
+Exits with 2 when the run would be refused. With --run-dir the masks are kept and used by the later run; an existing run
 keeps its output.
 """
 
@@ -38,11 +40,25 @@ def _verb(
         Path | None, typer.Option(metavar="FILE.png", help="Write the picture of reference, frames and masks here.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The plan as JSON on stdout.")] = False,
+    memory: Annotated[float | None, typer.Option(metavar="GB", help="Plan for a card with so much memory.")] = None,
+    card: Annotated[str | None, typer.Option(metavar="NAME", help='Plan for a card such as "RTX 4090".')] = None,
     **settings: Any,
 ) -> None:
     given = {"mode": mode} if mode else {}
     request = make_request(None, file, settings | given, output=unstated_output(run_dir))
-    plan(request, run_dir, as_json=as_json, contact_sheet=contact_sheet)
+    machine = other_machine(card, memory)
+    plan(request, run_dir, as_json=as_json, contact_sheet=contact_sheet, machine=machine)
+
+
+def other_machine(card: str | None, memory: float | None) -> "Machine | None":
+    """The machine that `--card` and `--memory` name; None without either."""
+    if card is None and memory is None:
+        return None
+    if memory is not None and not 1 <= memory <= 10_000:
+        raise InputError(f"--memory is {memory:g}; it must be a card's memory in GB, from 1 to 10000.")
+    from scail2.budget.machines import named_machine
+
+    return named_machine(card, memory)
 
 
 def unstated_output(run_dir: Path | None) -> Path:
@@ -70,13 +86,16 @@ def plan(
     like: Path | None = None,
     as_json: bool,
     contact_sheet: Path | None,
+    machine: "Machine | None" = None,
 ) -> None:
     """Plans a run, in a temporary folder unless one is given, and shows what was found.
 
-    ``like`` is a run whose masks are looked at, as they are now, if they are still what the request needs.
+    ``like`` is a run whose masks are looked at, as they are now, if they are still what the request needs; ``machine``
+    one to reckon with instead of this.
     """
+    shown = _Shown(as_json=as_json, contact_sheet=contact_sheet, machine=machine)
     if run_dir is not None:
-        _plan_in(run_dir, request, as_json=as_json, contact_sheet=contact_sheet)
+        _plan_in(run_dir, request, shown)
         return
     with tempfile.TemporaryDirectory(prefix="scail2-plan-") as folder:
         place = Path(folder)
@@ -85,33 +104,43 @@ def plan(
 
             copy_prepared(like, place)
         try:
-            _plan_in(place, request, as_json=as_json, contact_sheet=contact_sheet)
+            _plan_in(place, request, shown)
         except InputError as error:
             # Where the copy lay says nothing to anybody.
             raise InputError(str(error).replace(str(place), str(like or place))) from error
 
 
-def _plan_in(folder: Path, request: AnimationRequest, *, as_json: bool, contact_sheet: Path | None) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Shown:
+    """What is to be shown of a plan, and for which machine."""
+
+    as_json: bool
+    contact_sheet: Path | None
+    machine: "Machine | None"
+
+
+def _plan_in(folder: Path, request: AnimationRequest, shown: _Shown) -> None:
     check_files(request)  # before anything heavy is imported
     from scail2.files.storage import plain_errors
     from scail2.runs import RunDirectory
     from scail2.runs.masking import RefusedPlanError
     from scail2.runs.sealed import read_sealed
 
+    contact_sheet = shown.contact_sheet
     with _claimed_sheet(contact_sheet, request) as sheet:
         run = RunDirectory.create(folder, request, renders=False)
         try:
-            run.plan()
+            run.plan(machine=shown.machine)
         except RefusedPlanError as error:
-            # A refused job still has a plan to look at.
-            _show(error.plan, as_json)
+            # A refused run still has a plan to look at.
+            _show(error.plan, shown.as_json)
             raise
         if sheet is not None and contact_sheet is not None:
             with plain_errors("write the contact sheet", contact_sheet):
                 sheet.place.write_bytes((folder / "masks" / "contact_sheet.png").read_bytes())
                 sheet.publish()
     values = read_sealed(folder / "plan.json", dict[str, Any])
-    _show(values | {"contact_sheet": str(contact_sheet.absolute()) if contact_sheet else None}, as_json)
+    _show(values | {"contact_sheet": str(contact_sheet.absolute()) if contact_sheet else None}, shown.as_json)
 
 
 @contextmanager
@@ -174,4 +203,40 @@ def plan_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
             f"{resolved['steps']} steps of {resolved['solver'] or resolved['scheduler']}, "
             f"shift {'none' if resolved['shift'] is None else resolved['shift']}, guidance {resolved['guidance_scale']}",
         ),
+        *budget_rows(values.get("budget")),
     ]
+
+
+def budget_rows(budget: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What a job needs of a machine, in how much time, and what else it could be; nothing where that is not known."""
+    if budget is None:
+        return []
+    from scail2.cli.progress import duration
+
+    needs, within = budget["needs"], f"± {budget['within']:.0%}"
+    of = f"{needs['peak_gib']:.1f} of {budget['memory_gib']:.1f} GB of {budget['machine']}"
+    placed = _told_placement(needs["placement"])
+    beside = f"{needs['main_memory_gib']:.1f} GB of main memory, {needs['disk_gib']:.2f} GB of disk"
+    if not budget["fits"]:
+        return [("needs", f"{of}: does not fit, even as {placed}"), *(("fits with", each) for each in budget["advice"])]
+    stages = ", ".join(f"{name} {duration(each)}" for name, each in needs["seconds"].items() if each >= 1)
+    basis = "measured here" if budget["rates"] == "measured" else "reckoned from stated speeds"
+    rows = [
+        ("needs", f"{of} as {placed}; {beside}"),
+        ("time", f"{duration(needs['total_seconds'])} {within}, {basis} ({stages})"),
+    ]
+    rows += [
+        (
+            "or",
+            f"{each['peak_gib']:.1f} GB and {duration(each['total_seconds'])} as {_told_placement(each['placement'])}",
+        )
+        for each in budget["runners_up"]
+    ]
+    return rows
+
+
+def _told_placement(values: dict[str, Any]) -> str:
+    from scail2.request.placement import Placement, PlacementKind, WeightStorage
+
+    kinds = {"kind": PlacementKind(values["kind"]), "storage": WeightStorage(values["storage"])}
+    return str(Placement(**values | kinds))

@@ -50,6 +50,12 @@ def _register_verb(app: typer.Typer, name: str, mode: AnimationMode, help: str) 
         run_dir: Annotated[
             Path | None, typer.Option(metavar="DIR", help="Run directory [default: OUTPUT's name with .run].")
         ] = None,
+        preview: Annotated[
+            bool,
+            typer.Option(
+                "--preview", help="Only a few small frames and their contact sheet, in OUTPUT's name with .preview."
+            ),
+        ] = False,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and plan, render and keep nothing.")] = False,
         overwrite: Annotated[
             bool, typer.Option("--overwrite", help="Replace a file that this run did not write.")
@@ -59,7 +65,9 @@ def _register_verb(app: typer.Typer, name: str, mode: AnimationMode, help: str) 
     ) -> None:
         request = make_request(mode, file, settings)
         place = run_dir or default_run_dir(request)
-        if dry_run:
+        if preview:
+            show_preview(request, place, overwrite=overwrite, as_json=as_json)
+        elif dry_run:
             rehearse(request, place, overwrite=overwrite, as_json=as_json)
         else:
             render(request, place, overwrite=overwrite, as_json=as_json)
@@ -92,6 +100,25 @@ def rehearse(request: AnimationRequest, run_dir: Path, *, overwrite: bool, as_js
         Terminal(stderr=True, quiet=as_json).say(EMBEDDED_NOTE)
     RunDirectory.check(run_dir, request, overwrite=overwrite)
     plan(request, None, like=run_dir, as_json=as_json, contact_sheet=None)
+
+
+def show_preview(request: AnimationRequest, run_dir: Path, *, overwrite: bool, as_json: bool) -> None:
+    """Renders a few small frames beside the run, which is not touched, and says what the whole will take."""
+    from scail2.cli.progress import run_events
+    from scail2.cli.terminal import write_json
+    from scail2.runs import RunDirectory
+    from scail2.runs.preview import render_preview
+
+    console = Terminal(stderr=True, quiet=as_json)
+    if request.model is None:
+        console.say(EMBEDDED_NOTE)
+    RunDirectory.check(run_dir, request, overwrite=True)  # nothing is written to the output
+    with run_events(as_json) as events:
+        made = render_preview(run_dir, request, overwrite=overwrite, events=events)
+    if as_json:
+        write_json(made.to_json())
+    for line in made.told():
+        console.say(line)
 
 
 def work(run: Any, action: Any, *, as_json: bool) -> None:

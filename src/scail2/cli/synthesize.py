@@ -37,7 +37,7 @@ def synthesize(
     need("skia", "data", "drawing puppets")
     from scail2.data.puppet_source import PuppetSource
     from scail2.data.synthesis import SynthesisJob, write_pairs
-    from scail2.data.triplet_recipe import recipe as recipe_named
+    from scail2.data.triplet_settings import triplet_settings
 
     height, width = parse_size(size)
     source = PuppetSource(
@@ -51,7 +51,7 @@ def synthesize(
         with_poses=poses,
     )
     job = SynthesisJob(
-        source=source, recipe=recipe_named(recipe), pairs=pairs, pairs_per_shard=pairs_per_shard, seed=seed
+        source=source, triplets=triplet_settings(recipe), pairs=pairs, pairs_per_shard=pairs_per_shard, seed=seed
     )
     console = Terminal()
     with counted_progress(console, "synthesizing") as progress:

@@ -26,7 +26,7 @@ from scail2.data.embedding import Embedder
 from scail2.data.sharding import ShardJob, ShardRun, ShardSummary, run_shards
 from scail2.data.shards import DamagedSample, ShardWriter
 from scail2.data.sources import PairSource
-from scail2.data.triplet_recipe import SampleKind, TripletRecipe
+from scail2.data.triplet_settings import SampleKind, TripletSettings
 from scail2.data.triplets import TrainingTriplet, draw_triplet
 from scail2.errors import InputError
 from scail2.files.staging import atomic_file
@@ -53,7 +53,7 @@ class CacheJob:
     """
 
     source: PairSource
-    recipe: TripletRecipe
+    triplets: TripletSettings
     autoencoder: Path
     samples: int
     driving_downsample: int = 2
@@ -64,7 +64,7 @@ class CacheJob:
     @property
     def pairs_per_shard(self) -> int:
         """Pairs in a full shard."""
-        return max(1, self.samples_per_shard // self.recipe.samples_per_pair)
+        return max(1, self.samples_per_shard // self.triplets.samples_per_pair)
 
     @property
     def num_shards(self) -> int:
@@ -74,12 +74,12 @@ class CacheJob:
     @property
     def sizes(self) -> list[int]:
         """Samples of each shard."""
-        return [len(self.pairs_of(number)) * self.recipe.samples_per_pair for number in range(self.num_shards)]
+        return [len(self.pairs_of(number)) * self.triplets.samples_per_pair for number in range(self.num_shards)]
 
     @property
     def num_pairs(self) -> int:
         """Pairs drawn for `samples` samples."""
-        return -(-self.samples // self.recipe.samples_per_pair)
+        return -(-self.samples // self.triplets.samples_per_pair)
 
     def pairs_of(self, shard: int) -> range:
         """Pair numbers of one shard."""
@@ -90,7 +90,7 @@ class CacheJob:
         return {
             "format": FORMAT,
             "source": self.source.describe(),
-            "recipe": self.recipe.to_json(),
+            "recipe": self.triplets.to_json(),
             "autoencoder": weights_fingerprint(self.autoencoder),
             "driving_downsample": self.driving_downsample,
             "samples_per_shard": self.samples_per_shard,
@@ -104,7 +104,7 @@ class CacheJob:
         seen: Counter[SampleKind] = Counter()
         ordinals = []
         for number in range(self.num_pairs):
-            kind = self.recipe.draw_kind(np.random.default_rng([self.seed, number]))
+            kind = self.triplets.draw_kind(np.random.default_rng([self.seed, number]))
             ordinals.append(seen[kind])
             seen[kind] += 1
         return ordinals
@@ -113,15 +113,15 @@ class CacheJob:
         """Makes the samples of one shard."""
         for pair_number in self.pairs_of(number):
             self._write_pair(writer, pair_number)
-            tick(self.recipe.samples_per_pair)
+            tick(self.triplets.samples_per_pair)
 
     def _write_pair(self, writer: ShardWriter, number: int) -> None:
         vae = load_autoencoder(self.autoencoder)
         geometry = conditions.ConditionGeometry(driving_downsample=self.driving_downsample)
         generator = np.random.default_rng([self.seed, number])
-        kind = self.recipe.draw_kind(generator)
+        kind = self.triplets.draw_kind(generator)
         index = self._ordinals[number] if self.source.counts_by_kind else number
-        keys = [f"{number:07d}{side}" for side in "ab"[: self.recipe.samples_per_pair]]
+        keys = [f"{number:07d}{side}" for side in "ab"[: self.triplets.samples_per_pair]]
         try:
             pair = self.source.pair(kind, index, generator)
         except (DamagedSample, InputError) as error:
@@ -130,7 +130,7 @@ class CacheJob:
             return
         for side, key in enumerate(keys):
             try:
-                triplet = draw_triplet(pair, kind, self.recipe, generator, swapped=side == 1)
+                triplet = draw_triplet(pair, kind, self.triplets, generator, swapped=side == 1)
                 tensors = encode_triplet(vae, geometry, triplet, self.source.num_parts)
             except InputError as error:
                 writer.skip(key, f"{kind}: {error}")

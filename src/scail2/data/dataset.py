@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scail2.data.samples import OPTIONAL, REQUIRED, LatentBatch, LatentSample, collate
 from scail2.data.shards import DamagedSample, DamageReport, Record, find_shards, read_index
-from scail2.data.triplet_recipe import SampleKind
+from scail2.data.triplet_settings import SampleKind
 from scail2.errors import InputError
 from scail2.files.documents import Between, DocumentError, decode
 from scail2.masks import SlotName

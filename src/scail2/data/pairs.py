@@ -13,7 +13,7 @@ import numpy as np
 
 from scail2.data.media import decode_png, decode_video, encode_png, encode_video
 from scail2.data.shards import DamagedSample, Record
-from scail2.data.triplet_recipe import SampleKind
+from scail2.data.triplet_settings import SampleKind
 from scail2.errors import InputError
 from scail2.files.documents import Between, decode, parse_json
 from scail2.files.limits import DOCUMENT_BYTES

@@ -19,7 +19,7 @@ from scail2.data.embedding import Embedder
 from scail2.data.pairs import Clip, MotionPair
 from scail2.data.preferences import PreferencePair, PreferenceShards
 from scail2.data.shards import DamagedSample, ShardWriter
-from scail2.data.triplet_recipe import TripletRecipe
+from scail2.data.triplet_settings import TripletSettings
 from scail2.data.triplets import TrainingTriplet, draw_triplet
 from scail2.errors import InputError
 from scail2.loading.components import load_autoencoder
@@ -34,7 +34,7 @@ class PreferenceCacheJob:
     """
 
     pairs: PreferenceShards
-    recipe: TripletRecipe
+    triplets: TripletSettings
     autoencoder: Path
     samples: int
     driving_downsample: int = 2
@@ -53,7 +53,7 @@ class PreferenceCacheJob:
         return {
             "format": FORMAT,
             "source": self.pairs.describe(),
-            "recipe": self.recipe.to_json(),
+            "recipe": self.triplets.to_json(),
             "autoencoder": weights_fingerprint(self.autoencoder),
             "driving_downsample": self.driving_downsample,
             "samples_per_shard": self.samples_per_shard,
@@ -70,7 +70,7 @@ class PreferenceCacheJob:
             key = f"{index:07d}"
             try:
                 pair = self.pairs.pair(index)
-                triplet = preference_triplet(pair, self.recipe, np.random.default_rng([self.seed, index]))
+                triplet = preference_triplet(pair, self.triplets, np.random.default_rng([self.seed, index]))
                 tensors = encode_preference(vae, geometry, pair, triplet, self.pairs.regions)
                 if self.embedder is not None:
                     tensors |= self.embedder(triplet)
@@ -81,11 +81,13 @@ class PreferenceCacheJob:
             tick(1)
 
 
-def preference_triplet(pair: PreferencePair, recipe: TripletRecipe, generator: np.random.Generator) -> TrainingTriplet:
+def preference_triplet(
+    pair: PreferencePair, settings: TripletSettings, generator: np.random.Generator
+) -> TrainingTriplet:
     """The sample in which the preferred video is the target; slots, switches and augmentation as for any other."""
-    if recipe.needs_poses:
+    if settings.needs_poses:
         raise InputError(
-            f"Preference pairs have no pose renders, which the recipe {recipe.name} wants as driving videos."
+            f"Preference pairs have no pose renders, which the recipe {settings.name} wants as driving videos."
         )
     nowhere = np.zeros((len(pair.driving_tracks), *pair.preferred.shape[:3]), bool)
     clips = MotionPair(
@@ -99,7 +101,7 @@ def preference_triplet(pair: PreferencePair, recipe: TripletRecipe, generator: n
         construction=pair.kind,
         meta=pair.meta,
     )
-    own = dataclasses.replace(recipe, reference_from_target=False, forward_share=0.0)
+    own = dataclasses.replace(settings, reference_from_target=False, forward_share=0.0)
     return draw_triplet(clips, pair.kind, own, generator)
 
 

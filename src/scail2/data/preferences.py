@@ -16,7 +16,7 @@ import numpy as np
 from scail2.data.media import decode_png, decode_video, encode_png, encode_video
 from scail2.data.pairs import Array, Still, paint_tracks, unpaint_tracks
 from scail2.data.shards import DamagedSample, DamageReport, Record, find_shards, read_index
-from scail2.data.triplet_recipe import SampleKind
+from scail2.data.triplet_settings import SampleKind
 from scail2.errors import InputError
 from scail2.files.documents import Between, decode
 from scail2.masks import BINDING_SLOTS

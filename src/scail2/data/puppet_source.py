@@ -8,7 +8,7 @@ import numpy as np
 
 from scail2 import puppets
 from scail2.data.pairs import Clip, MotionPair, Still
-from scail2.data.triplet_recipe import SampleKind
+from scail2.data.triplet_settings import SampleKind
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
 from scail2.puppets import Camera, Performance, PuppetClip, Scene, Split

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from scail2.data.coverage import LEVELS
-from scail2.data.triplet_recipe import SampleKind
+from scail2.data.triplet_settings import SampleKind
 from scail2.errors import InputError
 from scail2.masks import PLANES, WHITE, BindingSlot, SlotName
 from scail2.modes import AnimationMode

@@ -9,7 +9,7 @@ import numpy as np
 
 from scail2.data.pairs import MotionPair, read_pair
 from scail2.data.shards import DamageReport, Record, find_shards, read_index
-from scail2.data.triplet_recipe import SampleKind
+from scail2.data.triplet_settings import SampleKind
 from scail2.errors import InputError
 from scail2.files.documents import Between, decode
 

@@ -12,7 +12,7 @@ from scail2.data.preferences import PreferenceSource, Strictness, preference_mem
 from scail2.data.sharding import ShardRun, ShardSummary, run_shards
 from scail2.data.shards import DamagedSample, ShardWriter
 from scail2.data.sources import PairSource
-from scail2.data.triplet_recipe import TripletRecipe
+from scail2.data.triplet_settings import TripletSettings
 from scail2.errors import InputError
 
 FORMAT = 1
@@ -23,18 +23,18 @@ class SynthesisJob:
     """Pairs to make: constructions in the proportions of a recipe's kinds. Picklable.
 
     Attributes:
-        recipe: only its shares count here; what becomes of a pair is decided when it is cached.
+        triplets: only its shares count here; what becomes of a pair is decided when it is cached.
     """
 
     source: PairSource
-    recipe: TripletRecipe
+    triplets: TripletSettings
     pairs: int
     pairs_per_shard: int = 32
     seed: int = 0
 
     def describe(self) -> dict[str, Any]:
         """What a continued run must agree in."""
-        shares = {kind.value: share for kind, share in self.recipe.shares.items()}
+        shares = {kind.value: share for kind, share in self.triplets.shares.items()}
         return {
             "format": FORMAT,
             "source": self.source.describe(),
@@ -48,7 +48,7 @@ class SynthesisJob:
         first = number * self.pairs_per_shard
         for index in range(first, min(self.pairs, first + self.pairs_per_shard)):
             generator = np.random.default_rng([self.seed, index])
-            kind = self.recipe.draw_kind(generator)
+            kind = self.triplets.draw_kind(generator)
             key = f"{index:07d}"
             try:
                 meta, members = pair_members(self.source.pair(kind, index, generator))

@@ -13,7 +13,7 @@ import numpy as np
 
 from scail2.data.augment import LARGEST_SCALE, crop_and_stretch, scale_about_feet, scale_limbs
 from scail2.data.pairs import Array, Clip, MotionPair, Still, frames_of_all
-from scail2.data.triplet_recipe import SampleKind, TripletRecipe
+from scail2.data.triplet_settings import SampleKind, TripletSettings
 from scail2.errors import InputError
 from scail2.masks import BINDING_SLOTS, BindingSlot, SlotName, paint_mask
 from scail2.modes import MODE_TRAITS, AnimationMode
@@ -56,7 +56,7 @@ class TrainingTriplet:
 def draw_triplet(
     pair: MotionPair,
     kind: SampleKind,
-    recipe: TripletRecipe,
+    settings: TripletSettings,
     generator: np.random.Generator,
     *,
     swapped: bool = False,
@@ -67,7 +67,7 @@ def draw_triplet(
         pair: its construction must have the kind's scene and number of characters (self-driven and pose kinds take
             any animation pair).
         kind: what to make of it.
-        recipe: probabilities and switches.
+        settings: probabilities and switches.
         generator: the only source of randomness.
         swapped: exchanges the clips' roles (for sources that render both exactly).
 
@@ -75,21 +75,21 @@ def draw_triplet(
         InputError: the pair lacks what the kind needs (pose renders, a frame in which every character is seen).
     """
     # Driven by its own pose, a generator's clip would be a target whose artefacts nothing in the input explains.
-    forward = bool(generator.random() < recipe.forward_share) and kind not in _OWN_MOTION
+    forward = bool(generator.random() < settings.forward_share) and kind not in _OWN_MOTION
     target, other = (pair.synthetic, pair.real) if forward != swapped else (pair.real, pair.synthetic)
     mode = kind.mode
-    slots = _draw_slots(len(target.tracks), recipe, generator)
-    still = _choose_reference(target, recipe, generator)
+    slots = _draw_slots(len(target.tracks), settings, generator)
+    still = _choose_reference(target, settings, generator)
     source = target if kind in _OWN_MOTION else other
-    driving = _driving(source, kind, recipe)
-    share, augmented = _augmented(source, driving, kind, recipe, generator)
+    driving = _driving(source, kind, settings)
+    share, augmented = _augmented(source, driving, kind, settings, generator)
     traits = MODE_TRAITS[mode]
-    reference_background = traits.reference_background if recipe.environment_switch else "black"
-    driving_background = traits.driving_background if recipe.environment_switch else "black"
+    reference_background = traits.reference_background if settings.environment_switch else "black"
+    driving_background = traits.driving_background if settings.environment_switch else "black"
     return TrainingTriplet(
         kind=kind,
         mode=mode,
-        position_mode=mode if recipe.mode_specific_positions else AnimationMode.ANIMATION,
+        position_mode=mode if settings.mode_specific_positions else AnimationMode.ANIMATION,
         reference=still.frame,
         reference_mask=paint_mask(still.tracks[:, None], slots, reference_background)[0],
         driving=driving.frames,
@@ -110,7 +110,7 @@ def draw_triplet(
         reference_parts=still.parts,
         hand_boxes=target.hand_boxes,
         excluded=target.excluded,
-        caption=target.caption if recipe.caption else "",
+        caption=target.caption if settings.caption else "",
         meta={**pair.meta, "forward": forward, "swapped": swapped},
     )
 
@@ -119,11 +119,11 @@ def draw_triplet(
 _OWN_MOTION = (SampleKind.SELF_DRIVEN, SampleKind.POSE_SINGLE, SampleKind.POSE_MULTI)
 
 
-def _draw_slots(count: int, recipe: TripletRecipe, generator: np.random.Generator) -> list[BindingSlot]:
+def _draw_slots(count: int, settings: TripletSettings, generator: np.random.Generator) -> list[BindingSlot]:
     available = list(BINDING_SLOTS)
     if count > len(available):
         raise InputError(f"a sample binds at most {len(available)} characters, not {count}")
-    if not recipe.binding_slots:
+    if not settings.binding_slots:
         return [available[0]] * count
     if count == 1:
         return [available[int(generator.integers(len(available)))]]
@@ -131,8 +131,8 @@ def _draw_slots(count: int, recipe: TripletRecipe, generator: np.random.Generato
     return [available[i] for i in generator.permutation(count)]
 
 
-def _choose_reference(target: Clip, recipe: TripletRecipe, generator: np.random.Generator) -> Still:
-    if target.still is not None and not recipe.reference_from_target:
+def _choose_reference(target: Clip, settings: TripletSettings, generator: np.random.Generator) -> Still:
+    if target.still is not None and not settings.reference_from_target:
         return target.still
     usable = frames_of_all(target.tracks)
     if not len(usable):
@@ -149,22 +149,22 @@ class _Driving:
     parts: Array | None
 
 
-def _driving(clip: Clip, kind: SampleKind, recipe: TripletRecipe) -> _Driving:
-    if kind.is_pose or recipe.needs_poses:
+def _driving(clip: Clip, kind: SampleKind, settings: TripletSettings) -> _Driving:
+    if kind.is_pose or settings.needs_poses:
         return _pose_driving(clip, kind.mode)
     return _Driving(clip.frames, clip.tracks, clip.parts)
 
 
 def _augmented(
-    clip: Clip, driving: _Driving, kind: SampleKind, recipe: TripletRecipe, generator: np.random.Generator
+    clip: Clip, driving: _Driving, kind: SampleKind, settings: TripletSettings, generator: np.random.Generator
 ) -> tuple[float, _Driving | None]:
     """The share of visits with an augmented driving video, and that video; none in replacement, whose scene is the output's."""
     if kind.mode is AnimationMode.REPLACEMENT:
         return 0.0, None
     # One draw, whatever becomes of it: samples that are not augmented do not depend on how others are.
     own = np.random.default_rng(int(generator.random() * 2**53))
-    as_pose = kind.is_pose or recipe.needs_poses
-    share = recipe.pose_scale if as_pose else recipe.augment_driving
+    as_pose = kind.is_pose or settings.needs_poses
+    share = settings.pose_scale if as_pose else settings.augment_driving
     if not share:
         return 0.0, None
     if not as_pose:

@@ -8,7 +8,7 @@ from enum import StrEnum
 import numpy as np
 
 from scail2.data.puppet_source import PuppetSource
-from scail2.data.triplet_recipe import SampleKind, TripletRecipe, recipe
+from scail2.data.triplet_settings import SampleKind, TripletSettings, triplet_settings
 from scail2.data.triplets import TrainingTriplet, draw_triplet
 from scail2.modes import AnimationMode
 
@@ -54,7 +54,7 @@ class EvaluationClip:
         return np.asarray(on.any(axis=-1) & ~on.all(axis=-1))
 
 
-def _as_tested(variant: TripletRecipe) -> TripletRecipe:
+def _as_tested(variant: TripletSettings) -> TripletSettings:
     """Keeps a recipe's switches, drops the chances it takes in training; forward driving is a switch when it is certain."""
     return dataclasses.replace(
         variant,
@@ -66,7 +66,7 @@ def _as_tested(variant: TripletRecipe) -> TripletRecipe:
 
 
 def evaluation_clips(
-    task: EvaluationTask | str, source: PuppetSource, count: int, *, variant: TripletRecipe | None = None
+    task: EvaluationTask | str, source: PuppetSource, count: int, *, variant: TripletSettings | None = None
 ) -> Iterator[EvaluationClip]:
     """Clips 0 … `count` − 1 of a task; clip n is the same whatever `count` is.
 
@@ -78,7 +78,7 @@ def evaluation_clips(
         variant: a recipe whose switches (ablations) the inputs should follow.
     """
     kind = EvaluationTask(task).kind
-    chosen = _as_tested(variant or recipe("nano"))
+    chosen = _as_tested(variant or triplet_settings("nano"))
     for number in range(count):
         generator = np.random.default_rng([list(EvaluationTask).index(EvaluationTask(task)), number])
         pair = source.pair(kind, number, generator)

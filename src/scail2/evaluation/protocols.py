@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from scail2.data.puppet_source import PuppetSource
-from scail2.data.triplet_recipe import recipe
+from scail2.data.triplet_settings import triplet_settings
 from scail2.evaluation.clips import EvaluationClip, EvaluationTask, evaluation_clips
 from scail2.evaluation.measures import BASELINES, measure_clip
 from scail2.evaluation.networks import GivenNetworks
@@ -115,7 +115,7 @@ def evaluate_pipeline(
         options: passed to `SCAIL2Pipeline.stream` (`preset`, `num_inference_steps`, …).
     """
     height, width = size
-    chosen = recipe(variant)
+    chosen = triplet_settings(variant)
     source = PuppetSource(
         domain=domain,
         split=split,

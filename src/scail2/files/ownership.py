@@ -23,6 +23,7 @@ from scail2.errors import InputError
 from scail2.files.disk_errors import WRITING, naming
 from scail2.files.documents import load_json
 from scail2.files.staging import Staging, is_staging, roll_back, still_named, sweep
+from scail2.files.storage import is_present, open_plain
 
 LOCK = ".lock"
 _NAME_BYTES = 255
@@ -87,6 +88,42 @@ def lock_beside(place: Path) -> Path:
     return place.with_name(name)
 
 
+def is_locked(place: Path) -> bool:
+    """Whether some process holds the lock in a folder right now; `InputError` where something else has its name."""
+    return _holder_of(place) is not None
+
+
+def refuse_locked(place: Path) -> None:
+    """Raises `InputError` when some process holds the lock in a folder right now."""
+    if (holder := _holder_of(place)) is not None:
+        raise _in_use(place, holder)
+
+
+def _holder_of(place: Path) -> str | None:
+    if not is_present(place / LOCK):
+        return None
+    try:
+        descriptor = open_plain(place / LOCK)
+    except FileNotFoundError:  # given back in between
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _signature(descriptor)
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _signature(descriptor: int) -> str:
+    return os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+
+
+def _in_use(place: Path, holder: str) -> InputError:
+    who = f"process {holder}" if holder.isdigit() else "another process"
+    return InputError(f"{place} is in use by {who}; wait for it to end or stop it.")
+
+
 def _acquire(path: Path, place: Path) -> int:
     attempt = 0
     while True:
@@ -106,15 +143,11 @@ def _acquire(path: Path, place: Path) -> int:
                 return descriptor
             os.close(descriptor)
         except BlockingIOError as error:
-            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "another process"
+            holder = _signature(descriptor)
             os.close(descriptor)
             attempt += 1
             if attempt >= _ATTEMPTS:
-                raise InputError(
-                    f"{place} is in use by process {holder}; wait for it to end or stop it."
-                    if holder.isdigit()
-                    else f"{place} is in use by {holder}; wait for it to end or stop it."
-                ) from error
+                raise _in_use(place, holder) from error
             time.sleep(0.02)
         except BaseException:
             os.close(descriptor)

@@ -34,7 +34,8 @@ def load_tokenizer(files: ComponentFiles) -> Any:
         kind = AutoTokenizer if (files.tokenizer / "tokenizer_config.json").is_file() else T5Tokenizer
         return load_component_folder(kind, files.tokenizer)
     check_companions(files)
-    assert files.text_encoder is not None
+    if files.text_encoder is None:
+        raise InputError("There is neither umT5's tokenizer folder nor a text encoder that brings it.")
     encoder = open_tensor_file(files.text_encoder)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "spiece.model").write_bytes(bytes(encoder.read("spiece_model").tolist()))
@@ -54,7 +55,7 @@ def load_component(name: str, files: ComponentFiles, torch_dtype: torch.dtype | 
         return make_scheduler(Solver.UNIPC, preset("quality").shift)
     if name == "vae":
         check_companions(files)
-        assert files.vae is not None
+        assert files.vae is not None  # refused otherwise
         return load_vae(files.vae)
     if name == "image_encoder":
         return None if files.image_encoder is None else load_image_encoder(files.image_encoder, torch_dtype)

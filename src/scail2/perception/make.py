@@ -15,6 +15,7 @@ from scail2.perception.bound_masks import BoundMasks, View
 from scail2.perception.checks import findings, framing, validate
 from scail2.perception.checks.findings import Finding
 from scail2.perception.checks.framing import FramingReport
+from scail2.perception.checks.reframing import REFRAME_LIMIT, find_window, reframe
 from scail2.perception.driving_video import DrivingVideo
 from scail2.perception.segmenters.asked import segmenter_for
 from scail2.perception.segmenters.given import GivenMasks, PictureFrames, from_alpha
@@ -67,9 +68,10 @@ def read_picture(path: Path, mode: AnimationMode) -> np.ndarray:
 
 
 def files_to_show(request: MaskRequest) -> dict[str, str]:
-    """What a preview of the masks needs to find again."""
+    """What a preview of the masks, and a later look at their framing, need to find again."""
     named = {"reference": request.reference, "driving": request.driving}
-    return {name: str(path.resolve()) for name, path in named.items()} | {"fit": str(request.fit)}
+    settings = {"fit": str(request.fit), "reframe": str(request.reframe)}
+    return {name: str(path.resolve()) for name, path in named.items()} | settings
 
 
 def find_masks(
@@ -93,7 +95,8 @@ def find_masks(
     """
     directory = Path(directory)
     finder = _Finder(request, driving)
-    picture, reference = finder.picture(request.reference, request.reference_mask, request.prompts[1])
+    whole = finder.whole_picture() if request.reframe is Reframe.AUTO else None
+    picture, reference = whole or finder.picture(request.reference, request.reference_mask, request.prompts[1])
     moving = finder.video(directory / "labels", progress)
     notes = []
     if request.fix_polarity:
@@ -101,11 +104,10 @@ def find_masks(
     else:
         findings.refuse(validate.check_polarity(request.mode, reference.background, moving.background))
     binding = bind(reference, moving, BindingRequest.parse(request.bind))
-    report = framing.check(reference, moving, binding)
-    if request.reframe is Reframe.AUTO and not _agrees(report.reframe_scale):
-        picture, reference, note = _reframed(picture, reference, report)
+    if whole is not None:
+        picture, reference, note = _reframed(picture, reference, moving, binding)
         notes.append(note)
-        report = framing.check(reference, moving, binding)
+    report = framing.check(reference, moving, binding)
     given = request.additional_reference_masks or [None] * len(request.additional_references)
     views = [
         _view(finder, path, mask, reference, binding)
@@ -164,6 +166,20 @@ class _Finder:
             return rgb, alpha
         return rgb, self.segmenter.segment(PictureFrames(rgb), prompts)
 
+    def whole_picture(self) -> tuple[np.ndarray, TrackedMasks]:
+        """The reference before any crop, as it is in its file, and its characters where the whole of it covers the run's size."""
+        picture = read_picture(self.request.reference, self.request.mode)
+        size = _covering(picture.shape[:2], self.size, letterbox=self.letterbox)
+        fitted = fit_picture(picture, size)
+        rgb = np.ascontiguousarray(fitted[..., :3])
+        prompts = _moved(self.request.prompts[1], (size[1] - self.size[1]) / 2, (size[0] - self.size[0]) / 2)
+        if self.request.reference_mask:
+            given = GivenMasks(self.request.reference_mask, original=picture.shape[:2])
+            return picture[..., :3], given.segment(PictureFrames(rgb), _count(prompts))
+        if (alpha := from_alpha(fitted)) is not None:
+            return picture[..., :3], alpha
+        return picture[..., :3], self.segmenter.segment(PictureFrames(rgb), prompts)
+
     def video(self, directory: Path, progress: Progress | None) -> TrackedMasks:
         """The driving video's characters; their label maps go to ``directory``."""
         frames, files, prompts = self.driving.frames, self.request.driving_mask, self.request.prompts[0]
@@ -187,18 +203,51 @@ def _repainted(mode: AnimationMode, reference: TrackedMasks, driving: TrackedMas
     ]
 
 
-def _agrees(scale: float) -> bool:
-    return 1 / 1.03 < scale < 1.03
+def _covering(whole: tuple[int, int], size: tuple[int, int], *, letterbox: bool) -> tuple[int, int]:
+    """(height, width) of a whole picture at the scale at which it is fitted to ``size``, nothing cut off."""
+    scale = (min if letterbox else max)(size[0] / whole[0], size[1] / whole[1])
+    return max(1, round(whole[0] * scale)), max(1, round(whole[1] * scale))
+
+
+def _moved(prompts: Prompts, right: float, down: float) -> Prompts:
+    """Points and boxes, which count from the corner of the fitted picture, counted from the whole picture's."""
+    points = tuple(replace(each, x=each.x + right, y=each.y + down) for each in prompts.points)
+    by = (right, down, right, down)
+    boxes = []
+    for each in prompts.boxes:
+        x0, y0, x1, y1 = (value + shift for value, shift in zip(each.box, by, strict=True))
+        boxes.append(replace(each, box=(x0, y0, x1, y1)))
+    return replace(prompts, points=points, boxes=tuple(boxes))
 
 
 def _reframed(
-    picture: np.ndarray, reference: TrackedMasks, report: FramingReport
+    picture: np.ndarray, reference: TrackedMasks, moving: TrackedMasks, binding: Binding
 ) -> tuple[np.ndarray, TrackedMasks, Finding]:
-    done = framing.reframe(picture, reference.labels.labels(0, 1)[0], report.reframe_scale, report.anchor)
-    masks = _with_labels(reference, done.labels)
-    border = f", {done.invented_share:.0%} of it is continued border" if done.invented_share > 0.005 else ""
-    note = findings.info("reframed", f"the reference picture was resampled by {report.reframe_scale:.2f}{border}")
-    return done.picture, masks, note
+    """The part of the whole picture in which the bound characters are as large as the driving ones, at the run's size."""
+    size = (moving.height, moving.width)
+    boxes, shares = [], []
+    for pair in binding.pairs:
+        moved, shown = moving.tracks[pair.driving - 1], reference.tracks[pair.reference - 1]
+        if moved.first_frame >= 0 and shown.first_frame >= 0:
+            box = moved.boxes[moved.first_frame]
+            boxes.append(shown.boxes[0])
+            shares.append(float(box[3] - box[1]) / size[0])
+    window = find_window(np.array(boxes, dtype=float), shares, (reference.height, reference.width), size)
+    done = reframe(picture, reference.labels.labels(0, 1)[0], window, size)
+    cover = max(size[0] / reference.height, size[1] / reference.width)
+    told = f"the reference picture was resampled by {size[0] / window.height / cover:.2f} from its whole"
+    told += f", {done.invented_share:.0%} of it is continued border" if done.invented_share > 0.005 else ""
+    if window.narrow:
+        told += "; at this size its characters are wider than the film, which cuts them off at the sides"
+    if window.limited:
+        told += f"; its characters' size is changed by {REFRAME_LIMIT:g} times at most and still differs from the driving video's"
+    if window.narrow or window.limited:
+        note = findings.warning(
+            "reframed", told, "look at the contact sheet; take a reference or a --width that suits better"
+        )
+    else:
+        note = findings.info("reframed", told)
+    return done.picture, _with_labels(reference, done.labels), note
 
 
 def _with_labels(masks: TrackedMasks, labels: np.ndarray) -> TrackedMasks:

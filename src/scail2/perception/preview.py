@@ -15,6 +15,7 @@ from scail2.files.documents import load_json
 from scail2.files.ownership import Kind, claimed_file
 from scail2.files.staging import atomic_file
 from scail2.files.storage import hash_file
+from scail2.masks import palette_codes
 from scail2.perception.binding import Binding, bind
 from scail2.perception.store import MaskStore
 from scail2.perception.tracks import TrackedMasks
@@ -23,12 +24,13 @@ from scail2.video import SizedFrames, VideoReader, VideoWriter, read_image, resi
 # Characters bound to nobody are shown in grey.
 UNBOUND_RGB = (150, 150, 150)
 _PAPER = (24, 24, 28)
-_INK = (230, 230, 230)
+INK = (230, 230, 230)
 _ALERT = (255, 170, 60)
 _GUTTER = 6
 _CAPTION = 14
 _TILE = 192
 _WINDOW = 16
+_WHITE_CODE = 7
 _SHEET_MARK = "scail2 contact sheet"
 _RECORD = "preview.json"
 
@@ -86,7 +88,7 @@ SHEETS = Kind("contact sheets", "a mark in the picture", is_sheet)
 
 
 class Sheet:
-    """Contact sheets of one job."""
+    """Contact sheets of one pair of masks."""
 
     def __init__(self, reference: TrackedMasks, driving: TrackedMasks, binding: Binding):
         self.reference, self.driving, self.binding = reference, driving, binding
@@ -98,11 +100,8 @@ class Sheet:
         return overlay(frames, self.driving.labels.labels(start, start + len(frames)), self._moved)
 
     def _tile(self, rgb: np.ndarray, masks: TrackedMasks, frame: int) -> Image.Image:
-        height, width = rgb.shape[:2]
-        scale = _TILE / height
-        # Whole-number enlargement keeps the pixels of tiny masks readable.
-        method = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC
-        tile = Image.fromarray(rgb).resize((max(1, round(width * scale)), _TILE), method)
+        scale = _TILE / rgb.shape[0]
+        tile = tile_of(rgb)
         draw = ImageDraw.Draw(tile)
         for track in masks.tracks:
             if track.present[frame]:
@@ -127,15 +126,33 @@ class Sheet:
             frames: driving frames to show; those in `marked` get an orange caption.
         """
         over = overlay(reference[None, ..., :3], self.reference.labels.labels(0, 1), self._shown)[0]
-        tiles = [("reference", self._tile(over, self.reference, 0), _INK)]
+        tiles = [("reference", self._tile(over, self.reference, 0), INK)]
         for frame in frames:
             rgb = self.overlay_driving(driving.frames(frame, frame + 1)[..., :3], frame)[0]
-            ink = _ALERT if frame in marked else _INK
+            ink = _ALERT if frame in marked else INK
             tiles.append((f"driving {frame}", self._tile(rgb, self.driving, frame), ink))
-        return _grid(tiles, columns)
+        return grid(tiles, columns)
 
 
-def _grid(tiles: Sequence[tuple[str, Image.Image, tuple[int, int, int]]], columns: int) -> np.ndarray:
+def tile_of(rgb: np.ndarray) -> Image.Image:
+    """A picture uint8 (H, W, 3) at the height of a contact sheet's tiles."""
+    height, width = rgb.shape[:2]
+    scale = _TILE / height
+    # Whole-number enlargement keeps the pixels of tiny masks readable.
+    method = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC
+    return Image.fromarray(np.ascontiguousarray(rgb)).resize((max(1, round(width * scale)), _TILE), method)
+
+
+def palette_overlay(frames: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Frames uint8 (T, H, W, 3) with the characters of their palette masks uint8 (T, H, W, 3) over them."""
+    codes = palette_codes(palette)
+    labels = np.where(codes == _WHITE_CODE, 0, codes)
+    table = np.array([[255 * (code >> bit & 1) for bit in range(3)] for code in range(_WHITE_CODE)], np.uint8)
+    return overlay(frames, labels, table)
+
+
+def grid(tiles: Sequence[tuple[str, Image.Image, tuple[int, int, int]]], columns: int) -> np.ndarray:
+    """Tiles with their captions and the captions' colours, in rows: uint8 (H, W, 3)."""
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
     cell_w = max(tile.width for _, tile, _ in tiles) + _GUTTER

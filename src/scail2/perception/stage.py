@@ -23,6 +23,7 @@ from scail2.perception.binding import Binding, BindingRequest, bind
 from scail2.perception.bound_masks import BoundMasks
 from scail2.perception.checks import findings, preflight
 from scail2.perception.checks.findings import Finding
+from scail2.perception.checks.framing import NOT_CROPPED, CroppedSides, cropped_sides
 from scail2.perception.checks.preflight import PreflightReport
 from scail2.perception.driving_video import DrivingVideo
 from scail2.perception.make import MadeMasks, files_to_show, find_masks, fit_picture, read_picture
@@ -215,10 +216,26 @@ def _at_size(masks: TrackedMasks, size: tuple[int, int], bars: bool, directory: 
 def _inspect(driving: DrivingVideo, made: MadeMasks, folder: Path) -> PreflightReport:
     masks = made.masks
     notes = (*made.findings, *_judge_additional(MaskStore(folder), masks.binding))
-    report = preflight.inspect(masks, made.reference, driving, notes)
+    report = preflight.inspect(
+        masks, made.reference, driving, notes, _cropped(made.store.info["files"], driving.frames)
+    )
     preflight.contact_sheet(masks, made.reference, driving.frames, report, folder / SHEET)
     write_json(folder / REPORT, report.to_json())
     return report
+
+
+def _cropped(files: Mapping[str, str], frames: SizedFrames) -> CroppedSides:
+    """Where fitting to the run's size cut something off picture and video; nowhere where these are not known any more."""
+    size, film = (frames.height, frames.width), getattr(frames, "source_info", None)
+    if files.get("fit") == Fit.LETTERBOX:
+        return NOT_CROPPED
+    picture = Path(files.get("reference", ""))
+    whole = picture.is_file() and files.get("reframe") != Reframe.AUTO
+    return CroppedSides(
+        size=size,
+        reference=cropped_sides(read_image(picture).shape[:2], size) if whole else frozenset(),
+        driving=cropped_sides((film.height, film.width), size) if film is not None else frozenset(),
+    )
 
 
 def _unbound_colours(reference: TrackedMasks, driving: TrackedMasks, binding: Binding) -> tuple[Finding, ...]:

@@ -52,6 +52,10 @@ class SamplingSettings:
     solver: Solver | None
     shift: float | None
 
+    def __post_init__(self) -> None:
+        if self.solver is not None and self.shift is None:
+            raise ValueError(f"the solver {self.solver} needs a shift")
+
 
 def resolve_settings(
     defaults: SamplingDefaults,

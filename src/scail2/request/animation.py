@@ -27,6 +27,8 @@ from scail2.request.values import INPUTS, MASKS, OUTPUT, SAMPLING, SEGMENTS, set
 REQUEST_VERSION = 2
 
 
+# As many as the schedule has (`scail2.models.transformer.NUM_TRAIN_TIMESTEPS`, which a request does not import).
+MOST_STEPS = 1000
 PIPELINE_OPTIONS = (
     "mode", "prompt", "negative_prompt", "height", "width", "preset", "num_inference_steps", "guidance_scale", "shift",
     "solver", "segment_frame_length", "prev_segment_conditioning_frames", "equal_segments", "black_out_reference",
@@ -51,7 +53,7 @@ class AlphaMask(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnimationRequest(MaskRequest):
-    """One animation or replacement job.
+    """One animation or replacement.
 
     ``None`` means "derive it": sizes from the model and the driving video's aspect, the rate from the driving video,
     sampling settings from the preset, segment length from the model. Paths are made absolute, so that a run can be
@@ -258,7 +260,7 @@ _CONVERTERS = {
     "alpha_feather": values.real(0, 64),
     "dtype": values.optional(values.choice(Precision)),
     "drift_correction": values.choice(DriftCorrection),
-    "num_inference_steps": values.optional(values.whole(1, 1000)),
+    "num_inference_steps": values.optional(values.whole(1, MOST_STEPS)),
     "guidance_scale": values.optional(values.real(0, 100)),
     "shift": values.optional(values.real(0, 100, open_low=True)),
     "seed": values.whole(0, 2**63 - 1),

@@ -111,7 +111,7 @@ def parse_box(text: str, *, still: bool = False) -> BoxPrompt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskRequest:
-    """Which masks a job needs: its pictures and video, masks that are given, and how the others are to be found.
+    """Which masks a run needs: its pictures and video, masks that are given, and how the others are to be found.
 
     Points and boxes are written as in `parse_point` and `parse_box`; they, ``text`` and ``characters`` are for a
     segmenter. Raises `InputError` with one sentence for any value that cannot be meant.

@@ -1,4 +1,4 @@
-"""`RunDirectory`: one job as a folder of files that can be inspected, stopped, resumed and corrected.
+"""`RunDirectory`: one animation or replacement as a folder of files that can be inspected, stopped, resumed and corrected.
 
 ::
 
@@ -9,6 +9,7 @@
     RUN/model.json          which model, identified by its content
     RUN/segments/NNN/       finished segments: lossless frames, float history, generator state, record, drift
     RUN/superseded/         replaced segments
+    RUN/budget.json         seconds of the last rendering, predicted and measured
     RUN/drift.json, drift.png
     RUN/journal.jsonl       everything that happened
 """
@@ -21,19 +22,20 @@ from typing import TYPE_CHECKING, Any, Self
 
 from scail2.errors import InputError
 from scail2.files.documents import DocumentError
+from scail2.files.ownership import LOCK, locked, refuse_locked
 from scail2.files.storage import is_present, plain_errors, stands
 from scail2.request.animation import AnimationRequest
 from scail2.request.masks import check_files
 from scail2.request.paths import lies_inside, model_paths
 from scail2.runs.earlier_state import EarlierState
 from scail2.runs.journal import Journal, Listener
-from scail2.runs.layout import LOCK, check_genuine, delete, entries, is_own
+from scail2.runs.layout import check_genuine, delete, entries, is_own
 from scail2.runs.ledger import STAGES, StageLedger
-from scail2.runs.lock import locked, refuse_locked
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.status import RunStatus, status_of
 
 if TYPE_CHECKING:
+    from scail2.budget.machines import Machine
     from scail2.pipeline import SCAIL2Pipeline
     from scail2.runs.model import PipelineCache
     from scail2.runs.preparation import Prepared
@@ -195,10 +197,17 @@ class RunDirectory:
         return self._work(again, pipe, events, "rerender_started")
 
     def plan(
-        self, *, pipe: "SCAIL2Pipeline | PipelineCache | None" = None, events: Listener | None = None
+        self,
+        *,
+        pipe: "SCAIL2Pipeline | PipelineCache | None" = None,
+        events: Listener | None = None,
+        machine: "Machine | None" = None,
     ) -> "Prepared":
-        """Makes masks and plan without rendering; a later `execute` reuses both."""
-        return self._work(lambda task: task.plan(), pipe, events, "plan_started")
+        """Makes masks and plan without rendering; a later `execute` reuses both.
+
+        ``machine`` is one to reckon with instead of this (`scail2.budget.machines.named_machine`).
+        """
+        return self._work(lambda task: task.plan(machine), pipe, events, "plan_started")
 
     def status(self) -> RunStatus:
         """What is there and what is missing, read from the files (also while another process works on it)."""

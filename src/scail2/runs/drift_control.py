@@ -3,8 +3,6 @@
 Whatever a correction is anchored to is read from the run's files, so a resumed run corrects with the same bits.
 """
 
-import os
-import shutil
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -20,7 +18,7 @@ from scail2.drift.driving import DrivingMeasures
 from scail2.drift.measure import DriftLimitExceeded, DriftReport, SegmentDrift, SegmentStatistics
 from scail2.errors import InputError
 from scail2.files.documents import DocumentError
-from scail2.files.storage import digest, hash_file, is_present, temporary_name
+from scail2.files.storage import digest, hash_file, is_present
 from scail2.modes import AnimationMode
 from scail2.perception.segmenters.people.network import installed
 from scail2.request.animation import AnimationRequest, DriftCorrection
@@ -121,16 +119,11 @@ class DriftControl:
 
     def _draw(self, report: DriftReport, picture: Path) -> str | None:
         """Draws ``drift.png`` and returns its hash, None where that cannot be done."""
-        partial = temporary_name(picture.with_suffix(""))
-        partial.mkdir()
         try:
-            drift_plot.plot(report, partial / picture.name, limit=self.request.drift_limit)
-            os.replace(partial / picture.name, picture)
+            drift_plot.plot(report, picture, limit=self.request.drift_limit)
         except InputError as problem:
             self.journal.emit("plot_left_out", reason=str(problem))
             return None
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         return hash_file(picture)
 
     def _known(self, index: int) -> SegmentDrift | None:

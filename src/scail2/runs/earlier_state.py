@@ -6,8 +6,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from scail2.files.ownership import LOCK
 from scail2.files.storage import move_folder, names_in, open_plain, read_bytes, write_bytes
-from scail2.runs.layout import LOCK, entries
+from scail2.runs.layout import entries
 
 _JOURNAL = "journal.jsonl"
 _SET_ASIDE = re.compile(r"masks-\d+")

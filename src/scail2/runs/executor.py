@@ -65,6 +65,7 @@ class Executor:
         self.drift = DriftControl(store, request, prepared, journal)
         self._keys: dict[int, str] = {}
         self._rendering = 0
+        self.fresh: list[SegmentRecord] = []  # what was rendered, in that order
         self._saving = Beside[None]("saving")
         self._continues: tuple[str, ...] | None = None
 
@@ -260,6 +261,9 @@ class Executor:
         """The prompt and the reference encoded: as the run keeps them, or now."""
         from scail2.runs.embeddings import EmbeddingStage  # with torch, which a plan does without
 
+        budget = self.prepared.budget
+        if budget is not None and budget.chosen is not None:
+            self.model.place_as(budget.chosen.placement)
         stage = EmbeddingStage(self.store.folder.parent, self.request, self.prepared, self.ledger)
         kept = stage.kept()
         if kept is not None:
@@ -305,6 +309,7 @@ class Executor:
         self.ledger.note_take(record)
         self.journal.emit("segment_saving", segment=output.index)
         self.store.save(record, frames, state, self.prepared.plan.fps)
+        self.fresh.append(record)
         self.journal.emit(
             "segment_finished",
             segment=output.index,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scail2.errors import InputError
+from scail2.files.ownership import LOCK
 
 _RANDOM = r"(?:\.[0-9a-f]{8})?"  # runs of earlier versions named their temporaries without it
 _SEGMENT = r"(?:frames\.mkv|state\.safetensors|segment\.json|metrics\.json)"
@@ -23,9 +24,8 @@ _MASK = (
 _STORE = r"(?:(?:masks|superseded/masks-\d+)(?:/superseded/\d+)?)"
 _FRAMES = r"(?:driving_mask|superseded/driving_mask-\d+)"
 _TEMPORARY = rf"(?:segments/\.\d+{_RANDOM}\.partial|\.(?:masks|labels|drift){_RANDOM}\.partial)"
-_TOP = r"(?:(?:request|inputs|stages|plan|model|pending|drift)\.json|drift\.png|journal\.jsonl|embeddings\.safetensors)"
+_TOP = r"(?:(?:request|inputs|stages|plan|model|pending|budget|drift)\.json|drift\.png|journal\.jsonl|embeddings\.safetensors)"
 EMBEDDINGS = "embeddings.safetensors"
-LOCK = ".lock"
 
 
 @dataclass(frozen=True, slots=True)

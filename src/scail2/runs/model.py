@@ -76,7 +76,7 @@ class ModelHandle:
         return self._request.model or _EMBEDDED
 
     @property
-    def _device_kind(self) -> str:
+    def device_kind(self) -> str:
         """Where the model will work, as far as number formats depend on it; a device that is not there is refused."""
         named = self._request.device
         if named is None:
@@ -92,7 +92,7 @@ class ModelHandle:
         """What to load the model in where the request names no format: as the run in the folder began with it."""
         if self._given or self._request.dtype is not None:
             return None
-        kind = self._device_kind
+        kind = self.device_kind
         noted = _noted(self._folder) if self._folder else {}
         if noted.get("name") == self._name:
             # Earlier versions took the embedded model's float16 for float32 on every CPU.
@@ -140,6 +140,10 @@ class ModelHandle:
                 )
             self._pipe.set_progress_bar_config(disable=True)
         return self._pipe
+
+    def place_as(self, placement: Placement) -> None:
+        """The model will lie so, as it was chosen for the job."""
+        self.__dict__["placement"] = placement
 
     def leave_encoders_out(self) -> None:
         """Everything is encoded: the pipeline, if it is still to be loaded, needs no encoders."""

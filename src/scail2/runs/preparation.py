@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from scail2.budget.choice import Budget
+from scail2.budget.machines import Machine
 from scail2.errors import InputError
 from scail2.files.documents import DocumentError
 from scail2.files.storage import digest, hash_file, is_present
@@ -23,6 +25,7 @@ from scail2.request.animation import AnimationRequest
 from scail2.request.masks import check_files
 from scail2.request.names import first_name, present_name
 from scail2.request.placement import WeightStorage
+from scail2.runs.budgeting import budget_of, refuse_unfit
 from scail2.runs.film import check_place
 from scail2.runs.journal import Journal
 from scail2.runs.ledger import StageLedger
@@ -60,6 +63,7 @@ class Prepared:
     inputs: dict[str, str]
     report: dict[str, Any]
     key: str
+    budget: Budget | None = None
 
 
 def hash_inputs(request: AnimationRequest) -> dict[str, str]:
@@ -101,6 +105,7 @@ class Preparation:
         self.model = model
         self.journal = journal
         self.ledger = StageLedger(folder)
+        self.machine: Machine | None = None
 
     def prepare(self) -> Prepared:
         """Runs the stages; raises `InputError` for anything that preflight or a stage refuses."""
@@ -132,10 +137,13 @@ class Preparation:
         masks = load_masks(self.folder / "masks", request.mode)
         found = [*picture_findings(request), *sampling_findings(request, facts), *sound_findings(request, plan, info)]
         report = with_findings(report, found)
-        values = self._write_plan(plan, sampling, facts, report)
+        where = (self.model.device_kind, self.folder, self.machine)
+        budget = budget_of(request, facts, plan, sampling.settings, where)
+        values = self._write_plan(plan, sampling, facts, report, budget)
         for finding in report["findings"]:
             self.journal.emit("finding", **finding)
         refuse_errors(values)
+        refuse_unfit(budget, values)
         key = self._key(inputs, masks, plan, sampling, facts)
         return Prepared(
             plan=plan,
@@ -146,6 +154,7 @@ class Preparation:
             inputs=inputs,
             report=report,
             key=key,
+            budget=budget,
         )
 
     def _mask_sources(self, inputs: dict[str, str], plan: RunPlan) -> dict[str, str]:
@@ -209,13 +218,14 @@ class Preparation:
         self.journal.emit("masks_progress", done=done, total=total)
 
     def _write_plan(
-        self, plan: RunPlan, sampling: SamplingChoice, facts: ModelFacts, report: dict[str, Any]
+        self, plan: RunPlan, sampling: SamplingChoice, facts: ModelFacts, report: dict[str, Any], budget: Budget | None
     ) -> dict[str, Any]:
         values = plan.to_json() | {
             "mode": str(self.request.mode),
             "model": facts.name,
             "sampling": sampling.to_json(),
             "preflight": report,
+            "budget": None if budget is None else budget.to_json(),
             "contact_sheet": str(self.folder / "masks" / "contact_sheet.png"),
         }
         write_sealed(self.folder / PLAN, values)

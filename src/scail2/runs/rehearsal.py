@@ -5,7 +5,7 @@ from pathlib import Path
 
 from scail2.runs.layout import entries
 
-_NOTES = {"inputs.json", "stages.json", "plan.json", "model.json"}
+_NOTES = {"request.json", "inputs.json", "stages.json", "plan.json", "model.json"}
 
 
 def copy_prepared(run: Path, place: Path) -> None:

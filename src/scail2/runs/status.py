@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scail2.files.documents import DocumentError, decode
+from scail2.files.ownership import is_locked
 from scail2.files.storage import is_present, names_in
 from scail2.request.animation import AnimationRequest
 from scail2.runs.journal import Journal
 from scail2.runs.layout import used_bytes
 from scail2.runs.ledger import STAGES, StageLedger
-from scail2.runs.lock import is_locked
 from scail2.runs.sealed import read_sealed
 from scail2.runs.segment_record import RECORD, SegmentRecord, read_record
 from scail2.runs.verdict import DRIFT, stored_verdict

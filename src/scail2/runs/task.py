@@ -9,6 +9,7 @@ from scail2.errors import InputError
 from scail2.files.documents import Between, DocumentError
 from scail2.files.storage import is_present
 from scail2.request.animation import AnimationRequest
+from scail2.runs.budgeting import note_outcome
 from scail2.runs.executor import Executor
 from scail2.runs.film import refuse_lost
 from scail2.runs.journal import Journal
@@ -21,8 +22,8 @@ from scail2.runs.segment_store import SegmentStore
 from scail2.runs.verdict import stored_verdict
 
 if TYPE_CHECKING:
+    from scail2.budget.machines import Machine
     from scail2.pipeline import SCAIL2Pipeline
-    from scail2.runs.executor import Executor
 
 PENDING = "pending.json"
 
@@ -60,8 +61,9 @@ class RunTask:
         """Masks, plan and preflight; nothing is rendered."""
         return self.preparation.prepare()
 
-    def plan(self) -> Prepared:
-        """The same; notes which finished segments are not what is asked for now."""
+    def plan(self, machine: "Machine | None" = None) -> Prepared:
+        """The same, for another machine than this where one is given; notes which finished segments are not as asked."""
+        self.preparation.machine = machine
         prepared = self.prepare()
         self._executor(prepared).note_stale()
         return prepared
@@ -81,6 +83,7 @@ class RunTask:
         self.accepted()
         self._rerender_pending(executor)
         rendered = executor.render()
+        note_outcome(self.folder, prepared.budget, prepared.facts, prepared.plan, executor.fresh)
         executor.note_stale()
         executor.drift.finish()
         self._tell_verdict()

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from scail2.errors import InputError
 from scail2.files.disk_errors import as_system_error, sentence
+from scail2.files.ownership import is_locked
 from scail2.request.animation import AnimationRequest
 from scail2.runs import RunDirectory
 from scail2.runs.journal import RunEvent
-from scail2.runs.lock import is_locked
 
 if TYPE_CHECKING:
     pass

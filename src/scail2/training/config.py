@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from scail2.devices import Precision
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TimestepConfig:
@@ -137,9 +139,10 @@ class SheetConfig:
 class TrainConfig:
     """One training run.
 
-    ``model`` is a diffusers folder with a ``transformer`` to start from. ``precision`` is "fp32", "bf16" or "auto" (bf16 where
-    the device multiplies it natively). ``batch_size`` × ``accumulation`` samples make a step. A step whose loss or gradient is
-    not finite changes no weight; ``most_skipped`` of them in a row end the run.
+    ``model`` is a diffusers folder with a ``transformer`` to start from. ``precision`` is what the forward pass
+    computes in; without it bfloat16 where the device multiplies it natively, else float32. ``batch_size`` ×
+    ``accumulation`` samples make a step. A step whose loss or gradient is not finite changes no weight; ``most_skipped`` of
+    them in a row end the run.
     """
 
     name: str
@@ -154,7 +157,7 @@ class TrainConfig:
     seed: int = 0
     accumulation: int = 1
     ema_decay: float = 0.0
-    precision: str = "auto"
+    precision: Precision | None = None
     compile_blocks: bool = False
     gradient_checkpointing: bool = False
     log_every: int = 20

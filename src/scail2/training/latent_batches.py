@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from scail2.data.cache import EMPTY_PROMPT
 from scail2.data.dataset import BucketLoader, BucketSampler, LatentDataset
 from scail2.data.samples import LatentBatch, LatentSample, collate
-from scail2.data.triplet_recipe import SampleKind
+from scail2.data.triplet_settings import SampleKind
 from scail2.errors import InputError
 from scail2.training.batches import TrainingBatch, cut_window, mixture_at, step_generator
 from scail2.training.config import DataConfig, MixtureKnot

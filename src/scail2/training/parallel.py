@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from scail2.devices import default_device, find_device, has_native_bf16
+from scail2.devices import Precision, default_device, find_device, has_native_bf16
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,13 @@ class ParallelContext:
         """Places a model on the device."""
         return model.to(self.device)
 
-    def autocast(self, precision: str) -> contextlib.AbstractContextManager:
-        """The forward pass's precision context for "fp32", "bf16" or "auto"."""
-        if precision == "bf16" or (precision == "auto" and has_native_bf16(self.device)):
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return contextlib.nullcontext()
+    def autocast(self, precision: Precision | None) -> contextlib.AbstractContextManager:
+        """The forward pass's context for a number format; without one bfloat16 where the device multiplies it natively."""
+        if precision is None:
+            precision = Precision.BFLOAT16 if has_native_bf16(self.device) else Precision.FLOAT32
+        if precision == Precision.FLOAT32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=precision.torch_dtype)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replaces each process's gradients by their mean over all processes (every one must have the same ones)."""

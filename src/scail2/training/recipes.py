@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from scail2.devices import Precision
 from scail2.errors import InputError
 from scail2.files.public.embedded import embedded_model_path
 from scail2.training.config import (
@@ -128,7 +129,7 @@ def finetune() -> TrainConfig:
             final_fraction=0.1,
         ),
         accumulation=16,
-        precision="bf16",
+        precision=Precision.BFLOAT16,
         gradient_checkpointing=True,
         checkpoint_every=250,
         sheets=SheetConfig(preset="quality"),
@@ -156,7 +157,7 @@ def dpo() -> TrainConfig:
         _with_rate(finetune_lora(), 1e-4, name="dpo", steps=400, accumulation=24),
         data=DataConfig(shards="out/preferences", batch_size=1),
         preference=PreferenceConfig(),
-        precision="auto",
+        precision=None,
         checkpoint_every=50,
     )
 

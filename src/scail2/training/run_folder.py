@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from scail2.devices import Precision
 from scail2.errors import InputError
 from scail2.files.documents import load_json
 from scail2.files.ownership import Kind, check_folder, claimed_folder, is_document
@@ -91,11 +92,17 @@ def _described(config: TrainConfig) -> dict[str, Any]:
     return dataclasses.asdict(config) | {"inputs": inputs}
 
 
+# What earlier versions called a precision.
+_EARLIER_PRECISIONS = {"fp32": Precision.FLOAT32, "bf16": Precision.BFLOAT16, "auto": None}
+
+
 def _changes(folder: Path, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
     """Name → (then, now) of what decides the result and differs; nothing where nothing was trained yet."""
     if latest_state(folder / CHECKPOINTS) is None or not (folder / CONFIG).is_file():
         return {}
     before = load_json(folder / CONFIG, dict[str, Any])
+    if before.get("precision") in list(_EARLIER_PRECISIONS):
+        before["precision"] = _EARLIER_PRECISIONS[before["precision"]]
     now = json.loads(json.dumps(_described(config)))
     identified = "inputs" in before
     old, new = (dict(_flat({name: v for name, v in each.items() if name not in _FREE})) for each in (before, now))

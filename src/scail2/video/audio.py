@@ -12,7 +12,7 @@ import av
 import numpy as np
 
 from scail2.errors import InputError
-from scail2.video import tracks
+from scail2.video import streams
 from scail2.video.opening import decoding_errors, open_sound
 from scail2.video.sound import Damage, check_sound, decoded, sound_source
 
@@ -68,7 +68,7 @@ class AudioCarrier:
             container = open_sound(source.path)
         # Packets with a damaged one among them, and such as a container without an index holds, are not passed on.
         may_copy = source.packets_whole and not checked.damage
-        return cls(source.path, container, tracks.sound_of(container), source.begin + offset, may_copy=may_copy)
+        return cls(source.path, container, streams.sound_of(container), source.begin + offset, may_copy=may_copy)
 
     def close(self) -> None:
         self._packets = self._decoded = iter(())
@@ -76,7 +76,7 @@ class AudioCarrier:
 
     def attach(self, output: av.container.OutputContainer, container_format: str) -> None:
         """Adds the output stream; call before the first packet is muxed."""
-        listed = self._may_copy and tracks.codec_name(self._source) in _COPIED[container_format]
+        listed = self._may_copy and streams.codec_name(self._source) in _COPIED[container_format]
         self._copied = listed and self._is_accepted(container_format)
         self._allows_negative = container_format in ("mp4", "mov")
         if self._copied:

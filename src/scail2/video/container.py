@@ -20,7 +20,7 @@ import av
 import numpy as np
 
 from scail2.errors import InputError
-from scail2.video import colour, packets, rates, remarks, tracks
+from scail2.video import colour, packets, rates, remarks, streams
 from scail2.video.headers import check_headers
 from scail2.video.kinds import FileKind
 from scail2.video.opening import decoding_errors, open_container
@@ -76,11 +76,11 @@ class ContainerFrames:
 
     def _choose(self) -> list[Note]:
         """Settles on the film among the video tracks, its decoder and its times; returns what there is to say about it."""
-        streams = tracks.films(self._container)
-        if not streams:
+        films = streams.films(self._container)
+        if not films:
             self._refuse_without_film()
-        scanned = packets.scan(self._container, streams, self.path)
-        for index in [stream.index for stream in tracks.ranked(streams, scanned.tables)]:
+        scanned = packets.scan(self._container, films, self.path)
+        for index in [stream.index for stream in streams.ranked(films, scanned.tables)]:
             self._stream, self._packets = self._container.streams[index], scanned.tables[index]
             check_frame_size(self.path, self._stream.codec_context.width, self._stream.codec_context.height)
             self._prepare_decoder()
@@ -91,8 +91,8 @@ class ContainerFrames:
             if not any(map(len, scanned.tables.values())):
                 raise InputError(f"{self.path}: the video has no frames; get or encode it again")
             raise InputError(f"{self.path}: no picture can be decoded; the file is damaged, get or encode it again")
-        notes = tracks.passed_over_pictures(self._container, self._stream, scanned.tables)
-        notes += tracks.passed_over_sound(self._container)
+        notes = streams.passed_over_pictures(self._container, self._stream, scanned.tables)
+        notes += streams.passed_over_sound(self._container)
         self._refuse_restarting_clock()
         self._counted = not self._packets.has_times or self._is_reordered_avi() or self._times_fall()
         if self._counted:
@@ -121,7 +121,7 @@ class ContainerFrames:
             )
 
     def _prepare_decoder(self) -> None:
-        context, codec = self._stream.codec_context, tracks.codec_name(self._stream)
+        context, codec = self._stream.codec_context, streams.codec_name(self._stream)
         # FFmpeg's own VP8/VP9 decoders drop the alpha plane that WebM carries beside the picture; libvpx keeps it.
         if self._stream.metadata.get("alpha_mode") == "1" and codec in ("vp8", "vp9"):
             alpha = av.CodecContext.create(f"libvpx-{'vp9' if codec == 'vp9' else 'vp8'}", "r")
@@ -242,11 +242,11 @@ class ContainerFrames:
             # One step of an AVI's clock is one picture; where it leaves one out the last is shown again.
             timing = replace(timing, fps=1 / self.time_base)
         notes += remarks.on_gaps(rates.gaps(self.ticks, self.time_base) if timing.variable else [])
-        sound = tracks.sound_of(self._container)
+        sound = streams.sound_of(self._container)
         return VideoInfo(
             path=self.path,
             container=self._container.format.name,
-            codec=tracks.codec_name(stream) or "unknown",
+            codec=streams.codec_name(stream) or "unknown",
             width=width,
             height=height,
             frames=len(self.ticks),
@@ -258,7 +258,7 @@ class ContainerFrames:
             pixel_format=first.format.name,
             bit_depth=max((c.bits for c in first.format.components), default=8),
             has_alpha=any(c.is_alpha for c in first.format.components),
-            audio_codec=tracks.codec_name(sound) if sound is not None else None,
+            audio_codec=streams.codec_name(sound) if sound is not None else None,
             high_dynamic_range=int(first.color_trc) in _HDR_TRANSFERS,
             stored_size=stored,
             notes=tuple(notes),

@@ -35,11 +35,11 @@ class Codec(StrEnum):
     @property
     def keeps_alpha(self) -> bool:
         """Whether transparency can be stored (in ``GIF`` a pixel is there or not)."""
-        return self is Codec.PNG or RECIPES[self].alpha_format is not None
+        return self is Codec.PNG or ENCODINGS[self].alpha_format is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
+class Encoding:
     """How one codec is written."""
 
     encoder: str
@@ -51,15 +51,15 @@ class Recipe:
     fastest: int | None = None  # frames a second beyond which players do not follow
 
 
-RECIPES = {
-    Codec.H264: Recipe(
+ENCODINGS = {
+    Codec.H264: Encoding(
         encoder="libx264",
         suffixes=(".mp4", ".mov", ".m4v", ".mkv"),
         opaque_format="yuv420p",
         # x264's macroblock tree reads memory it did not set: the same frames now and then gave another file.
         options={"crf": "17", "preset": "medium", "x264-params": "mbtree=0"},
     ),
-    Codec.FFV1: Recipe(
+    Codec.FFV1: Encoding(
         encoder="ffv1",
         suffixes=(".mkv",),
         opaque_format="bgr0",
@@ -67,21 +67,21 @@ RECIPES = {
         # Every frame stands alone (g 1): any one can be read, or lost, without its neighbours.
         options={"level": "3", "g": "1", "slices": "4", "slicecrc": "1"},
     ),
-    Codec.PRORES4444: Recipe(
+    Codec.PRORES4444: Encoding(
         encoder="prores_ks",
         suffixes=(".mov",),
         opaque_format="yuv444p10le",
         alpha_format="yuva444p10le",
         options={"profile": "4444", "vendor": "apl0"},
     ),
-    Codec.VP9_ALPHA: Recipe(
+    Codec.VP9_ALPHA: Encoding(
         encoder="libvpx-vp9",
         suffixes=(".webm",),
         opaque_format="yuv420p",
         alpha_format="yuva420p",
         options={"crf": "20", "b": "0", "row-mt": "1", "cpu-used": "4", "auto-alt-ref": "0"},
     ),
-    Codec.GIF: Recipe(
+    Codec.GIF: Encoding(
         encoder="gif",
         suffixes=(".gif",),
         opaque_format="pal8",
@@ -90,7 +90,7 @@ RECIPES = {
         # Frames shorter than two hundredths of a second are shown for a tenth by every browser.
         fastest=50,
     ),
-    Codec.WEBP: Recipe(
+    Codec.WEBP: Encoding(
         encoder="libwebp_anim",
         suffixes=(".webp",),
         opaque_format="bgra",
@@ -132,7 +132,7 @@ def codec_for(path: str | os.PathLike, *, alpha: bool = False) -> Codec:
     }
     if suffix in by_suffix:
         return by_suffix[suffix]
-    if suffix not in RECIPES[Codec.H264].suffixes:
+    if suffix not in ENCODINGS[Codec.H264].suffixes:
         raise InputError(
             f"{path}: cannot write {suffix} files; name the output .mp4, .mov, .m4v, .mkv, .webm, .gif, .webp, or a folder "
             "without dot"
@@ -155,13 +155,13 @@ def check_form(path: str | os.PathLike, codec: Codec, *, alpha: bool = False, fp
         if suffix:
             raise InputError(f"{path}: PNG frames go to a folder; give a name without {suffix}")
         return
-    recipe = RECIPES[codec]
-    if suffix not in recipe.suffixes:
+    encoding = ENCODINGS[codec]
+    if suffix not in encoding.suffixes:
         raise InputError(
-            f"{path}: {codec} is written to {' or '.join(recipe.suffixes)} files; change the name or the codec"
+            f"{path}: {codec} is written to {' or '.join(encoding.suffixes)} files; change the name or the codec"
         )
-    if fps is not None and recipe.fastest is not None and fps > recipe.fastest:
+    if fps is not None and encoding.fastest is not None and fps > encoding.fastest:
         raise InputError(
-            f"{path}: {codec} files show at most {recipe.fastest} frames a second, not {float(fps):.4g}; ask for fewer with "
+            f"{path}: {codec} files show at most {encoding.fastest} frames a second, not {float(fps):.4g}; ask for fewer with "
             "--fps or choose another form"
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 
 from scail2.errors import InputError
-from scail2.video import tracks
+from scail2.video import streams
 from scail2.video.container import ContainerFrames
 from scail2.video.kinds import FileKind, check_path, is_sound, sniff
 from scail2.video.opening import decoding_errors, open_sound
@@ -58,7 +58,7 @@ class SoundCheck:
 
 def decoded(container: av.container.InputContainer, stream) -> Iterator[av.AudioFrame | Damage]:
     """The frames of a sound track from where the container stands, and in their place what cannot be decoded."""
-    if tracks.codec_name(stream) in _CHECKED_CODECS and not stream.codec_context.is_open:
+    if streams.codec_name(stream) in _CHECKED_CODECS and not stream.codec_context.is_open:
         stream.codec_context.options = {"err_detect": "crccheck+explode"}
     clock = Fraction(0)
     for packet in container.demux(stream):
@@ -97,7 +97,7 @@ def sound_source(path: str | os.PathLike) -> SoundSource | None:
             "ffmpeg -i IN OUT.flac"
         )
     with decoding_errors(path, "opening the sound"), open_sound(path) as container:
-        stream, shows = tracks.sound_of(container), bool(tracks.films(container))
+        stream, shows = streams.sound_of(container), bool(streams.films(container))
         if stream is None:
             return None
         begin = Fraction(stream.start_time or 0) * Fraction(stream.time_base)
@@ -131,7 +131,7 @@ def check_sound(path: Path) -> SoundCheck | None:
 @lru_cache(maxsize=8)
 def _check(path: Path, _changed: int, _size: int) -> SoundCheck | None:
     with decoding_errors(path, "reading the sound"), open_sound(path) as container:
-        stream = tracks.sound_of(container)
+        stream = streams.sound_of(container)
         if stream is None:
             return None
         damage, heard = [], False

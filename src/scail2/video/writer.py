@@ -17,7 +17,7 @@ from scail2.errors import InputError
 from scail2.files.staging import Staging
 from scail2.video import rates
 from scail2.video.audio import AudioCarrier
-from scail2.video.formats import FORMAT_OF_SUFFIX, RECIPES, Codec, Recipe, check_form
+from scail2.video.formats import ENCODINGS, FORMAT_OF_SUFFIX, Codec, Encoding, check_form
 from scail2.video.palettes import paletted
 from scail2.video.pixels import EXACT
 from scail2.video.source import check_frame_size
@@ -198,10 +198,10 @@ class VideoWriter:
             logger.warning("%s: %s has no sound; it is left out", self.path, _told(self.codec))
             self._release_audio()
         if self.codec is not Codec.PNG:
-            self._open(RECIPES[self.codec], alpha=alpha)
+            self._open(ENCODINGS[self.codec], alpha=alpha)
 
-    def _open(self, recipe: Recipe, *, alpha: bool) -> None:
-        self._pixel_format = recipe.alpha_format if alpha and recipe.alpha_format else recipe.opaque_format
+    def _open(self, encoding: Encoding, *, alpha: bool) -> None:
+        self._pixel_format = encoding.alpha_format if alpha and encoding.alpha_format else encoding.opaque_format
         container_format = FORMAT_OF_SUFFIX[self.path.suffix.lower()]
         # Bit-exact: no random numbers (Matroska's identifiers), dates or versions, so equal frames give equal files.
         options = {"fflags": "+bitexact"}
@@ -210,11 +210,11 @@ class VideoWriter:
         if not self.codec.keeps_sound:
             options["loop"] = "0"  # for ever
         self._container = av.open(str(self._beside.absolute()), "w", format=container_format, options=options)
-        stream = self._container.add_stream(recipe.encoder, rate=self.fps, options=dict(recipe.options))
+        stream = self._container.add_stream(encoding.encoder, rate=self.fps, options=dict(encoding.options))
         self._padding = (self.height % 2, self.width % 2) if "420" in self._pixel_format else (0, 0)
         stream.height, stream.width = self.height + self._padding[0], self.width + self._padding[1]
         stream.pix_fmt = self._pixel_format
-        self._clock = Fraction(1, recipe.clock) if recipe.clock is not None else 1 / self.fps
+        self._clock = Fraction(1, encoding.clock) if encoding.clock is not None else 1 / self.fps
         stream.codec_context.time_base = self._clock
         if self._pixel_format.startswith("yuv"):
             context = stream.codec_context

@@ -6,8 +6,8 @@ came out at 1.003 times the wanted size, one filling 93 % at 1.71 times. We put 
     scale = 1.003 * (reference share / driving share) ** 0.530,      0.530 = ln(1.71 / 1.003) / ln(0.93 / 0.34),
 
 reading the first point as "same share as the driving character" (its share was not reported, so 34 % is assumed). Two
-points cannot test the form: take it as a size of the error, not as a promise. ``reframe`` removes it at the source by
-resampling the reference so that both shares agree.
+points cannot test the form: take it as a size of the error, not as a promise. Reframing (`reframing`) removes it at the source:
+it takes the part of the reference in which both shares agree.
 """
 
 import math
@@ -16,23 +16,23 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from scail2.perception.binding import Binding
 from scail2.perception.checks import findings
 from scail2.perception.checks.extents import PairExtents
 from scail2.perception.checks.findings import Finding
 from scail2.perception.tracks import CharacterTrack, TrackedMasks
+from scail2.video import cover_box
 
 MEASURED_SHARES = (0.34, 0.93)
 MEASURED_SCALES = (1.003, 1.71)
 SCALE_EXPONENT = math.log(MEASURED_SCALES[1] / MEASURED_SCALES[0]) / math.log(MEASURED_SHARES[1] / MEASURED_SHARES[0])
 # Predicted size errors within this factor go unreported.
 SCALE_TOLERANCE = 1.15
-# A picture is never resampled by more than this factor: beyond it too little of it, or too much border, would remain.
-REFRAME_LIMIT = 2.5
 # Share of a character's box edge that has to lie on the frame's border before the body counts as cut off there.
 _CUT_SHARE = 0.15
+# Share of a picture's side that a crop has to take away to count.
+_CROP_SHARE = 0.01
 
 
 def predicted_scale(reference_share: float, driving_share: float) -> float:
@@ -44,7 +44,7 @@ def predicted_scale(reference_share: float, driving_share: float) -> float:
 class PairFraming:
     """One bound pair: shares of the frame's height, the expected size error, and where each body is cut off.
 
-    `reframe_scale` is the factor by which the reference picture would have to be resampled to remove the error. `extents` say
+    `reframe_scale` is the factor by which the reference's character would have to grow to remove the error. `extents` say
     how far down the two are shown, where joints told.
     """
 
@@ -61,19 +61,36 @@ class PairFraming:
 
 @dataclass(frozen=True, kw_only=True)
 class FramingReport:
-    """All pairs, and the one factor and anchor for `reframe` (1.0: leave the picture alone)."""
+    """All pairs, and the one factor by which reframing would have to enlarge the reference (1.0: leave it alone)."""
 
     pairs: tuple[PairFraming, ...]
     reframe_scale: float
-    anchor: tuple[float, float]
     findings: tuple[Finding, ...]
 
     def to_json(self) -> dict[str, Any]:
         return {
             "pairs": [asdict(pair) for pair in self.pairs],  # extents as numbers from 0, the chest, to 3, the feet
             "reframe_scale": self.reframe_scale,
-            "anchor": list(self.anchor),
         }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CroppedSides:
+    """Where fitting the inputs to the run's (height, width) cut something off: top, bottom, left, right."""
+
+    size: tuple[int, int]
+    reference: frozenset[str] = frozenset()
+    driving: frozenset[str] = frozenset()
+
+
+NOT_CROPPED = CroppedSides(size=(0, 0))
+
+
+def cropped_sides(whole: tuple[int, int], size: tuple[int, int]) -> frozenset[str]:
+    """What covering ``size`` with a picture of (height, width) ``whole`` cuts off, of more than a hundredth of it."""
+    left, top, _, _ = cover_box(*whole, *size)
+    taller, wider = 2 * top > _CROP_SHARE * whole[0], 2 * left > _CROP_SHARE * whole[1]
+    return frozenset({"top", "bottom"} if taller else {"left", "right"} if wider else ())
 
 
 def cut_sides(mask: np.ndarray) -> tuple[str, ...]:
@@ -106,6 +123,7 @@ def check(
     driving: TrackedMasks,
     binding: Binding,
     extents: Mapping[tuple[int, int], PairExtents] | None = None,
+    cropped: CroppedSides = NOT_CROPPED,
 ) -> FramingReport:
     """Compares every bound pair where the driving character is first seen.
 
@@ -114,6 +132,7 @@ def check(
         driving: characters of the driving video, at the run's size.
         binding: who moves whom.
         extents: how far down the characters are shown, by (driving number, reference number), where joints told.
+        cropped: where the run's own crop took something away.
     """
     pairs = []
     for bound in binding.pairs:
@@ -135,15 +154,13 @@ def check(
             )
         )
     scale = float(np.exp(np.mean([math.log(pair.reframe_scale) for pair in pairs]))) if pairs else 1.0
-    scale = float(np.clip(scale, 1 / REFRAME_LIMIT, REFRAME_LIMIT))
-    boxes = np.array([reference.tracks[pair.reference - 1].boxes[0] for pair in pairs])
-    anchor = (float((boxes[:, 0].min() + boxes[:, 2].max()) / 2), float(boxes[:, 3].max())) if pairs else (0.0, 0.0)
-    return FramingReport(
-        pairs=tuple(pairs), reframe_scale=scale, anchor=anchor, findings=tuple(_findings(pairs, driving, binding))
-    )
+    found = _findings(pairs, driving, binding, cropped)
+    return FramingReport(pairs=tuple(pairs), reframe_scale=scale, findings=tuple(found))
 
 
-def _findings(pairs: Sequence[PairFraming], driving: TrackedMasks, binding: Binding) -> list[Finding]:
+def _findings(
+    pairs: Sequence[PairFraming], driving: TrackedMasks, binding: Binding, cropped: CroppedSides
+) -> list[Finding]:
     found = []
     for pair in pairs:
         if not 1 / SCALE_TOLERANCE <= pair.predicted_scale <= SCALE_TOLERANCE:
@@ -156,11 +173,11 @@ def _findings(pairs: Sequence[PairFraming], driving: TrackedMasks, binding: Bind
                     "use --reframe auto, or crop the reference like the first driving frame",
                 )
             )
-        found += [*_legs(pair), *_cut_off(pair)]
+        found += [*_legs(pair, cropped), *_cut_off(pair, cropped)]
     return found + _later_cuts(driving, binding)
 
 
-def _legs(pair: PairFraming) -> list[Finding]:
+def _legs(pair: PairFraming, cropped: CroppedSides) -> list[Finding]:
     """Where one of the two is shown further down than the other, by their joints."""
     extents = pair.extents
     if extents is None or extents.reference == extents.driving:
@@ -173,6 +190,8 @@ def _legs(pair: PairFraming) -> list[Finding]:
                 f"{pair.reference} down to the {extents.reference.label}",
             )
         ]
+    if "bottom" in cropped.reference and "bottom" in pair.reference_cut:
+        return [_by_crop("reference", pair.reference, ["bottom"], cropped)]
     return [
         findings.warning(
             "cut_off",
@@ -184,12 +203,32 @@ def _legs(pair: PairFraming) -> list[Finding]:
     ]
 
 
-def _cut_off(pair: PairFraming) -> list[Finding]:
+def _by_crop(side: str, number: int, sides: Sequence[str], cropped: CroppedSides) -> Finding:
+    whole, ways = {
+        "reference": ("picture", "use --reframe auto, which goes from the whole picture, or --fit letterbox"),
+        "driving": ("video", "use --fit letterbox, or a --width and --height of the video's own aspect"),
+    }[side]
+    return findings.warning(
+        "cropped",
+        f"the crop to {cropped.size[1]}x{cropped.size[0]} cuts {side} character {number} off at the {' and '.join(sides)}; the "
+        f"{whole} itself shows more",
+        ways,
+    )
+
+
+def _cut_off(pair: PairFraming, cropped: CroppedSides) -> list[Finding]:
     """Where the frame cuts off one of the two and not the other, by their masks; what joints say of the legs is surer."""
     by_joints = {"bottom"} if pair.extents is not None else set()
     only_reference = [side for side in pair.reference_cut if side not in {*pair.driving_cut, *by_joints}]
     only_driving = [side for side in pair.driving_cut if side not in {*pair.reference_cut, *by_joints}]
     found = []
+    for side, number, sides, ours in (
+        ("reference", pair.reference, only_reference, cropped.reference),
+        ("driving", pair.driving, only_driving, cropped.driving),
+    ):
+        if by_crop := [each for each in sides if each in ours]:
+            found.append(_by_crop(side, number, by_crop, cropped))
+            sides[:] = [each for each in sides if each not in ours]
     if only_reference:
         found.append(
             findings.warning(
@@ -231,63 +270,3 @@ def _later_cuts(driving: TrackedMasks, binding: Binding) -> list[Finding]:
                 )
             )
     return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reframed:
-    """A resampled reference: picture uint8 (H, W, C) and label map uint8 (H, W), and how much of the frame is border."""
-
-    picture: np.ndarray
-    labels: np.ndarray
-    invented_share: float
-
-
-def _empty_border(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The picture with the characters taken out of its outermost rows and columns, so that they can be continued."""
-    emptied = picture.copy()
-    for line, here in (
-        (emptied[0], labels[0]),
-        (emptied[-1], labels[-1]),
-        (emptied[:, 0], labels[:, 0]),
-        (emptied[:, -1], labels[:, -1]),
-    ):
-        # Two pixels more on both sides: soft outlines belong to the character as well.
-        free = np.flatnonzero(np.convolve(here > 0, np.ones(5), mode="same") == 0)
-        if 0 < len(free) < len(here):
-            places = np.arange(len(here))
-            after = np.searchsorted(free, places).clip(0, len(free) - 1)
-            before = (after - 1).clip(0)
-            nearest = np.where(np.abs(free[after] - places) <= np.abs(free[before] - places), free[after], free[before])
-            line[:] = line[nearest]
-    return emptied
-
-
-def reframe(picture: np.ndarray, labels: np.ndarray, scale: float, anchor: tuple[float, float]) -> Reframed:
-    """Enlarges or shrinks a reference about an anchor that stays where it is (the characters' feet), size unchanged.
-
-    Where a shrunk picture leaves the frame empty, its border pixels are continued outwards (label 0).
-
-    Args:
-        picture: uint8 (H, W, C).
-        labels: uint8 (H, W), resampled with it (nearest).
-        scale: > 1 enlarges.
-        anchor: x, y in pixels.
-    """
-    height, width = labels.shape
-    left, top = anchor[0] * (1 - 1 / scale), anchor[1] * (1 - 1 / scale)
-    if scale > 1:
-        # Keep the window inside the picture: an enlarged character must not drag in border that is not needed.
-        left, top = np.clip(left, 0, width - width / scale), np.clip(top, 0, height - height / scale)
-    pad = math.ceil(max(0.0, -left, -top, left + width / scale - width, top + height / scale - height))
-    padded = np.pad(_empty_border(picture, labels), ((pad, pad), (pad, pad), (0, 0)), mode="edge")
-    padded[pad : pad + height, pad : pad + width] = picture
-    box = (left + pad, top + pad, left + pad + width / scale, top + pad + height / scale)
-    planes = [
-        np.asarray(Image.fromarray(padded[..., c]).resize((width, height), Image.Resampling.BICUBIC, box=box))
-        for c in range(picture.shape[-1])
-    ]
-    ys = np.floor(top + (np.arange(height) + 0.5) / scale).astype(int)
-    xs = np.floor(left + (np.arange(width) + 0.5) / scale).astype(int)
-    inside = ((ys >= 0) & (ys < height))[:, None] & ((xs >= 0) & (xs < width))[None]
-    moved = np.where(inside, labels[ys.clip(0, height - 1)][:, xs.clip(0, width - 1)], 0).astype(np.uint8)
-    return Reframed(picture=np.stack(planes, axis=-1), labels=moved, invented_share=float(1 - inside.mean()))

@@ -1,6 +1,5 @@
 """Preflight: everything that can be known to go wrong before any denoising, as a table, as JSON and as a picture."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from scail2.perception.checks import findings, framing, validate
 from scail2.perception.checks.cuts import scene_cuts
 from scail2.perception.checks.extents import pair_extents
 from scail2.perception.checks.findings import Finding, Severity
-from scail2.perception.checks.framing import FramingReport
+from scail2.perception.checks.framing import NOT_CROPPED, CroppedSides, FramingReport
 from scail2.perception.driving_video import DrivingVideo
 from scail2.perception.tracks import TrackedMasks
 from scail2.segments import SegmentPlan
@@ -58,10 +57,6 @@ class PreflightReport:
             "findings": [each.to_json() for each in self.findings],
         }
 
-    def write_json(self, path: Path) -> None:
-        """Writes `to_json` to a file."""
-        Path(path).write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
-
     def table(self) -> "RenderableType":
         """For `rich.console.Console.print`: the facts, then the findings."""
         from rich.console import Group
@@ -79,19 +74,24 @@ def _fact(value: Any) -> str:
 
 
 def inspect(
-    masks: BoundMasks, reference: np.ndarray, driving: DrivingVideo, notes: Sequence[Finding] = ()
+    masks: BoundMasks,
+    reference: np.ndarray,
+    driving: DrivingVideo,
+    notes: Sequence[Finding] = (),
+    cropped: CroppedSides = NOT_CROPPED,
 ) -> PreflightReport:
     """Inspects a run before any denoising.
 
     Reads the driving video and the label maps once, window by window. Nothing is changed: `report.refuse_errors()` is for
-    callers who go on, and `framing.reframe` applies the proposed scale.
+    callers who go on.
 
     Args:
         reference: the reference picture as the model will get it, uint8 (H, W, 3).
         notes: findings that were made earlier (e.g. that the reference was reframed).
+        cropped: where fitting picture and video to the run's size cut something off.
     """
     extents = pair_extents(masks, reference, driving.frames)
-    framed = framing.check(masks.reference, masks.driving, masks.binding, extents)
+    framed = framing.check(masks.reference, masks.driving, masks.binding, extents, cropped)
     cuts = scene_cuts(driving.frames)
     film = getattr(driving.frames, "source_info", None)
     found = [

@@ -5,18 +5,18 @@ Shapes: pictures float (B, 3, H, W) in [-1, 1], H and W multiples of 16; feature
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scail2.errors import InputError
 from scail2.files.documents import Between, parse_json
+from scail2.files.staging import atomic_file
 
 STRIDE = 16
 WEIGHTS_NAME = "segmenter.safetensors"
@@ -155,11 +155,9 @@ def save_network(directory: Path, network: SegmentationNetwork, familiarity: Fam
         for name in ("mean", "whitening", "limit")
     }
     path = Path(directory) / WEIGHTS_NAME
-    part = path.with_name(path.name + ".part")
-    save_file(tensors, part, metadata={"config": json.dumps(asdict(network.config)), "facts": json.dumps(facts)})
-    # safetensors writes files that only their owner may read; a shipped file must be readable by everybody.
-    part.chmod(0o644)
-    os.replace(part, path)
+    header = {"config": json.dumps(asdict(network.config)), "facts": json.dumps(facts)}
+    with atomic_file(path) as file:
+        file.write(save(tensors, metadata=header))
     return path
 
 

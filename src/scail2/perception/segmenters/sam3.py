@@ -84,6 +84,17 @@ def _load(kind: Any, weights: str, dtype: torch.dtype) -> Any:
         raise InputError(f"the SAM3 weights {weights} cannot be loaded as {kind.__name__}: {told}") from error
 
 
+def _refuse_single_file(weights: Path) -> None:
+    """A file, or a folder with nothing but one, is not what transformers reads; nor has it the tracker of ComfyUI's."""
+    folder = weights.is_dir() and not (weights / "config.json").exists() and any(weights.glob("*.safetensors"))
+    if weights.is_file() or folder:
+        raise InputError(
+            f"{weights} {'is' if weights.is_file() else 'holds'} SAM3 as a single file, which is not read: give a folder in "
+            "transformers format (config.json, model.safetensors, tokenizer) or a Hub name, such as facebook/sam3. ComfyUI's "
+            "file is SAM 3.1, for whose tracker transformers has no class."
+        )
+
+
 class Sam3Segmenter:
     """`VideoSegmenter` over SAM3. Make one with `load`; models are loaded when a prompt first needs them.
 
@@ -115,6 +126,7 @@ class Sam3Segmenter:
 
         Without `device` they go to the GPU if there is one, as the model of a run does.
         """
+        _refuse_single_file(Path(weights))
         from transformers import AutoTokenizer, Sam3TrackerVideoModel, Sam3VideoModel
 
         weights = str(weights)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from scail2.conditions import ConditionGeometry, SegmentConditions, build, encode_video, to_pixels
 from scail2.data.sources import PairSource
-from scail2.data.triplet_recipe import SampleKind, TripletRecipe, recipe
+from scail2.data.triplet_settings import SampleKind, TripletSettings, triplet_settings
 from scail2.data.triplets import TrainingTriplet, draw_triplet
 from scail2.models.autoencoder import AutoencoderPatchTransform
 from scail2.puppets import PART_NAMES
@@ -90,10 +90,10 @@ class FreshClips:
         vae: AutoencoderPatchTransform,
         geometry: ConditionGeometry,
         config: FreshClipConfig,
-        triplets: TripletRecipe | None = None,
+        triplets: TripletSettings | None = None,
     ) -> None:
         self.source, self.vae, self.geometry, self.config = source, vae, geometry, config
-        self._triplets = dataclasses.replace(triplets or recipe("nano"), shares=config.shares)
+        self._triplets = dataclasses.replace(triplets or triplet_settings("nano"), shares=config.shares)
 
     def __call__(self, number: int) -> ClipBatch:
         config = self.config

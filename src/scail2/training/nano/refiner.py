@@ -250,7 +250,7 @@ class RefinerTraining:
         """One step from pure noise."""
         conditions = dataclasses.replace(batch.conditions, history_latents=history).to(self.context.device)
         noisy = conditions.with_history(noise.to(self.context.device))
-        with self.context.autocast("auto"):
+        with self.context.autocast(None):
             velocity = self.transformer(
                 noisy,
                 torch.full((len(noisy),), float(NUM_TRAIN_TIMESTEPS), device=noisy.device),

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SegmenterRecipe:
+class SegmenterSettings:
     """Settings of a training.
 
     Attributes:
@@ -56,12 +56,12 @@ class SegmenterRecipe:
     seed: int = 0
 
 
-def loss_of(network: SegmentationNetwork, batch: Batch, recipe: SegmenterRecipe) -> tuple[Tensor, dict[str, float]]:
+def loss_of(network: SegmentationNetwork, batch: Batch, settings: SegmenterSettings) -> tuple[Tensor, dict[str, float]]:
     """Loss of a batch, and its parts for the log.
 
     Foreground: cross-entropy plus Dice, over the pictures whose truth is known. Centres: L1 inside characters.
     """
-    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.mixed_precision):
+    with torch.autocast("cpu", torch.bfloat16, enabled=settings.mixed_precision):
         out = network(batch.pictures)
     known = batch.known[:, None, None]
     logits, truth = out.foreground.float(), batch.foreground
@@ -73,7 +73,7 @@ def loss_of(network: SegmentationNetwork, batch: Batch, recipe: SegmenterRecipe)
     inside = (truth * pixels)[:, None]
     centre = ((out.centre.float() - batch.centre).abs() * inside).sum() / inside.sum().clamp_min(1)
     familiarity = F.binary_cross_entropy_with_logits(out.familiarity.float(), batch.familiar)
-    loss = entropy + dice.mean() + recipe.centre_weight * centre + recipe.familiarity_weight * familiarity
+    loss = entropy + dice.mean() + settings.centre_weight * centre + settings.familiarity_weight * familiarity
     parts = {"entropy": entropy, "dice": dice.mean(), "centre": centre, "familiarity": familiarity}
     return loss, {name: float(value.detach()) for name, value in parts.items()}
 
@@ -81,15 +81,15 @@ def loss_of(network: SegmentationNetwork, batch: Batch, recipe: SegmenterRecipe)
 class SegmenterTraining:
     """One training in a folder: ``checkpoint.pt`` is replaced as it goes; opening the folder again continues."""
 
-    def __init__(self, folder: Path, recipe: SegmenterRecipe, config: NetworkConfig | None = None):
-        self.folder, self.recipe = Path(folder), recipe
+    def __init__(self, folder: Path, settings: SegmenterSettings, config: NetworkConfig | None = None):
+        self.folder, self.settings = Path(folder), settings
         self.folder.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(recipe.seed)
+        torch.manual_seed(settings.seed)
         self.network = SegmentationNetwork(config).to(memory_format=torch.channels_last)
         self.average = SegmentationNetwork(self.network.config)
         self.average.load_state_dict(self.network.state_dict())
         self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+            self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.step = 0
         self.skipped = SkippedSteps()
@@ -122,33 +122,33 @@ class SegmenterTraining:
 
     def learning_rate(self, step: int) -> float:
         """Warm-up, then cosine."""
-        recipe = self.recipe
-        warm = max(1, recipe.steps // 20)
+        settings = self.settings
+        warm = max(1, settings.steps // 20)
         if step < warm:
-            return recipe.learning_rate * (step + 1) / warm
-        share = min(1.0, (step - warm) / max(1, recipe.steps - warm))
-        return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
+            return settings.learning_rate * (step + 1) / warm
+        share = min(1.0, (step - warm) / max(1, settings.steps - warm))
+        return settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
 
     def run(self, *, stop: int | None = None, save_every: int = 100) -> None:
         """Trains up to step `stop` (all by default), saving as it goes."""
-        stop = min(self.recipe.steps, stop or self.recipe.steps)
+        stop = min(self.settings.steps, stop or self.settings.steps)
         started = time.monotonic() - self.seconds
         while self.step < stop:
             parts = self._one_step()
             self.seconds = time.monotonic() - started
             if self.step % 50 == 0 or self.step == stop:
                 told = " ".join(f"{name} {value:.3f}" for name, value in parts.items())
-                logger.info("step %d of %d, %.0f s: %s", self.step, self.recipe.steps, self.seconds, told)
+                logger.info("step %d of %d, %.0f s: %s", self.step, self.settings.steps, self.seconds, told)
             if self.step % save_every == 0 or self.step == stop:
                 self.save()
 
     def _one_step(self) -> dict[str, float]:
-        recipe = self.recipe
-        batch = sample_batch(Split.TRAIN, self.step, clips=recipe.clips, size=self.network.config.short_side)
+        settings = self.settings
+        batch = sample_batch(Split.TRAIN, self.step, clips=settings.clips, size=self.network.config.short_side)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         self.network.train()
-        loss, parts = loss_of(self.network, batch, recipe)
+        loss, parts = loss_of(self.network, batch, settings)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -157,7 +157,7 @@ class SegmenterTraining:
             return parts
         self.optimizer.step()
         # The mean starts short, so that early weights are forgotten.
-        decay = min(recipe.averaging, (1 + self.step) / (10 + self.step))
+        decay = min(settings.averaging, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for kept, new in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
                 if kept.is_floating_point():
@@ -176,7 +176,7 @@ class SegmenterTraining:
         for index in range(batches):
             # Indices far from those of training: the same world, other pictures.
             batch = sample_batch(
-                split, 10_000_000 + index, clips=self.recipe.clips, size=self.average.config.short_side
+                split, 10_000_000 + index, clips=self.settings.clips, size=self.average.config.short_side
             )
             rows.append(self.average(batch.pictures).signature[batch.familiar > 0.5])
         return torch.cat(rows)
@@ -185,9 +185,9 @@ class SegmenterTraining:
         """Writes ``segmenter.safetensors`` (averaged weights, half precision) with how it was trained in its header."""
         facts = {
             "steps": self.step,
-            "pictures": self.step * self.recipe.clips * CLIP_FRAMES,
+            "pictures": self.step * self.settings.clips * CLIP_FRAMES,
             "seconds": round(self.seconds),
-            "seed": self.recipe.seed,
+            "seed": self.settings.seed,
         }
         # Half precision first: the Gaussian has to describe the network that is shipped.
         with torch.no_grad():
@@ -205,7 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("verb", choices=["train", "export", "evaluate"])
     parser.add_argument("--folder", type=Path, help="checkpoints; an existing one is continued")
-    parser.add_argument("--steps", type=int, default=SegmenterRecipe().steps)
+    parser.add_argument("--steps", type=int, default=SegmenterSettings().steps)
     parser.add_argument("--assets", type=Path, default=Path("src/scail2/assets"), help="where export writes")
     parser.add_argument("--clips", type=int, default=40, help="evaluate: clips per domain and number of characters")
     parser.add_argument("--media", type=Path, help="evaluate: a folder of videos without puppets")
@@ -221,7 +221,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if options.folder is None:
         parser.error("--folder is needed to train or export")
-    training = SegmenterTraining(options.folder, SegmenterRecipe(steps=options.steps))
+    training = SegmenterTraining(options.folder, SegmenterSettings(steps=options.steps))
     if options.verb == "train":
         training.run()
     else:

@@ -1,6 +1,6 @@
 """Joints of people: in a whole clip, or of characters whose masks are known; hand and face boxes; the error of a motion."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,9 +85,20 @@ class Joints:
         return np.concatenate([low - reach, high + reach], axis=-1).astype(np.float32)
 
 
-def find_joints(frames: SizedFrames, network: PoseNetwork | None = None, prompts: Prompts | None = None) -> Joints:
-    """Joints of the people of a clip uint8 RGB, the largest person first, or as the prompts number them."""
-    people = PlaceFinder(network or PoseNetwork(), prompts).find(frames)
+def find_joints(
+    frames: SizedFrames,
+    network: PoseNetwork | None = None,
+    prompts: Prompts | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Joints:
+    """Joints of the people of a clip uint8 RGB, the largest person first, or as the prompts number them.
+
+    ``progress`` is called with (frames done, frames in total); afterwards only gaps are followed backwards.
+    """
+    people = PlaceFinder(network or PoseNetwork(), prompts).find(
+        frames, None if progress is None else lambda done, _: progress(done, len(frames))
+    )
     found = [
         [person.findings[frame].body if frame in person.findings else None for frame in range(len(frames))]
         for person in people

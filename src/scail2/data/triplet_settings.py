@@ -74,7 +74,7 @@ PUBLISHED_SHARES = _frozen(
 
 
 @dataclass(frozen=True, kw_only=True)
-class TripletRecipe:
+class TripletSettings:
     """How pairs become triplets. Defaults are the published construction.
 
     Attributes:
@@ -140,12 +140,12 @@ class TripletRecipe:
         return record
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "TripletRecipe":
+    def from_json(cls, record: Mapping[str, Any]) -> "TripletSettings":
         """Inverse of `to_json`."""
         return cls(**{**record, "driving": DrivingInput(record["driving"])})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TripletRecipe.from_json, (self.to_json(),)  # a mapping proxy does not pickle
+        return TripletSettings.from_json, (self.to_json(),)  # a mapping proxy does not pickle
 
     @property
     def fingerprint(self) -> str:
@@ -153,29 +153,29 @@ class TripletRecipe:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _without_replacement(recipe: TripletRecipe) -> TripletRecipe:
-    kept = {kind: share for kind, share in recipe.shares.items() if kind.mode is not AnimationMode.REPLACEMENT}
-    return dataclasses.replace(recipe, shares=kept)
+def _without_replacement(settings: TripletSettings) -> TripletSettings:
+    kept = {kind: share for kind, share in settings.shares.items() if kind.mode is not AnimationMode.REPLACEMENT}
+    return dataclasses.replace(settings, shares=kept)
 
 
 # Each ablation changes one thing of a recipe; the tests hold each to it.
 ABLATIONS: Mapping[str, Any] = MappingProxyType(
     {
-        "pose_driving": lambda recipe: dataclasses.replace(recipe, driving=DrivingInput.POSE),
-        "no_environment_switch": lambda recipe: dataclasses.replace(recipe, environment_switch=False),
-        "no_slots": lambda recipe: dataclasses.replace(recipe, binding_slots=False),
-        "one_rope": lambda recipe: dataclasses.replace(recipe, mode_specific_positions=False),
+        "pose_driving": lambda settings: dataclasses.replace(settings, driving=DrivingInput.POSE),
+        "no_environment_switch": lambda settings: dataclasses.replace(settings, environment_switch=False),
+        "no_slots": lambda settings: dataclasses.replace(settings, binding_slots=False),
+        "one_rope": lambda settings: dataclasses.replace(settings, mode_specific_positions=False),
         "no_replacement_data": _without_replacement,
-        "forward_driving": lambda recipe: dataclasses.replace(recipe, forward_share=1.0, both_directions=False),
+        "forward_driving": lambda settings: dataclasses.replace(settings, forward_share=1.0, both_directions=False),
     }
 )
 
-RECIPES: Mapping[str, TripletRecipe] = MappingProxyType(
+TRIPLET_SETTINGS: Mapping[str, TripletSettings] = MappingProxyType(
     {
-        "paper": TripletRecipe(name="paper"),
+        "paper": TripletSettings(name="paper"),
         # For the small checkpoint: exact clips both ways, unrelated reference poses, no augmentation yet. It has no text
         # encoder, and with two cores it cannot rely on multi-character animation emerging from replacement data alone.
-        "nano": TripletRecipe(
+        "nano": TripletSettings(
             name="nano",
             shares={
                 SampleKind.ANIMATION_SINGLE: 0.55,
@@ -194,16 +194,16 @@ RECIPES: Mapping[str, TripletRecipe] = MappingProxyType(
 )
 
 
-def recipe(name: str) -> TripletRecipe:
+def triplet_settings(name: str) -> TripletSettings:
     """A recipe by name, with ablations appended by plus signs: `nano`, `paper+no_slots`, `nano+one_rope+no_slots`.
 
     Raises:
         InputError: an unknown recipe or ablation name.
     """
     base, *changes = name.split("+")
-    if base not in RECIPES:
-        raise InputError(f"unknown recipe {base!r}: choose one of {', '.join(RECIPES)}")
-    chosen = RECIPES[base]
+    if base not in TRIPLET_SETTINGS:
+        raise InputError(f"unknown recipe {base!r}: choose one of {', '.join(TRIPLET_SETTINGS)}")
+    chosen = TRIPLET_SETTINGS[base]
     for change in changes:
         if change not in ABLATIONS:
             raise InputError(f"unknown ablation {change!r}: choose from {', '.join(ABLATIONS)}")

@@ -1,0 +1,139 @@
+"""What a run takes on a machine, before it is rendered; and beside it what it took, which the calibration learns from."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from scail2.budget import calibration
+from scail2.budget.choice import Budget, plan_budget
+from scail2.budget.machines import GIB, Machine, this_machine
+from scail2.budget.requirements import Job
+from scail2.errors import InputError
+from scail2.loading.facts import ModelFacts
+from scail2.pipeline.settings import SamplingSettings
+from scail2.request.animation import AnimationRequest
+from scail2.runs.masking import RefusedPlanError
+from scail2.runs.planning import RunPlan
+from scail2.runs.sealed import write_sealed
+from scail2.runs.segment_record import SegmentRecord
+
+BUDGET = "budget.json"
+# What the pipeline times of a segment, under the names of the budget's stages.
+_STAGES = {"conditions": "encode", "denoise": "denoise", "decode": "decode"}
+
+
+def budget_of(
+    request: AnimationRequest,
+    facts: ModelFacts,
+    plan: RunPlan,
+    settings: SamplingSettings,
+    where: tuple[str, Path, Machine | None],
+) -> Budget | None:
+    """The budget of a run; None for a pipeline that was handed in, which is placed already.
+
+    ``where`` is the kind of the device, the run's folder, and a machine to plan for instead of this one.
+    """
+    if facts.shape is None:
+        return None
+    kind, folder, machine = where
+    job = job_of(request, facts, plan, settings, kind)
+    if machine is None:
+        machine = this_machine(kind, folder)
+        machine = this_machine(kind, folder, calibration.measured_rates(machine.name, job.itemsize))
+    shape = facts.shape
+    return plan_budget(
+        shape, job, machine, request.asked_placement, lambda each: calibration.corrected(each, machine.name, shape)
+    )
+
+
+def job_of(request: AnimationRequest, facts: ModelFacts, plan: RunPlan, settings: SamplingSettings, kind: str) -> Job:
+    """What a run renders, in the words of a budget."""
+    assert facts.shape is not None
+    passes = 1 if settings.guidance_scale == 1.0 else 2
+    return Job(
+        size=(plan.height, plan.width),
+        segments=tuple(segment.padded_frames for segment in plan.segments),
+        overlap=plan.overlap,
+        steps=settings.steps,
+        passes=passes,
+        itemsize=_itemsize(request, facts, kind),
+        prompts=passes,
+        additional_references=len(request.additional_references),
+        loras=len(request.lora),
+    )
+
+
+def _most_main_memory() -> float:
+    """Bytes of main memory that this process had at its highest, whatever it did before the run."""
+    import psutil
+
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float(psutil.Process().memory_info().rss)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
+
+
+def _most_device_memory() -> float | None:
+    """Bytes that PyTorch had of a CUDA device at its highest; None where it used none."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return float(torch.cuda.max_memory_allocated()) or None
+
+
+def _itemsize(request: AnimationRequest, facts: ModelFacts, kind: str) -> int:
+    """Bytes of a number in the type that is computed in: the one that is asked for, or as stored."""
+    assert facts.shape is not None
+    stored = facts.shape.transformer.weights.format
+    named = request.dtype or facts.unasked_dtype
+    if named in (None, "stored"):
+        named = "float32" if stored == "float32" or (stored == "float16" and kind == "cpu") else "bfloat16"
+    return 4 if named == "float32" else 2
+
+
+def refuse_unfit(budget: Budget | None, plan: dict[str, Any]) -> None:
+    """Raises `RefusedPlanError` where no placement fits the machine, naming the nearest settings that do."""
+    try:
+        if budget is not None:
+            budget.refuse()
+    except InputError as error:
+        raise RefusedPlanError(str(error), plan) from error
+
+
+def note_outcome(
+    folder: Path, budget: Budget | None, facts: ModelFacts, plan: RunPlan, rendered: Iterable[SegmentRecord]
+) -> dict[str, Any] | None:
+    """Writes what a run took beside what was predicted of the same segments, and lets the calibration learn from it."""
+    shape, records = facts.shape, list(rendered)
+    if budget is None or budget.chosen is None or shape is None or not records:
+        return None
+    measured: dict[str, float] = {}
+    for record in records:
+        for timed, stage in _STAGES.items():
+            measured[stage] = measured.get(stage, 0.0) + record.timings.get(timed, 0.0)
+    memory = {"main_memory_gib": (budget.chosen.main_bytes, _most_main_memory())}
+    if (used := _most_device_memory()) is not None:
+        memory["device_gib"] = (budget.chosen.peak, used)
+    share = len(records) / len(plan.segments)
+    predicted = {stage: budget.chosen.seconds[stage] * share for stage in measured}
+    outcome = {
+        "machine": budget.machine.name,
+        "segments": [record.index for record in records],
+        "placement": budget.chosen.placement.to_json(),
+        "stages": {
+            stage: {"predicted_seconds": round(predicted[stage], 3), "measured_seconds": round(seconds, 3)}
+            for stage, seconds in measured.items()
+        },
+    }
+    outcome["memory"] = {
+        name: {"predicted": round(expected / GIB, 3), "measured": round(most / GIB, 3)}
+        for name, (expected, most) in memory.items()
+    }
+    write_sealed(folder / BUDGET, outcome)
+    calibration.learn(budget.machine.name, shape, predicted, measured)
+    return outcome

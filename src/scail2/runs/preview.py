@@ -1,0 +1,180 @@
+"""A cheap look before a run: its first frames at a small size, with the masks of the whole clip, beside the run itself.
+
+::
+
+    film.preview/whole.run   the plan and the masks of the whole clip, at the size of the film; nothing is rendered in it
+    film.preview/small.run   the few frames
+    film.preview/small.mp4, sheet.png
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scail2.files.ownership import claimed_file
+from scail2.perception.preview import INK, SHEETS, grid, palette_overlay, tile_of, write_sheet
+from scail2.request.animation import AlphaMask, AnimationRequest
+from scail2.request.masks import Reframe
+from scail2.runs.directory import RunDirectory
+from scail2.runs.journal import Listener
+from scail2.runs.model import PipelineCache
+from scail2.runs.planning import RunPlan
+from scail2.runs.preparation import Prepared
+from scail2.runs.rehearsal import copy_prepared
+from scail2.runs.segment_store import SegmentStore
+
+_FRAMES = 17
+_SHRINK = 0.5
+# Below this short side nobody could be recognised; films that small are previewed at their own size.
+_LEAST_SIDE = 128
+_SHOWN = 6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preview:
+    """What a preview made.
+
+    Attributes:
+        sheet: the contact sheet; ``film`` the few frames; ``masks`` those of the whole clip.
+        frames, size: how many, and (height, width) in pixels.
+        seconds: time that rendering them took.
+        segments: of the whole film.
+        whole_seconds: what rendering the whole takes at least, if time grows as the number of pixels and frames does.
+        comparable: whether the whole has segments of the preview's own size, so that the time is more than a bound.
+    """
+
+    sheet: Path
+    film: Path
+    masks: Path
+    frames: int
+    size: tuple[int, int]
+    seconds: float
+    segments: int
+    whole_seconds: float
+    comparable: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {name: str(each) if isinstance(each, Path) else each for name, each in asdict(self).items()}
+
+    def told(self) -> list[str]:
+        """Sentences for people."""
+        bound = (
+            "about"
+            if self.comparable
+            else "at least (attention grows with the square of a segment's pixels, the rest as they do)"
+        )
+        count = "1 segment" if self.segments == 1 else f"{self.segments} segments"
+        return [
+            f"{self.sheet} shows {self.frames} frames of {self.size[1]}x{self.size[0]}, rendered in {self.seconds:.1f} s; "
+            f"{self.film} plays them.",
+            f"The whole film, {count}, will take {bound} {_duration(self.whole_seconds)} of rendering here. Its masks are in "
+            f"{self.masks}: to render with these, also after painting on them, add --masks {self.masks}",
+        ]
+
+
+def preview_folder(run_dir: Path) -> Path:
+    """``film.preview`` beside ``film.run``."""
+    return run_dir.with_name(f"{run_dir.stem}.preview")
+
+
+def render_preview(
+    run_dir: Path, request: AnimationRequest, *, overwrite: bool = False, events: Listener | None = None
+) -> Preview:
+    """Renders a run's first frames at a small size, beside its run directory, which is only read.
+
+    Masks are made for the whole clip, as the run would make them, or taken from the run as they are painted now.
+
+    Raises:
+        InputError: whatever the run would be refused for.
+    """
+    folder = preview_folder(run_dir.absolute())
+    whole_dir, sheet = folder / "whole.run", folder / "sheet.png"
+    if not whole_dir.exists():
+        whole_dir.mkdir(parents=True)
+        copy_prepared(run_dir, whole_dir)
+    model = PipelineCache()
+    whole = RunDirectory.create(whole_dir, request, renders=False).plan(pipe=model, events=events)
+    with claimed_file(sheet, SHEETS) as staging:
+        smaller = small_request(request, whole, whole_dir / "masks", folder / "small.mp4")
+        small = RunDirectory.create(folder / "small.run", smaller, overwrite=overwrite)
+        small.execute(model, events=events)
+        prepared = small.plan(pipe=model)
+        write_sheet(staging.place, contact_sheet(prepared, SegmentStore(small.path)))
+        staging.publish()
+    seconds = small.status().seconds_per_segment or 0.0
+    return Preview(
+        sheet=sheet,
+        film=smaller.output,
+        masks=whole_dir / "masks",
+        frames=prepared.plan.total,
+        size=(prepared.plan.height, prepared.plan.width),
+        seconds=seconds,
+        segments=len(whole.plan.segments.segments),
+        whole_seconds=seconds * sum(_times_larger(whole.plan, prepared.plan)),
+        comparable=all(abs(times - 1) < 1e-9 for times in _times_larger(whole.plan, prepared.plan)),
+    )
+
+
+def small_request(request: AnimationRequest, whole: Prepared, masks: Path, output: Path) -> AnimationRequest:
+    """The request for the few frames: half the height and width in the model's steps, with masks that exist already."""
+    height, width = small_size((whole.plan.height, whole.plan.width), whole.facts.size_step)
+    return request.with_changes(
+        frames=min(_FRAMES, whole.plan.segment_frame_length, whole.plan.total),
+        height=height,
+        width=width,
+        masks=masks,
+        reference_mask=(),
+        driving_mask=(),
+        additional_reference_masks=(),
+        sam3=None,
+        text=(),
+        points=(),
+        boxes=(),
+        reference_points=(),
+        reference_boxes=(),
+        characters=None,
+        bind=(),  # the masks' colours say it
+        reframe=Reframe.OFF,
+        output=output,
+        codec=None,
+        audio=False,
+        alpha=AlphaMask.OFF,
+        compare=False,
+        drift_limit=None,
+    )
+
+
+def small_size(size: tuple[int, int], step: tuple[int, int]) -> tuple[int, int]:
+    """A preview's (height, width): half the film's, in the model's steps, its short side not below 128 pixels."""
+    scale = min(1.0, max(_SHRINK, _LEAST_SIDE / min(size)))
+    height, width = (max(1, round(side * scale / each)) * each for side, each in zip(size, step, strict=True))
+    return height, width
+
+
+def contact_sheet(prepared: Prepared, store: SegmentStore) -> np.ndarray:
+    """Reference and driving frames under their masks, and below them what was rendered: uint8 (H, W, 3)."""
+    masks, rendered = prepared.masks, store.frames(0)
+    chosen = np.unique(np.linspace(0, len(rendered) - 1, min(_SHOWN, len(rendered))).round().astype(int)).tolist()
+    over = palette_overlay(masks.reference[None], masks.reference_mask[None])[0]
+    above, below = [("reference, masked", tile_of(over), INK)], [("reference", tile_of(masks.reference), INK)]
+    for frame in chosen:
+        driving = prepared.driving.frames(frame, frame + 1)
+        shown = palette_overlay(driving[..., :3], masks.driving_mask.frames(frame, frame + 1))[0]
+        above.append((f"driving {frame}", tile_of(shown), INK))
+        below.append((f"preview {frame}", tile_of(rendered.frames(frame, frame + 1)[0]), INK))
+    return grid([*above, *below], len(above))
+
+
+def _times_larger(whole: RunPlan, small: RunPlan) -> list[float]:
+    """How many times the preview's pixels, over all frames, each segment of the whole has."""
+    one = small.height * small.width * small.segments.segments[0].padded_frames
+    return [whole.height * whole.width * each.padded_frames / one for each in whole.segments.segments]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
