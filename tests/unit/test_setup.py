@@ -577,8 +577,8 @@ def test_the_pages_state_the_choice_as_it_is():
 
 def test_every_command_of_the_page_runs_or_downloads(capsys, monkeypatch):
     monkeypatch.setattr(machine, "gpus", lambda: (CARD,))
-    block = re.search(r"```sh\n(.*?)```", (ROOT / "docs/setup.md").read_text(), re.DOTALL)[1]
-    commands = [line.partition("#")[::2] for line in block.splitlines()]
+    blocks = re.findall(r"```sh[^\n]*\n(.*?)```", (ROOT / "docs/setup.md").read_text(), re.DOTALL)[:2]
+    commands = [line.partition("#")[::2] for block in blocks for line in block.splitlines()]
     assert len(commands) == 5
     for command, remark in commands:
         words = command.split()
