@@ -44,7 +44,7 @@ def load_once(path: str, dtype: str) -> dict:
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
     baseline = memory("VmRSS")
     start = time.process_time()
-    transformer = scail2.load_transformer(path, torch_dtype=getattr(torch, dtype, None))
+    transformer = scail2.load_transformer(path, dtype=getattr(torch, dtype, None))
     seconds = time.process_time() - start
     for parameter in transformer.parameters():
         parameter.data.view(torch.uint8)[..., ::64].max()  # touches every page

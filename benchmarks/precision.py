@@ -29,7 +29,7 @@ TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 def transformer(config: dict, dtype: torch.dtype, *, computed_in_float32: bool = False) -> torch.nn.Module:
     """The goldens' network with weights of a type, which may be computed with in float32 all the same."""
-    model = scail2.load_transformer(GOLDENS / "dit_tiny.safetensors", config=config, torch_dtype=dtype)
+    model = scail2.load_transformer(GOLDENS / "dit_tiny.safetensors", config=config, dtype=dtype)
     return model.float() if computed_in_float32 else model
 
 
@@ -82,7 +82,7 @@ def film(pipe: SCAIL2Pipeline, example: Path) -> tuple[torch.Tensor, float]:
 
 def embedded() -> None:
     """The embedded checkpoint in bfloat16 beside itself in float32: its default where the CPU multiplies bfloat16."""
-    pipes = [scail2.load_pipeline(torch_dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
+    pipes = [scail2.load_pipeline(dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
     for pipe in pipes:
         pipe.set_progress_bar_config(disable=True)
     examples = Path(scail2.__file__).parent / "assets" / "example"

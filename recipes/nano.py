@@ -150,7 +150,7 @@ def refine(
     vae = AutoencoderPatchTransform.from_pretrained(model / "vae")
     torch.manual_seed(0)
     vae = with_refiner(vae, REFINER_WIDTHS, REFINER_BLOCKS) if vae.refiner is None else vae
-    transformer = SCAIL2Transformer3DModel.from_pretrained(model / "transformer", torch_dtype=torch.float32)
+    transformer = SCAIL2Transformer3DModel.from_pretrained(model / "transformer", dtype=torch.float32)
     if start_from is not None:
         load_networks(folder / start_from, vae, transformer)
     source = PuppetSource(split="train", frames=FRAMES, height=SIZE, width=SIZE)
@@ -181,7 +181,7 @@ def trained_transformer(folder: Path, run: str) -> SCAIL2Transformer3DModel:
     if checkpoint is None:
         raise InputError(f"{folder / run} holds no checkpoint; train it first (scail2 train) or name another --run.")
     model = json.loads((folder / run / "config.json").read_text())["model"]
-    transformer = SCAIL2Transformer3DModel.from_pretrained(Path(model) / "transformer", torch_dtype=torch.float32)
+    transformer = SCAIL2Transformer3DModel.from_pretrained(Path(model) / "transformer", dtype=torch.float32)
     load_weights(checkpoint, transformer)
     return transformer
 
@@ -193,9 +193,7 @@ def trained_networks(folder: Path, run: str) -> tuple[SCAIL2Transformer3DModel, 
     if "refiner" not in config:
         return trained_transformer(folder, run), vae
     vae = with_refiner(vae, REFINER_WIDTHS, REFINER_BLOCKS) if vae.refiner is None else vae
-    transformer = SCAIL2Transformer3DModel.from_pretrained(
-        Path(config["model"]) / "transformer", torch_dtype=torch.float32
-    )
+    transformer = SCAIL2Transformer3DModel.from_pretrained(Path(config["model"]) / "transformer", dtype=torch.float32)
     load_networks(folder / run, vae, transformer)
     return transformer, vae
 

@@ -47,6 +47,23 @@ class Precision(StrEnum):
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self]
 
 
+def wanted_dtype(dtype: torch.dtype | str | None, torch_dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """The number format that a function with the arguments ``dtype`` and, as it was called before, ``torch_dtype`` is asked for.
+
+    Raises:
+        InputError: both are given and differ, or it is no number format for weights.
+    """
+    import torch
+
+    if dtype is not None and torch_dtype is not None and dtype != torch_dtype:
+        raise InputError(f"dtype is {dtype} and torch_dtype {torch_dtype}: they mean the same, so give dtype alone.")
+    asked = torch_dtype if dtype is None else dtype
+    if asked is None or asked in (torch.float32, torch.bfloat16, torch.float16):
+        return asked
+    name = str(asked).removeprefix("torch.")
+    return Precision.parse(name).torch_dtype
+
+
 def default_device() -> torch.device:
     """The first CUDA (or ROCm) or XPU device, else the CPU. Metal ("mps") must be named."""
     import torch

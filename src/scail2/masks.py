@@ -149,7 +149,9 @@ def check_polarity(
             problems.append(f"The {name} has a {found} background; {mode} mode needs a {wanted} one.")
         problems += _off_palette_problems(name, mask)
         if not slots_shown(mask):
-            problems.append(f"The {name} shows no character: none of the six slot colours occurs in it.")
+            problems.append(
+                f"The {name} shows no character: none of the six slot colours occurs in it.{_matte_hint(mask)}"
+            )
     shown, moved = slots_shown(reference), slots_shown(driving)
     for number, mask in enumerate(additional_reference_masks, start=1):
         name = f"mask of additional reference {number}"
@@ -160,6 +162,13 @@ def check_polarity(
     if shown and moved:
         problems += _binding_problems(shown, moved)
     return problems
+
+
+def _matte_hint(mask: np.ndarray) -> str:
+    """What to do with a mask uint8 (..., 3) that is black and white, as mattes are."""
+    if (mask != mask[..., :1]).any() or mask.min() == mask.max():
+        return ""
+    return " It is black and white, as a matte is: paint the character blue, or give a bool array, True where the character is."
 
 
 def colours_nobody_moves(additional_mask: np.ndarray, moved: set[BindingSlot]) -> list[str]:

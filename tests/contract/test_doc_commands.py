@@ -38,7 +38,8 @@ scail2 demo --only animation
 scail2 convert $EMBEDDED --to official --out model.safetensors
 scail2 preferences --pairs 1 --size 64 --out preferences
 """
-ENDLESS = {"serve", "studio"}
+# These serve until they are stopped, or measure this machine for minutes.
+UNHEARD = {"serve", "studio", "calibrate"}
 # Options of other programs that the pages mention.
 FOREIGN: set[str] = set()
 
@@ -242,6 +243,8 @@ def test_every_runnable_command_runs(outcomes):
 OURS = (
     r"No --model: using the embedded checkpoint\. .*",
     r"(warning|note): .*",
+    r"Verdict: .*",
+    r"  .+",  # what a verdict rests on
     r"segment \d{3} \(\d+ of \d+\): .*",
     r"(animation: the pictured puppet performs|demo\.html shows them) .*",
     r"/.* is finished; the run with its segments, masks and measurements is /.*",
@@ -249,6 +252,9 @@ OURS = (
     r"  (the picture|the colours|segment) .*: .*",
     r"  (drift|seam|colour step at a seam|flicker|frozen frames|motion error): .*",
     r"[\d.]+ MB freed",
+    r".*/sheet\.png shows \d+ frames of \d+x\d+, rendered in .* plays them\.",
+    r"The whole film, \d+ segments?, will take (about|at least) .* add --masks .*",
+    r".* shows them side by side\.",
     r"\d\d:\d\d:\d\d (the cache has no \w+: training goes on without|step \d+ .*)",
 )
 
@@ -263,4 +269,4 @@ def test_nothing_but_our_own_lines_is_seen_on_standard_error(outcomes):
 
 def test_every_verb_is_among_them(outcomes):
     run = {each["words"][0] for each in outcomes}
-    assert set(_cli(None).commands) - run == ENDLESS
+    assert set(_cli(None).commands) - run == UNHEARD

@@ -1,13 +1,15 @@
 """The scripts in `examples/` do what they say, with the bundled files and the embedded checkpoint."""
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from run_material import FPS, write_sounding_video, write_video
 
-from scail2.video import VideoReader, probe, read_image, resize_cover
+from scail2.video import VideoReader, VideoWriter, probe, read_image, resize_cover
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -61,6 +63,25 @@ def test_a_run_is_kept_and_one_segment_rendered_again(tmp_path):
     kept = sorted(path.name for path in (tmp_path / "film.run" / "superseded").iterdir())
     assert len(kept) == 1
     assert kept[0].startswith("001")
+
+
+def test_the_readme_goes_from_masks_to_a_film(tmp_path, monkeypatch):
+    """Its one block of Python, word by word, on the embedded checkpoint and six frames with sound."""
+    example = load("animate").EXAMPLE
+    (tmp_path / "masks").mkdir()
+    clip, masks = (VideoReader(example / name).frames(0, 6) for name in ("driving.mp4", "driving_mask.mkv"))
+    sound = write_sounding_video(tmp_path / "sound.mkv", clip)
+    with VideoWriter(tmp_path / "dance.mp4", FPS, clip.shape[1:3], audio_from=sound) as writer:
+        writer.write(clip)
+    write_video(tmp_path / "masks" / "driving_mask.mkv", masks)
+    for name, copy in (("reference.png", "hero.png"), ("reference_mask.png", "masks/reference_mask.png")):
+        (tmp_path / copy).write_bytes((example / name).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "README.md").read_text(), flags=re.DOTALL)
+    exec(compile(block, "README.md", "exec"), {})
+    film = frames(tmp_path / "film.mp4", 6)
+    assert probe("film.mp4").has_audio
+    assert difference(film[0], still(example / "reference.png")) < 0.5 * difference(film[0], clip[0].astype(float))
 
 
 def test_the_page_lists_every_script():

@@ -109,7 +109,7 @@ def _load(checkpoint: str | None, device: str | None):
     place = find_device(device or default_device())
     dtype = torch.float32 if checkpoint is None and place.type == "cpu" else None
     with no_loading_bars():
-        pipe = load_pipeline(checkpoint, device=place, torch_dtype=dtype)
+        pipe = load_pipeline(checkpoint, device=place, dtype=dtype)
     pipe.set_progress_bar_config(disable=True)  # one bar for all clips, not one a clip
     return pipe
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from scail2.checkpoints.lora import apply_loras
 from scail2.checkpoints.model_folder import check_pipeline
-from scail2.devices import find_device
+from scail2.devices import find_device, wanted_dtype
 from scail2.errors import InputError
 from scail2.loading.choosing import choose_placement
 from scail2.loading.component_files import ENCODERS
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 def load_pipeline(
     model: str | Path | None = None,
     *,
-    torch_dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
+    torch_dtype: torch.dtype | str | None = None,
     device: str | torch.device | None = None,
     placement: Placement | str = PlacementKind.RESIDENT,
     loras: Iterable[str | Path | tuple[str | Path, float]] = (),
@@ -43,8 +44,9 @@ def load_pipeline(
         model: None for the embedded model; a diffusers folder; a transformer file, or a folder of public files, with
             the VAE and encoder files near it (see `scail2.loading.component_files`); a short name of what `scail2 setup`
             installed; ``hub:owner/name``, which downloads.
-        torch_dtype: type of transformer and encoders; None is `default_precision`, or keeps each as stored, but float16 on a
-            CPU becomes float32. The VAE is always float32 (unless the placement has it in bfloat16).
+        dtype: type of transformer and encoders, also by name ("bfloat16"); None is `default_precision`, or keeps each as
+            stored, but float16 on a CPU becomes float32. The VAE is always float32 (unless the
+            placement has it in bfloat16). ``torch_dtype`` is its earlier name.
         device: where to put it; None leaves it on the CPU.
         placement: what of it is on the device at once, and in what form: a `Placement`, or the name of a `PlacementKind`.
             Under all but ``resident`` text and image encoder are loaded when a prompt or picture is encoded, and freed.
@@ -56,23 +58,34 @@ def load_pipeline(
         InputError: there is no such model or device, a component is missing, a file does not fit, or a package is absent
             that the placement needs.
     """
+    _check_kinds(model, loras)
     where = find_device("cpu" if device is None else device)
-    if torch_dtype is None and (chosen := default_precision(model, where.type)) is not None:
-        torch_dtype = getattr(torch, chosen)
+    weights_dtype = wanted_dtype(dtype, torch_dtype)
+    if weights_dtype is None and (chosen := default_precision(model, where.type)) is not None:
+        weights_dtype = getattr(torch, chosen)
     path = model_place(model)
     chosen_placement = choose_placement(placement, path, where)
     kept = encoders and not chosen_placement.frees_encoders
     fused = [parse_lora(lora) for lora in loras]
     if fused and chosen_placement.storage is WeightStorage.STORED:
         raise InputError("LoRAs are fused into whole numbers, not into weights as stored: use --weights full or fp8.")
-    pipe = _load(path, torch_dtype, where, chosen_placement, encoders=kept)
+    pipe = _load(path, weights_dtype, where, chosen_placement, encoders=kept)
     if fused:
         apply_loras(pipe.transformer, fused, reversible=False)
     if encoders and not kept:
-        pipe.encoder_source = StoredEncoders(path, torch_dtype, where, streamed=chosen_placement.offloads)
+        pipe.encoder_source = StoredEncoders(path, weights_dtype, where, streamed=chosen_placement.offloads)
     place_pipeline(pipe, where, chosen_placement)
     speed_up(pipe.transformer, where, speed, chosen_placement)
     return pipe
+
+
+def _check_kinds(model: Any, loras: Any) -> None:
+    if model is not None and not isinstance(model, str | Path):
+        raise InputError(
+            f"model is of the kind {type(model).__name__}; it must be a name or a path, or None for the embedded one."
+        )
+    if isinstance(loras, str | Path):
+        raise InputError(f"loras must be a list, also for one file: [{str(loras)!r}].")
 
 
 def _load(

@@ -16,6 +16,7 @@ from scail2.checkpoints.tensor_files import open_tensor_file
 from scail2.checkpoints.transformer_config import diffusers_folder
 from scail2.checkpoints.transformer_files import read_transformer
 from scail2.checkpoints.views import main_number
+from scail2.devices import wanted_dtype
 from scail2.errors import InputError
 from scail2.files.documents import decode, load_json
 from scail2.loading.component_files import COMPANIONS, ComponentFiles, check_companions, find_components
@@ -82,13 +83,17 @@ def folder_dtypes(
 
 
 def load_transformer(
-    path: str | Path, config: Mapping[str, Any] | None = None, torch_dtype: torch.dtype | None = None
+    path: str | Path,
+    config: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | str | None = None,
+    torch_dtype: torch.dtype | str | None = None,
 ) -> SCAIL2Transformer3DModel:
     """Loads a SCAIL-2 transformer from any public file, folder or ``hub:owner/name``.
 
-    Arguments, result and errors are those of `scail2.checkpoints.transformer_files.read_transformer`.
+    Arguments, result and errors are those of `scail2.checkpoints.transformer_files.read_transformer`; ``torch_dtype`` is the
+    earlier name of ``dtype``, which may also be the name of a type ("bfloat16").
     """
-    return read_transformer(SCAIL2Transformer3DModel, path, config, torch_dtype)
+    return read_transformer(SCAIL2Transformer3DModel, path, config, wanted_dtype(dtype, torch_dtype))
 
 
 def assemble_pipeline(

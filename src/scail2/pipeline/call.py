@@ -28,6 +28,7 @@ from scail2.pipeline.inputs import (
     picture_tensor,
 )
 from scail2.pipeline.options import CALLBACK_TENSORS, StreamOptions, callback_tensors
+from scail2.pipeline.parts import check_parts
 from scail2.pipeline.presets import SamplingPreset, preset
 from scail2.pipeline.settings import SamplingDefaults, SamplingSettings, resolve_settings
 from scail2.pipeline.step_caches import check_caches
@@ -83,18 +84,25 @@ class Call:
 
 
 def check_call(
-    pipe: PipelineParts, image: Any, driving_video: Any, reference_mask: Any, driving_mask: Any, options: StreamOptions
+    pipe: PipelineParts,
+    reference: Any,
+    driving_video: Any,
+    reference_mask: Any,
+    driving_mask: Any,
+    options: StreamOptions,
 ) -> Call:
     """Check all inputs of a call. Raises ``InputError`` for anything missing or contradicting; encodes nothing."""
+    named = options.preset is not None or options.solver is not None
+    check_parts(pipe.transformer, pipe.vae, pipe.scheduler, samples=not named)
     mode = AnimationMode.parse(options.mode)
     driving = driving_footage(driving_video, options.height, options.width)
     size = driving.size
     pipe.geometry.check_size(pipe.vae, *size)
-    masks = driving_mask_footage(driving_mask, size, len(driving), mode, driving_video)
+    masks = driving_mask_footage(driving_mask, size, len(driving), mode, driving.source)
     plan = plan_segments(pipe, len(driving), options)
     overlap = _overlap(pipe, options)
-    picture = picture_tensor(image, "image", size)
-    picture_mask = mask_tensor(reference_mask, "reference_mask", size, mode)
+    picture = picture_tensor(reference, "image", size)
+    picture_mask = mask_tensor(reference_mask, "reference_mask", size, mode, of=reference)
     extra_pictures, extra_masks = _additional(options, size, mode)
     extra = () if extra_masks is None else extra_masks[0].unbind()
     _check_masks(mask_problems(picture_mask[0], masks, mode, extra), mode, options)
@@ -172,7 +180,8 @@ def _additional(
         return None, None
     name = "additional reference {}".format
     made = [picture_tensor(picture, name(i), size) for i, picture in enumerate(pictures, 1)]
-    made_masks = [mask_tensor(mask, f"the mask of {name(i)}", size, mode) for i, mask in enumerate(masks, 1)]
+    pairs = enumerate(zip(masks, pictures, strict=True), 1)
+    made_masks = [mask_tensor(mask, f"the mask of {name(i)}", size, mode, of=picture) for i, (mask, picture) in pairs]
     return torch.stack(made, dim=1), torch.stack(made_masks, dim=1)
 
 

@@ -15,10 +15,11 @@ from scail2.errors import InputError
 from scail2.masks import BINDING_SLOTS, BindingSlot, check_polarity, paint_mask, slots_shown
 from scail2.modes import MODE_TRAITS, AnimationMode
 from scail2.perception.segmenters.snapping import LOSSLESS_CODECS, SnappedFrames
+from scail2.pipeline.mistaken import check_floats, check_mask, check_same_shape, refuse_picture, refuse_video
 from scail2.video.convert import to_float, to_uint8
 from scail2.video.images import image_pixels
 from scail2.video.resize import resize_cover, resize_stretch
-from scail2.video.source import ArrayFrames, FrameSource
+from scail2.video.source import ArrayFrames, FrameSource, SizedFrames
 
 MAX_CHARACTERS = len(BINDING_SLOTS)
 # Frames of the driving mask looked at to judge it: enough for every scene, few enough to read at once.
@@ -43,11 +44,9 @@ def read_picture(picture: Any, name: str) -> np.ndarray:
             raise InputError(f"{name} has transparent parts: put it on a background first, then pass it as RGB.")
         return np.ascontiguousarray(pixels[..., :3])
     if isinstance(picture, Tensor) and picture.is_floating_point() and picture.ndim == 3 and picture.shape[0] == 3:
+        check_floats(picture, name)
         return to_uint8(picture[None])[0]
-    described = f"{getattr(given, 'dtype', type(given).__name__)} {tuple(getattr(given, 'shape', ()))}"
-    raise InputError(
-        f"{name} must be a PIL image, a uint8 array (H, W, 3) or a float tensor (3, H, W) in [-1, 1], not {described}."
-    )
+    refuse_picture(given, name)
 
 
 def _eight_bits(picture: np.ndarray) -> np.ndarray | None:
@@ -66,21 +65,25 @@ def picture_tensor(picture: Any, name: str, size: tuple[int, int]) -> Tensor:
     return to_float(resize_cover(read_picture(picture, name), *size)[None])
 
 
-def mask_tensor(mask: Any, name: str, size: tuple[int, int], mode: AnimationMode) -> Tensor:
+def mask_tensor(mask: Any, name: str, size: tuple[int, int], mode: AnimationMode, *, of: Any = None) -> Tensor:
     """A reference mask at ``size``: (1, H, W, 3) uint8; resized with nearest neighbours, so no new colours appear.
 
     ``mask`` is a picture in the palette, or bool (S, H, W), one plane per character in slot order (blue first), which
-    is painted on the background its mode asks for. One character's plane may be given as (H, W).
+    is painted on the background its mode asks for. One character's plane may be given as (H, W). ``of`` is the picture it
+    belongs to, whose aspect it must have.
     """
     if mask is None:
         raise InputError(
             f"{name} is missing: the model needs to see which pixels are the character; "
             "make one with `scail2 masks`, or paint the character blue in a copy of the picture."
         )
+    check_mask(mask, name, frames=False)
     if (planes := _character_planes(mask, 3)) is not None:
         painted = paint_mask(planes, _slots(planes, name), MODE_TRAITS[mode].reference_background)
     else:
         painted = SnappedFrames(ArrayFrames(read_picture(mask, name)[None]), name, lossy=True).frames(0, 1)[0]
+    if of is not None:
+        check_same_shape(painted.shape[:2], {read_picture(of, "the picture").shape[:2]}, name, "its picture")
     resized = resize_cover(painted, *size, interpolation="nearest")
     return torch.from_numpy(np.array(resized)[None])
 
@@ -143,20 +146,48 @@ class Footage:
 
 
 def _source(video: Any, name: str) -> FrameSource:
-    if isinstance(video, Tensor):
-        video = to_uint8(video) if video.is_floating_point() else video.cpu().numpy()
+    given = video
+    if (
+        isinstance(video, Tensor)
+        and video.is_floating_point()
+        and video.ndim == 4
+        and video.shape[1] == 3
+        and len(video)
+    ):
+        check_floats(video, name)
+        video = to_uint8(video)
+    elif isinstance(video, Tensor):
+        video = video.cpu().numpy()
     elif isinstance(video, list | tuple) and video:
-        video = np.stack([read_picture(picture, f"frame {i} of {name}") for i, picture in enumerate(video)])
+        video = _stacked([read_picture(picture, f"frame {i} of {name}") for i, picture in enumerate(video)], name)
     if isinstance(video, np.ndarray):
+        if video.ndim != 4 or video.shape[-1] != 3 or video.dtype not in (np.uint8, np.uint16) or not video.size:
+            refuse_video(given, name)
         return ArrayFrames(np.rint(video / 257).astype(np.uint8) if video.dtype == np.uint16 else video)
     if not isinstance(video, FrameSource):
-        raise InputError(
-            f"{name} must be a uint8 array (T, H, W, 3), a list of pictures or a frame source such as VideoReader, "
-            f"not {type(video).__name__}."
-        )
+        refuse_video(given, name)
     if len(video) == 0:
         raise InputError(f"{name} has no frames.")
     return video
+
+
+def _stacked(frames: list[np.ndarray], name: str) -> np.ndarray:
+    """Pictures uint8 (H, W, 3) as one video (T, H, W, 3)."""
+    for number, frame in enumerate(frames):
+        if frame.shape != frames[0].shape:
+            sizes = " and ".join(f"{each.shape[1]}x{each.shape[0]}" for each in (frames[0], frame))
+            raise InputError(f"frames 0 and {number} of {name} are of different sizes, {sizes}: a video has one.")
+    return np.stack(frames)
+
+
+def _check_aspect(mask: tuple[int, int], film: FrameSource) -> None:
+    """Refuses a mask of another aspect than the video it belongs to, as that is read, shown or stored."""
+    if not isinstance(film, SizedFrames):
+        return
+    sizes = {(film.height, film.width)}
+    if (info := getattr(film, "source_info", None)) is not None:
+        sizes |= {(info.height, info.width), tuple(info.stored_size)}
+    check_same_shape(mask, sizes, "driving_mask", "driving_video")
 
 
 def driving_footage(video: Any, height: int | None, width: int | None) -> Footage:
@@ -197,24 +228,34 @@ def _as_the_film(mask: FrameSource, film: Any) -> FrameSource:
 
 
 def driving_mask_footage(
-    mask: Any, size: tuple[int, int], num_frames: int, mode: AnimationMode, film: Any = None
+    mask: Any, size: tuple[int, int], num_frames: int, mode: AnimationMode, film: FrameSource | None = None
 ) -> Footage:
     """The driving mask as footage at the run's size; as many frames as the driving video, or an error.
 
     ``mask`` is a video in the palette, or bool (S, T, H, W), one plane per character in slot order; (T, H, W) for one.
-    ``film`` is the driving video, where it is a reader of a file.
+    ``film`` is the driving video, whose aspect the mask must have, as it is read, shown or stored.
     """
     if mask is None:
         raise InputError(
             "driving_mask is missing: the model needs to see which pixels drive which character; "
             "make one with `scail2 masks`."
         )
+    check_mask(mask, "driving_mask", frames=True)
     if (planes := _character_planes(mask, 4)) is not None:
+        if planes.shape[1] != num_frames == planes.shape[0]:
+            raise InputError(
+                f"driving_mask has its frames first, {planes.shape}; bool planes are (S, T, H, W), one for each character: "
+                "np.swapaxes(driving_mask, 0, 1)."
+            )
         source: FrameSource = _PaintedMask(planes, mode)
+        size_of_mask: tuple[int, int] | None = planes.shape[2:]
     else:
         given = _source(mask, "driving_mask")
         codec = getattr(getattr(given, "source_info", None), "codec", None)
         source = SnappedFrames(given, "the driving mask", lossy=codec not in LOSSLESS_CODECS)
+        size_of_mask = (given.height, given.width) if isinstance(given, SizedFrames) else None
+    if film is not None and size_of_mask is not None:
+        _check_aspect(size_of_mask, film)
     footage = Footage(_as_the_film(source, film), size, "nearest")
     if len(footage) != num_frames:
         raise InputError(

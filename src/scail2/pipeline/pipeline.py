@@ -21,6 +21,7 @@ from scail2.conditions import ConditionGeometry, DrivingConditions, SegmentCondi
 from scail2.devices import without_gradients
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
+from scail2.pipeline.arguments import stream_options
 from scail2.pipeline.call import check_call, plan_segments
 from scail2.pipeline.call_state import CallState
 from scail2.pipeline.driving import DrivingAhead
@@ -265,7 +266,7 @@ class SCAIL2Pipeline(SavedPipeline, CallState, VisitedByEncoders, SCAIL2LoraLoad
         """
         self._interrupt = self._completed = False
         try:
-            call = check_call(self, image, driving_video, reference_mask, driving_mask, StreamOptions(**options))
+            call = check_call(self, image, driving_video, reference_mask, driving_mask, stream_options(options))
             prompt = self.encode_prompt(
                 call.options.prompt,
                 call.options.negative_prompt,

@@ -131,7 +131,7 @@ class ModelHandle:
                 self._pipe = self._cache.load(
                     self._request.model,
                     _FileMarks.of(self._request).all,
-                    torch_dtype=self._torch_dtype,
+                    dtype=self._torch_dtype,
                     device=self._device,
                     placement=self.placement,
                     loras=self._request.lora,
