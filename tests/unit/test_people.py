@@ -14,6 +14,7 @@ from scail2.perception.binding import bind
 from scail2.perception.bound_masks import BoundMasks
 from scail2.perception.checks import framing
 from scail2.perception.checks.extents import pair_extents
+from scail2.perception.checks.validate import check_masks
 from scail2.perception.segmenters.people.joints import Joints, find_joints, motion_error
 from scail2.perception.segmenters.people.network import OUTSIDE, Body, PoseNetwork, Square, crop, installed, placed
 from scail2.perception.segmenters.people.places import Finding, PlaceFinder
@@ -127,6 +128,9 @@ def test_a_gap_is_bridged_and_told(network, dancer):
     assert at.x == pytest.approx((before.x + after.x) / 2)
     found = PeopleSegmenter(network, refuse_below=0).segment(ArrayFrames(clip))
     assert "not found in 1 frames (4 to 4)" in found.warnings[0]
+    masks = BoundMasks(mode=AnimationMode.ANIMATION, reference=found, driving=found, binding=bind(found, found))
+    told = [each for each in check_masks(masks) if each.code == "mask_source"]
+    assert {each.fix.split(",")[0] for each in told} == {"look at these frames in the preview"}
 
 
 @pytest.mark.parametrize(
