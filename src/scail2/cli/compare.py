@@ -27,6 +27,10 @@ def compare(
     Nothing of the runs is changed, and films that were written since by others do not matter: frames come from the runs.
     """
     from scail2.cli.terminal import Terminal, visible, write_json
+    from scail2.runs import RunDirectory
+
+    for each in runs:
+        RunDirectory.open(each)  # before anything heavy is imported
     from scail2.runs.comparison import compared, differing
 
     found = compared(runs)
