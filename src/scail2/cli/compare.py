@@ -44,8 +44,8 @@ def compare(
 
     table = Table(box=None)
     table.add_column("")
-    for each in found:
-        table.add_column(Text(visible(each.name)), overflow="fold")
+    for one in found:
+        table.add_column(Text(visible(one.name)), overflow="fold")
     unlike = differing(found)
     for name in found[0].numbers:
         values = ["–" if each.numbers[name] is None else str(each.numbers[name]) for each in found]

@@ -29,7 +29,7 @@ from scail2.request.masks import check_files
 from scail2.request.paths import lies_inside, model_paths
 from scail2.runs.earlier_state import EarlierState
 from scail2.runs.journal import Journal, Listener
-from scail2.runs.layout import check_genuine, delete, entries, is_own
+from scail2.runs.layout import check_genuine, delete, entries, keep_apart
 from scail2.runs.ledger import STAGES, StageLedger
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.status import RunStatus, status_of

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scail2.errors import InputError
+from scail2.files.ownership import LOCK
 from scail2.request.animation import AnimationRequest
 from scail2.request.paths import lies_inside
-from scail2.files.ownership import LOCK
 
 _RANDOM = r"(?:\.[0-9a-f]{8})?"  # runs of earlier versions named their temporaries without it
 _SEGMENT = r"(?:frames\.mkv|state\.safetensors|segment\.json|metrics\.json)"
