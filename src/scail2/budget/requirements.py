@@ -164,7 +164,7 @@ class _Reckoning:
             blocks = min(shape.num_layers, 1 + self.placement.prefetched_blocks)
             return memory.other_bytes(shape, size) + blocks * memory.block_bytes(shape, size, storage) + unpacked
         if self.placement.kind is PlacementKind.LAYER_OFFLOAD:
-            return 2 * memory.largest_matrix(shape, size) + unpacked
+            return memory.largest_layer(shape, size) + memory.largest_matrix(shape, size) + unpacked
         return self.weights() + unpacked
 
     def encoder_weights(self) -> dict[str, float]:

@@ -266,11 +266,18 @@ def check_masks(masks: BoundMasks) -> list[Finding]:
         *check_overlaps(driving),
         *check_sharing(driving, binding),
     ]
-    found += [
-        findings.warning("mask_source", text, "give lossless masks")
-        for text in (*reference.warnings, *driving.warnings)
-    ]
+    found += [*_sources(reference), *_sources(driving)]
     return sort_findings(found)
+
+
+def _sources(masks: TrackedMasks) -> list[Finding]:
+    """What whoever read or made the masks has to say."""
+    fix = (
+        "give lossless masks"
+        if masks.origin.startswith("given")
+        else "look at these frames in the preview, and paint or supply the mask where it is wrong"
+    )
+    return [findings.warning("mask_source", text, fix) for text in masks.warnings]
 
 
 def sort_findings(found: Sequence[Finding]) -> list[Finding]:
