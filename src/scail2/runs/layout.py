@@ -26,7 +26,8 @@ _MASK = (
 _STORE = r"(?:(?:masks|superseded/masks-\d+)(?:/superseded/\d+)?)"
 _FRAMES = r"(?:driving_mask|superseded/driving_mask-\d+)"
 _TEMPORARY = rf"(?:segments/\.\d+{_RANDOM}\.partial|\.(?:masks|labels|drift){_RANDOM}\.partial)"
-_TOP = r"(?:(?:request|inputs|stages|plan|model|pending|budget|drift)\.json|drift\.png|journal\.jsonl)"
+_TOP = r"(?:(?:request|inputs|stages|plan|model|pending|budget|drift)\.json|drift\.png|journal\.jsonl|embeddings\.safetensors)"
+EMBEDDINGS = "embeddings.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
