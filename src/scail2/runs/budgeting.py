@@ -63,6 +63,7 @@ def job_of(request: AnimationRequest, facts: ModelFacts, plan: RunPlan, settings
         itemsize=_itemsize(request, facts, kind),
         prompts=passes,
         additional_references=len(request.additional_references),
+        attention=str(request.attention),
         lora_bytes=sum(parse_lora(each)[0].stat().st_size for each in request.lora),
     )
 
