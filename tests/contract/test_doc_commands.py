@@ -23,6 +23,7 @@ from run_material import FPS
 from tiny import SIZE, bare_pipeline, bare_transformer
 
 from scail2.cli.app import build_app
+from scail2.files.public import embedded
 from scail2.video import VideoReader, VideoWriter
 
 EXAMPLE = ROOT / "src/scail2/assets/example/animation"
@@ -230,6 +231,29 @@ def outcomes(tmp_path_factory):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return json.loads(session.read_text())["commands"]
+
+
+# Pages whose Python another test runs, and those whose Python is run here.
+PYTHON_ELSEWHERE = {"README.md", "docs/diffusers-contract.md", "docs/video.md", "docs/long-video.md"}
+PYTHON_HERE = ("docs/evaluation.md", "docs/puppets.md", "docs/quickstart.md")
+
+
+@pytest.mark.parametrize("page", PYTHON_HERE)
+def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
+    """In the order of the page, in one namespace, on the tiny model."""
+    pipe = bare_pipeline(native_height=SIZE, native_width=SIZE)
+    pipe.save_pretrained(tmp_path / "assets" / "nano")
+    monkeypatch.setattr(embedded, "__file__", str(tmp_path / "files" / "public" / "embedded.py"))
+    _material(tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    names = {"pipe": pipe}
+    for block in (each for each in blocks(ROOT / page) if each.language == "python" and each.runs):
+        exec(compile(block.code, str(block), "exec"), names)
+
+
+def test_no_python_is_run_by_nobody():
+    pages = {block.page for block in ALL if block.language == "python" and block.runs}
+    assert pages == PYTHON_ELSEWHERE | set(PYTHON_HERE)
 
 
 def test_every_runnable_command_runs(outcomes):
