@@ -193,9 +193,7 @@ def trained_networks(folder: Path, run: str) -> tuple[SCAIL2Transformer3DModel, 
     if "refiner" not in config:
         return trained_transformer(folder, run), vae
     vae = with_refiner(vae, REFINER_WIDTHS, REFINER_BLOCKS) if vae.refiner is None else vae
-    transformer = SCAIL2Transformer3DModel.from_pretrained(
-        Path(config["model"]) / "transformer", dtype=torch.float32
-    )
+    transformer = SCAIL2Transformer3DModel.from_pretrained(Path(config["model"]) / "transformer", dtype=torch.float32)
     load_networks(folder / run, vae, transformer)
     return transformer, vae
 

@@ -276,6 +276,9 @@ OURS = (
     r"  (the picture|the colours|segment) .*: .*",
     r"  (drift|seam|colour step at a seam|flicker|frozen frames|motion error): .*",
     r"[\d.]+ MB freed",
+    r".*/sheet\.png shows \d+ frames of \d+x\d+, rendered in .* plays them\.",
+    r"The whole film, \d+ segments?, will take (about|at least) .* add --masks .*",
+    r".* shows them side by side\.",
     r"\d\d:\d\d:\d\d (the cache has no \w+: training goes on without|step \d+ .*)",
 )
 

@@ -106,6 +106,12 @@ def test_what_costs_what():
     full = Placement(kind=PlacementKind.ENCODERS_FIRST)
     assert needs(full).device_bytes["denoise"] - needs(eighth).device_bytes["denoise"] > 14 * GIB
     assert plain.pinned_bytes == pytest.approx(30.1 * GIB, rel=0.01)
+    faster = needs(attention="flash3").seconds["denoise"]
+    assert 0.6 < faster / plain.seconds["denoise"] < 0.85
+    eighth = Placement(kind=PlacementKind.BLOCK_OFFLOAD, storage=WeightStorage.FP8)
+    assert (
+        needs(eighth, lora_bytes=GIB).main_bytes - needs(eighth).main_bytes > 15 * GIB
+    )  # fused before it is quantised
     fp32 = needs(itemsize=4)
     assert fp32.main_bytes > 1.9 * plain.main_bytes - 2 * GIB
 

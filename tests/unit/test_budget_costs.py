@@ -69,6 +69,20 @@ def test_a_pass_costs_what_the_forms_say(shape, size, frames, dtype):
     assert peak == pytest.approx(found.peak, rel=0.05)
 
 
+@pytest.mark.parametrize(("shape", "size", "frames", "dtype"), [CASES[0], CASES[2], CASES[3], CASES[5]])
+def test_a_pass_under_hooks_costs_what_the_forms_say(shape, size, frames, dtype):
+    """As offloading has it: every block is called as it is."""
+    with FakeTensorMode():
+        network, inputs = small_network(shape, dtype, CPU), pass_inputs(shape, size, frames, CPU)
+        network.blocks[0].register_forward_hook(lambda *_: None)
+        found = costs_of(lambda: network(**inputs))
+    sequence = sequence_of(shape, size, frames)
+    whole = transformer_pass(shape, sequence, PassKind(direct=False))
+    assert sum(found.operations.values()) == pytest.approx(whole.total, rel=1e-6)
+    peak = memory.pass_peak(shape, sequence, dtype.itemsize, on_cpu=True, direct=False)
+    assert peak == pytest.approx(found.peak, rel=0.05)
+
+
 def test_the_whole_14b_is_the_number_that_others_counted():
     """3.155e15 a pass at 512x896x81 by torch's own counter, whose hooks keep the last block from being trimmed."""
     shape = TransformerShape()

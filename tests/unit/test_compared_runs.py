@@ -40,6 +40,11 @@ def frames_of(run):
     return np.concatenate([part.frames(0, len(part)) for part in parts])
 
 
+def runs_verdict(path) -> dict[str, float]:
+    measured = RunDirectory.open(path).status().to_json()["verdict"]["measured"]
+    return {each["measure"].replace("_", " "): round(each["value"], 2) for each in measured}
+
+
 def tree(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -70,6 +75,9 @@ def test_the_numbers_that_differ_are_told(runs):
     assert [each.numbers["seed"] for each in found] == [0, 5]
     assert [each.numbers["frames"] for each in found] == [13, 9]
     assert found[0].numbers["segments"] == "2 of 2"
+    verdict = runs_verdict(runs[0])
+    assert verdict
+    assert {name: found[0].numbers[f"worst {name}"] for name in verdict} == verdict
     assert {"seed", "frames"} <= set(differing(found))
     assert not {"mode", "steps", "size", "model"} & set(differing(found))
 

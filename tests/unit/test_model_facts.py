@@ -27,13 +27,17 @@ from safetensors.torch import save_file
 from tiny import bare_transformer, tiny_tokenizer, tiny_transformer
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
+from scail2.budget.machines import named_machine
 from scail2.budget.shapes import TransformerShape, block_shapes, parameter_shapes
+from scail2.cli.plan import budget_rows
 from scail2.errors import InputError
 from scail2.loading.by_name import load_pipeline
 from scail2.loading.conversion import convert
 from scail2.loading.facts import FROM_FILES, stored_facts
+from scail2.request.placement import Placement, PlacementKind, WeightStorage
 from scail2.runs import RunDirectory
 from scail2.runs.loaded_model import fingerprint
+from scail2.runs.masking import RefusedPlanError
 from scail2.runs.model import ModelHandle, read_facts
 from scail2.runs.sealed import write_sealed
 
@@ -113,6 +117,25 @@ def test_a_plan_of_30_gigabytes_with_given_masks_needs_neither_torch_nor_memory(
     plan = json.loads(done.stdout)
     assert (plan["width"], plan["height"], len(plan["segments"])) == (672, 672, 1)
     assert read_facts(tmp_path / "film.run").fingerprint.startswith(FROM_FILES)
+
+
+def test_a_job_that_no_placement_fits_is_refused_with_a_plan_to_look_at(tmp_path):
+    model = sparse_models.official(tmp_path)
+    sparse_models.write_companions(tmp_path)
+    request = make_request(tmp_path / "job", frames=9, model=str(model), height=1600, width=1600, device="cpu")
+    run = RunDirectory.create(tmp_path / "film.run", request)
+    with pytest.raises(RefusedPlanError, match=r"does not fit a card of 4 GB .* What would fit: ") as refused:
+        run.plan(machine=named_machine(None, 4))
+    budget = refused.value.plan["budget"]
+    assert (budget["fits"], budget["memory_gib"]) == (False, 4)
+    assert budget["needs"]["placement"]["vae_tiled"]
+    assert dict(budget_rows(budget))["needs"].endswith(f"even as {Placement(**placed(budget))}")
+    run.plan(machine=named_machine("H200", None))
+
+
+def placed(budget: dict) -> dict:
+    values = budget["needs"]["placement"]
+    return values | {"kind": PlacementKind(values["kind"]), "storage": WeightStorage(values["storage"])}
 
 
 # ---- identity -------------------------------------------------------------------------------------------------------

@@ -90,6 +90,7 @@ def pass_peak(
     *,
     on_cpu: bool = False,
     token_chunk: int | None = None,
+    direct: bool = True,
 ) -> float:
     """Most bytes that one forward pass has beside the weights, batch 1; its inputs are not counted.
 
@@ -97,6 +98,7 @@ def pass_peak(
         itemsize: bytes of a number in the type that is computed in (2 or 4); the residual stream is float32 always.
         on_cpu: attention on a CPU has its heads laid out one by one, which copies; norms work in place.
         token_chunk: tokens that linear layers take at once.
+        direct: through `scail2.models.direct`; blocks that are called as they are make new streams instead.
     """
     stream = sequence.total * shape.dim * _FLOAT
     half = sequence.total * shape.dim * itemsize
@@ -113,7 +115,8 @@ def pass_peak(
     # In half precision off the CPU, rotated queries and keys are float32 before they are half precision again; in float32
     # attention's result is projected while queries, keys and values are still there.
     beside = 2 * half if itemsize == _FLOAT else attending if on_cpu else 2 * stream
-    return max(stream + branch + 3 * half + beside, stream + branch + inner + product) + kept
+    anew = 0.0 if direct else stream * (2 if itemsize == _FLOAT and shape.has_context else 1)
+    return max(stream + branch + 3 * half + beside, stream + branch + inner + product) + anew + kept
 
 
 def _kept_by_pass(shape: TransformerShape, sequence: SequenceShape, itemsize: int) -> float:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scail2.budget import memory
-from scail2.budget.machines import GIB, RESERVED, WASTED, Machine, Rates
+from scail2.budget.machines import ATTENTION_SPEED, GIB, RESERVED, WASTED, Machine, Rates
 from scail2.budget.operations import (
     Operations,
     SequenceShape,
@@ -41,6 +41,8 @@ class Job:
         steps, passes: of the sampler, and passes a step (2 with guidance).
         itemsize: bytes of a number in the type that the networks compute in.
         prompts: how many are encoded.
+        lora_bytes: of the LoRAs' files, which are fused when the model is loaded.
+        attention: the kernel that attends (`scail2.budget.machines.ATTENTION_SPEED`).
     """
 
     size: tuple[int, int]
@@ -51,7 +53,8 @@ class Job:
     itemsize: int = 2
     prompts: int = 1
     additional_references: int = 0
-    loras: int = 0
+    lora_bytes: int = 0
+    attention: str = "auto"
 
     @property
     def frames(self) -> int:
@@ -201,6 +204,7 @@ class _Reckoning:
             job.itemsize,
             on_cpu=self.machine.is_cpu,
             token_chunk=self.placement.token_chunk,
+            direct=self.direct,
         )
         if self.direct:
             denoise += memory.memory_bytes(model.transformer, self.sequence, job.itemsize, job.passes)
@@ -218,7 +222,9 @@ class _Reckoning:
         frames = self.job.size[0] * self.job.size[1] * 3 * 4 * 2 * self.longest
         if self.machine.is_cpu:
             return _PROGRAM + frames + self.peak_on_cpu()
-        loading = max([self.weights(), *self.encoder_weights().values()])
+        # A LoRA is fused in float32, one parameter after the other, before anything is quantised.
+        full = memory.transformer_bytes(self.model.transformer, self.job.itemsize) if self.job.lora_bytes else 0
+        loading = max([self.weights(), full + self.job.lora_bytes, *self.encoder_weights().values()])
         if self.placement.kind is PlacementKind.RESIDENT:
             loading = self.weights() + sum(self.encoder_weights().values())
         return _PROGRAM + frames + loading
@@ -256,7 +262,7 @@ class _Reckoning:
 
     def _loading(self) -> float:
         parts = (self.model.transformer, self.model.autoencoder, self.model.text_encoder, self.model.image_encoder)
-        stored = sum(part.weights.nbytes for part in parts if part is not None)
+        stored = self.job.lora_bytes + sum(part.weights.nbytes for part in parts if part is not None)
         moved = 0.0 if self.machine.is_cpu else (self.weights() + sum(self.encoder_weights().values()))
         return _STARTING + stored / self.machine.rates.disk + moved / self.machine.rates.link
 
@@ -277,6 +283,8 @@ class _Reckoning:
         sequence = self._sequence(frames)
         operations = segment_denoising(shape, sequence, steps=job.steps, passes=job.passes, direct=self.direct)
         passes = job.steps * job.passes
+        if not self.machine.is_cpu:
+            rates = replace(rates, attention=rates.attention * ATTENTION_SPEED[job.attention])
         computed = duration(operations, rates)
         if self.placement.storage is not WeightStorage.FULL:
             matrices = shape.num_layers * memory.block_bytes(shape, job.itemsize)

@@ -84,7 +84,12 @@ class Call:
 
 
 def check_call(
-    pipe: PipelineParts, image: Any, driving_video: Any, reference_mask: Any, driving_mask: Any, options: StreamOptions
+    pipe: PipelineParts,
+    reference: Any,
+    driving_video: Any,
+    reference_mask: Any,
+    driving_mask: Any,
+    options: StreamOptions,
 ) -> Call:
     """Check all inputs of a call. Raises ``InputError`` for anything missing or contradicting; encodes nothing."""
     named = options.preset is not None or options.solver is not None
@@ -96,8 +101,8 @@ def check_call(
     masks = driving_mask_footage(driving_mask, size, len(driving), mode, driving.source)
     plan = plan_segments(pipe, len(driving), options)
     overlap = _overlap(pipe, options)
-    picture = picture_tensor(image, "image", size)
-    picture_mask = mask_tensor(reference_mask, "reference_mask", size, mode, of=image)
+    picture = picture_tensor(reference, "image", size)
+    picture_mask = mask_tensor(reference_mask, "reference_mask", size, mode, of=reference)
     extra_pictures, extra_masks = _additional(options, size, mode)
     extra = () if extra_masks is None else extra_masks[0].unbind()
     _check_masks(mask_problems(picture_mask[0], masks, mode, extra), mode, options)

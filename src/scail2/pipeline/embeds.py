@@ -127,9 +127,9 @@ def text_embeds(
 
 
 def picture_embeds(
-    config: Any, image_encoder: nn.Module | None, image_processor: Any | None, image: Tensor, embeds: Tensor | None
+    config: Any, image_encoder: nn.Module | None, image_processor: Any | None, reference: Tensor, embeds: Tensor | None
 ) -> Tensor | None:
-    """CLIP embeddings (1, 257, image_dim) of ``image`` (1, 3, H, W), or precomputed ``embeds``; ``None`` without CLIP.
+    """CLIP embeddings (1, 257, image_dim) of ``reference`` (1, 3, H, W), or precomputed ``embeds``; ``None`` without CLIP.
 
     ``config`` is the transformer's.
     """
@@ -141,7 +141,7 @@ def picture_embeds(
     if embeds is None:
         if image_encoder is None:
             raise InputError("this pipeline has no image encoder: give image_embeds, or load a CLIP vision encoder.")
-        embeds = embed_picture(image_encoder, image_processor, image)
-    if tuple(embeds.shape) != (image.shape[0], length, width):
+        embeds = embed_picture(image_encoder, image_processor, reference)
+    if tuple(embeds.shape) != (reference.shape[0], length, width):
         raise InputError(f"image_embeds must have the shape (1, {length}, {width}), not {tuple(embeds.shape)}.")
     return embeds.float()

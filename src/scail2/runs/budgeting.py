@@ -13,6 +13,7 @@ from scail2.budget.machines import GIB, Machine, this_machine
 from scail2.budget.requirements import Job
 from scail2.errors import InputError
 from scail2.loading.facts import ModelFacts
+from scail2.loading.places import parse_lora
 from scail2.pipeline.settings import SamplingSettings
 from scail2.request.animation import AnimationRequest
 from scail2.request.placement import Placement, PlacementKind
@@ -69,7 +70,7 @@ def job_of(request: AnimationRequest, facts: ModelFacts, plan: RunPlan, settings
         itemsize=_itemsize(request, facts, kind),
         prompts=passes,
         additional_references=len(request.additional_references),
-        loras=len(request.lora),
+        lora_bytes=sum(parse_lora(each)[0].stat().st_size for each in request.lora),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from scail2.drift.verdict import Measure
 from scail2.errors import InputError
 from scail2.files.storage import is_present
 from scail2.runs.directory import RunDirectory
@@ -77,8 +78,15 @@ class ComparedRun:
             "frames": len(self.frames),
             "segments": f"{len(status.finished)} of {status.segments}",
             "seconds a segment": None if status.seconds_per_segment is None else round(status.seconds_per_segment, 1),
-            "worst drift": None if status.worst_drift is None else round(status.worst_drift, 2),
+            **self._verdict,
         }
+
+    @property
+    def _verdict(self) -> dict[str, float | None]:
+        """The worst of every measure, by its name; None where it was not measured (yet)."""
+        found = self.status.verdict
+        worst = {} if found is None else {each.measure: round(each.value, 2) for each in found.measured}
+        return {f"worst {str(measure).replace('_', ' ')}": worst.get(measure) for measure in Measure}
 
 
 def compared(paths: Sequence[Path]) -> list[ComparedRun]:

@@ -20,6 +20,7 @@ from scail2.files.storage import (
     sync_tree,
     temporary_name,
 )
+from scail2.modes import AnimationMode
 from scail2.perception.checks.findings import Severity
 from scail2.perception.driving_video import DrivingVideo
 from scail2.perception.segmenters.protocol import Progress
@@ -30,25 +31,24 @@ from scail2.request.masks import MaskRequest
 TRACKS = "tracks.json"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MaskTask:
-    """What a run's masks are made from: the request, the driving video at the run's size and rate, hashes of the inputs."""
-
-    request: MaskRequest
-    driving: DrivingVideo
-    sources: Mapping[str, str]
-
-
-def replace_masks(task: MaskTask, folder: Path, progress: Progress, announce: Callable[[Path], None]) -> dict[str, Any]:
+def replace_masks(
+    request: MaskRequest,
+    driving: DrivingVideo,
+    folder: Path,
+    *,
+    sources: Mapping[str, str],
+    progress: Progress,
+    announce: Callable[[Path], None],
+) -> dict[str, Any]:
     """Makes ``folder`` (whole or not at all) and returns the preflight report as JSON values.
 
     Older masks move to ``superseded/``. ``announce`` notes the finished folder before it gets its name: a run killed in
-    between would otherwise take its own masks for somebody's.
+    between would otherwise take its own masks for somebody's. ``sources`` are the digests of what the masks depend on.
     """
     partial = temporary_name(folder)
     partial.mkdir()
     try:
-        report = make_masks(task.request, task.driving, partial, sources=task.sources, progress=progress)
+        report = make_masks(request, driving, partial, sources=sources, progress=progress)
         sync_tree(partial)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -59,12 +59,12 @@ def replace_masks(task: MaskTask, folder: Path, progress: Progress, announce: Ca
     return report.to_json()
 
 
-def inspect_again(task: MaskTask, folder: Path) -> dict[str, Any]:
+def inspect_again(mode: AnimationMode, driving: DrivingVideo, folder: Path) -> dict[str, Any]:
     """Preflight over masks that were edited since they were made; rewrites report and contact sheet."""
     labels = temporary_name(folder.with_name(LABELS))
     labels.mkdir()
     try:
-        return inspect_masks(task.request.mode, task.driving, folder, labels).to_json()
+        return inspect_masks(mode, driving, folder, labels).to_json()
     finally:
         shutil.rmtree(labels, ignore_errors=True)
 

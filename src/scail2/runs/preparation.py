@@ -4,7 +4,7 @@ Each stage writes what it was made from into ``stages.json``; with the same inpu
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,6 @@ from scail2.runs.film import check_place
 from scail2.runs.journal import Journal
 from scail2.runs.ledger import StageLedger
 from scail2.runs.masking import (
-    MaskTask,
     derived_hashes,
     inspect_again,
     read_report,
@@ -131,8 +130,7 @@ class Preparation:
             segments=plan.segments,
             size_step=facts.size_step,
         )
-        task = MaskTask(request=request, driving=video, sources=self._mask_sources(inputs, plan))
-        report = self._masks(task, plan)
+        report = self._masks(video, self._mask_sources(inputs, plan), plan)
         masks = load_masks(self.folder / "masks", request.mode)
         found = [*picture_findings(request), *sampling_findings(request, facts), *sound_findings(request, plan, info)]
         report = with_findings(report, found)
@@ -166,10 +164,10 @@ class Preparation:
         files = {name: each for name, each in inputs.items() if name != "audio"}  # nobody is seen in a soundtrack
         return files | {"settings": digest([settings, shape, asked] if asked else [settings, shape])}
 
-    def _masks(self, task: MaskTask, plan: RunPlan) -> dict[str, Any]:
+    def _masks(self, driving: DrivingVideo, sources: Mapping[str, str], plan: RunPlan) -> dict[str, Any]:
         """The mask stage: kept, inspected again after edits, or made."""
         folder = self.folder / "masks"
-        key = digest(task.sources)
+        key = digest(sources)
         known = self.ledger.facts("masks", key)
         if known and is_present(folder / "tracks.json"):
             report = self._kept_masks(plan, folder, known)
@@ -179,11 +177,18 @@ class Preparation:
                 self.journal.emit("stage_skipped", stage="masks")
                 return report
             with _way_out(folder):
-                report = inspect_again(task, folder)
+                report = inspect_again(self.request.mode, driving, folder)
             self._note_masks(plan, key, folder)
         else:
             self.journal.emit("stage_started", stage="masks")
-            report = replace_masks(task, folder, self._on_masks, lambda made: self._note_masks(plan, key, made))
+            report = replace_masks(
+                self.request,
+                driving,
+                folder,
+                sources=sources,
+                progress=self._on_masks,
+                announce=lambda made: self._note_masks(plan, key, made),
+            )
         self.journal.emit("stage_finished", stage="masks", folder=str(folder))
         return report
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from scail2.budget.choice import Budget
 from scail2.files.ownership import claimed_file
 from scail2.perception.preview import INK, SHEETS, grid, palette_overlay, tile_of, write_sheet
 from scail2.request.animation import AlphaMask, AnimationRequest
@@ -20,7 +21,6 @@ from scail2.request.masks import Reframe
 from scail2.runs.directory import RunDirectory
 from scail2.runs.journal import Listener
 from scail2.runs.model import PipelineCache
-from scail2.runs.planning import RunPlan
 from scail2.runs.preparation import Prepared
 from scail2.runs.rehearsal import copy_prepared
 from scail2.runs.segment_store import SegmentStore
@@ -30,6 +30,7 @@ _SHRINK = 0.5
 # Below this short side nobody could be recognised; films that small are previewed at their own size.
 _LEAST_SIDE = 128
 _SHOWN = 6
+_STAGES = ("encode", "denoise", "decode")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,8 +42,9 @@ class Preview:
         frames, size: how many, and (height, width) in pixels.
         seconds: time that rendering them took.
         segments: of the whole film.
-        whole_seconds: what rendering the whole takes at least, if time grows as the number of pixels and frames does.
-        comparable: whether the whole has segments of the preview's own size, so that the time is more than a bound.
+        whole_seconds: what rendering the whole will take: the time of the preview, times how much more work the budget of the
+            model counts for it; where there is no budget, times how many more pixels it has, which is a lower bound.
+        counted: whether the work was counted.
     """
 
     sheet: Path
@@ -53,7 +55,7 @@ class Preview:
     seconds: float
     segments: int
     whole_seconds: float
-    comparable: bool
+    counted: bool
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -61,11 +63,7 @@ class Preview:
 
     def told(self) -> list[str]:
         """Sentences for people."""
-        bound = (
-            "about"
-            if self.comparable
-            else "at least (attention grows with the square of a segment's pixels, the rest as they do)"
-        )
+        bound = "about" if self.counted else "at least"
         count = "1 segment" if self.segments == 1 else f"{self.segments} segments"
         return [
             f"{self.sheet} shows {self.frames} frames of {self.size[1]}x{self.size[0]}, rendered in {self.seconds:.1f} s; "
@@ -105,6 +103,7 @@ def render_preview(
         write_sheet(staging.place, contact_sheet(prepared, SegmentStore(small.path)))
         staging.publish()
     seconds = small.status().seconds_per_segment or 0.0
+    times, counted = _times_more(whole, prepared)
     return Preview(
         sheet=sheet,
         film=smaller.output,
@@ -113,8 +112,8 @@ def render_preview(
         size=(prepared.plan.height, prepared.plan.width),
         seconds=seconds,
         segments=len(whole.plan.segments.segments),
-        whole_seconds=seconds * sum(_times_larger(whole.plan, prepared.plan)),
-        comparable=all(abs(times - 1) < 1e-9 for times in _times_larger(whole.plan, prepared.plan)),
+        whole_seconds=seconds * times,
+        counted=counted,
     )
 
 
@@ -168,10 +167,21 @@ def contact_sheet(prepared: Prepared, store: SegmentStore) -> np.ndarray:
     return grid([*above, *below], len(above))
 
 
-def _times_larger(whole: RunPlan, small: RunPlan) -> list[float]:
-    """How many times the preview's pixels, over all frames, each segment of the whole has."""
-    one = small.height * small.width * small.segments.segments[0].padded_frames
-    return [whole.height * whole.width * each.padded_frames / one for each in whole.segments.segments]
+def _times_more(whole: Prepared, small: Prepared) -> tuple[float, bool]:
+    """How many times the preview's work the whole film is, and whether that was counted, with attention, or is its pixels."""
+    work = [_rendering(each.budget) for each in (whole, small)]
+    if work[0] and work[1]:
+        return work[0] / work[1], True
+    one = small.plan.height * small.plan.width * small.plan.segments.segments[0].padded_frames
+    every = [whole.plan.height * whole.plan.width * each.padded_frames for each in whole.plan.segments.segments]
+    return sum(every) / one, all(each == one for each in every)
+
+
+def _rendering(budget: Budget | None) -> float | None:
+    """Seconds that a budget expects of the stages of its segments, the loading of the model left out."""
+    if budget is None or budget.chosen is None:
+        return None
+    return sum(seconds for stage, seconds in budget.chosen.seconds.items() if stage in _STAGES)
 
 
 def _duration(seconds: float) -> str:
