@@ -254,6 +254,13 @@ def check_sharing(driving: TrackedMasks, binding: Binding) -> list[Finding]:
     return found
 
 
+# What helps against what a source of masks warns of.
+_SOURCE_FIX = {
+    "given": "give lossless masks",
+    "found": "look at these frames in the preview; give masks, or --characters, --point and --box, where it matters",
+}
+
+
 def check_masks(masks: BoundMasks) -> list[Finding]:
     """All mask checks, most serious first."""
     reference, driving, binding = masks.reference, masks.driving, masks.binding
@@ -267,8 +274,9 @@ def check_masks(masks: BoundMasks) -> list[Finding]:
         *check_sharing(driving, binding),
     ]
     found += [
-        findings.warning("mask_source", text, "give lossless masks")
-        for text in (*reference.warnings, *driving.warnings)
+        findings.warning("mask_source", text, _SOURCE_FIX["given" if masks.origin.startswith("given") else "found"])
+        for masks in (reference, driving)
+        for text in masks.warnings
     ]
     return sort_findings(found)
 
