@@ -90,9 +90,9 @@ def switch_rows() -> Iterator[str]:
     machine = replace(named_machine("RTX 4090", None), memory=200 * GIB)
     plain = Placement(kind=PlacementKind.ENCODERS_FIRST)
     changes = (
-        ("`--placement encoders-first`", plain, "none: the same values"),
-        ("`--placement block-offload`", replace(plain, kind=PlacementKind.BLOCK_OFFLOAD), "none: the same values"),
-        ("`--placement layer-offload`", replace(plain, kind=PlacementKind.LAYER_OFFLOAD), "none: the same values"),
+        ("placement `encoders-first`", plain, "none: the same values"),
+        ("placement `block-offload`", replace(plain, kind=PlacementKind.BLOCK_OFFLOAD), "none: the same values"),
+        ("placement `layer-offload`", replace(plain, kind=PlacementKind.LAYER_OFFLOAD), "none: the same values"),
         ("tokens 8192 at a time", replace(plain, token_chunk=8192), "none: the same arithmetic token by token"),
         (
             "autoencoder in tiles of 256 pixels",
@@ -101,18 +101,18 @@ def switch_rows() -> Iterator[str]:
         ),
         ("autoencoder in bfloat16", replace(plain, vae_bf16=True), "rounding of every layer; not measured here"),
         (
-            "`--weights fp8`",
+            "weights `fp8`",
             replace(plain, storage=WeightStorage.FP8),
             "three bits of mantissa; not measured on the 14B",
         ),
         (
-            "`--weights nf4`",
+            "weights `nf4`",
             replace(plain, storage=WeightStorage.NF4),
             "sixteen values a block of 64; not measured on the 14B",
         ),
     )
     base = requirement(MODEL, job("quality", (512, 896), 81), Placement(kind=PlacementKind.RESIDENT), machine)
-    yield _switch_row("`--placement resident`", base.device_bytes, base.total_seconds, "–")
+    yield _switch_row("placement `resident`", base.device_bytes, base.total_seconds, "–")
     for told, placement, costs in changes:
         found = requirement(MODEL, job("quality", (512, 896), 81), placement, machine)
         yield _switch_row(told, found.device_bytes, found.total_seconds, costs)
@@ -136,7 +136,10 @@ def page() -> str:
         "```sh",
         'scail2 plan --reference hero.png --driving dance.mp4 --card "RTX 4090"   # the same for your job and another machine',
         "scail2 plan --reference hero.png --driving dance.mp4 --memory 16         # for any card of 16 GB",
-        "scail2 calibrate                                                         # measure this machine once",
+        "```",
+        "",
+        "```sh needs-time",
+        "scail2 calibrate   # measures this machine once, in under a minute",
         "```",
         "",
         "`scail2 plan` without a card reckons with this machine. It chooses the fastest placement that fits, shows the next",
@@ -157,7 +160,7 @@ def page() -> str:
         "",
         "## Weights in fewer bytes",
         "",
-        "What is chosen for an RTX 4090 when the transformer's matrices are kept in another form (`--weights`).",
+        "What is chosen for an RTX 4090 when the transformer's matrices are kept in another form.",
         "",
         "| weights | placement | peak, GB | main memory, GB | `quality` |",
         "|---|---|---|---|---|",

@@ -293,4 +293,4 @@ def test_nothing_but_our_own_lines_is_seen_on_standard_error(outcomes):
 
 def test_every_verb_is_among_them(outcomes):
     run = {each["words"][0] for each in outcomes}
-    assert set(_cli(None).commands) - run == UNHEARD
+    assert set(_cli(None).commands) - run <= UNHEARD

@@ -10,6 +10,7 @@ from PIL import Image
 
 from scail2.errors import InputError
 from scail2.masks import BindingSlot
+from scail2.perception.segmenters import snapping
 from scail2.perception.segmenters.given import GivenMasks
 from scail2.perception.segmenters.snapping import PALETTE_NAMES, PaletteSnapper, nearest
 from scail2.perception.store import PaletteFrames
@@ -271,3 +272,31 @@ def test_masks_of_sixteen_bits_that_hold_numbers_are_named_as_that(tmp_path):
     Image.fromarray(matte).save(path)
     found = GivenMasks([path]).segment(ArrayFrames(np.zeros((1, 48, 64, 3), np.uint8)))
     assert np.array_equal(found.labels.labels(0, 1)[0], (matte > 0).astype(np.uint8))
+
+
+def grown_by_sorting(known: np.ndarray, rows: np.ndarray, waiting: np.ndarray, width: int) -> np.ndarray:
+    """What `_grow` makes of ``known``, pixel by pixel: a place is reached from a known one of its row two steps away."""
+    steps = [y * width + x for y in range(-2, 3) for x in range(-2, 3) if y or x]
+    known, open_ = known.copy(), set(waiting.tolist())
+    while found := sorted(at for at in open_ if any(known[at + step] == rows[at] for step in steps)):
+        known[found] = rows[found]
+        open_ -= set(found)
+    return known
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_limbs_are_followed_without_sorting_as_with_it(seed):
+    rng = np.random.default_rng(seed)
+    height, width, margin, nobody = 20, 24, 4, len(snapping.PALETTE)
+    rows = np.zeros((height, width), np.uint8)
+    rows[margin:-margin, margin:-margin] = rng.integers(2, 2 + 1 + seed % 3, (height - 2 * margin, width - 2 * margin))
+    known = np.full((height, width), nobody, np.uint8)
+    places = np.flatnonzero(rows)
+    sure = rng.choice(places, 3, replace=False)
+    known.ravel()[sure] = rows.ravel()[sure]
+    waiting = np.setdiff1d(rng.permutation(places)[: len(places) * 2 // 3], sure)
+    expected = grown_by_sorting(known.ravel(), rows.ravel(), waiting, width)
+    found = known.ravel().copy()
+    snapping._grow(found, rows.ravel(), waiting, width)
+    np.testing.assert_array_equal(found, expected)
+    assert (found != known.ravel()).any()

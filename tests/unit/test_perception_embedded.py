@@ -103,6 +103,19 @@ def test_votes_separate_bodies_that_touch():
     assert group_instances(probability * 0, centre, 64).max() == 0
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_regions_are_numbered_by_their_first_pixels(seed):
+    picture = np.random.default_rng(seed).integers(0, 3 + seed, (23, 31, 3), np.uint8) * 20
+    regions = colour_regions(picture)
+    seen, first = np.unique(regions, return_index=True)
+    assert seen.tolist() == list(range(len(seen)))
+    assert (np.diff(first) > 0).all()
+    for axis in (0, 1):  # neighbours are one region where they are alike; nothing else joins two
+        one, other = (np.delete(regions, edge, axis).ravel() for edge in (-1, 0))
+        alike = np.abs(np.diff(picture.astype(int), axis=axis)).max(axis=-1).ravel() <= 5
+        assert (one[alike] == other[alike]).all()
+
+
 def test_regions_of_one_colour_decide_together():
     picture = np.full((20, 20, 3), 200, np.uint8)
     picture[5:15, 5:15] = (30, 60, 200)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,6 +179,8 @@ def test_cached_pairs_hold_both_videos_and_the_touched_cells(pair, tmp_path):
     # Samples beyond the pairs show them again, with slots of their own.
     assert torch.equal(data[3].target, sample.target)
     assert len({data[n].slots for n in range(5)}) > 1
+    made = json.loads((tmp_path / "latents" / "cache.json").read_text())["source"]["made"]
+    assert made[0]["limits"]["largest_error"] == 0.5
     assert data[0].meta["preferred_error"] == first.meta["preferred_error"]
     with pytest.raises(InputError, match="no pose renders"):
         preference_triplet(first, triplet_settings("nano+pose_driving"), np.random.default_rng(0))
@@ -292,8 +295,18 @@ def test_hands_of_people_are_found(tmp_path):
     """Without --boxes the pose network looks; where it finds nobody, the pair is refused and named."""
     pytest.importorskip("ai_edge_litert")
     from scail2.data.own_preferences import _found_boxes
-    from scail2.video import ArrayFrames
+    from scail2.perception.segmenters.people.joints import find_joints
+    from scail2.video import ArrayFrames, VideoReader
 
+    dancer = ArrayFrames(VideoReader(Path(__file__).parents[1] / "media" / "dance_black.mp4").frames(0, 5))
+    boxes = _found_boxes(dancer)
+    shapes = {name: each.shape for name, each in boxes.items()}
+    assert shapes == {"hands": (2, 5, 4), "faces": (1, 5, 4), "feet": (2, 5, 4)}
+    joints = find_joints(dancer).places[0]
+    for hand, wrist in zip(boxes["hands"], (15, 16), strict=True):
+        assert (hand[:, :2] < joints[:, wrist]).all()
+        assert (joints[:, wrist] < hand[:, 2:]).all()
+    assert (boxes["faces"][0, :, 3] < boxes["feet"][:, :, 1].min(axis=0)).all()  # the face above the feet
     assert _found_boxes(ArrayFrames(np.full((5, 64, 64, 3), 90, np.uint8))) == {}
 
 

@@ -4,8 +4,10 @@ import dataclasses
 import io
 import json
 import logging
+import re
 import tarfile
 import zlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,12 +15,13 @@ from safetensors.torch import load, load_file, save
 from tiny import tiny_transformer
 from training_material import configuration, make_world, weights
 
+from scail2.checkpoints.official_names import to_diffusers_name
 from scail2.data.dataset import LatentDataset
 from scail2.data.samples import collate
 from scail2.errors import InputError
 from scail2.training.config import DataConfig, LoRAConfig, TrainConfig
 from scail2.training.latent_batches import LatentBatches
-from scail2.training.session import build_trainer, load_trainable
+from scail2.training.session import _in_blocks, build_trainer, load_trainable
 from scail2.training.state import latest_state, read_progress
 
 
@@ -42,6 +45,15 @@ def test_adapters_sit_on_ten_layers_of_each_block_and_change_nothing_yet(tmp_pat
     spread = torch.cat([p.detach().flatten() for name, p in trained.items() if "lora_A" in name]).std()
     assert float(spread) == pytest.approx(1 / 8, rel=0.1)
     assert adapted.peft_config["default"].lora_alpha == 8
+
+
+def test_the_14b_gets_the_published_400_pairs():
+    published = json.loads((Path(__file__).parents[1] / "goldens" / "keys_14b.json").read_text())
+    names = [to_diffusers_name(name) for name in published["keys"] if name.endswith(".weight")]
+    pattern = re.compile(_in_blocks(LoRAConfig().target_modules))
+    adapted = [name for name in names if pattern.fullmatch(name.removesuffix(".weight"))]
+    assert len(adapted) == 400
+    assert not any("norm" in name or "add_" in name for name in adapted)
 
 
 class Poisoned:

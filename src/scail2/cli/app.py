@@ -38,6 +38,7 @@ MODULES: tuple[str, ...] = (
     "cache",
     "evaluate",
     "train",
+    "publish",
     "studio",
     "serve",
     "convert",

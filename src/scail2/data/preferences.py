@@ -18,12 +18,15 @@ from scail2.data.pairs import Array, Still, paint_tracks, unpaint_tracks
 from scail2.data.shards import DamagedSample, DamageReport, Record, find_shards, read_index
 from scail2.data.triplet_settings import SampleKind
 from scail2.errors import InputError
-from scail2.files.documents import Between, decode
+from scail2.files.documents import Between, decode, load_json
 from scail2.masks import BINDING_SLOTS
 from scail2.modes import AnimationMode
 
 REGIONS = ("hands", "faces", "feet")
 """What boxes may be around; hands are what the published training looks at."""
+
+MADE = "preferences.json"
+"""In a folder of pairs: how they were made."""
 
 Boxes = Mapping[str, Array]
 """Region -> float32 (N, T, 4): x0, y0, x1, y1 in pixels, x1 <= x0 where it is not seen."""
@@ -257,8 +260,9 @@ class PreferenceShards:
         return tuple(name for name in REGIONS if all(name in each for each in held))
 
     def describe(self) -> dict[str, Any]:
-        """Names and number of the pairs."""
-        return {"preferences": [path.name for path in self.paths], "count": len(self)}
+        """Names and number of the pairs, and how they were made, where their folders say it."""
+        made = [load_json(path / MADE, dict[str, Any]) for path in self.paths if (path / MADE).is_file()]
+        return {"preferences": [path.name for path in self.paths], "count": len(self), "made": made}
 
 
 def holds_preferences(paths: Sequence[Path]) -> bool:

@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 import stat
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from scail2.errors import InputError
 from scail2.files.documents import DocumentError, parse_json
@@ -228,6 +229,12 @@ def plain_errors(action: str, path: Path) -> Iterator[None]:
         named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else path
         reason = _SENTENCES.get(error.errno or 0, error.strerror or str(error))
         raise InputError(f"Cannot {action} {named}: {reason}.") from error
+
+
+def nameless_file(folder: Path) -> BinaryIO:
+    """An empty file to read and write on the disk of ``folder``, for this process alone: it is gone when it is closed, also
+    by a kill, and no folder lists it. Raises `OSError` where nothing can be written."""
+    return tempfile.TemporaryFile(dir=folder, buffering=0)
 
 
 def temporary_name(path: Path) -> Path:

@@ -77,12 +77,15 @@ class DriftControl:
         history[-kept:] = frames[-kept:]
         return replace(output, frames=frames, history=history)
 
-    def measure(self, index: int) -> None:
-        """Measures a finished segment, unless that was done already, and stops the run when it is over the limit."""
+    def measure(self, index: int, frames: np.ndarray | None = None) -> None:
+        """Measures a finished segment, unless that was done already, and stops the run when it is over the limit.
+
+        ``frames`` are the segment's, uint8 (T, H, W, 3), where they are at hand just as they were stored.
+        """
         measured = self._known(index)
         if measured is None:
             try:
-                measured = self._measured(index)
+                measured = self._measured(index, frames)
             except InputError as error:
                 raise self.store.unreadable(index, error) from error
             self.store.write_metrics(index, {"key": self._key(index), "drift": measured.to_json()})
@@ -136,10 +139,11 @@ class DriftControl:
         except (TypeError, ValueError, KeyError, AttributeError):
             return None
 
-    def _measured(self, index: int) -> SegmentDrift:
+    def _measured(self, index: int, frames: np.ndarray | None = None) -> SegmentDrift:
         segment = self.prepared.plan.segments[index]
-        source = self.store.frames(index)
-        frames = source.frames(0, len(source))
+        if frames is None:
+            source = self.store.frames(index)
+            frames = source.frames(0, len(source))
         tail = first = None
         if index:
             before = self.store.frames(index - 1)

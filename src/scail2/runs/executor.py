@@ -302,7 +302,7 @@ class Executor:
             seconds=round(seconds, 3),
             folder=str(self.store.path(output.index)),
         )
-        self.drift.measure(output.index)
+        self.drift.measure(output.index, frames)
 
 
 def _state_after(output: SegmentOutput) -> SegmentState:

@@ -6,7 +6,7 @@ Each stage writes what it was made from into ``stages.json``; with the same inpu
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.segment_store import hash_frames
 from scail2.runs.sound import sound_findings, with_findings
 from scail2.video import FrameSource, VideoReader, first_frames, read_image
+from scail2.video.kept import KeptFrames
 
 _ASKED = ("sam3", "text", "points", "boxes", "reference_points", "reference_boxes", "characters", "accept_mask")
 INPUTS, PLAN = "inputs.json", "plan.json"
@@ -120,9 +121,9 @@ class Preparation:
         self._check_space(plan)
         check_place(request, plan)
         size = (plan.height, plan.width)
-        driving: Any = VideoReader(request.driving, fps=request.fps, size=size, fit=request.fit)
-        info = driving.source_info
-        driving = first_frames(driving, plan.total)
+        reader = VideoReader(request.driving, fps=request.fps, size=size, fit=request.fit)
+        info = reader.source_info
+        driving = KeptFrames(first_frames(reader, plan.total), self.folder)
         video = DrivingVideo(
             frames=driving,
             fps=plan.fps,
@@ -132,6 +133,7 @@ class Preparation:
         )
         report = self._masks(video, self._mask_sources(inputs, plan), plan)
         masks = load_masks(self.folder / "masks", request.mode)
+        masks = replace(masks, driving_mask=KeptFrames(masks.driving_mask, self.folder))
         found = [*picture_findings(request), *sampling_findings(request, facts), *sound_findings(request, plan, info)]
         report = with_findings(report, found)
         where = (self.model.device_kind, self.folder, self.machine)

@@ -158,6 +158,7 @@ def dpo() -> TrainConfig:
         data=DataConfig(shards="out/preferences", batch_size=1),
         preference=PreferenceConfig(),
         precision=None,
+        log_every=5,
         checkpoint_every=50,
     )
 
@@ -176,6 +177,7 @@ def nano_dpo() -> TrainConfig:
         lora=LoRAConfig(rank=32),
         preference=PreferenceConfig(),
         ema_decay=0.0,
+        log_every=5,
         compile_blocks=False,
         checkpoint_every=100,
     )

@@ -1,5 +1,6 @@
 """From a decoded frame to upright RGB: colour matrix, bit depth, rotation, pixel aspect."""
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -14,6 +15,8 @@ from scail2.video.resize import Interpolation, resize_stretch
 
 # Full-resolution chroma and exact rounding: the same bytes on every processor.
 EXACT = Scaler.BICUBIC | Scaler.ACCURATE_RND | Scaler.FULL_CHR_H_INT | Scaler.BITEXACT
+# Luma and chroma of 8 to 16 bits: FFmpeg makes planes of them in a third of the time of packed pixels, the same bytes.
+_TO_PLANES = re.compile(r"(yuvj?4[0-4]{2}p|nv12|nv21|p010|p016)\d*(le|be)?")
 _UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
 _HD_HEIGHT = 720  # players take untagged video of this height and more for BT.709, smaller for BT.601
 
@@ -34,6 +37,8 @@ class Turn:
         return 180 if self.flip_vertical and self.flip_horizontal else 0
 
     def apply(self, picture: np.ndarray) -> np.ndarray:
+        if self == _UPRIGHT:
+            return picture
         if self.transpose:
             picture = picture.swapaxes(0, 1)
         if self.flip_vertical:
@@ -43,6 +48,9 @@ class Turn:
         return np.ascontiguousarray(picture)
 
 
+_UPRIGHT = Turn(False, False, False)
+
+
 def rotation_of(frame: av.VideoFrame) -> Turn | None:
     """The frame's display matrix as a turn; None if it is not one.
 
@@ -50,7 +58,7 @@ def rotation_of(frame: av.VideoFrame) -> Turn | None:
     """
     matrices = [data for data in frame.side_data if "DISPLAYMATRIX" in str(data.type)]
     if not matrices:
-        return Turn(False, False, False)
+        return _UPRIGHT
     values = np.frombuffer(bytes(matrices[0]), dtype=np.int32)
     if values.size < 5:
         return None
@@ -112,6 +120,8 @@ class PixelConverter:
         matrix = None
         if int(frame.colorspace) == _UNSPECIFIED:
             matrix = Colorspace.ITU709 if frame.height >= _HD_HEIGHT else Colorspace.ITU601
+        if layout == "rgb24" and _TO_PLANES.fullmatch(frame.format.name):
+            layout = "gbrp"
         converted = self._reformatter.reformat(
             frame,
             format=layout,
@@ -120,4 +130,13 @@ class PixelConverter:
             interpolation=EXACT,
             threads=1,
         )
-        return converted.to_ndarray()
+        return _of_planes(converted) if layout == "gbrp" else converted.to_ndarray()
+
+
+def _of_planes(frame: av.VideoFrame) -> np.ndarray:
+    """RGB ``(H, W, 3)`` of planes of green, blue and red; in steps of four bytes, from which it is resized without a copy."""
+    picture = np.empty((frame.height, frame.width, 4), np.uint8)
+    for channel, plane in zip((1, 2, 0), frame.planes, strict=True):
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        picture[..., channel] = rows[: frame.height, : frame.width]
+    return picture[..., :3]

@@ -146,12 +146,28 @@ def _resize_array(pixels: np.ndarray, size: tuple[int, int], fit: Fit | None, me
     return result.reshape(*leading, *size, channels)
 
 
+def _as_image(picture: np.ndarray) -> Image.Image:
+    """Pixels uint8 ``(H, W, 3)`` as Pillow has them, in steps of four bytes: three times as fast where they lie so already."""
+    height, width, _ = picture.shape
+    whole = picture.base
+    if (
+        isinstance(whole, np.ndarray)
+        and whole.shape == (height, width, 4)
+        and whole.dtype == np.uint8
+        and whole.flags.c_contiguous
+        and picture.strides == whole.strides
+        and picture.ctypes.data == whole.ctypes.data
+    ):
+        return Image.frombytes("RGB", (width, height), memoryview(whole.data), "raw", "RGBX")
+    return Image.fromarray(np.ascontiguousarray(picture), "RGB")
+
+
 def _resize_picture(picture: np.ndarray, size: tuple[int, int], box, method: Interpolation) -> np.ndarray:
     def scale(plane: Image.Image) -> np.ndarray:
         return np.asarray(plane.resize((size[1], size[0]), _RESAMPLING[method], box=box))
 
     if picture.dtype == np.uint8 and picture.shape[-1] == 3:
-        return scale(Image.fromarray(np.ascontiguousarray(picture), "RGB"))
+        return scale(_as_image(picture))
     # Alpha is scaled like any other plane (Pillow would premultiply "RGBA"); floats go plane by plane as well.
     planes = picture if picture.dtype == np.uint8 else picture.astype(np.float32, copy=False)
     scaled = [scale(Image.fromarray(np.ascontiguousarray(planes[..., c]))) for c in range(planes.shape[-1])]

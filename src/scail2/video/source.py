@@ -92,6 +92,10 @@ class FirstFrames:
             raise IndexError(f"frames {start}:{stop} asked of the first {self._count}")
         return self.source.frames(start, stop)
 
+    def close(self) -> None:
+        """Releases the file."""
+        self.source.close()
+
 
 def first_frames(source: Any, count: int | None) -> Any:
     """A `VideoReader` as it is, or its first ``count`` frames where it has more."""

@@ -29,7 +29,10 @@ def colour_regions(rgb: np.ndarray, similar: int = SIMILAR) -> np.ndarray:
         np.minimum.at(root, high, low)
         while not np.array_equal(root, shorter := root[root]):
             root = shorter
-    return np.unique(root, return_inverse=True)[1].reshape(height, width)
+    # Each root's place among the roots, which are numbers of pixels: counted, not sorted.
+    present = np.zeros(root.size, bool)
+    present[root] = True
+    return (np.cumsum(present) - 1)[root].reshape(height, width)
 
 
 def vote(probability: np.ndarray, regions: np.ndarray) -> np.ndarray:

@@ -256,10 +256,15 @@ def _grow(known: np.ndarray, rows: np.ndarray, waiting: np.ndarray, width: int) 
     open_[waiting] = True
     linked = np.logical_or.reduce([known[waiting + step] == rows[waiting] for step in steps])
     front = waiting[linked]
+    number = np.zeros(known.shape, np.int32)
     while front.size:
         known[front], open_[front] = rows[front], False
         beside = [front + step for step in steps]
-        front = np.unique(np.concatenate([at[open_[at] & (rows[at] == rows[front])] for at in beside]))
+        reached = np.concatenate([at[open_[at] & (rows[at] == rows[front])] for at in beside])
+        # Each place once: the one that wrote its number last.
+        own = np.arange(len(reached), dtype=np.int32)
+        number[reached] = own
+        front = reached[number[reached] == own]
 
 
 def _colours_around(known: np.ndarray, places: np.ndarray, width: int, reaches: Sequence[int]) -> np.ndarray:

@@ -47,17 +47,23 @@ def region_error(
     return error.sum(dim=1) / region.flatten(1).sum(dim=1).clamp(min=1e-6)
 
 
-def preference_logit(preferred: torch.Tensor, rejected: torch.Tensor, beta: float) -> torch.Tensor:
-    """z ``(B,)`` of the two videos' Δ_M ``(B,)``: above 0 where the preferred one gained more."""
-    return -0.5 * beta * (preferred - rejected)
+def bias_aware_dpo_loss(
+    preferred: torch.Tensor, rejected: torch.Tensor, beta: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """L_M of each sample and its z, both ``(B,)``, from the two videos' Δ_M ``(B,)``.
+
+    z is above 0 where the preferred video gained more than the rejected one.
+    """
+    logit = -0.5 * beta * (preferred - rejected)
+    return -F.logsigmoid(logit), logit
 
 
 class PreferenceObjective(FlowMatchingObjective):
     """Supervised flow matching on the preferred video plus λ times the preference loss in the regions.
 
-    The gradient is taken in two passes, so that one graph is alive at a time: the rejected video's error without gradient gives
-    the weight w = β/2 · σ(−z), then +w times the preferred error and −w times the rejected one are differentiated one after the
-    other. That is the gradient of the joint loss.
+    The gradient is taken in two passes, so that one graph is alive at a time: the rejected video's error, without its gradient,
+    gives the weight w = β/2 · σ(−z), then +w times the preferred error and −w times the rejected one are differentiated one
+    after the other. That is the gradient of the joint loss.
 
     Args:
         transformer: with adapters; without them it is the reference.
@@ -86,18 +92,20 @@ class PreferenceObjective(FlowMatchingObjective):
         region = latents.region_weight(settings.regions) * (1 - draw.history)
         if latents.excluded is not None:
             region = region * (latents.excluded.amax(1, keepdim=True) == 0)
-        with torch.no_grad():
-            reference = [self._reference_error(video, draw, region) for video in (latents.target, latents.rejected)]
-            rejected = self._error(self.velocity(latents.rejected, draw), latents.rejected, draw, region)
+        # No pass runs under no_grad, where the network takes other kernels: in bfloat16 their rounding alone, times β, would be
+        # a preference. Without adapters nothing is trainable, so no graph is built; the rejected video's is let go at once.
+        reference = [self._reference_error(video, draw, region) for video in (latents.target, latents.rejected)]
+        rejected = self._error(self.velocity(latents.rejected, draw), latents.rejected, draw, region).detach()
         velocity = self.velocity(latents.target, draw)
         preferred = self._error(velocity, latents.target, draw, region)
         differences = preferred.detach() - reference[0], rejected - reference[1]
-        logit = preference_logit(*differences, settings.beta)
+        loss, logit = bias_aware_dpo_loss(*differences, settings.beta)
         sft = self.matching(velocity, latents, draw)
         # d(mean −log σ(z)) / d(Δ of each sample), for the preferred video; the rejected one's is its negative.
         pull = 0.5 * settings.beta * torch.sigmoid(-logit) / len(logit)
         seen = (region.flatten(1).sum(dim=1) > 0).float()
-        terms = _terms(differences, logit, seen) | {"sft": sft.detach(), "reference_error": _mean(reference[0], seen)}
+        terms = {"sft": sft.detach(), "preference": loss.mean(), "reference_error": _mean(reference[0], seen)}
+        terms |= _terms(differences, logit, seen)
         yield sft + settings.weight * (pull * preferred).sum(), terms
         del velocity, preferred, sft
         again = self._error(self.velocity(latents.rejected, draw), latents.rejected, draw, region)
@@ -124,7 +132,7 @@ class PreferenceObjective(FlowMatchingObjective):
     def _reference_error(self, video: torch.Tensor, draw: NoiseDraw, region: torch.Tensor) -> torch.Tensor:
         self.transformer.disable_adapters()
         try:
-            return self._error(self.velocity(video, draw), video, draw, region)
+            return self._error(self.velocity(video, draw), video, draw, region).detach()
         finally:
             self.transformer.enable_adapters()
 
@@ -135,7 +143,6 @@ def _terms(
     """Numbers for the log, over the samples that show the region."""
     right = (logit > 0).float() + 0.5 * (logit == 0).float()
     return {
-        "preference": -F.logsigmoid(logit).mean(),
         "delta_preferred": _mean(differences[0], seen),
         "delta_rejected": _mean(differences[1], seen),
         "logit": _mean(logit, seen),

@@ -1,0 +1,111 @@
+"""A finished training as a folder to give away."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_material import configuration, make_world
+
+from scail2.checkpoints.lora import apply_loras
+from scail2.checkpoints.transformer_files import read_transformer
+from scail2.errors import InputError
+from scail2.models.transformer import SCAIL2Transformer3DModel
+from scail2.training.config import LoRAConfig, LossConfig, PreferenceConfig
+from scail2.training.publication import Card, publish
+from scail2.training.session import build_trainer, export_transformer, load_trainable
+from scail2.training.state import latest_state, load_weights
+
+CARD = Card(title="Toy hands", licence="mit", data_note="Drawn by me.")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture(scope="module")
+def adapted(world, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "adapted"
+    config = configuration(world, steps=3, lora=LoRAConfig(rank=2, alpha=4.0), loss=LossConfig(), ema_decay=0.0)
+    build_trainer(config, run).run()
+    export_transformer(config, run, run / "adapter")
+    return config, run
+
+
+def test_adapters_are_published_as_one_file_that_others_read(adapted, world, tmp_path):
+    config, run = adapted
+    assert publish(run, tmp_path / "out", CARD) == ["README.md", "toy.safetensors"]
+    trained, fused = load_trainable(config), load_trainable(dataclasses.replace(config, lora=None))
+    load_weights(latest_state(run / "checkpoints"), trained)
+    apply_loras(fused, [(tmp_path / "out" / "toy.safetensors", 1.0)])
+    layer = trained.blocks[1].attn1.to_q
+    change = 2.0 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight  # alpha 4 over rank 2
+    assert change.abs().max() > 0
+    torch.testing.assert_close(fused.blocks[1].attn1.to_q.weight, layer.base_layer.weight + change)
+
+
+def test_the_card_says_what_was_trained_on_what(adapted, world, tmp_path):
+    _, run = adapted
+    measures = {"animation_single": {"clips": 3, "hand_psnr": 21.25, "limb_iou": None}, "settings": {"clips": 3}}
+    (tmp_path / "measures.json").write_text(json.dumps(measures))
+    publish(run, tmp_path / "out", dataclasses.replace(CARD, evaluations=(tmp_path / "measures.json",)))
+    card = (tmp_path / "out" / "README.md").read_text()
+    front = card.split("---\n")[1]
+    assert 'license: "mit"' in front
+    assert 'base_model: "model"' in front
+    assert '"lora"' in front
+    for line in (
+        "# Toy hands",
+        "Drawn by me.",
+        "| steps | 3 |",
+        "| samples | 12 |",
+        "| samples a step | 4 |",
+        "rank 2",
+    ):
+        assert line in card, line
+    assert "| of them animation_single |" in card
+    assert "| frames x height x width | 9x32x32 (12) |" in card
+    assert '"puppets"' in card
+    assert "| measures.json | animation_single | 3 | – | 21.250 |" in card
+    assert str(world) not in card  # names, not places
+    (tmp_path / "measures.json").write_text("{}")
+    with pytest.raises(InputError, match="holds no evaluation"):
+        publish(run, tmp_path / "other", dataclasses.replace(CARD, evaluations=(tmp_path / "measures.json",)))
+    assert not (tmp_path / "other").exists()
+
+
+def test_whole_transformers_are_published_in_the_published_names(world, tmp_path):
+    config = configuration(world, steps=1)
+    build_trainer(config, tmp_path / "run").run()
+    with pytest.raises(InputError, match="no exported transformer"):
+        publish(tmp_path / "run", tmp_path / "out", CARD)
+    export_transformer(config, tmp_path / "run", tmp_path / "run" / "transformer")
+    publish(tmp_path / "run", tmp_path / "out", CARD)
+    file = tmp_path / "out" / "toy.safetensors"
+    assert "blocks.0.self_attn.q.weight" in load_file(file)
+    again = read_transformer(SCAIL2Transformer3DModel, file)
+    ours = SCAIL2Transformer3DModel.from_pretrained(tmp_path / "run" / "transformer").state_dict()
+    assert all(torch.equal(value, ours[name]) for name, value in again.state_dict().items())
+    with pytest.raises(InputError, match="exists already"):
+        publish(tmp_path / "run", tmp_path / "out", CARD)
+
+
+def test_preference_runs_say_so_and_other_folders_are_refused(adapted, tmp_path):
+    _, run = adapted
+    copy = tmp_path / "run"
+    (copy / "adapter").mkdir(parents=True)
+    (copy / "adapter" / "toy.safetensors").write_bytes((run / "adapter" / "toy.safetensors").read_bytes())
+    config = json.loads((run / "config.json").read_text())
+    config["preference"] = dataclasses.asdict(PreferenceConfig())
+    config["data"]["shards"] = str(tmp_path / "gone")
+    (copy / "config.json").write_text(json.dumps(config))
+    publish(copy, tmp_path / "out", CARD)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| β, λ, regions | 5000.0, 0.01, hands 1 |" in card
+    assert "The cache `gone` was not there" in card
+    with pytest.raises(InputError, match="no training's folder"):
+        publish(tmp_path, tmp_path / "b", CARD)
+    with pytest.raises(InputError, match="one line of text"):
+        Card(title="", licence="mit")
