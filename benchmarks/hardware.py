@@ -90,9 +90,9 @@ def switch_rows() -> Iterator[str]:
     machine = replace(named_machine("RTX 4090", None), memory=200 * GIB)
     plain = Placement(kind=PlacementKind.ENCODERS_FIRST)
     changes = (
-        ("placement `encoders-first`", plain, "none: the same values"),
-        ("placement `block-offload`", replace(plain, kind=PlacementKind.BLOCK_OFFLOAD), "none: the same values"),
-        ("placement `layer-offload`", replace(plain, kind=PlacementKind.LAYER_OFFLOAD), "none: the same values"),
+        ("`--placement encoders-first`", plain, "none: the same values"),
+        ("`--placement block-offload`", replace(plain, kind=PlacementKind.BLOCK_OFFLOAD), "none: the same values"),
+        ("`--placement layer-offload`", replace(plain, kind=PlacementKind.LAYER_OFFLOAD), "none: the same values"),
         ("tokens 8192 at a time", replace(plain, token_chunk=8192), "none: the same arithmetic token by token"),
         (
             "autoencoder in tiles of 256 pixels",
@@ -101,18 +101,18 @@ def switch_rows() -> Iterator[str]:
         ),
         ("autoencoder in bfloat16", replace(plain, vae_bf16=True), "rounding of every layer; not measured here"),
         (
-            "weights `fp8`",
+            "`--weights fp8`",
             replace(plain, storage=WeightStorage.FP8),
             "three bits of mantissa; not measured on the 14B",
         ),
         (
-            "weights `nf4`",
+            "`--weights nf4`",
             replace(plain, storage=WeightStorage.NF4),
             "sixteen values a block of 64; not measured on the 14B",
         ),
     )
     base = requirement(MODEL, job("quality", (512, 896), 81), Placement(kind=PlacementKind.RESIDENT), machine)
-    yield _switch_row("placement `resident`", base.device_bytes, base.total_seconds, "–")
+    yield _switch_row("`--placement resident`", base.device_bytes, base.total_seconds, "–")
     for told, placement, costs in changes:
         found = requirement(MODEL, job("quality", (512, 896), 81), placement, machine)
         yield _switch_row(told, found.device_bytes, found.total_seconds, costs)

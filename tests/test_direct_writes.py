@@ -25,6 +25,7 @@ ALLOWED = {
     ("serving.uploads", "Uploads._store"): STAGED,
     ("serving.uploads", "Uploads.receive"): "renames what is whole and examined to its hash",
     ("serving.worker_process", "main"): "the standard output, for messages to the service",
+    ("training.publication", "publish"): STAGED,
     ("training.records", "TrainingRecord.__init__"): "a log that grows line by line",
     ("training.run_folder", "exported_folder"): "renames an older export into a staging folder",
     ("training.run_folder", "save_config"): "a log of changes that grows line by line",

@@ -267,8 +267,6 @@ def test_every_runnable_command_runs(outcomes):
 OURS = (
     r"No --model: using the embedded checkpoint\. .*",
     r"(warning|note): .*",
-    r"Verdict: .*",
-    r"  .+",  # what a verdict rests on
     r"segment \d{3} \(\d+ of \d+\): .*",
     r"(animation: the pictured puppet performs|demo\.html shows them) .*",
     r"/.* is finished; the run with its segments, masks and measurements is /.*",

@@ -428,6 +428,7 @@ MISSING = (
     "status no.run",
     "rerender no.run --segment 0",
     "clean no.run",
+    "compare no.run other.run",
     "convert no.safetensors --out weights",
     "info no.safetensors",
     "evaluate no",

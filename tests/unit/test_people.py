@@ -14,9 +14,10 @@ from scail2.perception.binding import bind
 from scail2.perception.bound_masks import BoundMasks
 from scail2.perception.checks import framing
 from scail2.perception.checks.extents import pair_extents
+from scail2.perception.checks.validate import check_masks
 from scail2.perception.segmenters.people.joints import Joints, find_joints, motion_error
-from scail2.perception.segmenters.people.network import OUTSIDE, PoseNetwork, Square, crop, installed, placed
-from scail2.perception.segmenters.people.places import PlaceFinder
+from scail2.perception.segmenters.people.network import OUTSIDE, Body, PoseNetwork, Square, crop, installed, placed
+from scail2.perception.segmenters.people.places import Finding, PlaceFinder
 from scail2.perception.segmenters.people.segmenter import PeopleSegmenter
 from scail2.perception.segmenters.people.skeleton import SkeletonStyle, draw_skeletons, smoothed
 from scail2.perception.tracks import TrackedMasks, TrackRecorder
@@ -127,6 +128,28 @@ def test_a_gap_is_bridged_and_told(network, dancer):
     assert at.x == pytest.approx((before.x + after.x) / 2)
     found = PeopleSegmenter(network, refuse_below=0).segment(ArrayFrames(clip))
     assert "not found in 1 frames (4 to 4)" in found.warnings[0]
+    masks = BoundMasks(mode=AnimationMode.ANIMATION, reference=found, driving=found, binding=bind(found, found))
+    told = [each for each in check_masks(masks) if each.code == "mask_source"]
+    assert {each.fix.split(",")[0] for each in told} == {"look at these frames in the preview"}
+
+
+@pytest.mark.parametrize(
+    ("x", "side", "frame", "known"),
+    [(125, 80, 7, True), (75, 110, 16, True), (160, 80, 7, False), (100, 200, 7, False), (100, 80, 17, False)],
+)
+def test_somebody_who_is_lost_for_a_moment_is_the_same_person(network, x, side, frame, known):
+    def found(x, side, corner):
+        nothing = np.zeros((33, 2), np.float32)
+        square = Square(x, 100, side)
+        body = Body(square, 1.0, nothing, nothing[:, 0], np.zeros((0, 0), np.float32), square)
+        footprint = np.zeros((64, 64), bool)
+        footprint[corner : corner + 8] = True
+        return Finding(body, footprint)
+
+    finder = PlaceFinder(network)
+    finder._assign(4, found(100, 80, 0))
+    finder._assign(frame, found(x, side, 30))  # elsewhere, by its outline
+    assert [sorted(person.findings) for person in finder.people] == ([[4, frame]] if known else [[4], [frame]])
 
 
 def test_somebody_missed_at_first_is_followed_backwards(network, dancer):

@@ -114,6 +114,20 @@ def test_files_give_the_pair_back(pair, tmp_path):
         read_preference(record)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"boxes": 3}, {"boxes": {"preferred": []}}, {"characters": 99}, {"preference": "dance"}]
+)
+def test_records_that_are_no_pairs_are_named_and_left_out(pair, tmp_path, wrong):
+    meta, members = preference_members(pair)
+    with ShardWriter(tmp_path / "a.tar") as writer:
+        writer.write("0", meta, members)
+        writer.write("1", meta | wrong, members)
+    stored = PreferenceShards([tmp_path])
+    assert len(stored) == 1
+    assert stored.damage.lines() == ["sample a.tar/1: not a preference pair"]
+    assert stored.regions == ("hands", "faces", "feet")
+
+
 def test_boxes_touch_the_pixels_that_they_touch():
     boxes = np.zeros((2, 2, 4), np.float32)
     boxes[0, 0] = (1.5, 2.0, 3.0, 3.2)

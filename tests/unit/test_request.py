@@ -26,7 +26,8 @@ FULL = FILES | {
     "model": "hub:owner/name",
     "lora": ("x.safetensors:0.8",),
     "dtype": "bfloat16",
-    "offload": "layers",
+    "placement": "layer-offload",
+    "weights": "fp8",
     "preset": "fast",
     "num_inference_steps": 6,
     "guidance_scale": 1.0,
@@ -337,3 +338,15 @@ def test_what_cannot_be_meant_about_masks_is_refused(settings, said):
 def test_settings_of_masks_are_settings_of_a_run():
     names = {each.name: each.metadata for each in fields(AnimationRequest)}
     assert {each.name: each.metadata for each in fields(MaskRequest)}.items() <= names.items()
+
+
+@pytest.mark.parametrize(
+    ("earlier", "kind"), [("off", "auto"), ("model", "encoders-first"), ("layers", "layer-offload"), ("auto", "auto")]
+)
+def test_offload_is_an_earlier_name_of_placement(earlier, kind, tmp_path):
+    request = AnimationRequest.from_json(FILES | {"mode": "animation", "offload": earlier})
+    assert request.placement == kind
+    (tmp_path / "a.toml").write_text(f'offload = "{earlier}"\n')
+    assert AnimationRequest.from_toml(tmp_path / "a.toml", mode="animation", **FILES).placement == kind
+    with pytest.raises(InputError, match=r"'placement' \(--placement\) must be one of auto, resident, encoders-first"):
+        AnimationRequest(**FILES, mode="animation", placement="disk")

@@ -137,6 +137,17 @@ def test_status_counts_what_the_request_asks_for_now(run, pipe, tmp_path):
     assert RunDirectory.open(run.path).status().finished == (0, 1)
 
 
+def test_a_refusal_takes_nothing_from_whoever_worked_on_the_run_meanwhile(run, pipe):
+    late = RunDirectory.create(run.path, run.request.with_changes(solver="magic"))
+    RunDirectory.create(run.path, run.request.with_changes(seed=8)).execute(pipe)
+    before = tree(run.path)
+    with pytest.raises(InputError, match="unknown solver"):
+        late.execute(pipe)
+    after = tree(run.path)
+    assert RunDirectory.open(run.path).status().finished == (0, 1)
+    assert after["stages.json"] == before["stages.json"]
+
+
 def test_a_rehearsal_looks_at_the_masks_as_they_are_painted_now(run, pipe, tmp_path):
     place = tmp_path / "rehearsal"
     place.mkdir()

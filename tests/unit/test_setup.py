@@ -18,7 +18,7 @@ from checkpoint_files import published_vae, randomised
 from diffusers import AutoencoderKLWan
 from hub_server import hub_server
 from safetensors.torch import save_file
-from tiny import bare_pipeline, footage, tiny_transformer
+from tiny import tiny_transformer
 
 from scail2.checkpoints.transformer_files import save_official
 from scail2.cli import machine
@@ -37,7 +37,7 @@ from scail2.files.public.catalogue import (
     every_file,
     model_set,
 )
-from scail2.files.public.choice import Offload, choose
+from scail2.files.public.choice import Layout, choose
 from scail2.files.public.installed import (
     PARTIAL,
     FileState,
@@ -118,23 +118,23 @@ def test_every_extra_of_the_package_is_explained():
 
 
 @pytest.mark.parametrize(
-    ("memory", "files", "offload"),
+    ("memory", "files", "layout"),
     [
         (None, "scail2-14b-fp8", None),
         (8, "scail2-14b-fp8", None),
         (10.9, "scail2-14b-fp8", None),
-        (11, "scail2-14b-fp8", Offload.LAYERS),
-        (24, "scail2-14b-fp8", Offload.LAYERS),
-        (38.9, "scail2-14b-fp8", Offload.LAYERS),
-        (39, "scail2-14b-fp16", Offload.MODEL),
-        (48, "scail2-14b-fp16", Offload.MODEL),
-        (51, "scail2-14b-fp16", Offload.OFF),
-        (80, "scail2-14b-fp16", Offload.OFF),
+        (11, "scail2-14b-fp8", Layout.BLOCK_OFFLOAD),
+        (24, "scail2-14b-fp8", Layout.BLOCK_OFFLOAD),
+        (38.9, "scail2-14b-fp8", Layout.BLOCK_OFFLOAD),
+        (39, "scail2-14b-fp16", Layout.ENCODERS_FIRST),
+        (48, "scail2-14b-fp16", Layout.ENCODERS_FIRST),
+        (51, "scail2-14b-fp16", Layout.RESIDENT),
+        (80, "scail2-14b-fp16", Layout.RESIDENT),
     ],
 )
-def test_the_choice_follows_the_memory(memory, files, offload):
+def test_the_choice_follows_the_memory(memory, files, layout):
     choice = choose(memory)
-    assert (choice.files.name, choice.offload) == (files, offload)
+    assert (choice.files.name, choice.layout) == (files, layout)
 
 
 def test_setup_for_24_gib(capsys, monkeypatch, tmp_path):
@@ -143,7 +143,7 @@ def test_setup_for_24_gib(capsys, monkeypatch, tmp_path):
     code, lines, error = run(capsys, "setup", "--memory", "24")
     assert (code, error) == (0, "")
     assert lines[0] == "For 24 GiB of GPU memory, as asked."
-    assert lines[1].startswith("It fits: layers visit the GPU in turn (--offload layers).")
+    assert lines[1].startswith("It fits: blocks of the transformer visit the GPU in turn (--placement block-offload).")
     assert "about 11 GiB for 81 frames of 512x896, by arithmetic on public numbers, not measured here" in lines[1]
     rows = [line.split() for line in lines if line.split()[1:2] == ["missing"]]
     assert [(row[0], row[2]) for row in rows] == [
@@ -157,7 +157,9 @@ def test_setup_for_24_gib(capsys, monkeypatch, tmp_path):
     assert "27.9 GB in all, 27.9 GB still to fetch; 123.0 GB free." in lines
     assert f"They go to {tmp_path / 'data' / 'scail2'}." in lines
     assert "To fetch them:  scail2 setup --model scail2-14b-fp8 --download --memory 24" in lines
-    assert any(line.startswith("Then:  scail2 animate --model scail2-14b-fp8 --offload layers ") for line in lines)
+    assert any(
+        line.startswith("Then:  scail2 animate --model scail2-14b-fp8 --placement block-offload ") for line in lines
+    )
     assert not (tmp_path / "data").exists()
 
 
@@ -198,24 +200,6 @@ def test_unknown_set(capsys):
     code, _, error = run(capsys, "setup", "--model", "scail3", "--memory", "80")
     assert code == 2
     assert "There is no set of files called 'scail3': choose one of scail2-14b-fp16, " in error
-
-
-def test_offloaded_layers_give_the_same_frames(tmp_path):
-    def frames(pipe):
-        generator = torch.Generator().manual_seed(0)
-        material = footage(13)
-        made = pipe(**material, mode="animation", num_inference_steps=1, generator=generator, output_type="pt")
-        return made.frames
-
-    bare_pipeline().save_pretrained(tmp_path / "model")
-    expected = frames(load_pipeline(tmp_path / "model", device="cpu"))
-    pipe = load_pipeline(tmp_path / "model", device="cpu", offload="layers")
-    assert any(hasattr(each, "_diffusers_hook") for each in pipe.transformer.modules())
-    assert torch.equal(frames(pipe), expected)
-    with pytest.raises(InputError, match="takes a GPU; on a CPU everything is in main memory already"):
-        load_pipeline(tmp_path / "model", device="cpu", offload="model")
-    with pytest.raises(InputError, match="called 'disk': choose one of off, model, layers"):
-        load_pipeline(tmp_path / "model", device="cpu", offload="disk")
 
 
 # ---- the folder and short names -------------------------------------------------------------------------------------
@@ -296,7 +280,7 @@ def test_a_fit_machine_has_no_problem():
     assert found["Python"].found == "3.12.1, Linux x86_64, scail2 0.1.0"
     assert found["PyTorch"].found == "2.13.0, built for CUDA 12.8"
     assert found["GPU"].found == "RTX 4090, 23.6 GiB, 22.9 free, driver NVIDIA 570.86: the 14B fits in parts"
-    assert found["GPU"].fix == "layers visit the GPU in turn (--offload layers)"
+    assert found["GPU"].fix == "blocks of the transformer visit the GPU in turn (--placement block-offload)"
     assert found["bfloat16"].found == "native on the GPU"
     assert found["attention"].found == "PyTorch's own and flash, sage (pipe.transformer.set_attention_backend)"
     assert found["memory"].found == "64.0 GiB, 60.0 free"
@@ -578,12 +562,12 @@ def test_the_version_and_completion(capsys):
 
 def test_the_pages_state_the_choice_as_it_is():
     readme, page = ((ROOT / name).read_text() for name in ("README.md", "docs/setup.md"))
-    for offload in Offload:
-        files = choose(offload.need).files
-        assert choose(offload.need).offload is offload
+    for layout in Layout:
+        files = choose(layout.need).files
+        assert choose(layout.need).layout is layout
         total = f"{files.gigabytes + sum(each.gigabytes for each in LORAS):.1f} GB"
-        assert f"| from {offload.need} GiB | {total} |" in readme
-        assert f"| from {offload.need} GiB | `{files.name}` | {total} |" in page
+        assert f"| from {layout.need} GiB | {total} |" in readme
+        assert f"| from {layout.need} GiB | `{files.name}` | {total} |" in page
     names = {DEFAULT_MODEL, *(each.name for each in MODEL_SETS)}
     told = set()
     for name in re.findall(r"`(scail2-14b[a-z0-9-]*|-[a-z0-9]+)`", page.partition("| name for")[2]):
@@ -593,8 +577,8 @@ def test_the_pages_state_the_choice_as_it_is():
 
 def test_every_command_of_the_page_runs_or_downloads(capsys, monkeypatch):
     monkeypatch.setattr(machine, "gpus", lambda: (CARD,))
-    block = re.search(r"```sh\n(.*?)```", (ROOT / "docs/setup.md").read_text(), re.DOTALL)[1]
-    commands = [line.partition("#")[::2] for line in block.splitlines()]
+    blocks = re.findall(r"```sh[^\n]*\n(.*?)```", (ROOT / "docs/setup.md").read_text(), re.DOTALL)[:2]
+    commands = [line.partition("#")[::2] for block in blocks for line in block.splitlines()]
     assert len(commands) == 5
     for command, remark in commands:
         words = command.split()

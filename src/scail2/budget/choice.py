@@ -40,6 +40,7 @@ class Budget:
         return {
             "machine": self.machine.name,
             "memory_gib": round(self.machine.memory / GIB, 2),
+            "is_cpu": self.machine.is_cpu,
             "rates": "measured" if self.machine.rates.measured else "stated",
             "within": self.within,
             "fits": self.chosen is not None,

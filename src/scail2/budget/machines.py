@@ -169,7 +169,7 @@ def this_machine(kind: str, folder: Path, measured: Rates | None = None) -> Mach
         nearest = _like("", 16)
         return Machine(name=kind, memory=main, rates=measured or card_rates(nearest), main_memory=main, disk=disk)
     return Machine(
-        name=f"this CPU ({_threads()} threads)",
+        name=f"this CPU with {_threads()} thread{'s' if _threads() > 1 else ''}",
         memory=main,
         rates=measured or cpu_rates(),
         main_memory=main,

@@ -68,6 +68,11 @@ def largest_matrix(shape: TransformerShape, itemsize: int) -> float:
     return itemsize * shape.dim * max(shape.dim, shape.ffn_dim)
 
 
+def largest_layer(shape: TransformerShape, itemsize: int) -> float:
+    """Bytes of the largest single layer: a block's largest matrix, or the float32 projection of the timestep."""
+    return max(largest_matrix(shape, itemsize), _FLOAT * 6 * shape.dim**2)
+
+
 def transformer_bytes(shape: TransformerShape, itemsize: int, storage: WeightStorage = WeightStorage.FULL) -> float:
     """Bytes of all weights as they are kept."""
     return other_bytes(shape, itemsize) + shape.num_layers * block_bytes(shape, itemsize, storage)

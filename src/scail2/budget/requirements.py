@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -164,7 +165,7 @@ class _Reckoning:
             blocks = min(shape.num_layers, 1 + self.placement.prefetched_blocks)
             return memory.other_bytes(shape, size) + blocks * memory.block_bytes(shape, size, storage) + unpacked
         if self.placement.kind is PlacementKind.LAYER_OFFLOAD:
-            return 2 * memory.largest_matrix(shape, size) + unpacked
+            return memory.largest_layer(shape, size) + memory.largest_matrix(shape, size) + unpacked
         return self.weights() + unpacked
 
     def encoder_weights(self) -> dict[str, float]:
@@ -247,14 +248,16 @@ class _Reckoning:
         encode, denoise, decode = 0.0, 0.0, 0.0
         ratio = model.transformer.driving_downsample
         driving = (job.size[0] // ratio, job.size[1] // ratio)
-        for number, frames in enumerate(job.segments):
-            encode += frames * job.size[0] * job.size[1] / rates.pixels
-            encode += self._vae_seconds(video_encoding(model.autoencoder, driving, frames))
-            if number:
-                encode += self._vae_seconds(video_encoding(model.autoencoder, job.size, job.overlap))
-            new = frames - job.overlap if number else frames
-            decode += self._vae_seconds(video_decoding(model.autoencoder, job.size, frames, new))
-            denoise += self._denoising(frames)
+        # Most segments of a long video are alike.
+        kinds = Counter((frames, bool(number)) for number, frames in enumerate(job.segments))
+        for (frames, continues), count in kinds.items():
+            encode += count * frames * job.size[0] * job.size[1] / rates.pixels
+            encode += count * self._vae_seconds(video_encoding(model.autoencoder, driving, frames))
+            if continues:
+                encode += count * self._vae_seconds(video_encoding(model.autoencoder, job.size, job.overlap))
+            new = frames - job.overlap if continues else frames
+            decode += count * self._vae_seconds(video_decoding(model.autoencoder, job.size, frames, new))
+            denoise += count * self._denoising(frames)
         pictures = 1 + job.additional_references
         encode += pictures * self._vae_seconds(video_encoding(model.autoencoder, job.size, 1))
         host = job.frames * (job.size[0] * job.size[1] / rates.host_pixels + 1 / rates.host_frames)

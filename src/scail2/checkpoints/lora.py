@@ -82,12 +82,13 @@ def apply_loras(
     state.reversible = reversible
     state.loras += [(_label(source), strength) for source, strength in loras]
     setattr(transformer, _STATE, state)
+    copies = _offloaded_copies(transformer)
     for name, contributions in additions.items():
         original = parameters[name].data
         fused = _fused(original, contributions)
         if reversible:
             state.originals.setdefault(name, original)
-        parameters[name].data = fused
+        _replace(parameters[name], fused, copies)
     for lora, _ in opened:
         lora.file.release()
     state.remarks += [remark for lora, _ in opened if (remark := _told_passed_over(lora))]
@@ -117,10 +118,27 @@ def unfuse_loras(transformer: torch.nn.Module) -> None:
     state = fused_loras(transformer)
     if state.loras and not state.reversible:
         raise InputError("These LoRAs were fused with reversible=False: load the transformer again to be rid of them.")
-    parameters = _parameters(transformer)
+    parameters, copies = _parameters(transformer), _offloaded_copies(transformer)
     for name, original in state.originals.items():
-        parameters[name].data = original.to(parameters[name].device)
+        _replace(parameters[name], original.to(parameters[name].device), copies)
     setattr(transformer, _STATE, FusedLoras())
+
+
+def _offloaded_copies(transformer: torch.nn.Module) -> list[dict[torch.nn.Parameter, torch.Tensor]]:
+    """Where diffusers' group offloading keeps weights in main memory, and takes them from at every visit to the device."""
+    registries = [getattr(part, "_diffusers_hook", None) for part in transformer.modules()]
+    hooks = [hook for registry in registries if registry is not None for hook in registry.hooks.values()]
+    return [hook.group.cpu_param_dict for hook in hooks if hasattr(getattr(hook, "group", None), "cpu_param_dict")]
+
+
+def _replace(
+    parameter: torch.nn.Parameter, value: torch.Tensor, copies: list[dict[torch.nn.Parameter, torch.Tensor]]
+) -> None:
+    """Gives a weight another value, also where offloading would put the old one back."""
+    parameter.data = value
+    for kept in copies:
+        if (old := kept.get(parameter)) is not None:
+            kept[parameter] = value.cpu().pin_memory() if old.is_pinned() else value.cpu()
 
 
 def has_loras(transformer: torch.nn.Module) -> bool:

@@ -147,6 +147,19 @@ class GgufFile(TensorFile):
             return super().read_rows(name, rows)
         return self._dequantised(name, rows).reshape(-1, *shape[1:])
 
+    def block_type(self, name: str) -> Any:
+        """The ``gguf`` package's name for a tensor's blocks."""
+        return self._blocks[name].type
+
+    def blocks(self, name: str) -> torch.Tensor:
+        """A quantised tensor's blocks as they are: uint8 (rows, bytes of a row)."""
+        import torch
+
+        stored = self._blocks[name]
+        count = math.prod(stored.shape)
+        raw = np.fromfile(self.path, dtype=stored.dtype, count=count, offset=stored.offset)
+        return torch.from_numpy(raw.reshape(stored.shape))
+
     def numbers(self, name: str, start: int, count: int) -> np.ndarray:
         """See `TensorFile.numbers`: whole rows are dequantised, of which a few are all that anybody asks for."""
         row = self.tensors[name].shape[-1] if self.tensors[name].shape else 1

@@ -27,6 +27,10 @@ def compare(
     Nothing of the runs is changed, and films that were written since by others do not matter: frames come from the runs.
     """
     from scail2.cli.terminal import Terminal, visible, write_json
+    from scail2.runs import RunDirectory
+
+    for each in runs:
+        RunDirectory.open(each)  # before anything heavy is imported
     from scail2.runs.comparison import compared, differing
 
     found = compared(runs)
@@ -40,8 +44,8 @@ def compare(
 
     table = Table(box=None)
     table.add_column("")
-    for each in found:
-        table.add_column(Text(visible(each.name)), overflow="fold")
+    for one in found:
+        table.add_column(Text(visible(one.name)), overflow="fold")
     unlike = differing(found)
     for name in found[0].numbers:
         values = ["–" if each.numbers[name] is None else str(each.numbers[name]) for each in found]

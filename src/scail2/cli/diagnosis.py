@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from scail2.cli.machine import EXTRAS, Machine, install_command
-from scail2.files.public.choice import Offload, offload_for
+from scail2.files.public.choice import Layout, layout_for
 
 # GiB: what a run of the 14B holds in main memory while it loads, and what the smallest useful download takes.
 _LOADING, _SMALLEST_DOWNLOAD = 46.0, 28.0
@@ -85,14 +85,14 @@ def _gpu(machine: Machine) -> Iterator[Verdict]:
             continue
         free = "" if gpu.free is None else f", {gpu.free:.1f} free"
         found = f"{gpu.name}, {gpu.memory:.1f} GiB{free}{driver}"
-        offload = offload_for(gpu.memory)
-        if offload is None:
+        layout = layout_for(gpu.memory)
+        if layout is None:
             fix = "the embedded checkpoint runs; for the 14B at 512x896 take a GPU of 12 GiB or more"
             yield Verdict("GPU", Level.NOTE, f"{found}: too little for the 14B at 512x896", fix)
-        elif offload is Offload.OFF:
+        elif layout is Layout.RESIDENT:
             yield Verdict("GPU", Level.OK, f"{found}: the 14B fits whole")
         else:
-            yield Verdict("GPU", Level.NOTE, f"{found}: the 14B fits in parts", offload.meaning)
+            yield Verdict("GPU", Level.NOTE, f"{found}: the 14B fits in parts", layout.meaning)
     if machine.gpus:
         return
     if machine.driver is None:

@@ -29,7 +29,10 @@ EXTRAS = {
     "text": (("sentencepiece", "google.protobuf.runtime_version"), "umT5's tokenizer as ComfyUI's files carry it"),
     "people": (("ai_edge_litert", "cv2"), "masks of real people without a download"),
     "data": (("skia",), "drawing puppets: scail2 synthesize, train nano, evaluate"),
+    "serve": (("fastapi", "uvicorn", "httpx"), "scail2 serve: runs behind an HTTP address"),
+    "ray": (("ray",), "work spread over machines"),
     "train": (("tensorboard",), "training curves in TensorBoard"),
+    "quantised": (("torchao", "bitsandbytes"), "weights in int8 and nf4"),
     "plot": (("matplotlib",), "drift.png, the picture of a run's drift"),
 }
 

@@ -214,9 +214,13 @@ def budget_rows(budget: dict[str, Any] | None) -> list[tuple[str, str]]:
     from scail2.cli.progress import duration
 
     needs, within = budget["needs"], f"± {budget['within']:.0%}"
-    of = f"{needs['peak_gib']:.1f} of {budget['memory_gib']:.1f} GB of {budget['machine']}"
     placed = _told_placement(needs["placement"])
-    beside = f"{needs['main_memory_gib']:.1f} GB of main memory, {needs['disk_gib']:.2f} GB of disk"
+    beside = f"{needs['disk_gib']:.2f} GB of disk"
+    if budget["is_cpu"]:
+        of = f"{needs['main_memory_gib']:.1f} of {budget['memory_gib']:.1f} GB of main memory on {budget['machine']}"
+    else:
+        of = f"{needs['peak_gib']:.1f} of {budget['memory_gib']:.1f} GB of {budget['machine']}"
+        beside = f"{needs['main_memory_gib']:.1f} GB of main memory, {beside}"
     if not budget["fits"]:
         return [("needs", f"{of}: does not fit, even as {placed}"), *(("fits with", each) for each in budget["advice"])]
     stages = ", ".join(f"{name} {duration(each)}" for name, each in needs["seconds"].items() if each >= 1)

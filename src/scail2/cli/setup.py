@@ -47,13 +47,13 @@ def setup(
     from scail2.cli.terminal import Terminal
     from scail2.errors import InputError
     from scail2.files.public.catalogue import LORAS, model_set
-    from scail2.files.public.choice import Choice, choose, offload_for
+    from scail2.files.public.choice import Choice, choose, layout_for
     from scail2.files.public.installed import converted_folder, is_converted, model_folder
     from scail2.files.user_paths import expanded
 
     console = Terminal()
     asked, memory = memory is not None, _told_memory(console, memory)
-    choice = choose(memory) if model is None else Choice(model_set(model), offload_for(memory))
+    choice = choose(memory) if model is None else Choice(model_set(model), layout_for(memory))
     place = model_folder() if folder is None else expanded(folder).absolute()
     files = list(LORAS) if loras else []
     if is_converted(choice.files, place):
@@ -64,7 +64,7 @@ def setup(
     if not download:
         _show_commands(console, choice, files, place, memory if asked else None)
         return
-    if choice.offload is None and model is None:
+    if choice.layout is None and model is None:
         raise InputError(
             "The 14B does not fit this GPU memory: name a set with --model to download it all the same, "
             "or plan for another machine with --memory."
@@ -102,13 +102,13 @@ def _show(console: "Terminal", choice: "Choice", files: "list[PublicFile]", fold
     from scail2.files.public.fetch import space_for
     from scail2.files.public.installed import receipts, state_of
 
-    if choice.offload is None:
+    if choice.layout is None:
         console.say(
             "The 14B does not fit there at 512x896; the embedded checkpoint runs everywhere (leave --model away)."
         )
     else:
         console.say(
-            f"It fits: {choice.offload.meaning}. That needs about {choice.offload.need} GiB for 81 frames of 512x896, "
+            f"It fits: {choice.layout.meaning}. That needs about {choice.layout.need} GiB for 81 frames of 512x896, "
             "by arithmetic on public numbers, not measured here."
         )
     known = receipts(folder)
@@ -151,7 +151,7 @@ def _show_commands(
             console.say(f"  {command(each, folder)}")
     else:
         console.say("Everything is there.")
-    if choice.offload is not None:
+    if choice.layout is not None:
         console.say(
             f"Then:  scail2 animate {_options(choice)} --reference hero.png --driving dance.mp4 --output film.mp4"
         )
@@ -159,8 +159,8 @@ def _show_commands(
 
 def _options(choice: "Choice") -> str:
     """How a model is named to the other commands, and laid out for this memory."""
-    offload = "" if choice.offload in (None, "off") else f" --offload {choice.offload}"
-    return f"--model {choice.files.name}{offload}"
+    placement = "" if choice.layout in (None, "resident") else f" --placement {choice.layout}"
+    return f"--model {choice.files.name}{placement}"
 
 
 def _download(console: "Terminal", files: "list[PublicFile]", folder: Path, yes: bool) -> None:

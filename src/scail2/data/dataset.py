@@ -151,6 +151,8 @@ def _sample(record: Record, tensors: Mapping[str, Tensor]) -> LatentSample:
     meta = record.meta
     known = {name: tensors[name] for name in REQUIRED}
     known |= {name: tensors[name] for name in OPTIONAL if name in tensors}
+    if len(known.get("regions", ())) != len(meta.get("regions", ())):
+        raise ValueError(f"{len(known.get('regions', ()))} regions for {len(meta.get('regions', ()))} names")
     return LatentSample(
         **known,
         levels=meta.get("levels", _LEVELS_OF_FORMAT_1),

@@ -18,7 +18,7 @@ from scail2.data.pairs import Array, Still, paint_tracks, unpaint_tracks
 from scail2.data.shards import DamagedSample, DamageReport, Record, find_shards, read_index
 from scail2.data.triplet_settings import SampleKind
 from scail2.errors import InputError
-from scail2.files.documents import Between, decode, load_json
+from scail2.files.documents import Between, DocumentError, decode, load_json
 from scail2.masks import BINDING_SLOTS
 from scail2.modes import AnimationMode
 
@@ -237,14 +237,26 @@ class PreferenceShards:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths, self.damage = tuple(paths), DamageReport()
-        self._records = [record for shard in find_shards(*paths) for record in read_index(shard, self.damage)]
-        if not self._records:
-            raise InputError(f"There are no preference pairs in {', '.join(map(str, paths))}.")
-        others = [record for record in self._records if "preference" not in record.meta]
+        found = [record for shard in find_shards(*paths) for record in read_index(shard, self.damage)]
+        others = [record for record in found if "preference" not in record.meta]
         if others:
             raise InputError(
                 f"{others[0].shard} holds no preference pairs ({others[0].key}): give shards of scail2 preferences alone."
             )
+        self._records = [record for record in found if self._is_usable(record)]
+        if not self._records:
+            raise InputError(f"There are no preference pairs in {', '.join(map(str, paths))}.")
+
+    def _is_usable(self, record: Record) -> bool:
+        try:
+            facts = decode(record.meta, _Facts, record.key, unknown=True)
+        except DocumentError:
+            usable = False
+        else:
+            usable = facts.boxes.keys() == {"preferred", "rejected"}
+        if not usable:
+            self.damage.add_sample(record.shard, record.key, "not a preference pair")
+        return usable
 
     def __len__(self) -> int:
         return len(self._records)

@@ -10,13 +10,18 @@ import torch
 
 from scail2.checkpoints.lora import apply_loras
 from scail2.checkpoints.model_folder import check_pipeline
-from scail2.checkpoints.tensor_files import open_tensor_file
-from scail2.checkpoints.views import main_number
 from scail2.devices import find_device, wanted_dtype
 from scail2.errors import InputError
-from scail2.files.public.choice import Offload
+from scail2.loading.choosing import choose_placement
+from scail2.loading.component_files import ENCODERS
+from scail2.loading.components import folder_dtypes
+from scail2.loading.encoders_in_turn import StoredEncoders
 from scail2.loading.places import model_place, parse_lora
+from scail2.loading.placing import place_pipeline
 from scail2.loading.precision import default_precision
+from scail2.loading.speed import speed_up
+from scail2.request.placement import Placement, PlacementKind, WeightStorage
+from scail2.request.speed import Speed
 
 if TYPE_CHECKING:
     from scail2.pipeline import SCAIL2Pipeline
@@ -28,8 +33,10 @@ def load_pipeline(
     dtype: torch.dtype | str | None = None,
     torch_dtype: torch.dtype | str | None = None,
     device: str | torch.device | None = None,
-    offload: str = Offload.OFF,
+    placement: Placement | str = PlacementKind.RESIDENT,
     loras: Iterable[str | Path | tuple[str | Path, float]] = (),
+    encoders: bool = True,
+    speed: Speed = Speed(),
 ) -> SCAIL2Pipeline:
     """Loads everything needed to animate.
 
@@ -38,30 +45,38 @@ def load_pipeline(
             the VAE and encoder files near it (see `scail2.loading.component_files`); a short name of what `scail2 setup`
             installed; ``hub:owner/name``, which downloads.
         dtype: type of transformer and encoders, also by name ("bfloat16"); None is `default_precision`, or keeps each as
-            stored, but float16 on a CPU becomes float32. The VAE is always float32. ``torch_dtype`` is its earlier name.
+            stored, but float16 on a CPU becomes float32. The VAE is always float32 (unless the
+            placement has it in bfloat16). ``torch_dtype`` is its earlier name.
         device: where to put it; None leaves it on the CPU.
-        offload: ``off``: all of it stays there; ``model``: one network at a time is there, and the others in main
-            memory; ``layers``: single layers are, which needs the least and is slowest.
+        placement: what of it is on the device at once, and in what form: a `Placement`, or the name of a `PlacementKind`.
+            Under all but ``resident`` text and image encoder are loaded when a prompt or picture is encoded, and freed.
         loras: files fused into the transformer in this order: a path, ``"PATH:STRENGTH"``, or (path, strength).
+        speed: attention kernel, compilation and step cache of the transformer.
+        encoders: False leaves the encoders away for good: calls must give ``prompt_embeds`` and ``image_embeds``.
 
     Raises:
-        InputError: there is no such model or device, a component is missing, or a file does not fit.
+        InputError: there is no such model or device, a component is missing, a file does not fit, or a package is absent
+            that the placement needs.
     """
     _check_kinds(model, loras)
-    place = find_device("cpu" if device is None else device)
+    where = find_device("cpu" if device is None else device)
     weights_dtype = wanted_dtype(dtype, torch_dtype)
-    if weights_dtype is None and (chosen := default_precision(model, place.type)) is not None:
+    if weights_dtype is None and (chosen := default_precision(model, where.type)) is not None:
         weights_dtype = getattr(torch, chosen)
-    folder = model_place(model)
-    if (folder / "model_index.json").is_file():
-        pipe = _load_folder(folder, weights_dtype, place)
-    else:
-        from scail2.loading.components import assemble_pipeline
-
-        pipe = assemble_pipeline(folder, torch_dtype=weights_dtype)
-    if fused := [parse_lora(lora) for lora in loras]:
+    path = model_place(model)
+    chosen_placement = choose_placement(placement, path, where)
+    kept = encoders and not chosen_placement.frees_encoders
+    fused = [parse_lora(lora) for lora in loras]
+    if fused and chosen_placement.storage is WeightStorage.STORED:
+        raise InputError("LoRAs are fused into whole numbers, not into weights as stored: use --weights full or fp8.")
+    pipe = _load(path, weights_dtype, where, chosen_placement, encoders=kept)
+    if fused:
         apply_loras(pipe.transformer, fused, reversible=False)
-    return _laid_out(pipe, place, _offload(offload)) if device is not None else pipe
+    if encoders and not kept:
+        pipe.encoder_source = StoredEncoders(path, weights_dtype, where, streamed=chosen_placement.offloads)
+    place_pipeline(pipe, where, chosen_placement)
+    speed_up(pipe.transformer, where, speed, chosen_placement)
+    return pipe
 
 
 def _check_kinds(model: Any, loras: Any) -> None:
@@ -73,34 +88,23 @@ def _check_kinds(model: Any, loras: Any) -> None:
         raise InputError(f"loras must be a list, also for one file: [{str(loras)!r}].")
 
 
-def _offload(name: str) -> Offload:
-    try:
-        return Offload(name)
-    except ValueError:
-        raise InputError(f"There is no way to offload called {name!r}: choose one of {', '.join(Offload)}.") from None
+def _load(
+    path: Path, torch_dtype: torch.dtype | None, device: torch.device, placement: Placement, *, encoders: bool
+) -> SCAIL2Pipeline:
+    if (path / "model_index.json").is_file():
+        return _load_folder(path, torch_dtype, device, encoders=encoders)
+    from scail2.loading.components import assemble_pipeline
+
+    as_stored = placement.storage is WeightStorage.STORED
+    return assemble_pipeline(path, torch_dtype, leave_out=() if encoders else ENCODERS, as_stored=as_stored)
 
 
-def _laid_out(pipe: SCAIL2Pipeline, device: torch.device, offload: Offload) -> SCAIL2Pipeline:
-    if offload is Offload.OFF:
-        return pipe.to(device)
-    if offload is Offload.LAYERS:
-        # Streams hide the copies behind the computation; only CUDA has them here.
-        pipe.enable_group_offload(device, offload_type="leaf_level", use_stream=device.type == "cuda")
-        return pipe
-    if device.type == "cpu":
-        raise InputError("Offloading whole models takes a GPU; on a CPU everything is in main memory already.")
-    pipe.enable_model_cpu_offload(device=device)
-    return pipe
-
-
-def _load_folder(folder: Path, torch_dtype: torch.dtype | None, device: torch.device) -> SCAIL2Pipeline:
+def _load_folder(
+    folder: Path, torch_dtype: torch.dtype | None, device: torch.device, *, encoders: bool
+) -> SCAIL2Pipeline:
     from scail2.pipeline import SCAIL2Pipeline
 
-    dtypes = {"default": torch_dtype or torch.float32, "vae": torch.float32}
-    for name in check_pipeline(folder):
-        weights = any((folder / name).glob("*.safetensors*"))
-        if torch_dtype is None and weights and name != "vae":
-            stored = getattr(torch, main_number(open_tensor_file(folder / name)) or "bfloat16")
-            # Half precision is how small models are shipped; CPUs compute in it slowly or not at all.
-            dtypes[name] = torch.float32 if device.type == "cpu" and stored is torch.float16 else stored
-    return SCAIL2Pipeline.from_pretrained(folder, dtype=dtypes)
+    names = list(check_pipeline(folder))
+    dtypes = folder_dtypes(folder, names, torch_dtype, device)
+    left_out = {} if encoders else {name: None for name in ENCODERS if name in names}
+    return SCAIL2Pipeline.from_pretrained(folder, dtype=dtypes, **left_out)

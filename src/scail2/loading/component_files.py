@@ -26,6 +26,8 @@ _TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 _SUFFIXES = (".safetensors", ".gguf", *PICKLE_SUFFIXES)
 _WAN_22_CHANNELS = 48
 COMPANIONS = ("scheduler", "vae", "tokenizer", "text_encoder", "image_encoder")  # of the transformer, in a pipeline
+# Of these what is needed only until the prompt and the reference picture are encoded.
+ENCODERS = ("tokenizer", "text_encoder", "image_encoder", "image_processor")
 
 
 class FileKind(StrEnum):

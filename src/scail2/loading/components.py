@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from scail2.checkpoints.encoders import load_image_encoder, load_text_encoder, l
 from scail2.checkpoints.tensor_files import open_tensor_file
 from scail2.checkpoints.transformer_config import diffusers_folder
 from scail2.checkpoints.transformer_files import read_transformer
+from scail2.checkpoints.views import main_number
 from scail2.devices import wanted_dtype
 from scail2.errors import InputError
 from scail2.files.documents import decode, load_json
@@ -64,6 +65,23 @@ def load_component(name: str, files: ComponentFiles, torch_dtype: torch.dtype | 
     return load_tokenizer(files) if name == "tokenizer" else load_text_encoder(files.text_encoder, torch_dtype)
 
 
+def folder_dtypes(
+    folder: Path, names: Iterable[str], torch_dtype: torch.dtype | None, device: torch.device
+) -> dict[str, torch.dtype]:
+    """In which types the components of a pipeline folder are loaded, as ``from_pretrained`` takes it: the VAE in float32.
+
+    Without ``torch_dtype`` each is as stored, but float16 on a CPU becomes float32.
+    """
+    dtypes = {"default": torch_dtype or torch.float32, "vae": torch.float32}
+    for name in names:
+        weights = any((folder / name).glob("*.safetensors*"))
+        if torch_dtype is None and weights and name != "vae":
+            stored = getattr(torch, main_number(open_tensor_file(folder / name)) or "bfloat16")
+            # Half precision is how small models are shipped; CPUs compute in it slowly or not at all.
+            dtypes[name] = torch.float32 if device.type == "cpu" and stored is torch.float16 else stored
+    return dtypes
+
+
 def load_transformer(
     path: str | Path,
     config: Mapping[str, Any] | None = None,
@@ -79,16 +97,30 @@ def load_transformer(
 
 
 def assemble_pipeline(
-    path: str | Path, torch_dtype: torch.dtype | None = None, config: dict[str, Any] | None = None
+    path: str | Path,
+    torch_dtype: torch.dtype | None = None,
+    config: dict[str, Any] | None = None,
+    leave_out: Collection[str] = (),
+    *,
+    as_stored: bool = False,
 ) -> SCAIL2Pipeline:
-    """A pipeline from loose public files (see `find_components`); types as in `scail2.load_pipeline`."""
+    """A pipeline from loose public files (see `find_components`); types as in `scail2.load_pipeline`.
+
+    ``leave_out`` names components that are not loaded, whether there are files for them or not; ``as_stored`` keeps the
+    transformer's quantised matrices as they are.
+    """
     from scail2.pipeline import SCAIL2Pipeline
 
     if (folder := diffusers_folder(Path(path))) is not None:
         raise InputError(f"{folder} is a transformer alone: name a pipeline folder (with model_index.json).")
     files = find_components(path)
-    transformer = load_transformer(files.transformer, config, torch_dtype)
-    others = {name: load_component(name, files, torch_dtype) for name in COMPANIONS}
+    if as_stored:
+        from scail2.loading.as_stored import load_transformer_as_stored
+
+        transformer = load_transformer_as_stored(files.transformer, config, torch_dtype)
+    else:
+        transformer = load_transformer(files.transformer, config, torch_dtype)
+    others = {name: load_component(name, files, torch_dtype) for name in COMPANIONS if name not in leave_out}
     return SCAIL2Pipeline(transformer=transformer, **others)
 
 

@@ -70,7 +70,8 @@ _SHIFTS = {
 class ModelFacts:
     """What planning needs to know of a model, kept in the run so that planning needs no weights.
 
-    ``fingerprint`` is of the content of the model and its LoRAs, ``files`` of its files' names and times. ``unasked_dtype``
+    ``fingerprint`` is of the content of the model and its LoRAs, ``files`` of its files' names and times, ``other_files`` of
+    those that are no encoder's, and ``encoder_files`` of each of those that are. ``unasked_dtype``
     is the number format the model is loaded in where the request names none, which another machine might choose
     differently: ``stored`` for each network's own; None where the request names it, and in older runs. ``shape`` is None
     in runs of earlier versions and for pipelines that were handed in.
@@ -88,6 +89,8 @@ class ModelFacts:
     has_loras: bool
     files: str = ""
     unasked_dtype: str | None = None
+    other_files: str = ""
+    encoder_files: tuple[str, ...] = ()
     lora_remarks: tuple[str, ...] = ()
     shape: ModelShape | None = None
 

@@ -8,6 +8,7 @@ from scail2.checkpoints.downloads import local_path, refuse_absent
 from scail2.errors import InputError
 from scail2.files.public.embedded import embedded_model_path
 from scail2.files.user_paths import check_strength, split_lora
+from scail2.loading.component_files import ENCODERS, find_components
 
 
 def parse_lora(lora: str | Path | tuple[str | Path, float]) -> tuple[Path, float]:
@@ -28,3 +29,11 @@ def model_place(model: str | Path | None) -> Path:
         return path
     refuse_absent(model)
     return local_path(model)
+
+
+def encoder_places(model: Path) -> list[Path]:
+    """Files and folders of a model that are needed only until prompt and reference are encoded, as far as they are there."""
+    if (model / "model_index.json").is_file():
+        return [model / name for name in ENCODERS if (model / name).exists()]
+    files = find_components(model)
+    return [place for place in (files.tokenizer, files.text_encoder, files.image_encoder) if place is not None]

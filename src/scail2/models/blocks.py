@@ -92,15 +92,15 @@ class SCAIL2AttnProcessor(WanAttnProcessor):
         if context is None and encoder_hidden_states is not None:
             context = self.project(attn, encoder_hidden_states)
         if context is None:
-            query, text = self._project_own(attn, hidden_states, rotary_emb, rows)
+            query, text = self.project_own(attn, hidden_states, rotary_emb, rows)
         else:
             query = attn.to_q(hidden_states)
             query, text = _heads(attn, _normalised(attn.norm_q, query).to(query.dtype)), context.text
         # Only self-attention is spread over ranks: the context has too few tokens and an odd count.
         parallel = self._parallel_config if context is None else None
-        output = self._attend(query, text, attention_mask, parallel)
+        output = self.attend(query, text, attention_mask, parallel)
         if context is not None and context.image is not None:
-            image = self._attend(query, context.image, None, None)
+            image = self.attend(query, context.image, None, None)
             output = output.add_(image) if _may_overwrite() else output + image
         return attn.to_out[1](attn.to_out[0](output))
 
@@ -120,7 +120,7 @@ class SCAIL2AttnProcessor(WanAttnProcessor):
             (_heads(attn, _normalised(attn.norm_k, key).to(value.dtype)), _heads(attn, value)), image
         )
 
-    def _project_own(
+    def project_own(
         self, attn: WanAttention, hidden_states: torch.Tensor, rotary_emb: tuple | None, rows: slice | None
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         """Self-attention's queries, of ``rows`` alone where given, and its keys and values."""
@@ -137,7 +137,7 @@ class SCAIL2AttnProcessor(WanAttnProcessor):
             query, key = rotate_pairs(query, rotary_emb[0][:, rows]), rotate_pairs(key, rotary_emb[0])
         return query.type_as(value), (key.type_as(value), value)
 
-    def _attend(self, query, key_value, attention_mask, parallel_config) -> torch.Tensor:
+    def attend(self, query, key_value, attention_mask, parallel_config) -> torch.Tensor:
         query, key, value = (_laid_out(x) for x in (query, *key_value))
         output = dispatch_attention_fn(
             query,

@@ -106,7 +106,7 @@ def through_blocks(
         if index > 0:
             stream = _attend_within(block, stream, inputs, wanted[index])
         context = inputs.context.projected(index, block, keep=keep)
-        stream = _attend_context(block, stream, inputs.modulation, context)
+        stream = attend_context(block, stream, inputs.modulation, context)
     return stream
 
 
@@ -114,25 +114,33 @@ def _attend_within(
     block: WanTransformerBlock, hidden_states: torch.Tensor, inputs: BlockInputs, rows: slice | None
 ) -> torch.Tensor:
     """Self-attention: a block's first third."""
-    shift, scale, gate = _modulation(block, inputs.modulation)[:3]
-    branch = block.norm1(hidden_states).mul_(1 + scale).add_(shift)
+    gate = modulation_of(block, inputs.modulation)[2]
+    branch = within_branch(block, hidden_states, inputs.modulation)
     branch = block.attn1(branch, None, None, inputs.rotary_emb, rows=rows)
-    return _add_gated(hidden_states if rows is None else hidden_states[:, rows], branch, gate)
+    return add_gated(hidden_states if rows is None else hidden_states[:, rows], branch, gate)
 
 
-def _attend_context(
+def within_branch(block: WanTransformerBlock, hidden_states: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
+    """What a block's self-attention sees of its tokens: normalised, scaled and shifted."""
+    shift, scale, _ = modulation_of(block, modulation)[:3]
+    return block.norm1(hidden_states).mul_(1 + scale).add_(shift)
+
+
+def attend_context(
     block: WanTransformerBlock, hidden_states: torch.Tensor, modulation: torch.Tensor, context: ProjectedContext | None
 ) -> torch.Tensor:
-    """Cross-attention and feed-forward: the rest of a block."""
-    shift, scale, gate = _modulation(block, modulation)[3:]
+    """Cross-attention and feed-forward: the rest of a block. ``hidden_states`` is overwritten."""
+    shift, scale, gate = modulation_of(block, modulation)[3:]
     if context is not None:
         hidden_states.add_(block.attn2(block.norm2(hidden_states), context=context))
-    return _add_gated(hidden_states, block.ffn(block.norm3(hidden_states).mul_(1 + scale).add_(shift)), gate)
+    return add_gated(hidden_states, block.ffn(block.norm3(hidden_states).mul_(1 + scale).add_(shift)), gate)
 
 
-def _modulation(block: WanTransformerBlock, modulation: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def modulation_of(block: WanTransformerBlock, modulation: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Shift, scale and gate of a block's self-attention, then those of its feed-forward, ``(B, 1, dim)`` each."""
     return (block.scale_shift_table + modulation).chunk(6, dim=1)
 
 
-def _add_gated(hidden_states: torch.Tensor, branch: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+def add_gated(hidden_states: torch.Tensor, branch: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+    """Adds a gated branch to the residual stream, which is overwritten; so is the branch."""
     return hidden_states.add_(branch.mul_(gate) if branch.dtype == gate.dtype else branch * gate)

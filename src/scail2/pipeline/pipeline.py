@@ -43,10 +43,11 @@ from scail2.pipeline.stages import (
     SegmentOutput,
 )
 from scail2.pipeline.step_caches import reset_caches
+from scail2.pipeline.visiting import VisitedByEncoders
 from scail2.segments import SegmentPlan
 
 
-class SCAIL2Pipeline(SavedPipeline, CallState, SCAIL2LoraLoaderMixin):
+class SCAIL2Pipeline(SavedPipeline, CallState, VisitedByEncoders, SCAIL2LoraLoaderMixin):
     """Animate a reference picture by a driving video, or put its character into the driving video's scene.
 
     Args:
@@ -54,8 +55,9 @@ class SCAIL2Pipeline(SavedPipeline, CallState, SCAIL2LoraLoaderMixin):
         vae: ``AutoencoderKLWan`` or an autoencoder of its interface (``encode``, ``decode``, ``config.z_dim``,
             ``latents_mean``, ``latents_std``, ``scale_factor_temporal``, ``scale_factor_spatial``).
         scheduler: any flow-matching scheduler; used when a call names neither a preset nor a solver.
-        text_encoder, tokenizer: umT5; without them a model that takes text needs ``prompt_embeds``.
-        image_encoder, image_processor: CLIP vision; without it a model that takes CLIP features needs ``image_embeds``.
+        text_encoder, tokenizer: umT5; without them (and an ``encoder_source``) a model that takes text needs
+            ``prompt_embeds``.
+        image_encoder, image_processor: CLIP vision; likewise a model that takes CLIP features, and ``image_embeds``.
         guider: a diffusers guider; without it, ``guidance_scale`` other than 1 means classifier-free guidance.
         default_preset: name of the preset for calls that name none.
         segment_frame_length, prev_segment_conditioning_frames: frames of a segment and of its overlap with the one
@@ -123,12 +125,15 @@ class SCAIL2Pipeline(SavedPipeline, CallState, SCAIL2LoraLoaderMixin):
         Precomputed embeddings are taken as they are. ``with_negative`` asks for the negative prompt's embeddings too
         (the empty prompt's when none is given). A model without text gives ``None`` and refuses any text.
         """
-        return prompt_conditions(
-            (self.transformer.config, self.tokenizer, self.text_encoder),
-            (prompt, negative_prompt),
-            (prompt_embeds, negative_prompt_embeds),
-            with_negative=with_negative,
-        )
+        config = self.transformer.config
+        missing = prompt_embeds is None or (with_negative and negative_prompt_embeds is None)
+        with self.text_encoder_for_use(needed=missing and config.text_dim is not None) as encoder:
+            return prompt_conditions(
+                (config, *encoder),
+                (prompt, negative_prompt),
+                (prompt_embeds, negative_prompt_embeds),
+                with_negative=with_negative,
+            )
 
     def encode_reference(
         self,
@@ -146,7 +151,9 @@ class SCAIL2Pipeline(SavedPipeline, CallState, SCAIL2LoraLoaderMixin):
         Args: see ``conditions.encode_references``; ``image_embeds`` (1, 257, image_dim) replaces running CLIP.
         """
         seen = cond.seen_reference(reference, reference_mask, mode=mode, black_out_reference=black_out_reference)
-        clip = (self.transformer.config, self.image_encoder, self.image_processor)
+        config = self.transformer.config
+        with self.image_encoder_for_use(needed=image_embeds is None and config.image_dim is not None) as encoder:
+            image_embeds = picture_embeds(config, *encoder, seen, image_embeds)
         return EncodedReference(
             conditions=cond.encode_references(
                 self.vae,
@@ -157,7 +164,7 @@ class SCAIL2Pipeline(SavedPipeline, CallState, SCAIL2LoraLoaderMixin):
                 additional_reference_masks=additional_reference_masks,
                 black_out_reference=black_out_reference,
             ),
-            image_embeds=picture_embeds(*clip, seen, image_embeds),
+            image_embeds=image_embeds,
         )
 
     def encode_driving(self, driving: Tensor, driving_mask: Tensor) -> DrivingConditions:

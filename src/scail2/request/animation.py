@@ -14,12 +14,13 @@ from typing import Any, Self
 from scail2.devices import Precision
 from scail2.errors import InputError, short
 from scail2.files.documents import decode, load_toml, parse_json
-from scail2.files.public.choice import Offload
 from scail2.files.user_paths import expanded
 from scail2.request import values
 from scail2.request.masks import CONVERTERS, MASK_PATHS, MaskRequest, check_masks
 from scail2.request.names import by_field
 from scail2.request.paths import absolute_if_found, absolute_lora, absolute_model, refuse_overwriting
+from scail2.request.placement import EARLIER_PLACEMENTS, Placement, PlacementKind, WeightStorage
+from scail2.request.speed import AttentionKernel, Speed, StepCache
 from scail2.request.values import INPUTS, MASKS, OUTPUT, SAMPLING, SEGMENTS, setting
 
 # 1 had other names (`scail2.request.names`).
@@ -71,7 +72,23 @@ class AnimationRequest(MaskRequest):
     lora: tuple[str, ...] = setting((), INPUTS, "LoRA file as PATH or PATH:STRENGTH; repeatable.", metavar="PATH[:X]")
     dtype: Precision | None = setting(None, SAMPLING, "Number format: float32, bfloat16 or float16.")
     device: str | None = setting(None, SAMPLING, "Where to compute: cpu, cuda, cuda:1, mps.")
-    offload: Offload = setting(Offload.OFF, SAMPLING, "Keep off the GPU: off, model (all networks but one) or layers.")
+    placement: PlacementKind = setting(
+        PlacementKind.AUTO,
+        SAMPLING,
+        "What is on the GPU at once: auto, resident, encoders-first, block-offload or layer-offload.",
+    )
+    weights: WeightStorage | None = setting(
+        None,
+        SAMPLING,
+        "Form in which the transformer's large matrices are kept: full, stored (as in the file), fp8, int8 or nf4.",
+    )
+    attention: AttentionKernel = setting(
+        AttentionKernel.AUTO, SAMPLING, "What computes attention: auto, sdpa, flash, flash3, sage (8 bits) or cudnn."
+    )
+    compile: bool = setting(False, SAMPLING, "Compile the transformer's blocks: faster steps after a slow first one.")
+    cache: StepCache = setting(
+        StepCache.OFF, SAMPLING, "Reuse results of earlier steps: off, first-block or taylorseer. Faster, not exact."
+    )
     preset: str | None = setting(None, SAMPLING, "Named sampling settings; without it the model's own.")
     num_inference_steps: int | None = setting(
         None, SAMPLING, "Denoising steps, instead of the preset's.", option="--steps"
@@ -123,6 +140,16 @@ class AnimationRequest(MaskRequest):
         check_masks(self)
         _check_paths(self)
         object.__setattr__(self, "lora", tuple(absolute_lora(each) for each in self.lora))
+
+    @property
+    def asked_placement(self) -> Placement:
+        """What is said of where the model is to be; the rest is left to be chosen."""
+        return Placement(kind=self.placement, storage=self.weights or WeightStorage.FULL)
+
+    @property
+    def speed(self) -> Speed:
+        """Attention, compilation and step cache."""
+        return Speed(attention=self.attention, compile=self.compile, cache=self.cache)
 
     @property
     def soundtrack(self) -> Path | None:
@@ -222,7 +249,11 @@ _CONVERTERS = {
     "lora": values.many(values.text),
     **dict.fromkeys(("equal_segments", "compare", "black_out_reference"), values.flag),
     "model": values.optional(lambda name, value: absolute_model(values.text(name, value))),
-    "offload": values.choice(Offload),
+    "placement": lambda name, value: values.choice(PlacementKind)(name, EARLIER_PLACEMENTS.get(value, value)),
+    "attention": values.choice(AttentionKernel),
+    "compile": values.flag,
+    "cache": values.choice(StepCache),
+    "weights": values.optional(values.choice(WeightStorage)),
     "audio": _audio,
     "alpha": values.choice(AlphaMask),
     "alpha_erode": values.real(0, 64),

@@ -29,6 +29,7 @@ EARLIER_NAMES = (
     EarlierName("overlap", "prev_segment_conditioning_frames"),
     EarlierName("additional_masks", "additional_reference_masks"),
     EarlierName("keep_reference_background", "black_out_reference", negated=True),
+    EarlierName("offload", "placement"),
 )
 _EARLIER = {each.name: each for each in EARLIER_NAMES}
 

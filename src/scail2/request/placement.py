@@ -23,6 +23,14 @@ class PlacementKind(StrEnum):
     LAYER_OFFLOAD = "layer-offload"
 
 
+# What `--offload` said in earlier versions; its default, "off", was nobody's wish.
+EARLIER_PLACEMENTS = {
+    "off": PlacementKind.AUTO,
+    "model": PlacementKind.ENCODERS_FIRST,
+    "layers": PlacementKind.LAYER_OFFLOAD,
+}
+
+
 class WeightStorage(StrEnum):
     """How the transformer's large matrices are kept between their uses; norms, tables and the head are never touched.
 

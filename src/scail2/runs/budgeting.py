@@ -16,7 +16,6 @@ from scail2.loading.facts import ModelFacts
 from scail2.loading.places import parse_lora
 from scail2.pipeline.settings import SamplingSettings
 from scail2.request.animation import AnimationRequest
-from scail2.request.placement import Placement, PlacementKind
 from scail2.runs.masking import RefusedPlanError
 from scail2.runs.planning import RunPlan
 from scail2.runs.sealed import write_sealed
@@ -47,14 +46,8 @@ def budget_of(
         machine = this_machine(kind, folder, calibration.measured_rates(machine.name, job.itemsize))
     shape = facts.shape
     return plan_budget(
-        shape, job, machine, asked_placement(request), lambda each: calibration.corrected(each, machine.name, shape)
+        shape, job, machine, request.asked_placement, lambda each: calibration.corrected(each, machine.name, shape)
     )
-
-
-def asked_placement(request: AnimationRequest) -> Placement:
-    """What a request says of where the model is to be."""
-    kinds = {"model": PlacementKind.ENCODERS_FIRST, "layers": PlacementKind.LAYER_OFFLOAD}
-    return Placement(kind=kinds.get(str(request.offload), PlacementKind.AUTO))
 
 
 def job_of(request: AnimationRequest, facts: ModelFacts, plan: RunPlan, settings: SamplingSettings, kind: str) -> Job:
@@ -70,6 +63,7 @@ def job_of(request: AnimationRequest, facts: ModelFacts, plan: RunPlan, settings
         itemsize=_itemsize(request, facts, kind),
         prompts=passes,
         additional_references=len(request.additional_references),
+        attention=str(request.attention),
         lora_bytes=sum(parse_lora(each)[0].stat().st_size for each in request.lora),
     )
 

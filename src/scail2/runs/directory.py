@@ -29,7 +29,7 @@ from scail2.request.masks import check_files
 from scail2.request.paths import lies_inside, model_paths
 from scail2.runs.earlier_state import EarlierState
 from scail2.runs.journal import Journal, Listener
-from scail2.runs.layout import check_genuine, delete, entries, is_own
+from scail2.runs.layout import check_genuine, delete, entries, keep_apart
 from scail2.runs.ledger import STAGES, StageLedger
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.status import RunStatus, status_of
@@ -78,6 +78,7 @@ class RunDirectory:
                 if renders and overwrite:
                     ledger.ask(request.outputs)
                 write_sealed(path / REQUEST, request.to_json())
+                run._settle()
         return run
 
     @classmethod
@@ -104,7 +105,7 @@ class RunDirectory:
         with plain_errors("make the run directory", path):
             if stands(path) and not is_present(path / REQUEST) and not _is_free(path):
                 raise InputError(f"{path} exists and is not a run directory; choose another --run-dir.")
-            _keep_apart(path, request)
+            keep_apart(path, request)
             if renders and not overwrite:
                 refuse_foreign(request, _readable_ledger(path))
         return path
@@ -265,11 +266,16 @@ class RunDirectory:
         with plain_errors("write to", self.path), locked(self.path):
             self._remember()
             StageLedger(self.path).ask(self.request.outputs)
+            self._settle()
 
     def _remember(self) -> None:
         """Keeps what a refusal of the coming change puts back; a run that never had a request has nothing."""
         if self._earlier is None and is_present(self.path / REQUEST):
             self._earlier = EarlierState(self.path)
+
+    def _settle(self) -> None:
+        if self._earlier is not None:
+            self._earlier.settle()
 
     def _accepted(self) -> None:
         self._earlier = None
@@ -279,6 +285,7 @@ class RunDirectory:
         with plain_errors("write to", self.path), locked(self.path):
             self._remember()
             write_sealed(self.path / REQUEST, self.request.to_json())
+            self._settle()
 
     def _work(
         self,
@@ -292,7 +299,7 @@ class RunDirectory:
         with plain_errors("work in", self.path):
             check_genuine(self.path)
         with plain_errors("write to", self.path), locked(self.path):
-            _keep_apart(self.path, self.request)
+            keep_apart(self.path, self.request)
             journal = self.journal(events)
             with self._restoring(), _journalled(journal):
                 delete([each for each in entries(self.path) if each.temporary], self._read_paths)
@@ -302,6 +309,8 @@ class RunDirectory:
     @contextmanager
     def _restoring(self) -> Iterator[None]:
         """Puts the run back as it was where a changed request is refused before anything is rendered."""
+        if self._earlier is not None and not self._earlier.is_settled:
+            self._earlier = None  # another process has worked on it since
         try:
             yield
         except InputError:
@@ -355,31 +364,6 @@ def _usable_ledger(path: Path) -> StageLedger:
     except DocumentError:
         (path / STAGES).unlink()
         return StageLedger(path)
-
-
-def _keep_apart(path: Path, request: AnimationRequest) -> None:
-    """Refuses a run directory around the output, or inside it: deleting or replacing one would destroy the other.
-
-    An input may lie in there, but not under a name of the run's own, which the run replaces, moves aside and deletes.
-    """
-    for name, given in request.input_files:
-        if is_own(given, path):
-            raise InputError(
-                f"The {name} {given} is one of the run directory's own files, which the run replaces; copy it elsewhere, or "
-                "leave it out where the run made it."
-            )
-        if given.is_dir() and lies_inside(path, given):
-            raise InputError(f"The run directory {path} would lie inside the {name} folder {given}; choose another.")
-    for output in request.outputs:
-        if lies_inside(output, path):
-            raise InputError(
-                f"The output {output} would lie inside the run directory {path}, which may be deleted; choose another "
-                "--output or --run-dir."
-            )
-        if lies_inside(path, output):
-            raise InputError(
-                f"The run directory {path} would lie inside the output {output}; choose another --run-dir."
-            )
 
 
 @contextmanager

@@ -26,8 +26,23 @@ class EarlierState:
         self._files = {relative: read_bytes(folder / relative) for relative in _documents(folder)}
         self._journal = os.path.getsize(folder / _JOURNAL) if _JOURNAL in os.listdir(folder) else None
         self._aside = set(names_in(folder / "superseded"))
+        self._settled: dict[str, bytes] = {}
         self._had_masks = (folder / "masks").exists()
         self._had_aside = (folder / "superseded").exists()
+
+    def settle(self) -> None:
+        """Notes the run as it is with the changed request: whoever works on it meanwhile would lose by `restore`."""
+        self._settled = self._now()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nobody has worked on the run since `settle`."""
+        return self._now() == self._settled
+
+    def _now(self) -> dict[str, bytes]:
+        length = os.path.getsize(self._folder / _JOURNAL) if _JOURNAL in os.listdir(self._folder) else -1
+        documents = {relative: read_bytes(self._folder / relative) for relative in _documents(self._folder)}
+        return documents | {_JOURNAL: str(length).encode()}
 
     def restore(self) -> None:
         """Puts everything back that a refused change touched."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from scail2.pipeline.pipeline import SegmentOutput
+    from scail2.runs.embeddings import Embeddings
 
 
 class RunInterruptedError(RuntimeError):
@@ -237,6 +238,7 @@ class Executor:
     ) -> Generator[SegmentOutput, None, None]:
         prepared, masks = self.prepared, self.prepared.masks
         options = self.request.pipeline_options() | prepared.plan.pipeline_options() | prepared.sampling.arguments
+        options |= self._embeddings().arguments()  # first, so that encoders are gone before the transformer comes
         return self.model.pipe.stream(
             masks.reference,
             self.drift.driving,
@@ -254,6 +256,20 @@ class Executor:
             allow_mask_mismatch=True,
             **options,
         )
+
+    def _embeddings(self) -> Embeddings:
+        """The prompt and the reference encoded: as the run keeps them, or now."""
+        from scail2.runs.embeddings import EmbeddingStage  # with torch, which a plan does without
+
+        budget = self.prepared.budget
+        if budget is not None and budget.chosen is not None:
+            self.model.place_as(budget.chosen.placement)
+        stage = EmbeddingStage(self.store.folder.parent, self.request, self.prepared, self.ledger)
+        kept = stage.kept()
+        if kept is not None:
+            self.model.leave_encoders_out()
+            return kept
+        return stage.make(*self.model.encoders(self.prepared.facts))
 
     def _correct(self, output: SegmentOutput) -> SegmentOutput:
         """`DriftControl.correct`, which reads what was saved before."""

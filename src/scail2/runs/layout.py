@@ -14,6 +14,8 @@ from pathlib import Path
 
 from scail2.errors import InputError
 from scail2.files.ownership import LOCK
+from scail2.request.animation import AnimationRequest
+from scail2.request.paths import lies_inside
 
 _RANDOM = r"(?:\.[0-9a-f]{8})?"  # runs of earlier versions named their temporaries without it
 _SEGMENT = r"(?:frames\.mkv|state\.safetensors|segment\.json|metrics\.json)"
@@ -24,7 +26,8 @@ _MASK = (
 _STORE = r"(?:(?:masks|superseded/masks-\d+)(?:/superseded/\d+)?)"
 _FRAMES = r"(?:driving_mask|superseded/driving_mask-\d+)"
 _TEMPORARY = rf"(?:segments/\.\d+{_RANDOM}\.partial|\.(?:masks|labels|drift){_RANDOM}\.partial)"
-_TOP = r"(?:(?:request|inputs|stages|plan|model|pending|budget|drift)\.json|drift\.png|journal\.jsonl)"
+_TOP = r"(?:(?:request|inputs|stages|plan|model|pending|budget|drift)\.json|drift\.png|journal\.jsonl|embeddings\.safetensors)"
+EMBEDDINGS = "embeddings.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,3 +169,28 @@ def _plain_bytes(folder: Path) -> int:
     """Bytes that deleting a folder gives back: of its plain files without another name, nothing followed."""
     found = [os.lstat(os.path.join(place, name)) for place, _, names in os.walk(folder) for name in names]
     return sum(each.st_size for each in found if stat.S_ISREG(each.st_mode) and each.st_nlink == 1)
+
+
+def keep_apart(path: Path, request: AnimationRequest) -> None:
+    """Refuses a run directory around the output, or inside it: deleting or replacing one would destroy the other.
+
+    An input may lie in there, but not under a name of the run's own, which the run replaces, moves aside and deletes.
+    """
+    for name, given in request.input_files:
+        if is_own(given, path):
+            raise InputError(
+                f"The {name} {given} is one of the run directory's own files, which the run replaces; copy it elsewhere, or "
+                "leave it out where the run made it."
+            )
+        if given.is_dir() and lies_inside(path, given):
+            raise InputError(f"The run directory {path} would lie inside the {name} folder {given}; choose another.")
+    for output in request.outputs:
+        if lies_inside(output, path):
+            raise InputError(
+                f"The output {output} would lie inside the run directory {path}, which may be deleted; choose another "
+                "--output or --run-dir."
+            )
+        if lies_inside(path, output):
+            raise InputError(
+                f"The run directory {path} would lie inside the output {output}; choose another --run-dir."
+            )

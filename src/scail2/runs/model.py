@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from scail2.checkpoints.loading_bars import no_loading_bars
 from scail2.devices import Precision, default_kind
 from scail2.files.documents import DocumentError, decode
 from scail2.files.storage import digest, is_present
 from scail2.loading.facts import FROM_FILES, ModelFacts, stored_facts
-from scail2.loading.places import model_place, parse_lora
+from scail2.loading.places import encoder_places, model_place, parse_lora
 from scail2.loading.precision import default_precision
 from scail2.request.animation import AnimationRequest
 from scail2.request.names import under_present_names
+from scail2.request.placement import Placement
+from scail2.runs.layout import EMBEDDINGS
 from scail2.runs.sealed import read_sealed, write_sealed
 
 if TYPE_CHECKING:
+    import torch
+
+    from scail2.budget.shapes import ModelShape
     from scail2.pipeline import SCAIL2Pipeline
+    from scail2.pipeline.visiting import EncoderSource
 
 _FACTS = "model.json"
 _EMBEDDED = "embedded"
@@ -61,6 +68,8 @@ class ModelHandle:
         self._pipe = None if isinstance(pipe, PipelineCache) else pipe
         self._given = self._pipe is not None
         self._folder = folder
+        self._with_encoders = True
+        self._shape: ModelShape | None = None
 
     @property
     def _name(self) -> str:
@@ -94,25 +103,62 @@ class ModelHandle:
         return default_precision(self._request.model, kind) or _STORED
 
     @property
-    def pipe(self) -> SCAIL2Pipeline:
-        """The loaded pipeline."""
-        if self._pipe is None:
-            from scail2.devices import default_device
+    def _torch_dtype(self) -> torch.dtype | None:
+        dtype = self._request.dtype or self._unasked_dtype
+        return None if dtype is None or dtype == _STORED else Precision.parse(dtype).torch_dtype
 
-            dtype = self._request.dtype or self._unasked_dtype
-            device = self._request.device or default_device()
+    @property
+    def _device(self) -> torch.device:
+        from scail2.devices import default_device, find_device
+
+        return find_device(self._request.device or default_device())
+
+    @cached_property
+    def placement(self) -> Placement:
+        """How the model lies in memory, as the request names it or as it was chosen."""
+        from scail2.loading.choosing import choose_placement
+
+        return choose_placement(
+            self._request.asked_placement, model_place(self._request.model), self._device, self._shape
+        )
+
+    @property
+    def pipe(self) -> SCAIL2Pipeline:
+        """The loaded pipeline; with encoders of its own where the placement keeps them and `leave_encoders_out` was not said."""
+        if self._pipe is None:
             # The run shows its own progress.
             with no_loading_bars():
                 self._pipe = self._cache.load(
                     self._request.model,
-                    _file_marks(self._request),
-                    dtype=None if dtype is None or dtype == _STORED else Precision.parse(dtype).torch_dtype,
-                    device=device,
-                    offload=self._request.offload,
+                    _FileMarks.of(self._request).all,
+                    dtype=self._torch_dtype,
+                    device=self._device,
+                    placement=self.placement,
                     loras=self._request.lora,
+                    speed=self._request.speed,
+                    encoders=self._with_encoders and not self.placement.frees_encoders,
                 )
             self._pipe.set_progress_bar_config(disable=True)
         return self._pipe
+
+    def place_as(self, placement: Placement) -> None:
+        """The model will lie so, as it was chosen for the job."""
+        self.__dict__["placement"] = placement
+
+    def leave_encoders_out(self) -> None:
+        """Everything is encoded: the pipeline, if it is still to be loaded, needs no encoders."""
+        self._with_encoders = False
+
+    def encoders(self, facts: ModelFacts) -> tuple[Any, EncoderSource]:
+        """The transformer's configuration, and where encoders come from: of their files, where they are not to stay."""
+        from scail2.loading.encoders_in_turn import StoredEncoders
+        from scail2.pipeline.visiting import OwnEncoders
+
+        if self._pipe is not None or facts.shape is None or not self.placement.frees_encoders:
+            return self.pipe.transformer.config, OwnEncoders(self.pipe)
+        streamed = self.placement.offloads
+        source = StoredEncoders(model_place(self._request.model), self._torch_dtype, self._device, streamed=streamed)
+        return facts.shape.transformer, source
 
     def facts(self, folder: Path | None = None) -> ModelFacts:
         """The model's facts, from ``folder``/model.json while the model's files are unchanged, else from the model.
@@ -121,8 +167,10 @@ class ModelHandle:
         """
         known = read_facts(folder) if folder else None
         if known is not None and self._has_same_files(known):
+            self._shape = known.shape
             return known
         facts = self._read()
+        self._shape = facts.shape
         noted = _noted(folder).get("fingerprint") if folder else None
         if isinstance(noted, str) and noted != facts.fingerprint and self._is(noted):
             facts = replace(facts, fingerprint=noted)
@@ -151,7 +199,10 @@ class ModelHandle:
             loras=[parse_lora(each) for each in self._request.lora],
             precision=self._request.dtype or unasked,
         )
-        return replace(facts, files=_file_marks(self._request), unasked_dtype=unasked)
+        marks = _FileMarks.of(self._request)
+        return replace(
+            facts, files=marks.all, unasked_dtype=unasked, other_files=marks.others, encoder_files=marks.encoders
+        )
 
     def _is(self, known: str) -> bool:
         """Whether the model's content is what a run noted: of its files, or, earlier and by hand, of a loaded pipeline."""
@@ -164,8 +215,15 @@ class ModelHandle:
         return ModelHandle(self._request, folder=self._folder)._read().fingerprint == known
 
     def _has_same_files(self, facts: ModelFacts) -> bool:
-        marks = "" if self._given else _file_marks(self._request)
-        return bool(marks) and facts.files == marks
+        if self._given:
+            return False
+        marks = _FileMarks.of(self._request)
+        if marks.all and facts.files == marks.all:
+            return True
+        # Encoders may be gone when what they made is kept; what is still there must be what it was.
+        kept = self._folder is not None and is_present(self._folder / EMBEDDINGS)
+        same = bool(marks.others) and facts.other_files == marks.others
+        return kept and same and set(marks.encoders) < set(facts.encoder_files)
 
 
 def read_facts(folder: Path) -> ModelFacts | None:
@@ -183,13 +241,34 @@ def _noted(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _file_marks(request: AnimationRequest) -> str:
-    """Hash of size and modification time of every file the model is read from; empty when one is not on this disk."""
-    model = Path(request.model) if request.model else model_place(None)
-    stats = []
-    for root in (model, *(parse_lora(each)[0] for each in request.lora)):
-        if not root.exists():
-            return ""
-        files = sorted(each for each in root.rglob("*") if each.is_file()) if root.is_dir() else [root]
-        stats += [[str(each), each.stat().st_size, each.stat().st_mtime_ns] for each in files]
-    return digest([request.dtype, list(request.lora), stats])
+@dataclass(frozen=True, slots=True)
+class _FileMarks:
+    """Size and modification time of every file that a model is read from.
+
+    ``all`` is a hash of them, ``others`` of those that are no encoder's, each of which is a line of ``encoders``. Hashes are
+    empty where one of the files is not on this disk.
+    """
+
+    all: str = ""
+    others: str = ""
+    encoders: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, request: AnimationRequest) -> Self:
+        model = Path(request.model) if request.model else model_place(None)
+        roots = (model, *(parse_lora(each)[0] for each in request.lora))
+        if not all(root.exists() for root in roots):
+            return cls()
+        encoders = encoder_places(model)
+        stats, others, apart = [], [], []
+        for root in roots:
+            files = sorted(each for each in root.rglob("*") if each.is_file()) if root.is_dir() else [root]
+            for file in files:
+                facts = [str(file), file.stat().st_size, file.stat().st_mtime_ns]
+                stats.append(facts)
+                if any(file.is_relative_to(place) for place in encoders):
+                    apart.append(digest(facts))
+                else:
+                    others.append(facts)
+        told = [request.dtype, list(request.lora)]
+        return cls(digest([*told, stats]), digest([*told, others]), tuple(apart))

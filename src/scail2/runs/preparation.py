@@ -24,6 +24,7 @@ from scail2.perception.store import MaskStore
 from scail2.request.animation import AnimationRequest
 from scail2.request.masks import check_files
 from scail2.request.names import first_name, present_name
+from scail2.request.placement import WeightStorage
 from scail2.runs.budgeting import budget_of, refuse_unfit
 from scail2.runs.film import check_place
 from scail2.runs.journal import Journal
@@ -269,7 +270,14 @@ class Preparation:
                 "black_out": request.black_out_reference,
                 "drift_correction": str(request.drift_correction),
             }
+            | ({"inexact": inexact} if (inexact := _inexact(request)) else {})
         )
+
+
+def _inexact(request: AnimationRequest) -> dict[str, str]:
+    """What of a request makes a model compute something else than it would; kept out of keys where nothing does."""
+    lossy = request.weights in (WeightStorage.FP8, WeightStorage.INT8, WeightStorage.NF4)
+    return request.speed.inexact() | ({"weights": str(request.weights)} if lossy else {})
 
 
 def hash_pixels(picture: np.ndarray) -> str:

@@ -68,7 +68,9 @@ class RunTask:
         self._executor(prepared).note_stale()
         return prepared
 
-    def _executor(self, prepared: Prepared) -> Executor:
+    def _executor(self, prepared: Prepared) -> "Executor":
+        from scail2.runs.executor import Executor  # with torch, which a plan does without
+
         return Executor(self.store, self.request, prepared, self.model, self.journal, self.preparation.ledger)
 
     def run(self) -> Path:

@@ -14,23 +14,23 @@ from scail2.files.public.catalogue import DEFAULT_MODEL, ModelSet, model_set
 
 # GiB on the GPU.
 TRANSFORMER, ENCODERS, WORKING = 30.5, 12.3, 8.0
-_LAYERS_ON_GPU = 2.5
+_BLOCKS_ON_GPU = 2.5
 
 
-class Offload(StrEnum):
-    """What of a model stays in main memory while it works: nothing, every network but one, or all but single layers."""
+class Layout(StrEnum):
+    """The placements of a model, named as for ``--placement``, whose needs are known: from the largest to the smallest."""
 
-    OFF = "off"
-    MODEL = "model"
-    LAYERS = "layers"
+    RESIDENT = "resident"
+    ENCODERS_FIRST = "encoders-first"
+    BLOCK_OFFLOAD = "block-offload"
 
     @property
     def need(self) -> int:
         """GiB of GPU memory for 81 frames of 512x896, rounded up."""
         on_gpu = {
-            Offload.OFF: TRANSFORMER + ENCODERS + WORKING,
-            Offload.MODEL: TRANSFORMER + WORKING,
-            Offload.LAYERS: _LAYERS_ON_GPU + WORKING,
+            Layout.RESIDENT: TRANSFORMER + ENCODERS + WORKING,
+            Layout.ENCODERS_FIRST: TRANSFORMER + WORKING,
+            Layout.BLOCK_OFFLOAD: _BLOCKS_ON_GPU + WORKING,
         }
         return math.ceil(on_gpu[self])
 
@@ -38,23 +38,23 @@ class Offload(StrEnum):
     def meaning(self) -> str:
         """In words."""
         return {
-            Offload.OFF: "everything stays on the GPU",
-            Offload.MODEL: "one network at a time is on the GPU (--offload model)",
-            Offload.LAYERS: "layers visit the GPU in turn (--offload layers)",
+            Layout.RESIDENT: "everything stays on the GPU",
+            Layout.ENCODERS_FIRST: "the encoders leave the GPU before the transformer comes (--placement encoders-first)",
+            Layout.BLOCK_OFFLOAD: "blocks of the transformer visit the GPU in turn (--placement block-offload)",
         }[self]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What to fetch for some memory; ``offload`` is None where the 14B does not fit by these numbers."""
+    """What to fetch for some memory; ``layout`` is None where the 14B does not fit by these numbers."""
 
     files: ModelSet
-    offload: Offload | None
+    layout: Layout | None
 
 
-def offload_for(gpu_memory: float | None) -> Offload | None:
-    """The least offloading that so many GiB allow; None where none does, or without a GPU."""
-    return next((each for each in Offload if gpu_memory is not None and gpu_memory >= each.need), None)
+def layout_for(gpu_memory: float | None) -> Layout | None:
+    """The largest layout that so many GiB allow; None where none does, or without a GPU."""
+    return next((each for each in Layout if gpu_memory is not None and gpu_memory >= each.need), None)
 
 
 def choose(gpu_memory: float | None) -> Choice:
@@ -63,6 +63,6 @@ def choose(gpu_memory: float | None) -> Choice:
     From where the 16-bit weights fit whole, they are taken; below, the float8 file: half the download, and what is
     computed is 16 bit all the same.
     """
-    offload = offload_for(gpu_memory)
-    exact = offload in (Offload.OFF, Offload.MODEL)
-    return Choice(model_set(f"{DEFAULT_MODEL}-{'fp16' if exact else 'fp8'}"), offload)
+    layout = layout_for(gpu_memory)
+    exact = layout in (Layout.RESIDENT, Layout.ENCODERS_FIRST)
+    return Choice(model_set(f"{DEFAULT_MODEL}-{'fp16' if exact else 'fp8'}"), layout)

@@ -254,13 +254,6 @@ def check_sharing(driving: TrackedMasks, binding: Binding) -> list[Finding]:
     return found
 
 
-# What helps against what a source of masks warns of.
-_SOURCE_FIX = {
-    "given": "give lossless masks",
-    "found": "look at these frames in the preview; give masks, or --characters, --point and --box, where it matters",
-}
-
-
 def check_masks(masks: BoundMasks) -> list[Finding]:
     """All mask checks, most serious first."""
     reference, driving, binding = masks.reference, masks.driving, masks.binding
@@ -273,12 +266,18 @@ def check_masks(masks: BoundMasks) -> list[Finding]:
         *check_overlaps(driving),
         *check_sharing(driving, binding),
     ]
-    found += [
-        findings.warning("mask_source", text, _SOURCE_FIX["given" if masks.origin.startswith("given") else "found"])
-        for masks in (reference, driving)
-        for text in masks.warnings
-    ]
+    found += [*_sources(reference), *_sources(driving)]
     return sort_findings(found)
+
+
+def _sources(masks: TrackedMasks) -> list[Finding]:
+    """What whoever read or made the masks has to say."""
+    fix = (
+        "give lossless masks"
+        if masks.origin.startswith("given")
+        else "look at these frames in the preview, and paint or supply the mask where it is wrong"
+    )
+    return [findings.warning("mask_source", text, fix) for text in masks.warnings]
 
 
 def sort_findings(found: Sequence[Finding]) -> list[Finding]:

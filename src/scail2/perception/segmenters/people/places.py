@@ -18,6 +18,9 @@ _SHORTEST = 3
 _SAME = 0.6
 # Squares whose centres are nearer than this share of the smaller side, and of similar size, need no second look.
 _SAME_CENTRE, _SAME_SIZE = 0.2, 1.5
+# Somebody who turns up again within so many frames, nearer than this share of the square's side and of a similar size, is the
+# same person: fast motion and small pictures lose people for a moment.
+_LOST_FOR, _BACK_NEAR, _BACK_SIZE = 12, 0.5, 2.0
 # Newcomers are looked for every so many frames, and whenever somebody is lost.
 _LOOK_AROUND = 4
 _WINDOW = 8
@@ -64,6 +67,14 @@ class Person:
     def presence(self, frame: int) -> float:
         """Probability that the person is in a frame; 0 where it was not found."""
         return self.findings[frame].body.presence if frame in self.findings else 0.0
+
+    def comes_back(self, frame: int, found: Finding) -> bool:
+        """Whether a finding of a later frame may be this person, who was lost shortly before and not far from there."""
+        last = max(self.findings)
+        before, now = self.findings[last].body.following, found.body.following
+        small, large = sorted((before.side, now.side))
+        near = np.hypot(before.x - now.x, before.y - now.y) < _BACK_NEAR * large
+        return bool(frame - last <= _LOST_FOR and near and large < _BACK_SIZE * small)
 
     def bridge(self) -> None:
         """Puts squares into the gaps between findings."""
@@ -133,8 +144,9 @@ class PlaceFinder:
         """Somebody nobody was followed to is whoever was lost last at that place, or somebody new."""
         lost = [person for person in self.people if number not in person.squares and person.squares]
         near = [person for person in lost if here.same_person(person.findings[max(person.findings)])]
-        person = max(near, key=lambda each: max(each.findings)) if near else Person()
-        if not near:
+        back = near or [person for person in lost if person.comes_back(number, here)]
+        person = max(back, key=lambda each: max(each.findings)) if back else Person()
+        if not back:
             self.people.append(person)
         person.add(number, here)
 

@@ -1,0 +1,57 @@
+"""Which placement a model gets where not all of it was named: the fastest that fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from scail2.budget.calibration import measured_rates
+from scail2.budget.choice import plan_budget
+from scail2.budget.machines import this_machine
+from scail2.budget.requirements import Job
+from scail2.budget.shapes import ModelShape
+from scail2.errors import InputError
+from scail2.loading.facts import open_model
+from scail2.request.placement import Placement, PlacementKind
+
+# What a pipeline is placed for where nobody says: the published size, one segment, with guidance.
+USUAL_JOB = Job(size=(512, 896), segments=(81,), overlap=5, steps=40, passes=2)
+
+
+def choose_placement(
+    placement: Placement | str, path: Path, device: torch.device, shape: ModelShape | None = None
+) -> Placement:
+    """The placement of a pipeline whose job is not known yet.
+
+    Args:
+        placement: taken as it is, or for its kind ``auto`` chosen for `USUAL_JOB`; the name of a kind stands for the rest
+            of a placement as it is by default.
+        path: the model's, which is looked into where its ``shape`` is not known.
+
+    Raises:
+        InputError: a name that is no kind.
+    """
+    asked = placement if isinstance(placement, Placement) else Placement(kind=_kind(placement))
+    if asked.kind is not PlacementKind.AUTO:
+        return asked
+    return fitting_placement(shape or open_model(path).shape, USUAL_JOB, asked, device, path)
+
+
+def fitting_placement(shape: ModelShape, job: Job, asked: Placement, device: torch.device, folder: Path) -> Placement:
+    """The fastest placement for a job on this machine that ``asked`` allows; where none fits, the one that needs least.
+
+    Args:
+        folder: where the run is kept.
+    """
+    machine = this_machine(device.type, folder)
+    machine = this_machine(device.type, folder, measured_rates(machine.name, job.itemsize))
+    budget = plan_budget(shape, job, machine, asked)
+    return (budget.chosen or budget.smallest).placement
+
+
+def _kind(name: str) -> PlacementKind:
+    try:
+        return PlacementKind(name)
+    except ValueError:
+        raise InputError(f"There is no placement called {name!r}: choose one of {', '.join(PlacementKind)}.") from None

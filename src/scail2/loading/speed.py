@@ -1,0 +1,92 @@
+"""A transformer is given another attention kernel, compiled, or told to reuse steps; nothing beyond it changes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from scail2.errors import InputError
+from scail2.request.placement import Placement
+from scail2.request.speed import AttentionKernel, Speed, StepCache
+
+# diffusers' names, and the packages that bring the kernels (none: PyTorch has them).
+_KERNELS = {
+    AttentionKernel.SDPA: ("native", None),
+    AttentionKernel.FLASH: ("flash", "flash-attn"),
+    AttentionKernel.FLASH3: ("_flash_3", "flash-attn 3, built from its repository"),
+    AttentionKernel.SAGE: ("sage", "sageattention"),
+    AttentionKernel.CUDNN: ("_native_cudnn", None),
+}
+# How far the first block's result may move, as a share of it, while the others' are taken from the step before.
+FIRST_BLOCK_THRESHOLD = 0.08
+# TaylorSeer computes every so many steps, after so many at the beginning.
+_TAYLOR_INTERVAL, _TAYLOR_FIRST = 3, 2
+
+
+def speed_up(transformer: Any, device: torch.device, speed: Speed, placement: Placement) -> None:
+    """Applies the choices to a transformer that has been placed.
+
+    Raises:
+        InputError: a kernel's package or device is missing, or two choices exclude each other.
+    """
+    if speed.attention is not AttentionKernel.AUTO:
+        set_attention(transformer, device, speed.attention)
+    if speed.cache is not StepCache.OFF:
+        _cache_steps(transformer, speed.cache)
+    if speed.compile:
+        _compile(transformer, device, speed, placement)
+
+
+def set_attention(transformer: Any, device: torch.device, kernel: AttentionKernel) -> None:
+    """Has this transformer, and no other model of the process, compute attention with a kernel."""
+    from diffusers.models.attention_dispatch import AttentionBackendName, _check_attention_backend_requirements
+
+    name, package = _KERNELS[kernel]
+    if kernel is not AttentionKernel.SDPA and device.type != "cuda":
+        raise InputError(f"Attention {kernel} needs an NVIDIA GPU; on {device.type} use --attention sdpa.")
+    backend = AttentionBackendName(name)
+    try:
+        _check_attention_backend_requirements(backend)
+    except (RuntimeError, ImportError, ValueError) as error:
+        raise InputError(
+            f"Attention {kernel} needs {package or 'another build of PyTorch'}, which is not here."
+        ) from error
+    for part in transformer.modules():
+        processor = getattr(part, "processor", None)
+        if processor is not None and hasattr(processor, "_attention_backend"):
+            processor._attention_backend = backend
+
+
+def _cache_steps(transformer: Any, cache: StepCache) -> None:
+    from diffusers import FirstBlockCacheConfig
+
+    from scail2.pipeline.step_caches import taylorseer_config
+
+    if cache is StepCache.FIRST_BLOCK:
+        transformer.enable_cache(FirstBlockCacheConfig(threshold=FIRST_BLOCK_THRESHOLD))
+    else:
+        transformer.enable_cache(
+            taylorseer_config(
+                cache_interval=_TAYLOR_INTERVAL,
+                disable_cache_before_step=_TAYLOR_FIRST,
+                taylor_factors_dtype=torch.float32,
+            )
+        )
+
+
+def _compile(transformer: Any, device: torch.device, speed: Speed, placement: Placement) -> None:
+    """Compiles one block for all: a second shape of tokens, such as a shorter last segment, compiles it once more."""
+    if placement.offloads:
+        raise InputError(f"--compile needs weights that stay: --placement {placement.kind} moves them at every step.")
+    if speed.cache is not StepCache.OFF:
+        raise InputError(f"--compile and --cache {speed.cache} exclude each other: a cache decides block by block.")
+    compiler = os.environ.get("CXX", "g++")
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        raise InputError(f"--compile needs a C++ compiler on a CPU: {compiler} is not here.")
+    if device.type == "cuda" and find_spec("triton") is None:
+        raise InputError("--compile needs triton on a GPU, which is not here: pip install triton.")
+    transformer.compile_repeated_blocks(fullgraph=True)
