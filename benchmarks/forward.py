@@ -1,6 +1,6 @@
 """Time of one forward pass beside a stock Wan transformer of the same size and token count, on one CPU thread.
 
-    python benchmarks/forward.py
+    python -m benchmarks.forward [--dtype bfloat16]
 
 The first step of a segment and its later ones are timed apart: later ones find the keys and values of the context and
 the tokens of the pictures in the segment's memory. Runs take turns, so that whatever else the machine does falls on all,
@@ -12,11 +12,12 @@ import argparse
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from diffusers import WanTransformer3DModel
 
+from benchmarks.results import Figure
 from scail2 import SCAIL2Transformer3DModel
 from scail2.models.memory import SegmentMemory
 
@@ -87,6 +88,26 @@ def measure(calls: dict[str, Callable[[], object]], runs: int) -> dict[str, dict
     return seconds
 
 
+def figures(dtype: str = "float32", runs: int = 15) -> Iterator[Figure]:
+    """Medians of a segment's first and later steps and of stock Wan, and the ratios."""
+    medians = {name: statistics.median(clocks["cpu"]) for name, clocks in compare(getattr(torch, dtype), runs).items()}
+    for name, median in medians.items():
+        yield Figure(name=name, value=median, unit="CPU s")
+    for name in medians:
+        if name != "stock Wan":
+            yield Figure(name=f"{name} / stock Wan", value=medians[name] / medians["stock Wan"], unit="ratio")
+
+
+def compare(dtype: torch.dtype, runs: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds of every run of our steps and of stock Wan, by clock."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    stock, inputs = in_type(*stock_call(), dtype)
+    calls = first_and_later(*in_type(*scail2_call(), dtype)) | {"stock Wan": lambda: stock(**inputs)}
+    with torch.inference_mode():
+        return measure(calls, runs)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=15, help="timed runs of each model")
@@ -94,13 +115,7 @@ def main() -> None:
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="type of weights and inputs"
     )
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    dtype = getattr(torch, arguments.dtype)
-    stock, inputs = in_type(*stock_call(), dtype)
-    calls = first_and_later(*in_type(*scail2_call(), dtype)) | {"stock Wan": lambda: stock(**inputs)}
-    with torch.inference_mode():
-        seconds = measure(calls, arguments.runs)
+    seconds = compare(getattr(torch, arguments.dtype), arguments.runs)
     print(
         f"torch {torch.__version__}, {platform.machine()}, 1 thread, 1856 tokens, {arguments.dtype}, {arguments.runs} runs each"
     )
@@ -110,7 +125,7 @@ def main() -> None:
     for name, median in medians.items():
         fastest = min(seconds[name]["wall"])
         print(f"{name:11s} median {median['cpu']:.3f} s CPU, {median['wall']:.3f} s wall (fastest {fastest:.3f})")
-    for name in calls:
+    for name in seconds:
         if name != "stock Wan":
             print(f"{name} / stock Wan: {medians[name]['cpu'] / medians['stock Wan']['cpu']:.3f}")
 

@@ -1,6 +1,6 @@
 """Peak memory of loading a checkpoint, as a multiple of its weights.
 
-    python benchmarks/loading.py [--gigabytes 2.1] [--quick] [--out FILE.json]
+    python -m benchmarks.loading [--gigabytes 2.1] [--quick] [--out FILE.json]
 
 Generates a SCAIL-2 checkpoint of random weights (the 14B's width, as many layers as the size asks for) in every dialect
 in turn, loads each in a fresh process and reports the peak resident set (VmHWM of Linux, reset before the load).
@@ -17,13 +17,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gguf
 import torch
 
 import scail2
+from benchmarks.results import Figure
 from scail2.checkpoints.dialects import view_transformer
 from scail2.checkpoints.official_names import to_official_name
 from scail2.checkpoints.tensor_files import open_tensor_file, write_safetensors
@@ -153,10 +154,31 @@ def cases(folder: Path, shapes: dict[str, tuple[int, ...]]) -> list[tuple[str, s
 
 def measure(path: Path, dtype: str) -> dict:
     """Loads in a fresh process with one thread."""
-    command = [sys.executable, __file__, "--load", str(path), "--dtype", dtype]
+    command = [sys.executable, "-m", "benchmarks.loading", "--load", str(path), "--dtype", dtype]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
     return json.loads(output.splitlines()[-1])
+
+
+def measured(gigabytes: float, *, quick: bool) -> Iterator[tuple[str, dict]]:
+    """Every case with what loading it took; its file is made before and gone afterwards."""
+    shapes = shapes_of(gigabytes)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for title, filename, dtype, write in cases(folder, shapes)[: 3 if quick else None]:
+            path = folder / filename
+            write(path)
+            result = measure(path, dtype)
+            yield title, result | {"ratio": (result["peak"] - result["baseline"]) / result["weights"]}
+            if filename not in ("official_bf16.safetensors", "official_fp32.safetensors"):
+                subprocess.run(["rm", "-r", str(path)], check=True)
+
+
+def figures(gigabytes: float = 2.1) -> Iterator[Figure]:
+    """Peak over weights of every dialect, and CPU seconds."""
+    for title, result in measured(gigabytes, quick=False):
+        yield Figure(name=title, value=result["ratio"], unit="peak / weights")
+        yield Figure(name=title, value=result["seconds"], unit="CPU s")
 
 
 def main() -> None:
@@ -171,22 +193,14 @@ def main() -> None:
     if arguments.load:
         print(json.dumps(load_once(arguments.load, arguments.dtype)))
         return
-    shapes, results = shapes_of(arguments.gigabytes), {}
-    print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}, {len(shapes)} tensors")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for title, filename, dtype, write in cases(folder, shapes)[: 3 if arguments.quick else None]:
-            path = folder / filename
-            write(path)
-            result = results[title] = measure(path, dtype)
-            result["ratio"] = (result["peak"] - result["baseline"]) / result["weights"]
-            print(
-                f"{title:26} weights {result['weights'] / MIB:6.0f} MiB, peak {result['peak'] / MIB:6.0f} MiB, of which "
-                f"imports {result['baseline'] / MIB:4.0f} MiB; {result['seconds']:5.1f} s of CPU; ratio: {result['ratio']:.3f}",
-                flush=True,
-            )
-            if filename not in ("official_bf16.safetensors", "official_fp32.safetensors"):
-                subprocess.run(["rm", "-r", str(path)], check=True)
+    print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}")
+    results = dict(measured(arguments.gigabytes, quick=arguments.quick))
+    for title, result in results.items():
+        print(
+            f"{title:26} weights {result['weights'] / MIB:6.0f} MiB, peak {result['peak'] / MIB:6.0f} MiB, of which "
+            f"imports {result['baseline'] / MIB:4.0f} MiB; {result['seconds']:5.1f} s of CPU; ratio: {result['ratio']:.3f}",
+            flush=True,
+        )
     print(f"worst ratio: {max(result['ratio'] for result in results.values()):.3f}")
     if arguments.out:
         arguments.out.write_text(json.dumps(results, indent=1))

@@ -1,6 +1,6 @@
 """Peak memory of a long run against a short one: it must not grow with the film's length.
 
-    python benchmarks/memory.py [--frames 162 1000] [--model PATH] [--steps 1]
+    python -m benchmarks.memory [--frames 162 1000] [--model PATH] [--steps 1]
 
 Every run is a process of its own, on a drawn video with given masks, through all stages from masks to the finished file.
 Prints the peak resident memory of each and ``ratio: X``, longest over shortest. Denoising steps change the time, not the
@@ -14,11 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.results import Figure
 from scail2.request.animation import AnimationRequest
 from scail2.video import VideoWriter
 
@@ -81,11 +83,19 @@ def measure(frames: int, model: str | None, steps: int) -> float:
     """Peak resident memory, in bytes, of a run of so many frames."""
     with tempfile.TemporaryDirectory(prefix="scail2-memory-") as folder:
         job = write_job(Path(folder), frames, model, steps)
-        command = [sys.executable, __file__, "--job", str(job)]
+        command = [sys.executable, "-m", "benchmarks.memory", "--job", str(job)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result = json.loads(done.stdout.splitlines()[-1])
     print(f"{frames} frames: peak {result['peak'] / 2**20:.0f} MiB in {result['seconds']:.0f} s", flush=True)
     return result["peak"]
+
+
+def figures(frames: Sequence[int] = (162, 1000)) -> Iterator[Figure]:
+    """Peak of a short and a long run with the embedded model, and their ratio."""
+    peaks = {count: measure(count, None, 1) for count in frames}
+    for count, peak in peaks.items():
+        yield Figure(name=f"{count} frames", value=peak / 2**20, unit="MiB")
+    yield Figure(name="longest / shortest", value=peaks[max(peaks)] / peaks[min(peaks)], unit="ratio")
 
 
 def main() -> None:

@@ -1,15 +1,16 @@
 """How far a run in half precision is from the same run in float32, with the goldens' network: 8 steps, guidance 5.
 
-    python benchmarks/precision.py
-    python benchmarks/precision.py --embedded    # the embedded checkpoint on the bundled examples, in decibels
+    python -m benchmarks.precision
+    python -m benchmarks.precision --embedded    # the embedded checkpoint on the bundled examples, in decibels
 
 The relative difference of the final latents in the 2-norm, for every golden run of 8 steps with guidance, segment by
 segment; later segments continue from what the earlier ones made of it. Beside each type stands its floor: the float32
-network with nothing but its weights rounded to that type. `benchmarks/forward.py --dtype bfloat16` gives the time.
+network with nothing but its weights rounded to that type. `python -m benchmarks.forward --dtype bfloat16` gives the time.
 """
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 import scail2
+from benchmarks.results import Figure
 from scail2.checkpoints.encoders import load_vae
 from scail2.devices import has_native_bf16
 from scail2.pipeline import SCAIL2Pipeline
@@ -41,7 +43,7 @@ def final_latents(model: torch.nn.Module, runs: dict, case: dict) -> list[torch.
     pipe = SCAIL2Pipeline(transformer=model, vae=vae, scheduler=make_scheduler("unipc", 3.0))
     pipe.set_progress_bar_config(disable=True)
     found, decode = [], pipe.decode
-    pipe.decode = lambda latents: found.append(latents) or decode(latents)
+    pipe.decode = lambda latents, *asked: found.append(latents) or decode(latents, *asked)
     segments = pipe.stream(
         given["image"].numpy(),
         given["driving"].numpy(),
@@ -94,14 +96,9 @@ def embedded() -> None:
         print(f"{example.name:12s} {whole:.1f} dB (worst frame {worst:.1f}), denoising {slow:.2f} s -> {fast:.2f} s")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--embedded", action="store_true", help="the embedded checkpoint instead of the goldens' network"
-    )
+def compared() -> Iterator[tuple[str, str, str, list[float]]]:
+    """Golden run, type, how it was computed, and the relative difference of each segment's final latents."""
     torch.set_num_threads(1)
-    if parser.parse_args().embedded:
-        return embedded()
     runs = json.loads((GOLDENS / "e2e" / "e2e.json").read_text())
     cases = [case for case in runs["cases"] if case["steps"] == 8 and case["guidance_scale"] != 1.0]
     for case in cases:
@@ -111,7 +108,25 @@ def main() -> None:
                 model = transformer(runs["config"], dtype, computed_in_float32=in_float32)
                 found = final_latents(model, runs, case)
                 shares = [(torch.dist(a, b) / b.norm()).item() for a, b in zip(found, exact, strict=True)]
-                print(f"{case['name']:27s} {name:9s} {what:15s}", *(f"{share:.2%}" for share in shares))
+                yield case["name"], name, what, shares
+
+
+def figures() -> Iterator[Figure]:
+    """The last segment's difference of every golden run and type."""
+    for case, name, what, shares in compared():
+        yield Figure(name=f"{case}, {name} {what}", value=100 * shares[-1], unit="%")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--embedded", action="store_true", help="the embedded checkpoint instead of the goldens' network"
+    )
+    torch.set_num_threads(1)
+    if parser.parse_args().embedded:
+        return embedded()
+    for case, name, what, shares in compared():
+        print(f"{case:27s} {name:9s} {what:15s}", *(f"{share:.2%}" for share in shares))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from scail2.cli.app import main
 from scail2.cli.options import make_request, request_parameters
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
@@ -350,3 +351,11 @@ def test_offload_is_an_earlier_name_of_placement(earlier, kind, tmp_path):
     assert AnimationRequest.from_toml(tmp_path / "a.toml", mode="animation", **FILES).placement == kind
     with pytest.raises(InputError, match=r"'placement' \(--placement\) must be one of auto, resident, encoders-first"):
         AnimationRequest(**FILES, mode="animation", placement="disk")
+
+
+def test_the_command_line_still_takes_offload(capsys):
+    """As it was given: the request reads its values, so what is refused is refused under the present name."""
+    with pytest.raises(SystemExit) as end:
+        main(["animate", "--reference", "a.png", "--driving", "b.mp4", "--output", "c.mp4", "--offload", "disk"])
+    assert end.value.code == 2
+    assert "'placement' (--placement) must be one of auto, resident" in capsys.readouterr().err

@@ -213,7 +213,7 @@ def test_a_segment_that_cannot_be_written_leaves_nothing_and_keeps_the_old_one(t
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("scail2.runs.segment_store.save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(OSError, match="No space"):
         store.save(*_segment(value=0.5), Fraction(8))
     assert store.record(0) == record
@@ -226,7 +226,7 @@ def test_a_full_disk_is_told_from_what_safetensors_quotes(tmp_path, monkeypatch)
     def refuse(*arguments, **options):
         raise SafetensorError(refuse.told)
 
-    monkeypatch.setattr("scail2.runs.segment_store.save_file", refuse)
+    monkeypatch.setattr("safetensors.torch.save_file", refuse)
     refuse.told = "Error while serializing: I/O error: No space left on device (os error 28)"
     with (
         pytest.raises(InputError, match="the disk is full; free some space and resume"),

@@ -16,6 +16,7 @@ from scail2.files.user_paths import expanded, split_lora
 from scail2.modes import AnimationMode
 from scail2.request.animation import AnimationRequest, read_toml
 from scail2.request.masks import MaskRequest
+from scail2.request.names import EARLIER_OPTIONS
 from scail2.request.values import PANELS
 
 
@@ -56,6 +57,7 @@ def _parameter(setting: Field, option: str) -> inspect.Parameter:
         name = f"{name}/--no-{name[2:]}"
     option = typer.Option(
         name,
+        *EARLIER_OPTIONS.get(setting.name, ()),
         help=_help(setting, repeatable),
         metavar=setting.metadata.get("metavar"),
         rich_help_panel=setting.metadata["panel"],

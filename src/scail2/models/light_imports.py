@@ -1,7 +1,7 @@
 """diffusers without everything that it imports when it is imported.
 
-diffusers' modules import, at their top, whatever they might need and find installed: peft, torchao, most of transformers,
-scipy and torch's compiler. Together these take two thirds of the time until a pipeline can be loaded, and most runs
+diffusers' modules import, at their top, whatever they might need and find installed: peft, torchao, bitsandbytes, most of
+transformers, scipy and torch's compiler. Together these take two thirds of the time until a pipeline can be loaded, and most runs
 use none of them. `defer` makes the next import of diffusers put stand-ins in their place: a class or function under a stand-in
 is imported when it is called, derived from or looked into. Asking whether something is an instance of such a class imports
 nothing: as long as nobody has imported the class there are no instances of it.
@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 _DEFERRED = (
+    "bitsandbytes",
     "diffusers.quantizers.torchao",
     "peft.helpers",
     "peft.tuners.tuners_utils",
@@ -145,8 +146,12 @@ def _standing_in() -> Iterator[None]:
     """Stand-ins in the place of what is not imported yet, for as long as the context lasts."""
     with ExitStack() as stack:
         for name in _DEFERRED:
-            if name not in sys.modules:
+            if name in sys.modules:
+                continue
+            spec = PathFinder.find_spec(name) if "." not in name else None
+            if spec is not None or "." in name:
                 sys.modules[name] = _compiler() if name == "torch._dynamo" else _StandIn(name)
+                sys.modules[name].__spec__ = spec  # whether a library is installed is asked of it
                 stack.callback(sys.modules.pop, name, None)
         transformers = import_module("transformers")
         for name, module in _OF_TRANSFORMERS.items():

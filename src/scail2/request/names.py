@@ -31,6 +31,8 @@ EARLIER_NAMES = (
     EarlierName("keep_reference_background", "black_out_reference", negated=True),
     EarlierName("offload", "placement"),
 )
+# Options of earlier versions that the present ones have other names for, by field; the command line still takes them.
+EARLIER_OPTIONS = {"placement": ("--offload",)}
 _EARLIER = {each.name: each for each in EARLIER_NAMES}
 
 
