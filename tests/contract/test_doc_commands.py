@@ -100,7 +100,8 @@ def _program(words: tuple[str, ...]) -> Path | None:
     if words[0] != "python" or words[1] == "-c":
         return None
     if words[1] == "-m":
-        return ROOT / "src" / (words[2].replace(".", "/") + ".py")
+        within = Path(words[2].replace(".", "/") + ".py")
+        return ROOT / within if words[2].startswith("benchmarks.") else ROOT / "src" / within
     return ROOT / words[1]
 
 
