@@ -164,11 +164,11 @@ def predicted(size: Size, device: Any, kind: str | None) -> dict[str, float]:
 
     from benchmarks.hardware import MODEL
     from scail2.budget.machines import GIB, this_machine
-    from scail2.budget.requirements import Job, requirement
+    from scail2.budget.requirements import Workload, requirement
     from scail2.request.placement import Placement, PlacementKind
 
     kinds = {"block_level": PlacementKind.BLOCK_OFFLOAD, "leaf_level": PlacementKind.LAYER_OFFLOAD}
-    job = Job(size=size.pixels, segments=(size.frames,), overlap=5, steps=1, passes=1)
+    job = Workload(size=size.pixels, segments=(size.frames,), overlap=5, steps=1, passes=1)
     placement = Placement(kind=kinds.get(kind or "", PlacementKind.ENCODERS_FIRST))
     found = requirement(MODEL, job, placement, this_machine("cuda", Path.cwd()))
     return {"predicted s": found.seconds["denoise"], "predicted GiB": found.device_bytes["denoise"] / GIB}

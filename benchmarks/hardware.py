@@ -12,7 +12,7 @@ from pathlib import Path
 
 from scail2.budget.choice import Budget, plan_budget
 from scail2.budget.machines import CARDS, GIB, RESERVED, Machine, named_machine
-from scail2.budget.requirements import Job, requirement
+from scail2.budget.requirements import Workload, requirement
 from scail2.budget.shapes import (
     AutoencoderShape,
     ImageEncoderShape,
@@ -41,11 +41,11 @@ MODEL = ModelShape(
 )
 
 
-def job(name: str, size: tuple[int, int], frames: int) -> Job:
+def job(name: str, size: tuple[int, int], frames: int) -> Workload:
     """One segment with a preset's steps and passes."""
     chosen = preset(name)
     passes = 1 if chosen.guidance_scale == 1 else 2
-    return Job(size=size, segments=(frames,), overlap=5, steps=chosen.steps, passes=passes, prompts=passes)
+    return Workload(size=size, segments=(frames,), overlap=5, steps=chosen.steps, passes=passes, prompts=passes)
 
 
 def budget(machine: Machine, name: str, size: tuple[int, int], frames: int, asked: Placement) -> Budget:

@@ -11,7 +11,7 @@ from scail2.budget import calibration
 from scail2.budget.calibration import Calibration
 from scail2.budget.choice import plan_budget
 from scail2.budget.machines import CARDS, GIB, Machine, card_rates, find_card, named_machine
-from scail2.budget.requirements import Job, requirement
+from scail2.budget.requirements import Workload, requirement
 from scail2.budget.shapes import (
     AutoencoderShape,
     ImageEncoderShape,
@@ -39,7 +39,7 @@ MODEL = ModelShape(
     text_encoder=TextEncoderShape(weights=stored(5_680_910_336)),
     image_encoder=ImageEncoderShape(weights=stored(630_776_321)),
 )
-QUALITY = Job(size=(512, 896), segments=(81,), overlap=5, steps=40, passes=2, prompts=2)
+QUALITY = Workload(size=(512, 896), segments=(81,), overlap=5, steps=40, passes=2, prompts=2)
 
 
 def kinds_by_card() -> dict[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from scail2.budget.machines import GIB, Machine
-from scail2.budget.requirements import Job, Requirement, requirement
+from scail2.budget.requirements import Workload, Requirement, requirement
 from scail2.budget.shapes import ModelShape
 from scail2.errors import InputError
 from scail2.request.placement import Placement, PlacementKind, WeightStorage
@@ -22,7 +22,7 @@ _SIZES = ((704, 1280), (640, 1152), (512, 896), (448, 832), (384, 672), (320, 57
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
-    """A job's needs on a machine: the placement that was chosen (None: nothing fits) and the next best."""
+    """A workload's needs on a machine: the placement that was chosen (None: nothing fits) and the next best."""
 
     machine: Machine
     chosen: Requirement | None
@@ -67,25 +67,27 @@ class Budget:
 
 def plan_budget(
     model: ModelShape,
-    job: Job,
+    workload: Workload,
     machine: Machine,
     asked: Placement,
     correct: Callable[[Requirement], Requirement] = lambda needs: needs,
 ) -> Budget:
-    """The budget of a job.
+    """The budget of a workload.
 
     Args:
         asked: what the user wants; its ``kind`` may be ``auto``, and only what it leaves open is chosen.
         correct: what finished runs have taught (`scail2.budget.calibration.corrected`).
     """
-    tried = [correct(requirement(model, job, each, machine)) for each in candidates(model, job, machine, asked)]
+    tried = [
+        correct(requirement(model, workload, each, machine)) for each in candidates(model, workload, machine, asked)
+    ]
     fitting = sorted((each for each in tried if fits(each, machine)), key=lambda each: each.total_seconds)
     smallest = min(tried, key=lambda each: (each.peak > machine.memory, each.main_bytes, each.peak))
     if not any(each.peak <= machine.memory for each in tried):
         smallest = min(tried, key=lambda each: each.peak)
     if fitting:
         return Budget(machine=machine, chosen=fitting[0], others=_distinct(fitting), smallest=smallest)
-    advice = tuple(_advice(model, job, machine, asked))
+    advice = tuple(_advice(model, workload, machine, asked))
     return Budget(machine=machine, chosen=None, others=(), smallest=smallest, advice=advice)
 
 
@@ -97,7 +99,7 @@ def fits(needs: Requirement, machine: Machine) -> bool:
     return needs.peak <= machine.memory and main
 
 
-def candidates(model: ModelShape, job: Job, machine: Machine, asked: Placement) -> Iterator[Placement]:
+def candidates(model: ModelShape, workload: Workload, machine: Machine, asked: Placement) -> Iterator[Placement]:
     """Every placement that leaves values as they are and that ``asked`` allows, the plainest first."""
     kinds = [asked.kind] if asked.kind is not PlacementKind.AUTO else [each for each in PlacementKind if each != "auto"]
     if machine.is_cpu and asked.kind is PlacementKind.AUTO:
@@ -121,29 +123,29 @@ def _distinct(fitting: list[Requirement]) -> tuple[Requirement, ...]:
     return tuple(found.values())[:_RUNNERS_UP]
 
 
-def _advice(model: ModelShape, job: Job, machine: Machine, asked: Placement) -> Iterator[str]:
+def _advice(model: ModelShape, workload: Workload, machine: Machine, asked: Placement) -> Iterator[str]:
     """The nearest settings that fit: weights in fewer bytes, a smaller picture, shorter segments."""
 
-    def needs(changed: Job, wanted: Placement) -> Requirement | None:
+    def needs(changed: Workload, wanted: Placement) -> Requirement | None:
         tried = (requirement(model, changed, each, machine) for each in candidates(model, changed, machine, wanted))
         return min((each for each in tried if fits(each, machine)), key=lambda each: each.total_seconds, default=None)
 
     free = replace(asked, kind=PlacementKind.AUTO)
-    if asked.kind is not PlacementKind.AUTO and needs(job, free) is not None:
+    if asked.kind is not PlacementKind.AUTO and needs(workload, free) is not None:
         yield "--placement auto"
     for storage in (WeightStorage.FP8, WeightStorage.NF4):
-        if asked.storage is WeightStorage.FULL and needs(job, replace(free, storage=storage)) is not None:
+        if asked.storage is WeightStorage.FULL and needs(workload, replace(free, storage=storage)) is not None:
             yield f"--weights {storage}"
             break
     for height, width in _SIZES:
         # The shape of the picture is the video's; the number of pixels is what counts.
-        smaller = height * width < 0.97 * job.size[0] * job.size[1]
-        scaled = _scaled(job.size, height * width)
-        if smaller and needs(replace(job, size=scaled), free) is not None:
+        smaller = height * width < 0.97 * workload.size[0] * workload.size[1]
+        scaled = _scaled(workload.size, height * width)
+        if smaller and needs(replace(workload, size=scaled), free) is not None:
             yield f"--height {scaled[0]} --width {scaled[1]}"
             break
-    for frames in range(max(job.segments) - 4, 12, -4):
-        if needs(replace(job, segments=(frames,)), free) is not None:
+    for frames in range(max(workload.segments) - 4, 12, -4):
+        if needs(replace(workload, segments=(frames,)), free) is not None:
             yield f"--segment-frames {frames}"
             break
 

@@ -1,4 +1,4 @@
-"""What a job takes on a machine under a placement: bytes at their highest, and seconds of every stage."""
+"""What a workload takes on a machine under a placement: bytes at their highest, and seconds of every stage."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _STARTING = 3.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
+class Workload:
     """What is to be rendered.
 
     Attributes:
@@ -65,7 +65,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Requirement:
-    """What a job takes under one placement.
+    """What a workload takes under one placement.
 
     Attributes:
         device_bytes: of each stage at its highest, the reserve of driver and allocator included.
@@ -105,33 +105,33 @@ class Requirement:
         }
 
 
-def requirement(model: ModelShape, job: Job, placement: Placement, machine: Machine) -> Requirement:
-    """What a job takes under a placement that is chosen (not ``auto``)."""
-    reckoning = _Reckoning(model, job, placement, machine)
+def requirement(model: ModelShape, workload: Workload, placement: Placement, machine: Machine) -> Requirement:
+    """What a workload takes under a placement that is chosen (not ``auto``)."""
+    reckoning = _Reckoning(model, workload, placement, machine)
     return Requirement(
         placement=placement,
         device_bytes=reckoning.device_bytes(),
         main_bytes=reckoning.main_bytes(),
         pinned_bytes=reckoning.waiting() if placement.offloads and placement.pinned and not machine.is_cpu else 0,
-        disk_bytes=_disk_bytes(job),
+        disk_bytes=_disk_bytes(workload),
         seconds=reckoning.seconds(),
     )
 
 
-def _disk_bytes(job: Job) -> float:
+def _disk_bytes(workload: Workload) -> float:
     """Lossless frames compress to about half; the float history of each segment and the film come on top."""
-    pixels = job.size[0] * job.size[1]
-    return pixels * (3 * job.frames * 0.5 + 12 * job.overlap * len(job.segments) + 0.1 * job.frames)
+    pixels = workload.size[0] * workload.size[1]
+    return pixels * (3 * workload.frames * 0.5 + 12 * workload.overlap * len(workload.segments) + 0.1 * workload.frames)
 
 
 class _Reckoning:
-    """One job under one placement."""
+    """One workload under one placement."""
 
-    def __init__(self, model: ModelShape, job: Job, placement: Placement, machine: Machine):
-        self.model, self.job, self.placement, self.machine = model, job, placement, machine
+    def __init__(self, model: ModelShape, workload: Workload, placement: Placement, machine: Machine):
+        self.model, self.workload, self.placement, self.machine = model, workload, placement, machine
         self.vae_itemsize = 2 if placement.vae_bf16 else 4
         self.tile = TILE if placement.vae_tiled else None
-        longest = max(job.segments)
+        longest = max(workload.segments)
         self.longest = longest
         self.sequence = self._sequence(longest)
         # diffusers' offloading calls blocks as they are, and so do chunks.
@@ -141,25 +141,25 @@ class _Reckoning:
         return SequenceShape.of(
             self.model.transformer,
             self.model.autoencoder,
-            self.job.size,
+            self.workload.size,
             frames,
-            self.job.additional_references,
+            self.workload.additional_references,
         )
 
     # ---- bytes ------------------------------------------------------------------------------------------------------
 
     def weights(self) -> float:
         """Of the transformer, as it is kept."""
-        return memory.transformer_bytes(self.model.transformer, self.job.itemsize, self.placement.storage)
+        return memory.transformer_bytes(self.model.transformer, self.workload.itemsize, self.placement.storage)
 
     def waiting(self) -> float:
         """Of the transformer's blocks, that wait in main memory while others work."""
         shape = self.model.transformer
-        return shape.num_layers * memory.block_bytes(shape, self.job.itemsize, self.placement.storage)
+        return shape.num_layers * memory.block_bytes(shape, self.workload.itemsize, self.placement.storage)
 
     def resident_transformer(self) -> float:
         """Of the transformer's weights, that are on the device while it works."""
-        shape, size, storage = self.model.transformer, self.job.itemsize, self.placement.storage
+        shape, size, storage = self.model.transformer, self.workload.itemsize, self.placement.storage
         unpacked = 0.0 if storage is WeightStorage.FULL else memory.largest_matrix(shape, size)
         if self.placement.kind is PlacementKind.BLOCK_OFFLOAD:
             blocks = min(shape.num_layers, 1 + self.placement.prefetched_blocks)
@@ -170,7 +170,7 @@ class _Reckoning:
 
     def encoder_weights(self) -> dict[str, float]:
         """Of text and image encoder, while each works: streamed where the transformer is."""
-        found, size = {}, self.job.itemsize
+        found, size = {}, self.workload.itemsize
         if (text := self.model.text_encoder) is not None:
             embedding = text.vocab_size * text.d_model
             block = (text.weights.parameters - embedding) / max(1, text.num_layers)
@@ -182,7 +182,7 @@ class _Reckoning:
 
     def device_bytes(self) -> dict[str, float]:
         """Bytes of the device in every stage."""
-        model, job = self.model, self.job
+        model, workload = self.model, self.workload
         vae = model.autoencoder.weights.parameters * self.vae_itemsize
         encoders = self.encoder_weights()
         resident = 0.0
@@ -190,25 +190,25 @@ class _Reckoning:
             resident = sum(encoders.values()) + self.resident_transformer() + vae
         work: dict[str, tuple[float, float]] = {}
         if model.text_encoder is not None:
-            work["text"] = (encoders["text"], memory.text_peak(model.text_encoder, job.itemsize))
+            work["text"] = (encoders["text"], memory.text_peak(model.text_encoder, workload.itemsize))
         if model.image_encoder is not None:
-            work["image"] = (encoders["image"], memory.image_peak(model.image_encoder, job.itemsize))
+            work["image"] = (encoders["image"], memory.image_peak(model.image_encoder, workload.itemsize))
         transformer = self.resident_transformer()
-        driving = tuple(side // model.transformer.driving_downsample for side in job.size)
+        driving = tuple(side // model.transformer.driving_downsample for side in workload.size)
         encode = memory.encoding_peak(
             model.autoencoder, (driving[0], driving[1]), self.longest, self.vae_itemsize, tile=self.tile
         )
-        decode = memory.decoding_peak(model.autoencoder, job.size, self.longest, self.vae_itemsize, tile=self.tile)
+        decode = memory.decoding_peak(model.autoencoder, workload.size, self.longest, self.vae_itemsize, tile=self.tile)
         denoise = memory.pass_peak(
             model.transformer,
             self.sequence,
-            job.itemsize,
+            workload.itemsize,
             on_cpu=self.machine.is_cpu,
             token_chunk=self.placement.token_chunk,
             direct=self.direct,
         )
         if self.direct:
-            denoise += memory.memory_bytes(model.transformer, self.sequence, job.itemsize, job.passes)
+            denoise += memory.memory_bytes(model.transformer, self.sequence, workload.itemsize, workload.passes)
         work["encode"] = (vae + transformer, encode)
         work["denoise"] = (vae + transformer, denoise)
         work["decode"] = (vae + transformer, decode)
@@ -220,12 +220,14 @@ class _Reckoning:
 
     def main_bytes(self) -> float:
         """Bytes of main memory: what waits there, and what passes through when it is loaded."""
-        frames = self.job.size[0] * self.job.size[1] * 3 * 4 * 2 * self.longest
+        frames = self.workload.size[0] * self.workload.size[1] * 3 * 4 * 2 * self.longest
         if self.machine.is_cpu:
             return _PROGRAM + frames + self.peak_on_cpu()
         # A LoRA is fused in float32, one parameter after the other, before anything is quantised.
-        full = memory.transformer_bytes(self.model.transformer, self.job.itemsize) if self.job.lora_bytes else 0
-        loading = max([self.weights(), full + self.job.lora_bytes, *self.encoder_weights().values()])
+        full = (
+            memory.transformer_bytes(self.model.transformer, self.workload.itemsize) if self.workload.lora_bytes else 0
+        )
+        loading = max([self.weights(), full + self.workload.lora_bytes, *self.encoder_weights().values()])
         if self.placement.kind is PlacementKind.RESIDENT:
             loading = self.weights() + sum(self.encoder_weights().values())
         return _PROGRAM + frames + loading
@@ -237,35 +239,35 @@ class _Reckoning:
     # ---- seconds ----------------------------------------------------------------------------------------------------
 
     def seconds(self) -> dict[str, float]:
-        """Seconds of every stage over the whole job."""
-        model, job, rates = self.model, self.job, self.machine.rates
+        """Seconds of every stage over the whole workload."""
+        model, workload, rates = self.model, self.workload, self.machine.rates
         found = {"load": self._loading()}
         if model.text_encoder is not None:
-            copied = model.text_encoder.weights.parameters * job.itemsize / rates.link
-            found["text"] = job.prompts * duration(text_encoding(model.text_encoder), rates) + copied
+            copied = model.text_encoder.weights.parameters * workload.itemsize / rates.link
+            found["text"] = workload.prompts * duration(text_encoding(model.text_encoder), rates) + copied
         if model.image_encoder is not None:
             found["image"] = duration(image_encoding(model.image_encoder), rates)
         encode, denoise, decode = 0.0, 0.0, 0.0
         ratio = model.transformer.driving_downsample
-        driving = (job.size[0] // ratio, job.size[1] // ratio)
+        driving = (workload.size[0] // ratio, workload.size[1] // ratio)
         # Most segments of a long video are alike.
-        kinds = Counter((frames, bool(number)) for number, frames in enumerate(job.segments))
+        kinds = Counter((frames, bool(number)) for number, frames in enumerate(workload.segments))
         for (frames, continues), count in kinds.items():
-            encode += count * frames * job.size[0] * job.size[1] / rates.pixels
+            encode += count * frames * workload.size[0] * workload.size[1] / rates.pixels
             encode += count * self._vae_seconds(video_encoding(model.autoencoder, driving, frames))
             if continues:
-                encode += count * self._vae_seconds(video_encoding(model.autoencoder, job.size, job.overlap))
-            new = frames - job.overlap if continues else frames
-            decode += count * self._vae_seconds(video_decoding(model.autoencoder, job.size, frames, new))
+                encode += count * self._vae_seconds(video_encoding(model.autoencoder, workload.size, workload.overlap))
+            new = frames - workload.overlap if continues else frames
+            decode += count * self._vae_seconds(video_decoding(model.autoencoder, workload.size, frames, new))
             denoise += count * self._denoising(frames)
-        pictures = 1 + job.additional_references
-        encode += pictures * self._vae_seconds(video_encoding(model.autoencoder, job.size, 1))
-        host = job.frames * (job.size[0] * job.size[1] / rates.host_pixels + 1 / rates.host_frames)
+        pictures = 1 + workload.additional_references
+        encode += pictures * self._vae_seconds(video_encoding(model.autoencoder, workload.size, 1))
+        host = workload.frames * (workload.size[0] * workload.size[1] / rates.host_pixels + 1 / rates.host_frames)
         return found | {"encode": encode, "denoise": denoise, "decode": decode, "host": host}
 
     def _loading(self) -> float:
         parts = (self.model.transformer, self.model.autoencoder, self.model.text_encoder, self.model.image_encoder)
-        stored = self.job.lora_bytes + sum(part.weights.nbytes for part in parts if part is not None)
+        stored = self.workload.lora_bytes + sum(part.weights.nbytes for part in parts if part is not None)
         moved = 0.0 if self.machine.is_cpu else (self.weights() + sum(self.encoder_weights().values()))
         return _STARTING + stored / self.machine.rates.disk + moved / self.machine.rates.link
 
@@ -282,15 +284,17 @@ class _Reckoning:
 
     def _denoising(self, frames: int) -> float:
         """A pass takes as long as its arithmetic, or as the weights that have to come while it works."""
-        shape, job, rates = self.model.transformer, self.job, self.machine.rates
+        shape, workload, rates = self.model.transformer, self.workload, self.machine.rates
         sequence = self._sequence(frames)
-        operations = segment_denoising(shape, sequence, steps=job.steps, passes=job.passes, direct=self.direct)
-        passes = job.steps * job.passes
+        operations = segment_denoising(
+            shape, sequence, steps=workload.steps, passes=workload.passes, direct=self.direct
+        )
+        passes = workload.steps * workload.passes
         if not self.machine.is_cpu:
-            rates = replace(rates, attention=rates.attention * ATTENTION_SPEED[job.attention])
+            rates = replace(rates, attention=rates.attention * ATTENTION_SPEED[workload.attention])
         computed = duration(operations, rates)
         if self.placement.storage is not WeightStorage.FULL:
-            matrices = shape.num_layers * memory.block_bytes(shape, job.itemsize)
+            matrices = shape.num_layers * memory.block_bytes(shape, workload.itemsize)
             computed += passes * _UNPACKED * matrices / rates.bandwidth
         if not self.placement.offloads or self.machine.is_cpu:
             return computed

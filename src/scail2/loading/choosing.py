@@ -9,14 +9,14 @@ import torch
 from scail2.budget.calibration import measured_rates
 from scail2.budget.choice import plan_budget
 from scail2.budget.machines import this_machine
-from scail2.budget.requirements import Job
+from scail2.budget.requirements import Workload
 from scail2.budget.shapes import ModelShape
 from scail2.errors import InputError
 from scail2.loading.facts import open_model
 from scail2.request.placement import Placement, PlacementKind
 
 # What a pipeline is placed for where nobody says: the published size, one segment, with guidance.
-USUAL_JOB = Job(size=(512, 896), segments=(81,), overlap=5, steps=40, passes=2)
+USUAL_JOB = Workload(size=(512, 896), segments=(81,), overlap=5, steps=40, passes=2)
 
 
 def choose_placement(
@@ -38,7 +38,9 @@ def choose_placement(
     return fitting_placement(shape or open_model(path).shape, USUAL_JOB, asked, device, path)
 
 
-def fitting_placement(shape: ModelShape, job: Job, asked: Placement, device: torch.device, folder: Path) -> Placement:
+def fitting_placement(
+    shape: ModelShape, job: Workload, asked: Placement, device: torch.device, folder: Path
+) -> Placement:
     """The fastest placement for a job on this machine that ``asked`` allows; where none fits, the one that needs least.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any
 from scail2.budget import calibration
 from scail2.budget.choice import Budget, plan_budget
 from scail2.budget.machines import GIB, Machine, this_machine
-from scail2.budget.requirements import Job
+from scail2.budget.requirements import Workload
 from scail2.errors import InputError
 from scail2.loading.facts import ModelFacts
 from scail2.loading.places import parse_lora
@@ -40,21 +40,23 @@ def budget_of(
     if facts.shape is None:
         return None
     kind, folder, machine = where
-    job = job_of(request, facts, plan, settings, kind)
+    workload = job_of(request, facts, plan, settings, kind)
     if machine is None:
         machine = this_machine(kind, folder)
-        machine = this_machine(kind, folder, calibration.measured_rates(machine.name, job.itemsize))
+        machine = this_machine(kind, folder, calibration.measured_rates(machine.name, workload.itemsize))
     shape = facts.shape
     return plan_budget(
-        shape, job, machine, request.asked_placement, lambda each: calibration.corrected(each, machine.name, shape)
+        shape, workload, machine, request.asked_placement, lambda each: calibration.corrected(each, machine.name, shape)
     )
 
 
-def job_of(request: AnimationRequest, facts: ModelFacts, plan: RunPlan, settings: SamplingSettings, kind: str) -> Job:
+def job_of(
+    request: AnimationRequest, facts: ModelFacts, plan: RunPlan, settings: SamplingSettings, kind: str
+) -> Workload:
     """What a run renders, in the words of a budget."""
     assert facts.shape is not None
     passes = 1 if settings.guidance_scale == 1.0 else 2
-    return Job(
+    return Workload(
         size=(plan.height, plan.width),
         segments=tuple(segment.padded_frames for segment in plan.segments),
         overlap=plan.overlap,
