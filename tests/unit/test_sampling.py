@@ -11,16 +11,15 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from scail2.errors import InputError
 from scail2.pipeline.presets import PRESETS, Solver, preset
 from scail2.pipeline.sampling import (
-    SamplingDefaults,
     SamplingSettings,
     configured_shift,
     fresh_scheduler,
     make_scheduler,
-    resolve_settings,
     set_timesteps,
     sigma_at,
     take_step,
 )
+from scail2.pipeline.settings import SamplingDefaults, resolve_settings
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from scail2.budget.machines import GIB, Machine
-from scail2.budget.requirements import Workload, Requirement, requirement
+from scail2.budget.requirements import Requirement, Workload, requirement
 from scail2.budget.shapes import ModelShape
 from scail2.errors import InputError
 from scail2.request.placement import Placement, PlacementKind, WeightStorage
