@@ -22,11 +22,11 @@ import torch
 import typer
 
 from scail2.data.cache import write_cache
-from scail2.data.preference_cache import PreferenceCacheJob
+from scail2.data.preference_cache import PreferenceCacheWork
 from scail2.data.preferences import PreferenceShards
 from scail2.data.puppet_preferences import PuppetPreferences
 from scail2.data.puppet_source import PuppetSource
-from scail2.data.synthesis import PreferenceJob, write_pairs
+from scail2.data.synthesis import PreferenceWork, write_pairs
 from scail2.data.triplet_settings import triplet_settings
 from scail2.evaluation.comparison import paired_interval
 from scail2.evaluation.protocols import evaluate_pipeline
@@ -89,10 +89,10 @@ def data(
     """Draws preference pairs of training puppets and caches them; references are in an unrelated pose, as in the evaluation."""
     count = workers or os.cpu_count() or 1
     world = PuppetSource(frames=frames, height=size, width=size)
-    job = PreferenceJob(source=PuppetPreferences(puppets=world, still=True), pairs=pairs)
+    job = PreferenceWork(source=PuppetPreferences(puppets=world, still=True), pairs=pairs)
     summary = write_pairs(job, folder / "pairs", workers=count, resume=True)
     stored = PreferenceShards([folder / "pairs"])
-    cache = PreferenceCacheJob(
+    cache = PreferenceCacheWork(
         pairs=stored,
         triplets=triplet_settings("nano"),
         autoencoder=model / "vae",

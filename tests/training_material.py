@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import bare_transformer
 
-from scail2.data.cache import CacheJob, write_cache
+from scail2.data.cache import CacheWork, write_cache
 from scail2.data.puppet_source import PuppetSource
 from scail2.data.triplet_settings import triplet_settings
 from scail2.devices import Precision
@@ -31,7 +31,7 @@ def make_world(folder: Path) -> Path:
 
 def cache_samples(world: Path, folder: Path, *, recipe: str = "nano", **changes) -> None:
     """Caches puppets of both toy kinds into ``folder``; ``changes`` are fields of the job."""
-    job = CacheJob(
+    job = CacheWork(
         source=PuppetSource(frames=9, height=32, width=32),
         triplets=dataclasses.replace(triplet_settings(recipe), shares=dict(SHARES)),
         autoencoder=world / "model" / "vae",

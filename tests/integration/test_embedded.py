@@ -22,19 +22,32 @@ from scail2.video import VideoReader, VideoWriter
 ROOT = Path(__file__).parents[2]
 
 
-def test_readme_snippet_runs(monkeypatch):
+def test_readme_snippet_runs(monkeypatch, tmp_path):
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
-    monkeypatch.chdir(resources.files("scail2") / "assets" / "example" / "animation")
+    example = resources.files("scail2") / "assets" / "example" / "animation"
+    (tmp_path / "masks").mkdir()
+    for ours, theirs in (
+        ("reference.png", "hero.png"),
+        ("driving.mp4", "dance.mp4"),
+        ("reference_mask.png", "masks/reference_mask.png"),
+        ("driving_mask.mkv", "masks/driving_mask.mkv"),
+    ):
+        (tmp_path / theirs).write_bytes((example / ours).read_bytes())
+    monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(code, names)
-    assert names["frames"].shape == (65, 128, 128, 3)
+    assert names["result"].frames[0].shape == (65, 128, 128, 3)
+    assert len(VideoReader(tmp_path / "film.mp4")) == 65
 
 
 def test_the_mask_of_the_readme_snippet_keeps_its_colours_at_any_size(monkeypatch, tmp_path):
-    line = re.search(r"^ *(VideoReader\(.driving_mask.*?\)),", (ROOT / "README.md").read_text(), re.MULTILINE).group(1)
+    line = re.search(
+        r"^ *(VideoReader\(.masks/driving_mask.*?\)),", (ROOT / "README.md").read_text(), re.MULTILINE
+    ).group(1)
     frames = np.zeros((2, 180, 300, 3), np.uint8)
     frames[:, 20:170, 101:203] = (0, 0, 255)
-    with VideoWriter(tmp_path / "driving_mask.mkv", Fraction(16), (180, 300), codec="ffv1") as writer:
+    (tmp_path / "masks").mkdir()
+    with VideoWriter(tmp_path / "masks" / "driving_mask.mkv", Fraction(16), (180, 300), codec="ffv1") as writer:
         writer.write(frames)
     monkeypatch.chdir(tmp_path)
     mask = Footage(eval(line, {"VideoReader": VideoReader}), (128, 128), "nearest").window(0, 2)

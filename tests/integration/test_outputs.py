@@ -167,9 +167,9 @@ def test_the_workers_of_a_killed_command_end_with_it(tmp_path):
 import os, signal, sys
 from scail2.data.puppet_source import PuppetSource
 from scail2.data.triplet_settings import triplet_settings
-from scail2.data.synthesis import SynthesisJob, write_pairs
+from scail2.data.synthesis import SynthesisWork, write_pairs
 source = PuppetSource(frames=5, height=32, width=32)
-job = SynthesisJob(source=source, triplets=triplet_settings("nano"), pairs=400, pairs_per_shard=200)
+job = SynthesisWork(source=source, triplets=triplet_settings("nano"), pairs=400, pairs_per_shard=200)
 def progress(done, total):
     if done and sys.argv[2] == "kill":
         os.kill(os.getpid(), signal.SIGKILL)

@@ -9,11 +9,12 @@ from tiny import patch_vae
 
 from scail2 import conditions, puppets
 from scail2.data.augment import LARGEST_SCALE, scale_limbs
-from scail2.data.cache import CacheJob, encode_triplet, write_cache
+from scail2.data.cache import CacheWork, write_cache
 from scail2.data.dataset import LatentDataset
 from scail2.data.pairs import pair_members, read_pair
 from scail2.data.puppet_source import PuppetSource
 from scail2.data.shards import DamageReport, ShardWriter, read_index
+from scail2.data.triplet_encoding import encode_triplet
 from scail2.data.triplet_settings import SampleKind, triplet_settings
 from scail2.data.triplets import draw_triplet
 from scail2.errors import InputError
@@ -96,7 +97,7 @@ def cached(tmp_path_factory):
     folder = tmp_path_factory.mktemp("augmented")
     patch_vae().save_pretrained(folder / "vae")
     shares = {SampleKind.ANIMATION_SINGLE: 0.4, SampleKind.POSE_SINGLE: 0.4, SampleKind.REPLACEMENT_SINGLE: 0.2}
-    job = CacheJob(
+    job = CacheWork(
         source=SOURCE,
         triplets=dataclasses.replace(triplet_settings("paper"), shares=shares),
         autoencoder=folder / "vae",

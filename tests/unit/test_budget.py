@@ -23,6 +23,7 @@ from scail2.budget.shapes import (
 from scail2.cli.app import main
 from scail2.cli.plan import budget_rows
 from scail2.errors import InputError
+from scail2.files.public.choice import Layout
 from scail2.request.placement import Placement, PlacementKind, WeightStorage
 from scail2.runs import RunDirectory
 from scail2.runs.sealed import read_sealed
@@ -56,6 +57,12 @@ def test_every_card_from_8_gigabytes_gets_a_placement_and_large_ones_keep_more_t
     assert kinds["RTX 4060"] == "block-offload"
     assert kinds["L40S"] == "encoders-first"
     assert kinds["H100 80 GB"] == kinds["H200 141 GB"] == "resident"
+
+
+def test_setup_names_the_layouts_that_plans_find():
+    for layout in Layout:
+        budget = plan_budget(MODEL, QUALITY, named_machine(None, layout.need), Placement(kind=PlacementKind(layout)))
+        assert budget.chosen is not None, layout
 
 
 def test_a_pass_takes_an_a100_as_long_as_was_measured():

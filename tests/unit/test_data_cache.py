@@ -13,13 +13,14 @@ from tiny import patch_vae
 
 from scail2 import conditions
 from scail2.conditions import to_pixels
-from scail2.data.cache import CacheJob, encode_triplet, write_cache
+from scail2.data.cache import CacheWork, write_cache
 from scail2.data.coverage import latent_coverage
 from scail2.data.dataset import BucketLoader, BucketSampler, LatentDataset
 from scail2.data.puppet_source import PuppetSource
 from scail2.data.samples import LatentSample, collate
 from scail2.data.sharding import shard_path
 from scail2.data.shards import DamagedSample, DamageReport, ShardWriter, index_path, read_index
+from scail2.data.triplet_encoding import encode_triplet
 from scail2.data.triplet_settings import SampleKind, triplet_settings
 from scail2.data.triplets import draw_triplet
 from scail2.errors import InputError
@@ -37,9 +38,9 @@ def vae_folder(tmp_path_factory):
     return folder
 
 
-def job(vae_folder, samples: int = 16, **changes) -> CacheJob:
+def job(vae_folder, samples: int = 16, **changes) -> CacheWork:
     settings = {"source": SOURCE, "triplets": triplet_settings("nano"), "driving_downsample": 1, "samples_per_shard": 8}
-    return CacheJob(autoencoder=vae_folder, samples=samples, **(settings | changes))
+    return CacheWork(autoencoder=vae_folder, samples=samples, **(settings | changes))
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import torch
 from tiny import bare_transformer, patch_vae
 
 from scail2 import conditions
-from scail2.data.cache import encode_triplet
 from scail2.data.puppet_source import PuppetSource
 from scail2.data.samples import LatentSample, collate
+from scail2.data.triplet_encoding import encode_triplet
 from scail2.data.triplet_settings import SampleKind, triplet_settings
 from scail2.data.triplets import draw_triplet
 from scail2.training.batches import cut_window

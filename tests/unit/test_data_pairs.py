@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny import patch_vae
 
-from scail2.data.cache import CacheJob, write_cache
+from scail2.data.cache import CacheWork, write_cache
 from scail2.data.dataset import LatentDataset
 from scail2.data.media import decode_png, decode_video, encode_video
 from scail2.data.pairs import Clip, MotionPair, pair_members, read_pair
@@ -14,7 +14,7 @@ from scail2.data.puppet_source import PuppetSource
 from scail2.data.sharding import shard_path
 from scail2.data.shards import DamagedSample, DamageReport, ShardWriter, read_index
 from scail2.data.sources import PairShards
-from scail2.data.synthesis import SynthesisJob, write_pairs
+from scail2.data.synthesis import SynthesisWork, write_pairs
 from scail2.data.triplet_settings import SampleKind, TripletSettings, triplet_settings
 from scail2.errors import InputError
 
@@ -118,12 +118,12 @@ def test_synthesize_then_cache_equals_caching_directly_where_the_same_pair_is_dr
     chosen = TripletSettings(
         name="x", shares={SampleKind.REPLACEMENT_SINGLE: 1.0}, forward_share=0.0, reference_from_target=False
     )
-    summary = write_pairs(SynthesisJob(source=SOURCE, triplets=chosen, pairs=1), tmp_path / "pairs")
+    summary = write_pairs(SynthesisWork(source=SOURCE, triplets=chosen, pairs=1), tmp_path / "pairs")
     assert (summary.written, summary.skipped) == (1, {})
     stored = PairShards((tmp_path / "pairs",))
     samples = []
     for name, source in (("stored", stored), ("direct", SOURCE)):
-        job = CacheJob(source=source, triplets=chosen, autoencoder=tmp_path / "vae", samples=1, driving_downsample=1)
+        job = CacheWork(source=source, triplets=chosen, autoencoder=tmp_path / "vae", samples=1, driving_downsample=1)
         write_cache(job, tmp_path / name)
         samples.append(LatentDataset(tmp_path / name)[0])
     for name in ("target", "driving", "reference", "character", "parts_target", "parts_reference"):
@@ -132,9 +132,9 @@ def test_synthesize_then_cache_equals_caching_directly_where_the_same_pair_is_dr
 
 
 def test_synthesis_resumes_and_its_members_open(tmp_path):
-    def job(pairs: int) -> SynthesisJob:
+    def job(pairs: int) -> SynthesisWork:
         small = PuppetSource(frames=5, height=32, width=32)
-        return SynthesisJob(source=small, triplets=triplet_settings("nano"), pairs=pairs, pairs_per_shard=2)
+        return SynthesisWork(source=small, triplets=triplet_settings("nano"), pairs=pairs, pairs_per_shard=2)
 
     write_pairs(job(2), tmp_path)
     first = shard_path(tmp_path, 0).read_bytes()
@@ -149,7 +149,7 @@ def test_synthesis_resumes_and_its_members_open(tmp_path):
 def test_stored_pairs_all_come_before_one_comes_twice(tmp_path):
     small = PuppetSource(frames=5, height=32, width=32)
     only = TripletSettings(name="x", shares={SampleKind.ANIMATION_SINGLE: 1.0})
-    write_pairs(SynthesisJob(source=small, triplets=only, pairs=5), tmp_path)
+    write_pairs(SynthesisWork(source=small, triplets=only, pairs=5), tmp_path)
     stored, generator = PairShards((tmp_path,)), np.random.default_rng(0)
     drawn = [stored.pair(SampleKind.ANIMATION_SINGLE, index, generator).meta["index"] for index in range(10)]
     assert sorted(drawn[:5]) == sorted(drawn[5:]) == [0, 1, 2, 3, 4]
@@ -159,8 +159,8 @@ def test_a_cache_of_all_kinds_uses_every_stored_pair(tmp_path):
     """Pairs of several kinds lie in one folder; each kind must walk through its own without gaps."""
     patch_vae().save_pretrained(tmp_path / "vae")
     source = PuppetSource(frames=5, height=32, width=32)
-    write_pairs(SynthesisJob(source=source, triplets=triplet_settings("nano"), pairs=24), tmp_path / "pairs")
-    made = CacheJob(
+    write_pairs(SynthesisWork(source=source, triplets=triplet_settings("nano"), pairs=24), tmp_path / "pairs")
+    made = CacheWork(
         source=PairShards((tmp_path / "pairs",)),
         triplets=triplet_settings("nano"),
         autoencoder=tmp_path / "vae",
@@ -175,7 +175,7 @@ def test_a_cache_of_all_kinds_uses_every_stored_pair(tmp_path):
 def test_a_folder_of_cached_latents_is_no_source_of_pairs(tmp_path):
     patch_vae().save_pretrained(tmp_path / "vae")
     source = PuppetSource(frames=5, height=32, width=32)
-    cached = CacheJob(source=source, triplets=triplet_settings("nano"), autoencoder=tmp_path / "vae", samples=2)
+    cached = CacheWork(source=source, triplets=triplet_settings("nano"), autoencoder=tmp_path / "vae", samples=2)
     write_cache(cached, tmp_path / "latents")
     with pytest.raises(InputError, match="no motion pairs"):
         PairShards((tmp_path / "latents",)).pair(SampleKind.ANIMATION_SINGLE, 0, np.random.default_rng(0))
@@ -184,7 +184,7 @@ def test_a_folder_of_cached_latents_is_no_source_of_pairs(tmp_path):
 def test_kinds_without_pairs_are_refused_and_damage_is_named(tmp_path):
     small = PuppetSource(frames=5, height=32, width=32)
     only = TripletSettings(name="x", shares={SampleKind.ANIMATION_SINGLE: 1.0})
-    write_pairs(SynthesisJob(source=small, triplets=only, pairs=1), tmp_path)
+    write_pairs(SynthesisWork(source=small, triplets=only, pairs=1), tmp_path)
     stored = PairShards((tmp_path,))
     with pytest.raises(InputError, match="replacement_multi"):
         stored.pair(SampleKind.REPLACEMENT_MULTI, 0, np.random.default_rng(0))

@@ -12,12 +12,12 @@ from training_material import configuration, make_world, weights
 
 from scail2.data.cache import write_cache
 from scail2.data.dataset import LatentDataset
-from scail2.data.preference_cache import PreferenceCacheJob
+from scail2.data.preference_cache import PreferenceCacheWork
 from scail2.data.preferences import PreferenceShards, Strictness
 from scail2.data.puppet_preferences import PuppetPreferences
 from scail2.data.puppet_source import PuppetSource
 from scail2.data.samples import collate
-from scail2.data.synthesis import PreferenceJob, write_pairs
+from scail2.data.synthesis import PreferenceWork, write_pairs
 from scail2.data.triplet_settings import triplet_settings
 from scail2.devices import Precision
 from scail2.errors import InputError
@@ -33,9 +33,9 @@ ANYTHING = Strictness(hands_seen=0, largest_error=1e9, least_contrast=0)
 def world(tmp_path_factory):
     folder = make_world(tmp_path_factory.mktemp("preferences"))
     source = PuppetPreferences(puppets=PuppetSource(frames=9, height=64, width=64))
-    write_pairs(PreferenceJob(source=source, pairs=6, limits=ANYTHING), folder / "pairs")
+    write_pairs(PreferenceWork(source=source, pairs=6, limits=ANYTHING), folder / "pairs")
     pairs = PreferenceShards([folder / "pairs"])
-    job = PreferenceCacheJob(
+    job = PreferenceCacheWork(
         pairs=pairs,
         triplets=triplet_settings("nano"),
         autoencoder=folder / "model" / "vae",

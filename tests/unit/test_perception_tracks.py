@@ -1,5 +1,6 @@
 """The mask store, label maps on disk, following instances, and what checks find in masks."""
 
+import dataclasses
 import json
 from fractions import Fraction
 from pathlib import Path
@@ -288,3 +289,16 @@ def test_counts_order_overlap_and_crossing():
     shown = tracked(two_walkers(1)[:, :, ::-1].copy(), slots=slots)
     moved = tracked(two_walkers(5), slots=slots)
     assert [each.code for each in validate.check_order(shown, moved, bind(shown, moved))] == ["order"]
+
+
+def test_a_warning_about_masks_that_were_found_does_not_ask_for_other_files():
+    for origin, fix in (("given palette", "give lossless masks"), ("people", "look at these frames in the preview")):
+        masks = bound()
+        driving = dataclasses.replace(masks.driving, origin=origin, warnings=("something is uncertain",))
+        (told,) = [
+            each
+            for each in validate.check_masks(dataclasses.replace(masks, driving=driving))
+            if each.code == "mask_source"
+        ]
+        assert told.message == "something is uncertain"
+        assert told.fix.startswith(fix)

@@ -17,7 +17,7 @@ from scail2.data.cache import write_cache
 from scail2.data.dataset import LatentDataset
 from scail2.data.media import encode_video as as_file
 from scail2.data.own_preferences import OwnPreferences
-from scail2.data.preference_cache import PreferenceCacheJob, preference_triplet
+from scail2.data.preference_cache import PreferenceCacheWork, preference_triplet
 from scail2.data.preferences import (
     PreferencePair,
     PreferenceShards,
@@ -30,7 +30,7 @@ from scail2.data.puppet_preferences import PuppetPreferences
 from scail2.data.puppet_source import PuppetSource
 from scail2.data.shards import DamagedSample, DamageReport, ShardWriter, read_index
 from scail2.data.sources import PairShards
-from scail2.data.synthesis import PreferenceJob, write_pairs
+from scail2.data.synthesis import PreferenceWork, write_pairs
 from scail2.data.triplet_settings import triplet_settings
 from scail2.errors import InputError
 from scail2.masks import BindingSlot, paint_mask, split_mask
@@ -161,7 +161,7 @@ class TestStrictness:
         assert "differ by 0.0 of 255" in Strictness().refusal(same)
 
     def test_refused_pairs_are_named_and_left_out(self, tmp_path):
-        job = PreferenceJob(source=SOURCE, pairs=4, limits=Strictness(largest_error=0.09), pairs_per_shard=2)
+        job = PreferenceWork(source=SOURCE, pairs=4, limits=Strictness(largest_error=0.09), pairs_per_shard=2)
         errors = [SOURCE.preference(n, np.random.default_rng([0, n])).meta["preferred_error"] for n in range(4)]
         refused = [f"{n:07d}" for n, error in enumerate(errors) if error > 0.09]
         assert 0 < len(refused) < 4
@@ -174,9 +174,9 @@ class TestStrictness:
 
 def test_cached_pairs_hold_both_videos_and_the_touched_cells(pair, tmp_path):
     patch_vae().save_pretrained(tmp_path / "vae")
-    write_pairs(PreferenceJob(source=SOURCE, pairs=3), tmp_path / "pairs")
+    write_pairs(PreferenceWork(source=SOURCE, pairs=3), tmp_path / "pairs")
     stored = PreferenceShards([tmp_path / "pairs"])
-    job = PreferenceCacheJob(
+    job = PreferenceCacheWork(
         pairs=stored, triplets=triplet_settings("nano"), autoencoder=tmp_path / "vae", samples=5, driving_downsample=1
     )
     write_cache(job, tmp_path / "latents")
@@ -201,7 +201,7 @@ def test_cached_pairs_hold_both_videos_and_the_touched_cells(pair, tmp_path):
 
 
 def test_pairs_of_the_wrong_sort_are_told_apart(tmp_path):
-    write_pairs(PreferenceJob(source=SOURCE, pairs=1), tmp_path / "pairs")
+    write_pairs(PreferenceWork(source=SOURCE, pairs=1), tmp_path / "pairs")
     with pytest.raises(InputError, match="names no construction"):
         PairShards((tmp_path / "pairs",)).pair("animation_single", 0, np.random.default_rng(0))
     with pytest.raises(InputError, match="choose one of mild, strong"):

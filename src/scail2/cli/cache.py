@@ -63,8 +63,8 @@ def cache(
     for name in source:
         must_exist(None if name == "puppets" else name, "--source")
     must_exist(autoencoder, "--autoencoder")
-    from scail2.data.cache import CacheJob, write_cache
-    from scail2.data.preference_cache import PreferenceCacheJob
+    from scail2.data.cache import CacheWork, write_cache
+    from scail2.data.preference_cache import PreferenceCacheWork
     from scail2.data.preferences import PreferenceShards
     from scail2.data.triplet_settings import triplet_settings
     from scail2.request.paths import refuse_overwriting
@@ -95,11 +95,11 @@ def cache(
         "seed": seed,
         "driving_downsample": 1 if recipe.startswith("nano") else 2,
     } | made_for
-    job: CacheJob | PreferenceCacheJob
+    job: CacheWork | PreferenceCacheWork
     if isinstance(pairs, PreferenceShards):
-        job = PreferenceCacheJob(pairs=pairs, **settings)
+        job = PreferenceCacheWork(pairs=pairs, **settings)
     else:
-        job = CacheJob(source=pairs, **settings)
+        job = CacheWork(source=pairs, **settings)
     # Encoders live in this process; everything else runs on all cores.
     count = 1 if job.embedder is not None else workers or os.cpu_count() or 1
     console = Terminal()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scail2.budget.machines import Machine
     from scail2.files.staging import Staging
 
-HELP = """Plan: masks, sizes, segments and everything that can be known to go wrong, before any rendering.
+HELP = """Plan: masks, sizes, segments and what the checks find that may go wrong, before any rendering.
 
 Exits with 2 when the run would be refused. With --run-dir the masks are kept and used by the later run; an existing run
 keeps its output.

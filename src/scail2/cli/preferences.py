@@ -92,7 +92,7 @@ def preferences(
     from scail2.cli.progress import counted_progress
     from scail2.cli.terminal import Terminal
     from scail2.data.preferences import Strictness
-    from scail2.data.synthesis import PreferenceJob, write_pairs
+    from scail2.data.synthesis import PreferenceWork, write_pairs
     from scail2.request.paths import refuse_overwriting
 
     own = {
@@ -122,7 +122,7 @@ def preferences(
             puppets=world, estimator=estimator, weaker=weaker, characters=characters, still=still
         )
     limits = Strictness(hands_seen=hands_seen, largest_error=largest_error, least_contrast=least_contrast)
-    job = PreferenceJob(source=source, pairs=pairs, limits=limits, pairs_per_shard=pairs_per_shard, seed=seed)
+    job = PreferenceWork(source=source, pairs=pairs, limits=limits, pairs_per_shard=pairs_per_shard, seed=seed)
     console = Terminal()
     with counted_progress(console, "making preference pairs") as progress:
         summary = write_pairs(job, out, workers=workers or os.cpu_count() or 1, resume=resume, progress=progress)

@@ -13,7 +13,7 @@ from scail2.request.animation import AnimationRequest
 
 EMBEDDED_NOTE = (
     "No --model: using the embedded checkpoint. It animates figures like the drawn puppets it was trained on, at 128x128 "
-    "pixels; on real people it runs every stage but shows only a rough likeness. For real footage give SCAIL-2 weights "
+    "pixels; real people come out as blurred figures. For a film of them give SCAIL-2 weights "
     "with --model (docs/checkpoints.md)."
 )
 

@@ -36,7 +36,7 @@ def synthesize(
 
     need("skia", "data", "drawing puppets")
     from scail2.data.puppet_source import PuppetSource
-    from scail2.data.synthesis import SynthesisJob, write_pairs
+    from scail2.data.synthesis import SynthesisWork, write_pairs
     from scail2.data.triplet_settings import triplet_settings
 
     height, width = parse_size(size)
@@ -50,7 +50,7 @@ def synthesize(
         fps=fps,
         with_poses=poses,
     )
-    job = SynthesisJob(
+    job = SynthesisWork(
         source=source, triplets=triplet_settings(recipe), pairs=pairs, pairs_per_shard=pairs_per_shard, seed=seed
     )
     console = Terminal()

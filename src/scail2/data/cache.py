@@ -14,20 +14,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from safetensors.torch import save
-from torch import Tensor, nn
 
 from scail2 import conditions
-from scail2.conditions import to_pixels
-from scail2.data.coverage import LEVELS, latent_coverage
 from scail2.data.dataset import LatentDataset
 from scail2.data.embedding import Embedder
-from scail2.data.sharding import ShardJob, ShardRun, ShardSummary, run_shards
+from scail2.data.sharding import ShardRun, ShardSummary, ShardWork, run_shards
 from scail2.data.shards import DamagedSample, ShardWriter
 from scail2.data.sources import PairSource
+from scail2.data.triplet_encoding import encode_triplet, sample_record
 from scail2.data.triplet_settings import SampleKind, TripletSettings
-from scail2.data.triplets import TrainingTriplet, draw_triplet
+from scail2.data.triplets import draw_triplet
 from scail2.errors import InputError
 from scail2.files.staging import atomic_file
 from scail2.files.storage import refuse_special
@@ -41,7 +38,7 @@ EMPTY_PROMPT = "empty_prompt.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheJob:
+class CacheWork:
     """Motion pairs as samples: everything that fixes a cache's content, and what its workers need. Picklable.
 
     Attributes:
@@ -140,77 +137,7 @@ class CacheJob:
             writer.write(key, sample_record(triplet), {"safetensors": save(tensors)})
 
 
-def encode_triplet(
-    vae: nn.Module, geometry: conditions.ConditionGeometry, triplet: TrainingTriplet, num_parts: int = 0
-) -> dict[str, Tensor]:
-    """The tensors of one cached sample (no batch axis; `docs/data.md` lists shapes and types).
-
-    Latents are normalised and stored as float16, masks and coverages exactly, as uint8 that counts the pixels of a cell.
-    """
-    inputs = conditions.build(
-        vae,
-        geometry,
-        mode=triplet.mode,
-        reference=to_pixels(triplet.reference[None])[:, :, 0],
-        reference_mask=torch.from_numpy(triplet.reference_mask)[None],
-        driving=to_pixels(triplet.driving),
-        driving_mask=torch.from_numpy(triplet.driving_mask)[None],
-    )
-    tensors = {
-        "target": conditions.encode_video(vae, to_pixels(triplet.target))[0].half(),
-        "reference": inputs.reference_latents[0].half(),
-        "driving": inputs.driving_latents[0].half(),
-        "reference_mask": _pixels_of_cells(inputs.reference_masks[0]),
-        "driving_mask": _pixels_of_cells(inputs.driving_masks[0]),
-        "character": torch.from_numpy(latent_coverage(triplet.region.astype(np.uint8), 1)),
-    }
-    if triplet.augmented is not None:
-        again = conditions.encode_driving(
-            vae,
-            geometry,
-            driving=to_pixels(triplet.augmented.frames),
-            driving_mask=torch.from_numpy(triplet.augmented.mask)[None],
-        )
-        tensors["driving_augmented"] = again.latents[0].half()
-        tensors["driving_mask_augmented"] = _pixels_of_cells(again.masks[0])
-    if triplet.excluded is not None:
-        tensors["excluded"] = torch.from_numpy(latent_coverage(triplet.excluded.astype(np.uint8), 1))
-    if triplet.hand_boxes is not None:
-        tensors["hand_boxes"] = torch.from_numpy(triplet.hand_boxes).half()
-    if num_parts:
-        maps = {
-            "target": triplet.target_parts,
-            "driving": triplet.driving_parts,
-            "reference": None if triplet.reference_parts is None else triplet.reference_parts[None],
-            "driving_augmented": None if triplet.augmented is None else triplet.augmented.parts,
-        }
-        for name, parts in maps.items():
-            if parts is not None:
-                tensors[f"parts_{name}"] = torch.from_numpy(latent_coverage(parts, num_parts))
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
-
-
-def _pixels_of_cells(shares: Tensor) -> Tensor:
-    # Whole numbers already: a mask's cell is the mean of so many pixels that are on or off.
-    return (shares * LEVELS).round().to(torch.uint8)
-
-
-def sample_record(triplet: TrainingTriplet) -> dict[str, Any]:
-    """The JSON beside a cached sample's tensors."""
-    return {
-        "mode": triplet.mode.value,
-        "position_mode": triplet.position_mode.value,
-        "kind": triplet.kind.value,
-        "slots": list(triplet.slots),
-        "caption": triplet.caption,
-        "levels": LEVELS,
-        "augmented_share": triplet.augmented_share,
-        "shape": list(triplet.target.shape[:3]),
-        **triplet.meta,
-    }
-
-
-class LatentJob(ShardJob, Protocol):
+class LatentWork(ShardWork, Protocol):
     """What fills a cache."""
 
     @property
@@ -219,11 +146,11 @@ class LatentJob(ShardJob, Protocol):
 
     @property
     def embedder(self) -> Embedder | None:
-        """Adds embeddings; holds models, so such a job works in one process."""
+        """Adds embeddings; holds models, so such work is done in one process."""
 
 
 def write_cache(
-    job: LatentJob,
+    work: LatentWork,
     directory: str | Path,
     *,
     workers: int = 1,
@@ -234,21 +161,21 @@ def write_cache(
     """Writes all shards that are not there yet.
 
     Args:
-        workers: processes; 1 works in this one (needed for a job with an `embedder`, which holds models).
-        resume: continue a cache begun with the same job; its number of samples may have grown.
+        workers: processes; 1 works in this one (needed for work with an `embedder`, which holds models).
+        resume: continue a cache begun with the same work; its number of samples may have grown.
         progress: called with (samples done, samples in total).
         start_worker: called first in each worker process; a function of a module.
 
     Raises:
-        InputError: the folder holds something else, or another job's shards.
+        InputError: the folder holds something else, or other work's shards.
     """
-    if job.embedder is not None and workers > 1:
+    if work.embedder is not None and workers > 1:
         raise InputError("an embedder holds models and works in one process: use one worker")
-    run = ShardRun(directory=Path(directory), name="cache", shards=len(job.sizes))
+    run = ShardRun(directory=Path(directory), name="cache", shards=len(work.sizes))
     summary = run_shards(
-        run, job, job.sizes, workers=workers, resume=resume, progress=progress, start_worker=start_worker
+        run, work, work.sizes, workers=workers, resume=resume, progress=progress, start_worker=start_worker
     )
-    empty = job.embedder.empty_prompt() if job.embedder is not None else None
+    empty = work.embedder.empty_prompt() if work.embedder is not None else None
     if empty is not None:
         with atomic_file(run.directory / EMPTY_PROMPT) as file:
             file.write(save({"prompt_embeds": empty}))

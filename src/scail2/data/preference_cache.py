@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from scail2 import conditions
 from scail2.conditions import to_pixels
-from scail2.data.cache import FORMAT, encode_triplet, sample_record, weights_fingerprint
+from scail2.data.cache import FORMAT, weights_fingerprint
 from scail2.data.coverage import latent_coverage
 from scail2.data.embedding import Embedder
 from scail2.data.pairs import Clip, MotionPair
 from scail2.data.preferences import PreferencePair, PreferenceShards
 from scail2.data.shards import DamagedSample, ShardWriter
+from scail2.data.triplet_encoding import encode_triplet, sample_record
 from scail2.data.triplet_settings import TripletSettings
 from scail2.data.triplets import TrainingTriplet, draw_triplet
 from scail2.errors import InputError
@@ -26,8 +27,8 @@ from scail2.loading.components import load_autoencoder
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreferenceCacheJob:
-    """Preference pairs as samples; the fields are those of `CacheJob`. Picklable.
+class PreferenceCacheWork:
+    """Preference pairs as samples; the fields are those of `CacheWork`. Picklable.
 
     Attributes:
         samples: with more of them than pairs, each pair gives several, with slots and augmentation of their own.

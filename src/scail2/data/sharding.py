@@ -1,4 +1,4 @@
-"""Filling a folder with shards: on all cores, resumable shard by shard, never mixing two jobs."""
+"""Filling a folder with shards: on all cores, resumable shard by shard, never mixing two kinds of work."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from scail2.files.ownership import Kind, claimed_folder, is_document
 from scail2.files.staging import atomic_file
 
 
-class ShardJob(Protocol):
+class ShardWork(Protocol):
     """What fills shards: picklable, a pure function of the shard's number."""
 
     def describe(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def shard_path(directory: Path, number: int) -> Path:
 
 def run_shards(
     run: ShardRun,
-    job: ShardJob,
+    work: ShardWork,
     sizes: Sequence[int],
     *,
     workers: int,
@@ -78,19 +78,19 @@ def run_shards(
     Args:
         sizes: samples of each shard, for progress.
         workers: processes; 1 works in this one.
-        resume: whether a folder begun by an equal job may be continued.
+        resume: whether a folder begun by equal work may be continued.
         progress: called with (samples done, samples in total).
         start_worker: called in each worker process before anything else is imported there; a function of a module.
 
     Raises:
-        InputError: the folder holds something else, or another job's shards.
+        InputError: the folder holds something else, or other work's shards.
     """
     with claimed_folder(run.directory, _kind(run)):
-        begun = _claim(run, job, resume)
+        begun = _claim(run, work, resume)
         try:
-            return _fill(run, sizes, job, _Crew(workers, start_worker), progress)
+            return _fill(run, sizes, work, _Crew(workers, start_worker), progress)
         except InputError:
-            # A job that cannot be done leaves no folder that the right one would have to be given another name for.
+            # Work that cannot be done leaves no folder that the right one would have to be given another name for.
             if begun and not any(run.directory.glob("shard-*.tar")):
                 (run.directory / run.description).unlink(missing_ok=True)
             raise
@@ -106,7 +106,7 @@ def _kind(run: ShardRun) -> Kind:
 def _fill(
     run: ShardRun,
     sizes: Sequence[int],
-    job: ShardJob,
+    work: ShardWork,
     crew: "_Crew",
     progress: Callable[[int, int], None] | None,
 ) -> ShardSummary:
@@ -120,9 +120,9 @@ def _fill(
     ticker = _Ticker(progress, sum(sizes) - missing, sum(sizes))
     if crew.size <= 1 or len(wanted) <= 1:  # a process takes longer to start than most shards take
         for number in wanted:
-            _write(run, job, number, ticker.advance)
+            _write(run, work, number, ticker.advance)
     else:
-        _in_processes(run, job, wanted, crew, ticker)
+        _in_processes(run, work, wanted, crew, ticker)
     skipped: dict[str, str] = {}
     written = 0
     for number in range(run.shards):
@@ -142,14 +142,14 @@ def _index(shard: Path) -> ShardIndex:
 
 
 def _held(shard: Path) -> int:
-    """Samples in a shard and samples that it names as impossible; a shard from a smaller job holds fewer than it should."""
+    """Samples in a shard and samples that it names as impossible; a shard from less work holds fewer than it should."""
     index = _index(shard)
     return len(index.samples) + len(index.skipped)
 
 
-def _write(run: ShardRun, job: ShardJob, number: int, tick: Callable[[int], None]) -> None:
+def _write(run: ShardRun, work: ShardWork, number: int, tick: Callable[[int], None]) -> None:
     with naming(run.path(number), WRITING), ShardWriter(run.path(number)) as writer:
-        job.write_shard(writer, number, tick)
+        work.write_shard(writer, number, tick)
 
 
 class _Ticker:
@@ -163,7 +163,7 @@ class _Ticker:
             self.progress(self.done, self.total)
 
 
-# Worker processes: the job is sent once, a shared counter carries progress back.
+# Worker processes: the work is sent once, a shared counter carries progress back.
 _worker: dict[str, Any] = {}
 
 
@@ -189,8 +189,8 @@ def _start_worker(start: Callable[[], None] | None, pickled: bytes, counter: Any
     import torch
 
     torch.set_num_threads(1)
-    run, job = pickle.loads(pickled)  # not sooner: it imports what the job is made of
-    _worker.update(run=run, job=job, counter=counter)
+    run, work = pickle.loads(pickled)  # not sooner: it imports what the work is made of
+    _worker.update(run=run, work=work, counter=counter)
 
 
 def _shard_task(number: int) -> None:
@@ -198,17 +198,17 @@ def _shard_task(number: int) -> None:
         with _worker["counter"].get_lock():
             _worker["counter"].value += count
 
-    _write(_worker["run"], _worker["job"], number, tick)
+    _write(_worker["run"], _worker["work"], number, tick)
 
 
-def _in_processes(run: ShardRun, job: ShardJob, wanted: list[int], crew: _Crew, ticker: _Ticker) -> None:
+def _in_processes(run: ShardRun, work: ShardWork, wanted: list[int], crew: _Crew, ticker: _Ticker) -> None:
     context = get_context("spawn")  # forking a process that has used torch's threads can hang
     counter = context.Value("q", 0)
     pool = ProcessPoolExecutor(
         min(crew.size, len(wanted)),
         mp_context=context,
         initializer=_start_worker,
-        initargs=(crew.start, pickle.dumps((run, job)), counter),
+        initargs=(crew.start, pickle.dumps((run, work)), counter),
     )
     try:
         waiting: set[Future[None]] = {pool.submit(_shard_task, number) for number in wanted}
@@ -226,10 +226,10 @@ def _in_processes(run: ShardRun, job: ShardJob, wanted: list[int], crew: _Crew, 
     ticker.advance(counter.value - seen)
 
 
-def _claim(run: ShardRun, job: ShardJob, resume: bool) -> bool:
-    """Makes the folder this job's: writes its description (True), or checks that the one there is the same (False)."""
+def _claim(run: ShardRun, work: ShardWork, resume: bool) -> bool:
+    """Makes the folder this work's: writes its description (True), or checks that the one there is the same (False)."""
     path = run.directory / run.description
-    described = json.loads(json.dumps(job.describe()))
+    described = json.loads(json.dumps(work.describe()))
     if path.exists():
         if not resume:
             raise InputError(f"{run.directory} already holds {run.name}: go on with --resume or choose another folder")

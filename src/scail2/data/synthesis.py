@@ -19,7 +19,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class SynthesisJob:
+class SynthesisWork:
     """Pairs to make: constructions in the proportions of a recipe's kinds. Picklable.
 
     Attributes:
@@ -59,7 +59,7 @@ class SynthesisJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreferenceJob:
+class PreferenceWork:
     """Preference pairs to make; those that the limits refuse are named in the index and left out. Picklable."""
 
     source: PreferenceSource
@@ -96,7 +96,7 @@ class PreferenceJob:
 
 
 def write_pairs(
-    job: SynthesisJob | PreferenceJob,
+    work: SynthesisWork | PreferenceWork,
     directory: str | Path,
     *,
     workers: int = 1,
@@ -105,7 +105,7 @@ def write_pairs(
     start_worker: Callable[[], None] | None = None,
 ) -> ShardSummary:
     """Writes the shards that are not there yet; arguments and errors as `write_cache`."""
-    name = "preferences" if isinstance(job, PreferenceJob) else "pairs"
-    run = ShardRun(directory=Path(directory), name=name, shards=-(-job.pairs // job.pairs_per_shard))
-    sizes = [min(job.pairs, (n + 1) * job.pairs_per_shard) - n * job.pairs_per_shard for n in range(run.shards)]
-    return run_shards(run, job, sizes, workers=workers, resume=resume, progress=progress, start_worker=start_worker)
+    name = "preferences" if isinstance(work, PreferenceWork) else "pairs"
+    run = ShardRun(directory=Path(directory), name=name, shards=-(-work.pairs // work.pairs_per_shard))
+    sizes = [min(work.pairs, (n + 1) * work.pairs_per_shard) - n * work.pairs_per_shard for n in range(run.shards)]
+    return run_shards(run, work, sizes, workers=workers, resume=resume, progress=progress, start_worker=start_worker)

@@ -14,7 +14,8 @@ from scail2.files.public.catalogue import DEFAULT_MODEL, ModelSet, model_set
 
 # GiB on the GPU.
 TRANSFORMER, ENCODERS, WORKING = 30.5, 12.3, 8.0
-_BLOCKS_ON_GPU = 2.5
+# With blocks in turn, tokens a few at a time and the autoencoder in tiles, as `scail2 plan` reckons (docs/hardware.md).
+_BLOCKS_IN_TURN = 7.4
 
 
 class Layout(StrEnum):
@@ -30,9 +31,14 @@ class Layout(StrEnum):
         on_gpu = {
             Layout.RESIDENT: TRANSFORMER + ENCODERS + WORKING,
             Layout.ENCODERS_FIRST: TRANSFORMER + WORKING,
-            Layout.BLOCK_OFFLOAD: _BLOCKS_ON_GPU + WORKING,
+            Layout.BLOCK_OFFLOAD: _BLOCKS_IN_TURN,
         }
         return math.ceil(on_gpu[self])
+
+    @property
+    def least(self) -> float:
+        """GiB that a GPU must report: cards of 8 GB report a little less."""
+        return _BLOCKS_IN_TURN if self is Layout.BLOCK_OFFLOAD else self.need
 
     @property
     def meaning(self) -> str:
@@ -54,7 +60,7 @@ class Choice:
 
 def layout_for(gpu_memory: float | None) -> Layout | None:
     """The largest layout that so many GiB allow; None where none does, or without a GPU."""
-    return next((each for each in Layout if gpu_memory is not None and gpu_memory >= each.need), None)
+    return next((each for each in Layout if gpu_memory is not None and gpu_memory >= each.least), None)
 
 
 def choose(gpu_memory: float | None) -> Choice:

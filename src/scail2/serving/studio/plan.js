@@ -33,10 +33,17 @@ export async function plan(state) {
 }
 
 function cost(state, told) {
-  const budget = told.budget ?? {};
+  const budget = told.budget;
   const seconds = state.run?.seconds_per_segment;
-  const known = facts([
-    ["memory", budget.memory ?? null], ["time", budget.time ?? null], ["placement", budget.placement ?? null],
-    ["measured", seconds ? `${minutes(seconds * told.segments.length)} at ${minutes(seconds)} a segment` : null]]);
-  return known.children.length ? known : el("p", { class: "soft" }, "Time is known after the first segment of this run.");
+  const measured = seconds ? ["measured", `${minutes(seconds * told.segments.length)} at ${minutes(seconds)} a segment`] : ["", null];
+  if (!budget?.needs) {
+    return el("div", {}, facts([measured]), el("p", { class: "soft" }, budget?.advice?.length ? budget.advice.join(" ") : "Time is known after the first segment."));
+  }
+  const { needs } = budget;
+  const gib = (value) => (value < 1 ? `${Math.ceil(value * 1024)} MiB` : `${value.toFixed(1)} GiB`);
+  return facts([
+    ["machine", budget.machine],
+    [budget.is_cpu ? "main memory" : "GPU memory", `${gib(budget.is_cpu ? needs.main_memory_gib : needs.peak_gib)} of ${gib(budget.memory_gib)}`],
+    ["placement", needs.placement.kind], ["disk", gib(needs.disk_gib)],
+    ["time", `${minutes(needs.total_seconds)} ± ${Math.round(100 * budget.within)} %`], measured]);
 }

@@ -3,9 +3,9 @@
 import { api, source } from "./api.js";
 import { action, el, facts, field, notice } from "./dom.js";
 
-// As docs/long-video.md: a score of 1 is a change that most people notice.
+// As docs/long-video.md: a score of 1 is plainly visible.
 const SOME = 0.6, STRONG = 1;
-const WORDS = { steady: "steady", some: "drifts a little", strong: "drifts" };
+const WORDS = { steady: "steady", some: "drifts a little", strong: "stands out" };
 
 export async function result(state) {
   const { segments } = await api.segments(state.id);
@@ -22,7 +22,7 @@ export async function result(state) {
   const detail = el("div", { class: "card stack" }, el("p", { class: "soft" }, "Choose a segment to look at it or render it again."));
   const strip = el("div", { class: "strip", role: "group", "aria-label": "Segments" });
   for (const each of segments) {
-    const level = levelOf(each);
+    const level = levelOf(each, state.run.verdict);
     strip.append(el("button", { type: "button", class: level, "aria-pressed": false, style: `flex-grow:${each.frames}`,
       "aria-label": `Segment ${each.index}: ${WORDS[level]}`, title: WORDS[level],
       onclick: (event) => {
@@ -39,7 +39,7 @@ export async function result(state) {
       el("figure", {}, clip, el("figcaption", {}, "Clip")),
       el("figure", {}, film, el("figcaption", {}, "Film")), other),
     strip,
-    el("p", { class: "soft" }, "Under the film: one field for each segment, green steady, yellow drifts a little, red drifts."),
+    el("p", { class: "soft" }, "Under the film: one field for each segment, green steady, yellow drifts a little, red stands out."),
     detail,
     el("div", { class: "row" },
       el("a", { class: "button", href: await source(`/v1/runs/${state.id}/result`), download: `scail2-${state.id}.${(state.settings.format ?? ".mp4").slice(1)}` }, "Download the film"),
@@ -54,22 +54,28 @@ function rate(text) {
   return top / bottom;
 }
 
-function levelOf(segment) {
+function levelOf(segment, verdict) {
+  if (verdict?.measured?.some((each) => each.is_bad && each.segment === segment.index)) return "strong";
   const score = segment.metrics?.drift?.score ?? 0;
   return score >= STRONG ? "strong" : score >= SOME ? "some" : "steady";
 }
 
 function verdict(state) {
-  const told = state.run?.verdict;
-  if (told?.findings) {
-    return el("div", { class: "stack" }, told.findings.length
-      ? told.findings.map((each) => el("p", { class: "finding warning" }, `${each.message}${each.fix ? ` – ${each.fix}` : ""}`))
-      : el("p", { class: "word-good" }, "Nothing stands out: no drift, seam or flicker above what is usual."));
-  }
-  const worst = state.run?.worst_drift;
-  return worst === null || worst === undefined ? "" : el("p", { class: worst >= STRONG ? "word-warning" : "word-good" },
-    `Strongest drift: ${worst.toFixed(2)} (1 is noticed by most people).`);
+  const measured = state.run?.verdict?.measured ?? [];
+  const bad = measured.filter((each) => each.is_bad);
+  const unmeasured = Object.entries(state.run?.verdict?.unmeasured ?? {}).map(([name, why]) => `${words(name)}: ${why}`);
+  return el("div", { class: "stack" },
+    measured.length && !bad.length ? el("p", { class: "word-good" }, "Nothing stands out: no drift, seam, flicker or wrong motion above its limit.") : null,
+    bad.map((each) => el("p", { class: "finding warning" }, el("span", { class: "word-warning" }, "Look at this"), `: ${each.message}.`,
+      each.segment === null ? "" : ` Segment ${each.segment} can be rendered again below.`)),
+    measured.length ? el("details", {}, el("summary", {}, "What was measured"), el("div", { class: "scroll" }, el("table", {},
+      el("tr", {}, ["", "worst", "limit", "segment", "frame"].map((name) => el("th", { scope: "col" }, name))),
+      measured.map((each) => el("tr", {}, el("th", { scope: "row" }, words(each.measure)), el("td", {}, each.value.toFixed(2)),
+        el("td", {}, each.limit), el("td", {}, each.segment), el("td", {}, each.frame)))))) : null,
+    unmeasured.length ? el("p", { class: "soft" }, `Not measured: ${unmeasured.join("; ")}`) : null);
 }
+
+const words = (name) => name.replaceAll("_", " ");
 
 function segmentPanel(state, segment) {
   const drift = segment.metrics?.drift;
