@@ -10,16 +10,8 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from scail2.errors import InputError
 from scail2.pipeline.presets import PRESETS, Solver, preset
-from scail2.pipeline.sampling import (
-    SamplingSettings,
-    configured_shift,
-    fresh_scheduler,
-    make_scheduler,
-    set_timesteps,
-    sigma_at,
-    take_step,
-)
-from scail2.pipeline.settings import SamplingDefaults, resolve_settings
+from scail2.pipeline.sampling import fresh_scheduler, make_scheduler, set_timesteps, sigma_at, take_step
+from scail2.pipeline.settings import SamplingDefaults, SamplingSettings, configured_shift, resolve_settings
 
 CPU = torch.device("cpu")
 
@@ -115,7 +107,7 @@ def defaults(name: str, scheduler: SchedulerMixin, guidance_scale: float | None 
     return SamplingDefaults(
         preset=name,
         scheduler=type(scheduler).__name__,
-        shift=configured_shift(scheduler),
+        shift=configured_shift(scheduler.config),
         guidance_scale=guidance_scale,
     )
 
@@ -147,8 +139,8 @@ def test_the_default_presets_shift_follows_the_size_unless_the_scheduler_was_con
     assert shift((512, 896), 3.0) == 3.0
     assert shift((704, 1280), 3.0) == shift((1280, 704), 3.0) == 5.0
     assert shift((704, 1280), 7.0) == 7.0
-    assert configured_shift(make_scheduler("unipc", 3.0)) == configured_shift(make_scheduler("euler", 3.0)) == 3.0
-    assert configured_shift(DDIMScheduler()) is None
+    assert [configured_shift(make_scheduler(name, 3.0).config) for name in ("unipc", "euler")] == [3.0, 3.0]
+    assert configured_shift(DDIMScheduler().config) is None
 
 
 def test_a_scheduler_without_a_shift_has_none_and_takes_none():
