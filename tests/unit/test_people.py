@@ -15,6 +15,7 @@ from scail2.perception.bound_masks import BoundMasks
 from scail2.perception.checks import framing
 from scail2.perception.checks.extents import pair_extents
 from scail2.perception.checks.validate import check_masks
+from scail2.perception.segmenters.detail import detail_factor, with_detail
 from scail2.perception.segmenters.people.joints import Joints, find_joints, motion_error
 from scail2.perception.segmenters.people.network import OUTSIDE, Body, PoseNetwork, Square, crop, installed, placed
 from scail2.perception.segmenters.people.places import Finding, PlaceFinder
@@ -25,7 +26,7 @@ from scail2.request.masks import BoxPrompt, PointPrompt, Prompts
 from scail2.runs.motion import MotionCheck
 from scail2.runs.watching import WatchedFrames
 from scail2.segments import SegmentPlan
-from scail2.video import ArrayFrames, VideoReader
+from scail2.video import ArrayFrames, VideoReader, resize_cover
 
 cv2 = pytest.importorskip("cv2")
 pytestmark = pytest.mark.skipif(not installed(), reason="needs the extra people (ai-edge-litert and OpenCV)")
@@ -360,3 +361,30 @@ def test_the_verb_draws_the_dancer_and_refuses_what_it_must(dancer, tmp_path, mo
         assert code.value.code == 2
         assert said in capsys.readouterr().err
     assert sorted(each.name for each in tmp_path.iterdir()) == ["dance.mkv", "noise.mkv", "skeleton.mkv"]
+
+
+def test_a_small_run_looks_for_people_in_the_detail_of_its_file(network, dancer, masks):
+    """At a third of its clip's size the dancer is found as in the whole clip, in the small frames' own pixels."""
+
+    def sized(size):
+        return ArrayFrames(np.stack([resize_cover(each, *size) for each in dancer.array]))
+
+    height, width = (side // 3 for side in dancer.array.shape[1:3])
+    detailed = with_detail(sized((height, width)), (3 * height, 3 * width), sized)
+    assert (detailed.height, detailed.detail.height) == (height, 3 * height)
+    found = PeopleSegmenter(network).segment(detailed)
+    assert len(found.tracks) == 1
+    mask, whole = found.labels.labels(0, 1)[0] > 0, masks.labels.labels(0, 1)[0][1::3, 1::3][:height, :width] > 0
+    assert mask.shape == (height, width)
+    assert (mask & whole).sum() / (mask | whole).sum() > 0.85
+
+
+def test_detail_is_only_as_fine_as_the_file():
+    assert [detail_factor((128, 128), source) for source in ((128, 128), (255, 300), (350, 350), (2000, 2000))] == [
+        1,
+        2,
+        2,
+        2,
+    ]
+    assert detail_factor((512, 896), (1080, 1920)) == 1
+    assert detail_factor((64, 64), (1080, 1920)) == 4

@@ -1,5 +1,6 @@
 """The driving video as it will be used, and what identifies it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Self
@@ -20,6 +21,7 @@ class DrivingVideo:
         fps: that rate; ``source_fps`` is the file's own, None where unknown.
         segments: the expected plan.
         size_step: (height, width) steps of the model; (1, 1) where no model was named yet.
+        enlarged: gives the same frames at another size (height, width), where there is a file with more detail.
     """
 
     frames: SizedFrames
@@ -27,6 +29,7 @@ class DrivingVideo:
     source_fps: Fraction | None
     segments: SegmentPlan
     size_step: tuple[int, int] = (1, 1)
+    enlarged: Callable[[tuple[int, int]], SizedFrames] | None = None
 
     @classmethod
     def open(cls, request: MaskRequest) -> Self:

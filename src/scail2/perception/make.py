@@ -18,6 +18,7 @@ from scail2.perception.checks.framing import FramingReport
 from scail2.perception.checks.reframing import REFRAME_LIMIT, find_window, reframe
 from scail2.perception.driving_video import DrivingVideo
 from scail2.perception.segmenters.asked import segmenter_for
+from scail2.perception.segmenters.detail import with_detail
 from scail2.perception.segmenters.given import GivenMasks, PictureFrames, from_alpha
 from scail2.perception.segmenters.protocol import Progress, VideoSegmenter
 from scail2.perception.store import MaskStore
@@ -164,7 +165,12 @@ class _Finder:
             return rgb, given.segment(PictureFrames(rgb), _count(prompts))
         if (alpha := from_alpha(fitted)) is not None:
             return rgb, alpha
-        return rgb, self.segmenter.segment(PictureFrames(rgb), prompts)
+
+        def enlarged(size: tuple[int, int]) -> PictureFrames:
+            return PictureFrames(np.ascontiguousarray(fit_picture(picture, size, letterbox=self.letterbox)[..., :3]))
+
+        frames = with_detail(PictureFrames(rgb), picture.shape[:2], enlarged)
+        return rgb, self.segmenter.segment(frames, prompts)
 
     def whole_picture(self) -> tuple[np.ndarray, TrackedMasks]:
         """The reference before any crop, as it is in its file, and its characters where the whole of it covers the run's size."""
@@ -178,7 +184,12 @@ class _Finder:
             return picture[..., :3], given.segment(PictureFrames(rgb), _count(prompts))
         if (alpha := from_alpha(fitted)) is not None:
             return picture[..., :3], alpha
-        return picture[..., :3], self.segmenter.segment(PictureFrames(rgb), prompts)
+
+        def enlarged(size: tuple[int, int]) -> PictureFrames:
+            return PictureFrames(np.ascontiguousarray(fit_picture(picture, size)[..., :3]))
+
+        frames = with_detail(PictureFrames(rgb), picture.shape[:2], enlarged)
+        return picture[..., :3], self.segmenter.segment(frames, prompts)
 
     def video(self, directory: Path, progress: Progress | None) -> TrackedMasks:
         """The driving video's characters; their label maps go to ``directory``."""
@@ -188,6 +199,9 @@ class _Finder:
             original = (info.height, info.width) if info is not None else None
             given = GivenMasks(files, original=original, letterbox=self.letterbox, fps=self.driving.fps)
             return given.segment(frames, _count(prompts), directory=directory, progress=progress)
+        info = getattr(frames, "source_info", None)
+        if self.driving.enlarged is not None and info is not None:
+            frames = with_detail(frames, (info.height, info.width), self.driving.enlarged)
         return self.segmenter.segment(frames, prompts, directory=directory, progress=progress)
 
 

@@ -41,7 +41,7 @@ from scail2.runs.planning import RunPlan, SamplingChoice, picture_findings, plan
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.segment_store import hash_frames
 from scail2.runs.sound import sound_findings, with_findings
-from scail2.video import FrameSource, VideoReader, first_frames, read_image
+from scail2.video import FrameSource, SizedFrames, VideoReader, first_frames, read_image
 from scail2.video.kept import KeptFrames
 
 _ASKED = ("sam3", "text", "points", "boxes", "reference_points", "reference_boxes", "characters", "accept_mask")
@@ -125,8 +125,14 @@ class Preparation:
         reader = VideoReader(request.driving, fps=request.fps, size=size, fit=request.fit)
         info = reader.source_info
         driving = KeptFrames(first_frames(reader, plan.total), self.folder)
+
+        def enlarged(larger: tuple[int, int]) -> SizedFrames:
+            again = VideoReader(request.driving, fps=request.fps, size=larger, fit=request.fit)
+            return first_frames(again, plan.total)
+
         video = DrivingVideo(
             frames=driving,
+            enlarged=enlarged,
             fps=plan.fps,
             source_fps=info.fps,
             segments=plan.segments,

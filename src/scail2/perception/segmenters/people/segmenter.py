@@ -7,6 +7,7 @@ import numpy as np
 
 from scail2.errors import InputError
 from scail2.perception.binding import left_to_right
+from scail2.perception.segmenters.detail import in_detail, mean_of_blocks
 from scail2.perception.segmenters.people.network import OUTSIDE, PoseNetwork, placed
 from scail2.perception.segmenters.people.places import Person, PlaceFinder
 from scail2.perception.tracks import TrackedMasks, TrackRecorder
@@ -50,12 +51,13 @@ class PeopleSegmenter:
         """See `VideoSegmenter.segment`. Raises `InputError` for text, where nobody is found, and below the confidence."""
         if prompts is not None and prompts.text:
             raise InputError("the segmenter for people understands no text: use SAM3 (--sam3 WEIGHTS) for it.")
-        people = PlaceFinder(self.network, prompts).find(frames, progress)
+        seen, asked, factor = in_detail(frames, prompts)
+        people = PlaceFinder(self.network, asked).find(seen, progress)
         still = len(frames) == 1
         if not any(person.squares for person in people):
             raise InputError(f"no person was found in {_what(still)}: {_advice(still)}.")
         recorder = TrackRecorder(directory, height=frames.height, width=frames.width)
-        for start, labels, confidence in self._windows(frames, people):
+        for start, labels, confidence in self._windows(seen, people, factor):
             recorder.add(labels, confidence)
             if progress:
                 progress(len(frames) + start + len(labels), 2 * len(frames))
@@ -63,16 +65,25 @@ class PeopleSegmenter:
         self._judge(found, still)
         return self._ordered(found, prompts, directory)
 
-    def _windows(self, frames: SizedFrames, people: list[Person]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Labels uint8 (T, H, W) and confidence float (T, people), window by window as (first frame, …)."""
+    def _windows(
+        self, frames: SizedFrames, people: list[Person], factor: int
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Labels uint8 (T, H, W) and confidence float (T, people), window by window as (first frame, …).
+
+        Labels are ``factor`` times smaller than the frames.
+        """
+
+        def outlines(number: int) -> np.ndarray:
+            return mean_of_blocks(self._logits(frames, people, number), factor)
+
         before: np.ndarray | None = None
-        ahead: np.ndarray | None = self._logits(frames, people, 0)
+        ahead: np.ndarray | None = outlines(0)
         for start in range(0, len(frames), _WINDOW):
             labels, sure = [], []
             for frame in range(start, min(start + _WINDOW, len(frames))):
                 here = ahead
                 assert here is not None  # there is a frame
-                ahead = self._logits(frames, people, frame + 1) if frame + 1 < len(frames) else None
+                ahead = outlines(frame + 1) if frame + 1 < len(frames) else None
                 smooth = _smoothed(before, here, ahead)
                 labels.append(_labels(smooth))
                 sure.append(_confidence(smooth, people, frame))
