@@ -9,7 +9,8 @@ from enum import StrEnum
 from scail2.cli.machine import EXTRAS, Machine, install_command
 from scail2.files.public.choice import Layout, layout_for
 
-# GiB: what a run of the 14B holds in main memory while it loads (docs/hardware.md: its encoders are gone before it comes), and what the smallest useful download takes.
+# GiB: what a run of the 14B holds in main memory while it loads (docs/hardware.md: its encoders are gone before it comes),
+# and what the smallest useful download takes.
 _LOADING, _SMALLEST_DOWNLOAD = 32.0, 28.0
 _EMBEDDED = 3.0
 
