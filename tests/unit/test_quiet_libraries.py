@@ -13,7 +13,15 @@ from scail2.cli.libraries import REMARKS, quiet_libraries, quiet_process
 from scail2.data import sharding
 
 
-def test_only_the_listed_remarks_are_kept_back_and_only_meanwhile(caplog):
+def test_only_the_listed_remarks_are_kept_back_and_only_meanwhile(caplog, monkeypatch):
+    names = {
+        ".".join(parts[:n]) for parts in (each.logger.split(".") for each in REMARKS) for n in range(1, len(parts) + 1)
+    }
+    for name in names:  # as they are before a library that is loaded takes its loggers in hand
+        logger = logging.getLogger(name)
+        for what, value in (("propagate", True), ("disabled", False), ("level", logging.NOTSET)):
+            monkeypatch.setattr(logger, what, value)
+        logger._cache.clear()
     with caplog.at_level(logging.WARNING):
         with quiet_libraries():
             for each in REMARKS:
