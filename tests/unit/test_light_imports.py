@@ -24,7 +24,8 @@ HEAVY = [
 
 def in_fresh_python(code: str) -> dict:
     """What ``code`` leaves in ``result``."""
-    program = f"import json, sys\nresult = {{}}\n{code}\nprint(json.dumps(result))"
+    light = "from scail2.models.light_imports import defer; defer()\n"  # as every command begins
+    program = f"import json, sys\nresult = {{}}\n{light}{code}\nprint(json.dumps(result))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -110,9 +111,26 @@ result["other"] = issubclass(torch.nn.Linear, loading.PreTrainedModel)
     assert not found["other"]
 
 
+def test_who_imports_the_package_gets_diffusers_whole():
+    code = """
+import sys
+before = list(sys.meta_path)
+import scail2
+scail2.SCAIL2Pipeline
+from diffusers.loaders import lora_base
+from diffusers.utils.torch_utils import is_compiled_module
+assert sys.meta_path[: len(before)] == before
+assert isinstance(lora_base.BaseTunerLayer, type)
+assert is_compiled_module.__module__ == "diffusers.utils.torch_utils"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_diffusers_that_is_there_already_stays_as_it_is():
     code = """
-import diffusers.loaders.lora_base as base, scail2.pipeline
+del sys.meta_path[0]  # as if nothing had been asked for yet
+import diffusers.loaders.lora_base as base
+defer()
 result["class"] = isinstance(base.BaseTunerLayer, type)
 result["finders"] = [type(each).__name__ for each in sys.meta_path if "Light" in type(each).__name__]
 """

@@ -15,6 +15,7 @@ from scail2.cli.signals import INTERRUPTED, stoppable
 from scail2.cli.terminal import GuardedStream, StreamError, Terminal, VisibleFormatter
 from scail2.errors import InputError
 from scail2.files.disk_errors import as_system_error, reason, sentence
+from scail2.models.light_imports import defer
 
 NOBODY_READS = 141  # 128 + SIGPIPE, as shells report it
 # typer brings a click of its own; its base class of usage errors is found through an error that typer exports.
@@ -78,6 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point. Exit codes: 0 success; 2 bad input or a refusal of the operating system, with one sentence on stderr;
     130, 143 and 129 when stopped by Ctrl-C, TERM and HUP; 141 when nobody reads the output any more.
     """
+    defer()  # in a program of our own only: who imports the package gets diffusers whole
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a stream that is not a file has no such setting
             stream.reconfigure(errors="backslashreplace")  # file names need not be text

@@ -1,7 +1,7 @@
 """What libraries say about themselves while they are loaded, and what of it is kept off the terminal.
 
 Only the command line does this, and only for the remarks listed here: each was looked into, and nobody who runs a command
-can or need do anything about it. Whatever else a library says is shown. `tests/integration/test_quiet.py` runs every verb and
+can or need do anything about it. Whatever else a library says is shown. `tests/contract/test_doc_commands.py` runs every verb and
 finds new remarks. Importing scail2 changes no logger and no filter.
 """
 
@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from scail2.models.light_imports import defer
 
 # For people who build models, not for those who run them; `from_pretrained` and the schedulers raise many of these.
 _WARNINGS: tuple[tuple[type[Warning], str], ...] = ((FutureWarning, r"diffusers\b"),)
@@ -41,7 +43,8 @@ REMARKS = (
 
 
 def quiet_process() -> None:
-    """For a worker process of a command: the remarks above are not shown in it."""
+    """For a worker process of a command: the remarks above are not shown in it, and little is imported."""
+    defer()
     for category, module in _WARNINGS:
         warnings.filterwarnings("ignore", category=category, module=module)
     for each in REMARKS:

@@ -6,8 +6,8 @@ use none of them. `defer` makes the next import of diffusers put stand-ins in th
 is imported when it is called, derived from or looked into. Asking whether something is an instance of such a class imports
 nothing: as long as nobody has imported the class there are no instances of it.
 
-The libraries themselves stay as they are: whoever imports one, here or elsewhere, gets it whole. Where diffusers was
-imported before, nothing is deferred.
+Only the command line does so, for processes of its own; whoever imports the package gets diffusers as it is. The libraries
+themselves stay as they are: whoever imports one gets it whole. Where diffusers was imported before, nothing is deferred.
 """
 
 import functools

@@ -5,14 +5,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from scail2.models.light_imports import defer
-
 if TYPE_CHECKING:
     from scail2.pipeline.pipeline import SCAIL2Pipeline
 
 __all__ = ["SCAIL2Pipeline"]
-
-defer()
 
 
 if not TYPE_CHECKING:  # for whoever sees this function, every name exists
