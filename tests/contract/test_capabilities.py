@@ -170,7 +170,8 @@ def test_model_offload_hooks_fire_for_every_component_and_are_freed_at_the_end(v
     stream = pipe.stream(**footage(9), mode="animation", prompt="a", num_inference_steps=1, guidance_scale=1.0)
     next(stream)
     stream.close()
-    assert used == ["text_encoder", "vae", "image_encoder", "vae", "transformer", "vae", "freed"]
+    # Both encoders before anything else: they can be gone when the transformer comes.
+    assert used == ["text_encoder", "image_encoder", "vae", "vae", "transformer", "vae", "freed"]
 
 
 def test_regional_compilation_traces_whole_blocks(model):

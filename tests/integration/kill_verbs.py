@@ -168,10 +168,12 @@ def _spelled(value: object) -> str:
 
 
 def content(folder: Path) -> dict[str, str]:
-    """Hash of every file below a folder, by name; of diaries the name only."""
+    """Hash of every file below a folder, by name; of diaries the name only, of what was measured nothing."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
+        if path.name == "budget.json":  # predicted beside measured, where the command lived to measure it
+            continue
         diary = any(_DIARIES.fullmatch(part) for part in Path(name).parts)
         if path.is_file() and not diary:
             found[name] = hashlib.sha256(_stable(path)).hexdigest()

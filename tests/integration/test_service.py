@@ -1,7 +1,9 @@
 """The HTTP service over real runs of a tiny model: what a client sends and gets, by value."""
 
+import errno
 import io
 import json
+import os
 import re
 import threading
 from dataclasses import fields
@@ -22,6 +24,7 @@ from scail2.serving.submissions import NAMED, ONE_FILE, SEVERAL_FILES, WITHHELD
 from scail2.video import VideoReader
 
 FRAMES = 19
+EXAMPLE = Path(__file__).parents[2] / "src/scail2/assets/example/animation"
 
 
 @pytest.fixture(scope="module")
@@ -373,3 +376,73 @@ def test_every_setting_that_may_be_a_path_is_a_file_a_name_or_withheld():
     }  # fmt: skip
     open_ended = {each.name for each in fields(AnimationRequest) if re.search(r"\b(str|Path)\b", str(each.type))}
     assert open_ended - words == (ONE_FILE | SEVERAL_FILES | NAMED | WITHHELD) & open_ended
+
+
+def test_a_clip_is_trimmed_to_the_frames_that_were_asked_for(held, tmp_path):
+    http, client, _ = held
+    whole = client.upload(EXAMPLE / "driving.mp4")
+    part = client.trim(whole, 14, 23)
+    told = http.get(f"/v1/uploads/{part}").json()
+    assert (told["frames"], told["kind"]) == (9, "video")
+    (tmp_path / "part.mp4").write_bytes(http.get(f"/v1/uploads/{part}/content").content)
+    kept, clip = (VideoReader(path) for path in (tmp_path / "part.mp4", EXAMPLE / "driving.mp4"))
+    kept, clip = kept.frames(0, 9).astype(int), clip.frames(0, 65).astype(int)
+    assert [int(np.abs(clip - each).mean(axis=(1, 2, 3)).argmin()) for each in kept] == list(range(14, 23))
+    for start, stop in ((0, 66), (5, 5), (9, 3)):
+        assert http.post(f"/v1/uploads/{whole}/trim", json={"start": start, "stop": stop}).status_code == 422
+
+
+def test_a_client_that_stops_sending_is_given_up(tmp_path, model):
+    settings = ServiceSettings(runs=tmp_path, models=(str(model),), limits=Limits(silence=0.3))
+
+    def trickle():
+        yield b"\x89PNG\r\n\x1a\n"
+        threading.Event().wait(1.5)
+        yield b"rest"
+
+    with served(settings) as http:
+        for where, method in (("/v1/uploads", "POST"), ("/v1/runs", "POST")):
+            answer = http.request(method, where, content=trickle())
+            assert answer.status_code == 408
+            assert answer.json()["error"].endswith(".")
+        assert list((tmp_path / ".service" / "uploads").iterdir()) == []
+
+
+def test_a_full_disk_fails_the_job_in_one_sentence_and_it_goes_on_when_there_is_room(
+    tmp_path, material, model, monkeypatch
+):
+    from scail2.runs.segment_store import SegmentStore
+
+    full, save = threading.Event(), SegmentStore.save
+
+    def refusing(self, *given, **named):
+        if full.is_set():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / "001"))
+        return save(self, *given, **named)
+
+    monkeypatch.setattr(SegmentStore, "save", refusing)
+    full.set()
+    with served(ServiceSettings(runs=tmp_path / "runs", models=(str(model),))) as http:
+        client = typed_client(http)
+        run = client.submit(**job_of(material)).id
+        state = client.wait(run, timeout=60)
+        assert state.job == "failed"
+        assert "disk is full" in state.failure
+        full.clear()
+        client.resume(run)
+        assert client.wait(run, timeout=60).job == "finished"
+
+
+def test_the_film_is_written_with_transparency_without_rendering_again(tmp_path, material, model):
+    with served(ServiceSettings(runs=tmp_path / "runs", models=(str(model),))) as http:
+        client = typed_client(http)
+        run = client.submit(**job_of(material)).id
+        assert client.wait(run, timeout=60).job == "finished"
+        before = [each["version"] for each in client.segments(run)]
+        client.change(run, alpha="driving", format=".webm")
+        assert client.wait(run, timeout=60).job == "finished"
+        assert [each["version"] for each in client.segments(run)] == before
+        film = client.download(run, tmp_path / "film.webm")
+        alpha = VideoReader(film).frames_rgba(0, FRAMES)[..., 3]
+        assert alpha.min() < 20
+        assert alpha.max() > 235

@@ -5,6 +5,7 @@ import random
 import signal
 import sqlite3
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from service_material import start_server
 
 from scail2.request.animation import AnimationRequest
 from scail2.runs import RunDirectory
-from scail2.serving.client import Client
+from scail2.serving.client import Client, ServiceError
 from scail2.video import VideoReader
 
 FRAMES, RUNS = 19, 2
@@ -101,7 +102,8 @@ def test_ray_actors_do_the_jobs_too(tmp_path, model, material):
             assert client.wait(run, timeout=180).job == "finished"
             stopped = client.submit(**settings(material, 1)).id
             wait_for_event(client, stopped, "segment_started")
-            client.cancel(stopped)
+            with suppress(ServiceError):  # so small a run may be over already
+                client.cancel(stopped)
             assert client.wait(stopped, timeout=60).job in ("cancelled", "finished")
     finally:
         server.send_signal(signal.SIGTERM)

@@ -334,7 +334,7 @@ def test_problems_name_their_fix(changes, name, words):
     [
         ({"extras": dict.fromkeys(EXTRAS, True) | {"gguf": False}}, "extra gguf", "pip install 'scail2[gguf]'"),
         ({"extras": dict.fromkeys(EXTRAS, True) | {"text": False}}, "extra text", "'scail2[text]' 'protobuf>=5.26'"),
-        ({"memory": 16.0}, "memory", "takes about 46 GiB while it is not on a GPU"),
+        ({"memory": 16.0}, "memory", "takes about 32 GiB while it is not on a GPU"),
         ({"gpus": (replace(CARD, bf16=False),)}, "bfloat16", "--dtype float16"),
     ],
 )

@@ -6,6 +6,7 @@ is understood here and nothing is run; whatever else there is makes the answer N
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import pickle
@@ -107,8 +108,10 @@ def read_pickle_header(path: Path) -> Any | None:
             sizes = {each.filename.removeprefix(f"{root}data/"): each.file_size for each in stored}
             content = archive.read(index)
         return _Index(content, members, sizes).load()
-    except OSError:
-        raise
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # that is a damaged archive's place before its own beginning
+            raise
+        return None
     except Exception:  # a damaged archive or pickle fails in many ways; torch says what is wrong with it
         return None
 

@@ -9,8 +9,9 @@ from enum import StrEnum
 from scail2.cli.machine import EXTRAS, Machine, install_command
 from scail2.files.public.choice import Layout, layout_for
 
-# GiB: what a run of the 14B holds in main memory while it loads, and what the smallest useful download takes.
-_LOADING, _SMALLEST_DOWNLOAD = 46.0, 28.0
+# GiB: what a run of the 14B holds in main memory while it loads (docs/hardware.md: its encoders are gone before it comes),
+# and what the smallest useful download takes.
+_LOADING, _SMALLEST_DOWNLOAD = 32.0, 28.0
 _EMBEDDED = 3.0
 
 
@@ -130,7 +131,7 @@ def _memory(machine: Machine) -> Verdict:
             "memory", Level.PROBLEM, found, f"free {_EMBEDDED:.0f} GiB: even the embedded checkpoint needs that"
         )
     if machine.memory < _LOADING:
-        fix = f"the 14B with its encoders takes about {_LOADING:.0f} GiB while it is not on a GPU"
+        fix = f"the 14B takes about {_LOADING:.0f} GiB while it is not on a GPU"
         return Verdict("memory", Level.NOTE, found, fix)
     return Verdict("memory", Level.OK, found)
 

@@ -117,6 +117,10 @@ class Client:
             told = self._json("POST", "/v1/uploads", content=iter(lambda: file.read(_CHUNK), b""))
         return str(told["id"])
 
+    def trim(self, upload: str, start: int, stop: int) -> str:
+        """Frames [start, stop) of an uploaded video, with their sound, as an upload of its own; its id."""
+        return str(self._json("POST", f"/v1/uploads/{upload}/trim", json={"start": start, "stop": stop})["id"])
+
     def submit(
         self, *, action: str = "render", priority: int = 0, idempotency_key: str | None = None, **settings: Any
     ) -> RunState:

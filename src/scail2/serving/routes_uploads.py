@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import FileResponse
+from pydantic import BaseModel, ConfigDict, Field
 
 from scail2.serving.access import Owner, ServiceOf
 from scail2.serving.uploads import Upload
@@ -28,6 +29,20 @@ def facts(sha256: Sha256, service: ServiceOf, owner: Owner) -> dict[str, Any]:
 def content(sha256: Sha256, service: ServiceOf, owner: Owner) -> FileResponse:
     """The file itself."""
     return FileResponse(service.uploads.find(owner, sha256).path, headers={"X-Content-Type-Options": "nosniff"})
+
+
+class Trim(BaseModel):
+    """Which frames of a video."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"start": 16, "stop": 97}]})
+    start: int = Field(ge=0, le=10**7)
+    stop: int = Field(ge=1, le=10**7, description="One behind the last frame.")
+
+
+@router.post("/{sha256}/trim", status_code=201)
+def trim(sha256: Sha256, part: Trim, service: ServiceOf, owner: Owner) -> dict[str, Any]:
+    """Frames [start, stop) of a video you brought, with their sound, as an upload of its own."""
+    return _told(service.uploads.trim(owner, sha256, part.start, part.stop))
 
 
 def _told(upload: Upload) -> dict[str, Any]:

@@ -10,20 +10,23 @@ from typing import Any
 
 from scail2.errors import InputError
 from scail2.files.staging import Staging
+from scail2.files.storage import hash_file
 from scail2.serving.queue import JobQueue
 from scail2.serving.refusals import (
     DiskFullError,
     MissingError,
+    RefusalError,
     TooLargeError,
     TooManyError,
     TooSlowError,
     WrongTypeError,
 )
 from scail2.serving.settings import Limits
-from scail2.video import probe, read_image
+from scail2.video import VideoReader, VideoWriter, probe, read_image
 from scail2.video.kinds import FileKind, identify
 
 # What is left of the disk for the runs themselves.
+_WINDOW = 16
 _SPARE_BYTES = 64 * 2**20
 _SUFFIXES = {
     FileKind.PNG: ".png",
@@ -81,6 +84,28 @@ class Uploads:
                 os.replace(staging.place, target)
         await asyncio.to_thread(self._queue.add_upload, owner, sha256, suffix, size, facts)
         return Upload(sha256=sha256, path=target, facts={"bytes": size, **facts})
+
+    def trim(self, owner: str, sha256: str, start: int, stop: int) -> Upload:
+        """Frames [start, stop) of a video that this owner has brought, with their sound, as an upload of its own (H.264)."""
+        whole = self.find(owner, sha256)
+        if whole.facts["kind"] != "video":
+            raise RefusalError("Only a video can be trimmed.")
+        with VideoReader(whole.path) as reader, Staging(self._folder / "trimmed.mp4") as staging:
+            if not 0 <= start < stop <= len(reader):
+                raise RefusalError(
+                    f"The video has {len(reader)} frames; {start} to {stop} are none of them, or not in order."
+                )
+            size, began = (reader.height, reader.width), start / reader.fps
+            with VideoWriter(staging.place, reader.fps, size, audio_from=whole.path, audio_start=began) as writer:
+                for at in range(start, stop, _WINDOW):
+                    writer.write(reader.frames(at, min(at + _WINDOW, stop)))
+            facts, digest = self._video(staging.place), hash_file(staging.place)
+            bytes_ = staging.place.stat().st_size
+            if bytes_ > self._limits.stored_bytes - self._queue.stored_bytes(owner):
+                raise TooManyError("Your uploads fill what you may store: delete runs or ask for more room.")
+            os.replace(staging.place, self._folder / f"{digest}.mp4")
+        self._queue.add_upload(owner, digest, ".mp4", bytes_, facts)
+        return self.find(owner, digest)
 
     async def _store(self, place: Path, chunks: AsyncIterator[bytes], most: int) -> tuple[int, str]:
         digest, size = hashlib.sha256(), 0

@@ -37,6 +37,7 @@ const run = (id, rest = "") => `/v1/runs/${id}${rest}`;
 export const api = {
   upload: (file) => json("POST", "/v1/uploads", file, "application/octet-stream"),
   upload_facts: (id) => json("GET", `/v1/uploads/${id}`),
+  trim: (id, start, stop) => json("POST", `/v1/uploads/${id}/trim`, { start, stop }),
   examples: () => json("GET", "/v1/examples"),
   example: (name) => json("POST", `/v1/examples/${name}`),
   offers: () => json("GET", "/v1/offers"),

@@ -44,7 +44,17 @@ export async function inputs(state) {
     const told = facts.kind === "video"
       ? `${facts.width}×${facts.height}, ${facts.frames} frames, ${facts.seconds.toFixed(1)} s`
       : `${facts.width}×${facts.height}`;
-    places[name].preview.replaceChildren(shown, el("p", { class: "soft" }, told));
+    places[name].preview.replaceChildren(shown, el("p", { class: "soft" }, told), name === "driving" && facts.kind === "video" ? trimmer(id, facts, shown) : "");
+  }
+
+  // Marks are taken from where the clip is stopped, or written as frames.
+  function trimmer(id, facts, film) {
+    const fps = facts.frames / facts.seconds;
+    const frame = (label, value) => el("input", { type: "number", min: 0, max: facts.frames, value, "aria-label": label, style: "width:5.5rem" });
+    const start = frame("First frame to keep", 0), stop = frame("First frame to leave out", facts.frames);
+    const here = (input) => () => (input.value = Math.min(Math.round(film.currentTime * fps), facts.frames));
+    return el("div", { class: "row" }, "Keep frames", start, action("from here", here(start), { class: "quiet" }), "to", stop, action("to here", here(stop), { class: "quiet" }),
+      action("Trim", async () => use("driving", (await api.trim(id, Number(start.value), Number(stop.value))).id), { class: "quiet" }));
   }
 
   async function example(name) {

@@ -44,9 +44,20 @@ export async function result(state) {
     el("div", { class: "row" },
       el("a", { class: "button", href: await source(`/v1/runs/${state.id}/result`), download: `scail2-${state.id}.${(state.settings.format ?? ".mp4").slice(1)}` }, "Download the film"),
       el("a", { class: "button quiet", href: await source(`/v1/runs/${state.id}/project.zip`), download: `scail2-${state.id}.zip` }, "Download the project"),
+      transparency(state),
       el("a", { class: "button quiet", href: `#/run/${state.id}/masks` }, "Correct the masks"),
       compare(state, other, followers, film)));
   return { node };
+}
+
+// The finished characters alone, as a film with transparency; nothing is rendered again, the film is only written anew.
+function transparency(state) {
+  const is = state.settings.alpha === "output";
+  const go = async () => {
+    await api.change(state.id, is ? { alpha: null, format: null } : { alpha: "output", format: ".webm" });
+    location.hash = `#/run/${state.id}/render`;
+  };
+  return action(is ? "Write it with its scene again" : "Write it with transparency (WebM)", go, { class: "quiet" });
 }
 
 function rate(text) {
