@@ -3,90 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from sam3_published import tiny_config
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Sam3VideoConfig, Sam3VideoModel
+from transformers import PreTrainedTokenizerFast, Sam3VideoModel
 
 from scail2.errors import InputError
 from scail2.perception.segmenters.sam3 import PixelStatistics, Sam3Segmenter
 from scail2.perception.segmenters.sam3_prompts import by_frame
 from scail2.request.masks import BoxPrompt, PointPrompt, Prompts
 from scail2.video import ArrayFrames
-
-SIDE, WIDE = 112, 128
-
-
-def tiny_config() -> Sam3VideoConfig:
-    """A real configuration at the smallest sizes that its parts accept (object pointers need width 2 x 64)."""
-    backbone = {
-        "model_type": "sam3_vit_model",
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": SIDE,
-        "window_size": 4,
-        "global_attn_indexes": [1],
-        "pretrain_image_size": 56,
-    }
-    vision = {
-        "model_type": "sam3_vision_model",
-        "backbone_config": backbone,
-        "fpn_hidden_size": WIDE,
-        "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
-    }
-    text = {
-        "model_type": "clip_text_model",
-        "vocab_size": 8,
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "projection_dim": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "max_position_embeddings": 32,
-        "eos_token_id": 7,
-        "bos_token_id": 6,
-        "pad_token_id": 0,
-    }
-    layer = {"hidden_size": WIDE, "num_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    detector = {
-        "model_type": "sam3",
-        "vision_config": vision,
-        "text_config": text,
-        "geometry_encoder_config": layer,
-        "detr_encoder_config": layer,
-        "detr_decoder_config": {**layer, "num_queries": 3},
-        "mask_decoder_config": {"hidden_size": WIDE, "num_attention_heads": 2},
-    }
-    tracker = {
-        "model_type": "sam3_tracker_video",
-        "vision_config": vision,
-        "prompt_encoder_config": {"hidden_size": WIDE, "image_size": SIDE},
-        "mask_decoder_config": {
-            "hidden_size": WIDE,
-            "mlp_dim": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "iou_head_hidden_dim": 32,
-        },
-        "memory_attention_hidden_size": WIDE,
-        "memory_attention_num_layers": 1,
-        "memory_attention_feed_forward_hidden_size": 32,
-        "memory_encoder_hidden_size": WIDE,
-        "mask_downsampler_embed_dim": WIDE,
-        "memory_fuser_embed_dim": WIDE,
-        "memory_fuser_intermediate_dim": 32,
-        "memory_fuser_num_layers": 1,
-        "image_size": SIDE,
-    }
-    # Thresholds that a random detector passes; no delay, so that every frame is given out at once.
-    return Sam3VideoConfig(
-        detector_config=detector,
-        tracker_config=tracker,
-        low_res_mask_size=32,
-        score_threshold_detection=1e-4,
-        new_det_thresh=1e-4,
-        hotstart_delay=0,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -247,14 +172,3 @@ def test_pixel_statistics_come_from_the_weights_folder(tmp_path):
     assert PixelStatistics.read(str(tmp_path)) == PixelStatistics()
     (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]}')
     assert PixelStatistics.read(str(tmp_path)).mean == (0.1, 0.2, 0.3)
-
-
-def test_a_single_file_is_refused_with_what_is_read_instead(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "checkpoints"
-    folder.mkdir()
-    file = folder / "sam3.1_multiplex_fp16.safetensors"
-    file.write_bytes(b"")
-    for given in (file, folder):
-        with pytest.raises(InputError, match=r"folder in transformers format .* Hub name, such as facebook/sam3"):
-            Sam3Segmenter.load(given)

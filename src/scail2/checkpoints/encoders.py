@@ -57,7 +57,7 @@ def load_vae(path: str | Path, torch_dtype: torch.dtype | None = None) -> Autoen
     view, settings = open_vae(path)
     with init_empty_weights():
         model = AutoencoderKLWan(**settings)
-    return _filled(model, view, dtype, _VAE)
+    return filled(model, view, dtype, _VAE)
 
 
 def open_vae(path: str | Path) -> tuple[View, dict[str, Any]]:
@@ -83,7 +83,7 @@ def load_text_encoder(path: str | Path, torch_dtype: torch.dtype | None = None) 
     with init_empty_weights():
         model = UMT5EncoderModel(UMT5Config(**settings, feed_forward_proj="gated-gelu"))
     # The embedding is one tensor under two names.
-    model = _filled(model, view, torch_dtype, _TEXT, {_EMBEDDING_TWICE: "shared.weight"})
+    model = filled(model, view, torch_dtype, _TEXT, {_EMBEDDING_TWICE: "shared.weight"})
     model.tie_weights()
     return model
 
@@ -100,7 +100,7 @@ def open_text_encoder(path: str | Path) -> tuple[View, dict[str, int]]:
         "d_model": width,
         "d_kv": view.shapes[query][0] // heads,
         "d_ff": view.shapes[wide][0],
-        "num_layers": _count(view, "encoder.block"),
+        "num_layers": count_layers(view, "encoder.block"),
         "num_heads": heads,
         "relative_attention_num_buckets": buckets,
     }
@@ -125,7 +125,7 @@ def load_image_encoder(
     config = CLIPVisionConfig(**settings, hidden_act="gelu", layer_norm_eps=1e-5, projection_dim=1024)
     with init_empty_weights():
         model = CLIPVisionModel(config)
-    return _filled(model, view, torch_dtype, _IMAGE)
+    return filled(model, view, torch_dtype, _IMAGE)
 
 
 def open_image_encoder(path: str | Path, num_heads: int | None = None) -> tuple[View, dict[str, int]]:
@@ -145,7 +145,7 @@ def open_image_encoder(path: str | Path, num_heads: int | None = None) -> tuple[
     return view, {
         "hidden_size": hidden,
         "intermediate_size": view.shapes[wide][0],
-        "num_hidden_layers": _count(view, "encoder.layers"),
+        "num_hidden_layers": count_layers(view, "encoder.layers"),
         "num_attention_heads": num_heads or hidden // CLIP_HEAD_WIDTH,
         "image_size": grid * patch,
         "patch_size": patch,
@@ -287,12 +287,13 @@ def _flattened(view: View, shapes: Mapping[str, tuple[int, ...]]) -> View:
     return View(view.file, sources, view.unexpected, view.scales)
 
 
-def _count(view: View, prefix: str) -> int:
+def count_layers(view: View, prefix: str) -> int:
+    """How many layers there are under a name: one more than the largest number that follows it."""
     found = (re.match(rf"{re.escape(prefix)}\.(\d+)\.", name) for name in view)
     return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
-def _filled(
+def filled(
     model: torch.nn.Module,
     view: View,
     torch_dtype: torch.dtype | None,

@@ -143,7 +143,7 @@ class MaskRequest:
         (), MASKS, "Mask of an additional reference, in their order.", metavar="FILE", option="--additional-mask"
     )
     sam3: str | None = setting(
-        None, MASKS, "Find characters with SAM3: its folder or Hub repository.", metavar="WEIGHTS"
+        None, MASKS, "Find characters with SAM3: its folder, its file or Hub repository.", metavar="WEIGHTS"
     )
     text: tuple[str, ...] = setting((), MASKS, "What SAM3 looks for; repeatable. Without it a person.")
     points: tuple[str, ...] = setting(
@@ -281,7 +281,7 @@ def check_masks(request: MaskRequest) -> None:
             "masks for them; give one each, in the same order, or none."
         )
     if request.sam3 is None and request.text:
-        raise InputError("--text is for SAM3: name its weights with --sam3 FOLDER-OR-HUB-NAME.")
+        raise InputError("--text is for SAM3: name its weights with --sam3 FOLDER, FILE or HUB-NAME.")
 
 
 def check_files(request: MaskRequest) -> None:

@@ -165,7 +165,7 @@ PREFERENCE = PublicFile(
     sha256="b106522036f64e50f5f8ae3b808973515ff442cc2fac27b65d875eafb95b89e2",
 )
 SAM3_FILE = PublicFile(
-    "SAM 3.1 in ComfyUI's single file: not read by this version, masks take the folder",
+    "SAM 3.1 in ComfyUI's single file: not read by this version, masks take SAM 3",
     "SAM License (Meta)",
     "Comfy-Org/sam3.1",
     "checkpoints/sam3.1_multiplex_fp16.safetensors",

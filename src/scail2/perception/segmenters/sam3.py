@@ -1,4 +1,4 @@
-"""SAM3 video tracking through transformers, with weights that the user names (a folder, or a Hub repository).
+"""SAM3 video tracking through transformers, with weights that the user names (a folder, a file, or a Hub repository).
 
 Text finds and follows everybody it fits (`Sam3VideoModel`); points and boxes pick characters out (`Sam3TrackerVideoModel`);
 points and boxes at later frames correct either from there on. Frames are read and prepared one by one and old tracking
@@ -6,8 +6,8 @@ memory is dropped, so that memory does not grow with the clip. The processors of
 whole video and need torchvision; what they do to pixels, points and masks is a few lines here.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from scail2.checkpoints.sam3_file import find_file, load_tracker, load_video_model, open_sam3, sam3_config
 from scail2.devices import default_device
 from scail2.errors import InputError
-from scail2.files.documents import decode, load_json
 from scail2.perception.segmenters.sam3_prompts import Places, by_frame, check_prompts
+from scail2.perception.segmenters.sam3_weights import PixelStatistics, load_pretrained, vocabulary_beside
 from scail2.perception.tracks import TrackedMasks, TrackRecorder, relabel
 from scail2.request.masks import Prompts
 from scail2.video import SizedFrames
@@ -34,7 +35,7 @@ _TEXT_TOKENS = 32
 class _LazyFrames:
     """What a session asks of its frames, answered from a `FrameSource`: prepared float (3, S, S), one at a time."""
 
-    def __init__(self, source: SizedFrames, side: int, statistics: "PixelStatistics", target: tuple[Any, torch.dtype]):
+    def __init__(self, source: SizedFrames, side: int, statistics: PixelStatistics, target: tuple[Any, torch.dtype]):
         self.source, self.side, self.statistics = source, side, statistics
         self.device, self.dtype = target
         self._last: tuple[int, torch.Tensor] | None = None
@@ -50,49 +51,6 @@ class _LazyFrames:
             mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.statistics.mean, self.statistics.std))
             self._last = (index, ((picture - mean) / std)[0].to(self.device, self.dtype))
         return self._last[1]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PixelStatistics:
-    """Mean and deviation per channel, in [0, 1], that the weights were trained with."""
-
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-
-    @classmethod
-    def read(cls, weights: str) -> "PixelStatistics":
-        """From a local folder's processor configuration; SAM3's own values where there is none."""
-        for name in ("processor_config.json", "preprocessor_config.json"):
-            path = Path(weights) / name
-            if path.is_file():
-                stored = load_json(path, dict[str, Any])
-                stored = stored.get("video_processor") or stored.get("image_processor") or stored
-                if isinstance(stored, Mapping) and "image_mean" in stored:
-                    found = {"mean": stored["image_mean"], "std": stored.get("image_std")}
-                    return decode(found, cls, path)
-        return cls()
-
-
-def _load(kind: Any, weights: str, dtype: torch.dtype) -> Any:
-    local = Path(weights).exists()
-    if not local and (weights.count("/") != 1 or weights.startswith((".", "/", "~"))):
-        raise InputError(f"there are no SAM3 weights at {weights}: give a folder in transformers format or a Hub name.")
-    try:
-        return kind.from_pretrained(weights, local_files_only=local, **({"dtype": dtype} if dtype else {}))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        told = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"the SAM3 weights {weights} cannot be loaded as {kind.__name__}: {told}") from error
-
-
-def _refuse_single_file(weights: Path) -> None:
-    """A file, or a folder with nothing but one, is not what transformers reads; nor has it the tracker of ComfyUI's."""
-    folder = weights.is_dir() and not (weights / "config.json").exists() and any(weights.glob("*.safetensors"))
-    if weights.is_file() or folder:
-        raise InputError(
-            f"{weights} {'is' if weights.is_file() else 'holds'} SAM3 as a single file, which is not read: give a folder in "
-            "transformers format (config.json, model.safetensors, tokenizer) or a Hub name, such as facebook/sam3. ComfyUI's "
-            "file is SAM 3.1, for whose tracker transformers has no class."
-        )
 
 
 class Sam3Segmenter:
@@ -122,19 +80,29 @@ class Sam3Segmenter:
     def load(
         cls, weights: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
     ) -> "Sam3Segmenter":
-        """Opens weights in transformers format: a folder, or the name of a Hub repository (which is then downloaded).
+        """Opens weights: a folder in transformers format, the name of a Hub repository (which is then downloaded), or one file.
 
         Without `device` they go to the GPU if there is one, as the model of a run does.
+
+        Raises:
+            InputError: there are none, or the file is SAM 3.1 or something else.
         """
-        _refuse_single_file(Path(weights))
         from transformers import AutoTokenizer, Sam3TrackerVideoModel, Sam3VideoModel
 
-        weights = str(weights)
         device = device or default_device()
+        if (file := find_file(Path(weights))) is not None:
+            view = open_sam3(file)
+            return cls(
+                lambda: load_video_model(view, dtype).to(device),
+                lambda: load_tracker(view, dtype).to(device),
+                lambda: vocabulary_beside(file, sam3_config(view).detector_config.text_config.vocab_size),
+            )
+        path = Path(weights)
+        weights = str(path.parent if path.is_file() else weights)
         return cls(
-            lambda: _load(Sam3VideoModel, weights, dtype).to(device).eval(),
-            lambda: _load(Sam3TrackerVideoModel, weights, dtype).to(device).eval(),
-            lambda: _load(AutoTokenizer, weights, None),
+            lambda: load_pretrained(Sam3VideoModel, weights, dtype).to(device).eval(),
+            lambda: load_pretrained(Sam3TrackerVideoModel, weights, dtype).to(device).eval(),
+            lambda: load_pretrained(AutoTokenizer, weights, None),
             statistics=PixelStatistics.read(weights),
         )
 
@@ -192,12 +160,11 @@ class Sam3Segmenter:
     def _by_text(
         self, frames: SizedFrames, prompts: Prompts, directory: Path | None, progress: Callable[[int, int], None] | None
     ) -> TrackedMasks:
+        tokenizer = self._get("tokenizer")
         model, session = self._get("detector"), self._session("detector", frames)
         for text in prompts.text:
             number = session.add_prompt(text)
-            ids = self._get("tokenizer")(
-                text, return_tensors="pt", padding="max_length", max_length=_TEXT_TOKENS, truncation=True
-            )
+            ids = tokenizer(text, return_tensors="pt", padding="max_length", max_length=_TEXT_TOKENS, truncation=True)
             session.prompt_input_ids[number] = ids.input_ids.to(model.device)
             session.prompt_attention_masks[number] = ids.attention_mask.to(model.device)
         recorder = TrackRecorder(directory, height=frames.height, width=frames.width)
