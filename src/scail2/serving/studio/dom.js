@@ -1,4 +1,4 @@
-// Small helpers to write pages with; every text goes in as text, never as markup.
+// Small functions to write pages with; every text goes in as text, never as markup.
 
 export function el(name, properties = {}, ...children) {
   const node = document.createElement(name);
