@@ -5,6 +5,9 @@ import io
 import json
 import os
 import re
+import socket
+import subprocess
+import sys
 import threading
 from dataclasses import fields
 from pathlib import Path
@@ -446,3 +449,43 @@ def test_the_film_is_written_with_transparency_without_rendering_again(tmp_path,
         alpha = VideoReader(film).frames_rgba(0, FRAMES)[..., 3]
         assert alpha.min() < 20
         assert alpha.max() > 235
+
+
+def test_the_model_stays_loaded_between_jobs_that_use_the_same(tmp_path, material, model, monkeypatch):
+    from scail2.loading import by_name
+
+    loaded, load = [], by_name.load_pipeline
+    monkeypatch.setattr(by_name, "load_pipeline", lambda name, **given: loaded.append(name) or load(name, **given))
+    with served(ServiceSettings(runs=tmp_path / "runs", models=(str(model),))) as http:
+        client = typed_client(http)
+        runs = [client.submit(**job_of(material, seed=seed)).id for seed in (1, 2)]
+        assert client.wait(runs[0], timeout=60).job == "finished"
+        client.rerender(runs[0], 0, seed=3)
+        assert [client.wait(run, timeout=60).job for run in runs] == ["finished", "finished"]
+    assert loaded == [str(model)]
+
+
+def test_readers_that_do_not_read_hold_nobody_up(finished):
+    http, client, run, _ = finished
+    address = (http.base_url.host, http.base_url.port)
+    stuck = [socket.create_connection(address) for _ in range(30)]
+    try:
+        for each in stuck:
+            each.sendall(f"GET /v1/runs/{run}/project.zip HTTP/1.1\r\nHost: {address[0]}:{address[1]}\r\n\r\n".encode())
+        assert client.state(run).id == run
+        assert len(client.frame(run, 0)) > 0
+    finally:
+        for each in stuck:
+            each.close()
+    assert client.state(run).id == run
+
+
+def test_what_a_killed_upload_left_is_swept_at_the_next_start(tmp_path, model):
+    settings = ServiceSettings(runs=tmp_path / "runs", models=(str(model),))
+    code = "import os, sys; from pathlib import Path; from scail2.files.staging import Staging\n"
+    code += "staging = Staging(Path(sys.argv[1]) / 'upload'); staging.place.write_bytes(b'half'); os._exit(9)"
+    place = settings.hidden / "uploads"
+    subprocess.run([sys.executable, "-c", code, str(place)], check=False)
+    assert len(list(place.iterdir())) == 1
+    with served(settings):
+        assert list(place.iterdir()) == []

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scail2.files.ownership import lock_beside, locked
+from scail2.files.staging import sweep
 from scail2.request.animation import AnimationRequest
 from scail2.serving.dispatch import Dispatcher
 from scail2.serving.queue import Action, Job, JobQueue, RunRow
@@ -109,7 +110,9 @@ class Service:
         shutil.rmtree(self._place(run).folder, ignore_errors=True)
 
     def _sweep(self) -> None:
-        """What a crash left of deleted runs goes."""
+        """What a crash left of deleted runs, uploads, masks and archives goes."""
+        for folder in (self.settings.hidden, self.settings.hidden / "uploads"):
+            sweep(folder)
         for run in self.queue.deleted():
             self._remove(run)
 
