@@ -24,6 +24,7 @@ ALLOWED = {
     ("runs.segment_store", "SegmentStore._write"): "a segment's folder under a temporary name, renamed when whole",
     ("serving.uploads", "Uploads._store"): STAGED,
     ("serving.uploads", "Uploads.receive"): "renames what is whole and examined to its hash",
+    ("serving.uploads", "Uploads.trim"): "renames what is whole and examined to its hash",
     ("serving.worker_process", "main"): "the standard output, for messages to the service",
     ("training.publication", "publish"): STAGED,
     ("training.records", "TrainingRecord.__init__"): "a log that grows line by line",

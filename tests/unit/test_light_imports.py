@@ -53,11 +53,12 @@ with layerwise_casting.disable_input_dtype_casting(adapter):
     result["inside"] = adapter.cast_input_dtype_enabled
 result["outside"] = adapter.cast_input_dtype_enabled
 
-from diffusers import UniPCMultistepScheduler
-scheduler = UniPCMultistepScheduler(use_beta_sigmas=True)
-scheduler.set_timesteps(4)
-import scipy.stats
-result["beta"] = [scheduler.sigmas.tolist()[1], scheduler.alphas_cumprod.shape[0]]
+from importlib.util import find_spec
+if find_spec("scipy"):  # nothing of ours needs it, but where it is, a scheduler that does finds the real one
+    from diffusers import UniPCMultistepScheduler
+    scheduler = UniPCMultistepScheduler(use_beta_sigmas=True)
+    scheduler.set_timesteps(4)
+    result["beta"] = [scheduler.sigmas.tolist()[1], scheduler.alphas_cumprod.shape[0]]
 """
     found = in_fresh_python(code)
     assert found["early"] == []
@@ -67,7 +68,7 @@ result["beta"] = [scheduler.sigmas.tolist()[1], scheduler.alphas_cumprod.shape[0
     assert found["adapter is one"]
     assert found["also for casting"]
     assert (found["inside"], found["outside"]) == (False, True)
-    assert found["beta"][0] > 0
+    assert found.get("beta", [1])[0] > 0
 
 
 def test_compiler_and_quantisers_work_after_a_light_import():
