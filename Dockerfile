@@ -25,14 +25,5 @@ HEALTHCHECK --interval=30s --timeout=5s --start-period=30s \
 ENTRYPOINT ["scail2"]
 CMD ["serve", "--host", "0.0.0.0", "--runs", "/runs"]
 
-FROM base AS cuda
-RUN pip install torch==2.13.0 \
-    && pip install ".[serve,people,gguf,text,plot]"
-USER scail2
-WORKDIR /home/scail2
-VOLUME ["/models", "/runs"]
-EXPOSE 8420
-HEALTHCHECK --interval=30s --timeout=5s --start-period=30s \
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8420/healthz', timeout=4)"]
-ENTRYPOINT ["scail2"]
+FROM cpu AS cuda
 CMD ["serve", "--host", "0.0.0.0", "--runs", "/runs", "--gpus", "0"]

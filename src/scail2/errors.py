@@ -11,6 +11,14 @@ class InputError(ValueError):
     """
 
 
+NO_MEMORY = "There is not enough memory for this; take a smaller size, fewer frames or a smaller model."
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether main memory or a GPU's ran out; torch's own error is known by its name, so that torch need not be imported."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
 # Whatever is counted, seeded or measured fits 64 bits; Python's own conversions fail or crawl far above.
 MAX_INTEGER = 2**64
 

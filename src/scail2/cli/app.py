@@ -13,7 +13,7 @@ import typer
 from scail2.cli.libraries import quiet_libraries
 from scail2.cli.signals import INTERRUPTED, stoppable
 from scail2.cli.terminal import GuardedStream, StreamError, Terminal, VisibleFormatter
-from scail2.errors import InputError
+from scail2.errors import NO_MEMORY, InputError, is_out_of_memory
 from scail2.files.disk_errors import as_system_error, reason, sentence
 from scail2.models.light_imports import defer
 
@@ -126,8 +126,8 @@ def _sentence(error: Exception) -> str | None:
             return ""
         command = getattr(getattr(error, "ctx", None), "command_path", "scail2")
         return f"{error.format_message().rstrip('.')}. See: {command} --help"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "There is not enough memory for this; take a smaller size, fewer frames or a smaller model."
+    if is_out_of_memory(error):
+        return NO_MEMORY
     if type(error).__name__ == "BrokenProcessPool":
         return "A worker process was ended from outside (often for want of memory); run again with fewer --workers."
     found = as_system_error(error)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from scail2.errors import InputError
+from scail2.errors import NO_MEMORY, InputError, is_out_of_memory
 from scail2.files.disk_errors import as_system_error, sentence
 from scail2.files.ownership import is_locked
 from scail2.request.animation import AnimationRequest
@@ -86,11 +86,9 @@ class JobRunner:
             return Outcome(state="stopped")
         except InputError as error:
             return Outcome(state="failed", message=str(error))
-        except MemoryError:
-            return Outcome(state="failed", message=_NO_MEMORY)
         except Exception as error:
-            if type(error).__name__ == "OutOfMemoryError":
-                return Outcome(state="failed", message=_NO_MEMORY)
+            if is_out_of_memory(error):
+                return Outcome(state="failed", message=NO_MEMORY)
             found = as_system_error(error)
             if found is None:
                 raise
@@ -123,9 +121,6 @@ class JobRunner:
             pipe=self._pipelines,
             events=told,
         )
-
-
-_NO_MEMORY = "There is not enough memory for this; take a smaller size, fewer frames or a smaller model."
 
 
 def _was_ordered(run: RunDirectory, since: str) -> bool:
