@@ -131,7 +131,7 @@ class OwnModelGenerator:
             for frame in range(len(region))
         ]
         film = np.stack(drawn)
-        return film, {slot: film.any(axis=-1)}
+        return film, {slot: np.asarray(film.any(axis=-1))}
 
 
 def _bound(
