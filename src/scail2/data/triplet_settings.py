@@ -164,7 +164,7 @@ def _without_replacement(settings: TripletSettings) -> TripletSettings:
 
 
 def _without_multi_animation(settings: TripletSettings) -> TripletSettings:
-    kept = {kind: share for kind, share in settings.shares.items() if kind is not SampleKind.ANIMATION_MULTI}
+    kept = {kind: share for kind, share in settings.shares.items() if kind != SampleKind.ANIMATION_MULTI}
     return dataclasses.replace(settings, shares=kept)
 
 
