@@ -1,6 +1,7 @@
 """Motion pairs drawn by the puppet renderer: both clips are exact, and any pair number exists."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,13 +138,7 @@ class PuppetSource:
         return puppets.sample_camera(self.split, index, puppets.domain_named(self.domain), self.salt)
 
     def _as_generated(self, cast: list[Performance], index: int) -> list[Performance]:
-        error = POSE_ERRORS[self.generator_error]
-        if error is None:
-            return cast
-        return [
-            dataclasses.replace(each, motion=puppets.DistortedMotion(each.motion, error, STRIDE * index + number))
-            for number, each in enumerate(cast)
-        ]
+        return repeated(cast, self.generator_error, [STRIDE * index + number for number in range(len(cast))])
 
     def performances(self, index: int, side: int, count: int) -> list[Performance]:
         """The cast of pair `index`: side 0 performs in ỹ, side 1 in y; both have the same motions and placements."""
@@ -210,6 +205,26 @@ class PuppetSource:
             return shot.joints
         body = 0.8 * self.height
         return puppets.corrupt_joints(shot.joints, error, STRIDE * index, fps=self.fps, body_pixels=body)
+
+
+def pose_error_named(name: str) -> puppets.PoseError:
+    """The strengths of a pose error; raises InputError for a name that stands for none."""
+    error = POSE_ERRORS.get(name)
+    if error is None:
+        known = ", ".join(each for each, strength in POSE_ERRORS.items() if strength is not None)
+        raise InputError(f"There is no pose error {name!r}: choose one of {known}.")
+    return error
+
+
+def repeated(cast: Sequence[Performance], error: str, seeds: Sequence[int]) -> list[Performance]:
+    """The cast as a pose-driven generator would repeat it: each one's motion with an estimator's error, by name and own seed."""
+    strength = POSE_ERRORS[error]
+    if strength is None:
+        return list(cast)
+    return [
+        dataclasses.replace(each, motion=puppets.DistortedMotion(each.motion, strength, seed))
+        for each, seed in zip(cast, seeds, strict=True)
+    ]
 
 
 def replaced_one_by_one(cast: list[Performance], others: list[Performance], order: list[int]) -> list[Performance]:
