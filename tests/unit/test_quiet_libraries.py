@@ -94,7 +94,7 @@ class _Connection:
 
 
 def test_a_worker_is_quiet_before_it_imports_what_its_job_is_made_of(monkeypatch):
-    monkeypatch.setattr(processes, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(processes, "end_with_parent", lambda: None)
     monkeypatch.setattr(processes.signal, "signal", lambda *_: None)
     _Told.happened.clear()
     processes.work(_Connection(), lambda: _Told.happened.append("quiet"), pickle.dumps(_Told()))

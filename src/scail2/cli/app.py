@@ -39,6 +39,7 @@ MODULES: tuple[str, ...] = (
     "cache",
     "evaluate",
     "train",
+    "ablate",
     "publish",
     "studio",
     "serve",
@@ -128,6 +129,8 @@ def _sentence(error: Exception) -> str | None:
         return f"{error.format_message().rstrip('.')}. See: {command} --help"
     if is_out_of_memory(error):
         return NO_MEMORY
+    if type(error).__name__ == "BrokenProcessPool":
+        return "A worker process was ended from outside (often for want of memory); run again with fewer --workers."
     found = as_system_error(error)
     return None if found is None else sentence(found)
 

@@ -32,7 +32,7 @@ _LOOK = 0.1  # seconds between looks for pieces that others hold
 # ---- in the worker --------------------------------------------------------------------------------------------------
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A killed command has no chance to end its workers: they would fill the folder beside its successor, or wait for ever."""
     if (parent := parent_process()) is not None:
         parent.join()
@@ -42,7 +42,7 @@ def _end_with_parent() -> None:
 def work(connection: Connection, start: Callable[[], None] | None, pickled: bytes) -> None:
     """A worker's life: pieces come by number over the connection, what becomes of them goes back."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, which ends its workers
-    Thread(target=_end_with_parent, daemon=True).start()
+    Thread(target=end_with_parent, daemon=True).start()
     if start is not None:
         start()
     try:
