@@ -167,7 +167,7 @@ class _Ticker:
 _worker: dict[str, Any] = {}
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A killed command has no chance to end its workers: they would fill the folder beside its successor, or wait for ever."""
     if (parent := parent_process()) is not None:
         parent.join()
@@ -183,7 +183,7 @@ class _Crew:
 
 
 def _start_worker(start: Callable[[], None] | None, pickled: bytes, counter: Any) -> None:
-    Thread(target=_end_with_parent, daemon=True).start()
+    Thread(target=end_with_parent, daemon=True).start()
     if start is not None:
         start()
     import torch
