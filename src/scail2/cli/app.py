@@ -39,6 +39,7 @@ MODULES: tuple[str, ...] = (
     "cache",
     "evaluate",
     "train",
+    "ablate",
     "publish",
     "studio",
     "serve",

@@ -67,7 +67,10 @@ def _decode(vae: AutoencoderKLWan, tile: int | None, latents: Tensor, return_dic
     stages = _decoder_stages(vae)
     hidden = vae.post_quant_conv(latents)
     first = vae.decoder.up_blocks[0]
-    head = (partial(_convolve, vae.decoder.conv_in), *_blocks([vae.decoder.mid_block, *first.resnets]))
+    head: tuple[Layer, ...] = (
+        partial(_convolve, vae.decoder.conv_in),
+        *_blocks([vae.decoder.mid_block, *first.resnets]),
+    )
     coarse = _run_over(head, (hidden[:, :, index : index + 1] for index in range(hidden.shape[2])))
     frames = 1 + (latents.shape[2] - 1) * vae.config.scale_factor_temporal
     pixels = torch.empty(len(latents), 3, frames, height, width, dtype=latents.dtype)
@@ -109,7 +112,7 @@ def _encode(vae: AutoencoderKLWan, tile: int | None, pixels: Tensor) -> Tensor:
     coarse: Iterable[Tensor] = _run_tile(stages, chunks, regions[0], size, scale)
     if len(regions) > 1:
         coarse = _joined([list(_run_tile(stages, chunks, each, size, scale)) for each in regions], regions, scale)
-    head = (*_blocks([*rest, vae.encoder.mid_block]), partial(_finish, vae.encoder))
+    head: tuple[Layer, ...] = (*_blocks([*rest, vae.encoder.mid_block]), partial(_finish, vae.encoder))
     return vae.quant_conv(torch.cat(list(_run_over(head, coarse)), dim=2))
 
 
