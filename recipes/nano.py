@@ -119,6 +119,7 @@ def refine(
     steps: int = 4_000,
     joint: bool = False,
     adversarial: float = 0.0,
+    contrast: float = 0.0,
     rate: float = 1.0,
     first_pair: int = FreshClipConfig().first_index,
 ) -> None:
@@ -139,7 +140,9 @@ def refine(
     source = PuppetSource(split="train", frames=FRAMES, height=SIZE, width=SIZE)
     clips = FreshClips(source, vae, ConditionGeometry.of(transformer), FreshClipConfig(first_index=first_pair))
     config = joint_refiner(steps) if joint else RefinerConfig(steps=steps)
-    config = dataclasses.replace(config, adversarial=adversarial, optimizer=scaled(config.optimizer, rate))
+    loss = dataclasses.replace(config.loss, contrast=contrast)
+    optimizer = scaled(config.optimizer, rate)
+    config = dataclasses.replace(config, adversarial=adversarial, loss=loss, optimizer=optimizer)
     directory = folder / into
     directory.mkdir(parents=True, exist_ok=True)
     record = {"model": str(model), "start_from": start_from, "refiner": dataclasses.asdict(config)}
