@@ -12,10 +12,11 @@ from scail2.data.triplet_settings import PUBLISHED_SHARES, SampleKind
 from scail2.errors import InputError
 from scail2.masks import BINDING_SLOTS, split_mask
 from scail2.synthesis.assembly import assembled, in_order
+from scail2.synthesis.events import Failed, PictureJudged, Reason
 from scail2.synthesis.generators.puppet_world import PuppetCharacter, PuppetTake
 from scail2.synthesis.journal import PairJournal
 from scail2.synthesis.loop import Job
-from scail2.synthesis.machine import Budget, Failed, PictureJudged, Reason
+from scail2.synthesis.machine import Budget
 from scail2.synthesis.pools.drawn import DrawnCharacters
 from scail2.synthesis.pools.protocol import STYLE_SHARES
 from scail2.synthesis.roles.protocol import Edit, Finding, Picture, Task

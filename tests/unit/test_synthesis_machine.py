@@ -9,10 +9,8 @@ from hypothesis import strategies as st
 
 from scail2.data.triplet_settings import PUBLISHED_SHARES, SampleKind
 from scail2.errors import InputError
-from scail2.synthesis.journal import EVENTS, Circumstances, PairJournal, replayed
-from scail2.synthesis.machine import (
+from scail2.synthesis.events import (
     EXPECTED,
-    Budget,
     Captioned,
     ClipChecked,
     ClipJudged,
@@ -26,9 +24,9 @@ from scail2.synthesis.machine import (
     Reason,
     Selected,
     Woven,
-    advance,
-    begin,
 )
+from scail2.synthesis.journal import EVENTS, Circumstances, PairJournal, replayed
+from scail2.synthesis.machine import Budget, advance, begin
 from scail2.synthesis.roles.protocol import Finding, Task
 
 KINDS = list(PUBLISHED_SHARES)

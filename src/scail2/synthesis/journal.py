@@ -14,7 +14,8 @@ from scail2.data.triplet_settings import SampleKind
 from scail2.errors import InputError
 from scail2.files.documents import Between, DocumentError, decode
 from scail2.runs.journal import Journal
-from scail2.synthesis.machine import Budget, Event, Phase, State, advance, begin
+from scail2.synthesis.events import Event, Phase
+from scail2.synthesis.machine import Budget, State, advance, begin
 
 
 def event_name(kind: type) -> str:

@@ -13,10 +13,7 @@ from scail2.data.endpoint.failures import NoAnswerError
 from scail2.data.triplet_settings import SampleKind
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
-from scail2.synthesis.generators.protocol import Character, Clip, Generator, Motion
-from scail2.synthesis.journal import Attempt, Circumstances, Happening, PairJournal, replayed
-from scail2.synthesis.machine import (
-    Budget,
+from scail2.synthesis.events import (
     Captioned,
     ClipChecked,
     ClipJudged,
@@ -29,11 +26,11 @@ from scail2.synthesis.machine import (
     Phase,
     PictureJudged,
     Selected,
-    State,
     Woven,
-    advance,
-    begin,
 )
+from scail2.synthesis.generators.protocol import Character, Clip, Generator, Motion
+from scail2.synthesis.journal import Attempt, Circumstances, Happening, PairJournal, replayed
+from scail2.synthesis.machine import Budget, State, advance, begin
 from scail2.synthesis.pools.protocol import CharacterPool, MotionPool, PoolMotion
 from scail2.synthesis.replacing import one_performer, replaced_motion
 from scail2.synthesis.roles.protocol import Edit, Made, Picture, RoleError, Roles, Told
