@@ -14,23 +14,11 @@ from scail2.files.storage import write_bytes
 from scail2.modes import AnimationMode
 from scail2.synthesis.generators.driving_films import face_close_up
 from scail2.synthesis.generators.external import Tool, check_clip, read_result, write_film, write_picture
+from scail2.synthesis.generators.facts import MOCHA
 from scail2.synthesis.generators.protocol import Array, Character, Clip, GeneratorFacts, Motion
 from scail2.synthesis.performers import performers, pictured
 
 _SIZE, _LONGEST, _FACE_SIDE = (480, 832), 81, 512
-_FACTS = GeneratorFacts(
-    name="mocha",
-    licence="none stated with the code: ask its authors before you use what it makes",
-    modes=(AnimationMode.REPLACEMENT,),
-    max_characters=1,
-    seconds_per_frame=12.7,
-    measured_on="832x480, 81 frames, 50 steps of 20.5 s (fp8, blocks swapped, 15.6 GB); reported by others, not measured here",
-    cannot=(
-        "It replaces only, one character a call, told by a mask of the first frame: whoever enters later cannot be replaced.",
-        f"Clips are {_SIZE[1]}x{_SIZE[0]}, 4k+1 frames, at most {_LONGEST}; its script always draws with seed 0.",
-        "It has never been run by this package: its tests run a stand-in that speaks the same files.",
-    ),
-)
 _COLUMNS = ("source_video", "source_mask", "reference_1", "reference_2")
 
 
@@ -53,12 +41,12 @@ class MochaGenerator:
     @property
     def facts(self) -> GeneratorFacts:
         """What it is and can do."""
-        return _FACTS
+        return MOCHA
 
     def describe(self) -> dict[str, Any]:
         """Settings, the script's hash, the versions in the tool's environment."""
         settings = {name: each for name, each in asdict(self).items() if name != "tool"}
-        return {"generator": _FACTS.name} | settings | self.tool.versions(self.script)
+        return {"generator": MOCHA.name} | settings | self.tool.versions(self.script)
 
     def generate(
         self, character: Character, motion: Motion, mode: AnimationMode, masks: Array | None, seed: int
@@ -71,7 +59,7 @@ class MochaGenerator:
         """
         regions = performers(motion, masks)
         self.facts.check(mode, len(regions))
-        check_clip(motion, _FACTS.name, [_SIZE], _LONGEST)
+        check_clip(motion, MOCHA.name, [_SIZE], _LONGEST)
         (region,) = regions.values()
         if not region[0].any():
             raise InputError(

@@ -15,24 +15,12 @@ from scail2.synthesis.generators.external import (
     write_picture,
     write_settings,
 )
+from scail2.synthesis.generators.facts import SCAIL
 from scail2.synthesis.generators.protocol import Array, Character, Clip, GeneratorFacts, Motion
 from scail2.synthesis.performers import marked
 from scail2.video import resize_cover
 
 _SIZES, _LONGEST = ((512, 896), (896, 512)), 81
-_FACTS = GeneratorFacts(
-    name="scail",
-    licence="code and weights Apache-2.0; its pose stage brings NLF and DWPose with terms of their own",
-    modes=(AnimationMode.ANIMATION,),
-    max_characters=1,
-    seconds_per_frame=None,
-    measured_on="nobody has told this package a time",
-    cannot=(
-        "It animates only; poses are found by its own stage, so joints that come with a motion are not used.",
-        f"Clips are 896x512 or 512x896, 4k+1 frames, at most {_LONGEST}.",
-        "It has never been run by this package: its tests run a stand-in that speaks the same files.",
-    ),
-)
 # What the authors' launcher sets for one GPU.
 _ONE_PROCESS = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
 
@@ -59,14 +47,14 @@ class Scail1Generator:
     @property
     def facts(self) -> GeneratorFacts:
         """What it is and can do."""
-        return _FACTS
+        return SCAIL
 
     def describe(self) -> dict[str, Any]:
         """Settings, the scripts' hashes, the versions in both environments."""
         settings = {name: each for name, each in asdict(self).items() if name not in ("tool", "pose_tool")}
         model = self.tool.versions(self.script, self.model_config, self.sampling_config)
         return {
-            "generator": _FACTS.name,
+            "generator": SCAIL.name,
             **settings,
             "model": model,
             "poses": self.pose_tool.versions(self.pose_script),
@@ -83,7 +71,7 @@ class Scail1Generator:
         """
         given = motion.masks if masks is None else masks
         self.facts.check(mode, 1 if given is None else max(1, len(marked(given))))
-        check_clip(motion, _FACTS.name, _SIZES, _LONGEST)
+        check_clip(motion, SCAIL.name, _SIZES, _LONGEST)
         self.pose_tool.check(self.pose_script)
         self.tool.check(self.script, self.model_config, self.sampling_config)
         with tempfile.TemporaryDirectory(prefix="scail2-scail-") as name:
