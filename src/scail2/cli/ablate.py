@@ -72,13 +72,14 @@ def _prepare(experiment: "Experiment", workers: int, console: Any) -> None:
     import torch
 
     from scail2.cli.libraries import quiet_process
+    from scail2.execution.crew import Crew
 
     experiment.make_start()
     caches = dict.fromkeys(experiment.latents(arm) for arm in (None, *experiment.plan.arms))
     for arm in (None, *experiment.plan.arms):
         if experiment.latents(arm) in caches:
             del caches[experiment.latents(arm)]
-            experiment.cache(arm, workers=workers, start_worker=quiet_process)
+            experiment.cache(arm, workers=Crew(workers=workers, start=quiet_process))
             console.say(f"samples: {experiment.latents(arm).name}")
     threads = torch.get_num_threads()
     torch.set_num_threads(workers)
@@ -133,7 +134,7 @@ def _begin_worker() -> None:
     from threading import Thread
 
     from scail2.cli.libraries import quiet_process
-    from scail2.data.sharding import end_with_parent
+    from scail2.execution.processes import end_with_parent
 
     Thread(target=end_with_parent, daemon=True).start()
     quiet_process()

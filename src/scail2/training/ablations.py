@@ -7,7 +7,6 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from scail2.data.puppet_preferences import PuppetPreferences
 from scail2.data.synthesis import PreferenceWork, write_pairs
 from scail2.data.triplet_settings import SampleKind
 from scail2.errors import InputError
+from scail2.execution.crew import Crew
 from scail2.files.documents import load_json, parse_json, read_document
 from scail2.files.ownership import Kind, is_document, new_folder
 from scail2.files.staging import atomic_file
@@ -166,11 +166,11 @@ class Experiment:
 
     # ---- data -------------------------------------------------------------------------------------------------------
 
-    def cache(self, arm: Arm | None, *, workers: int, start_worker: Callable[[], None] | None = None) -> None:
+    def cache(self, arm: Arm | None, *, workers: int | Crew = 1) -> None:
         """Draws and caches an arm's samples, as far as they are missing; None: those of the pre-training."""
         settings = self.plan.settings(() if arm is None else arm.changes)
         if arm is not None and arm.stage is not Stage.PAIRS:
-            self._cache_preferences(workers=workers, start_worker=start_worker)
+            self._cache_preferences(workers=workers)
             return
         if arm is None:
             settings = dataclasses.replace(settings, shares=_PRETRAINING)
@@ -181,13 +181,13 @@ class Experiment:
             samples=self.plan.world.samples,
             driving_downsample=1,
         )
-        write_cache(work, self.latents(arm), workers=workers, resume=True, start_worker=start_worker)
+        write_cache(work, self.latents(arm), workers=workers, resume=True)
 
-    def _cache_preferences(self, *, workers: int, start_worker: Callable[[], None] | None) -> None:
+    def _cache_preferences(self, *, workers: int | Crew) -> None:
         world = dataclasses.replace(self.plan.source(), estimator_error="none")
         pairs = PreferenceWork(source=PuppetPreferences(puppets=world, still=True), pairs=self.plan.preferences.pairs)
         drawn = self.folder / "preference_pairs"
-        write_pairs(pairs, drawn, workers=workers, resume=True, start_worker=start_worker)
+        write_pairs(pairs, drawn, workers=workers, resume=True)
         stored = PreferenceShards([drawn])
         work = PreferenceCacheWork(
             pairs=stored,
@@ -196,9 +196,7 @@ class Experiment:
             samples=len(stored),
             driving_downsample=1,
         )
-        write_cache(
-            work, self.folder / "latents" / "preferences", workers=workers, resume=True, start_worker=start_worker
-        )
+        write_cache(work, self.folder / "latents" / "preferences", workers=workers, resume=True)
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
