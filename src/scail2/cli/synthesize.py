@@ -119,9 +119,9 @@ def _predict(pairs: int, measured: Path | None, card: str, gpus: int, requests: 
 
     if measured is None:
         from scail2.synthesis.expected_costs import expected_figures
-        from scail2.synthesis.generators.wan_animate import WanAnimateGenerator
+        from scail2.synthesis.generators.facts import WAN_ANIMATE
 
-        figures = expected_figures(WanAnimateGenerator(model="").facts, 81, card)
+        figures = expected_figures(WAN_ANIMATE, 81, card)
     else:
         figures = read_figures(measured)
     predict(pairs, figures, Machines(gpus=gpus, requests=requests, cores=cores, price=price))
