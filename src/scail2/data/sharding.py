@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import suppress
@@ -10,9 +11,9 @@ from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
-from scail2.data.shards import ShardIndex, ShardWriter, load_index
+from scail2.data.shards import ShardIndex, ShardWriter, index_path, load_index
 from scail2.errors import InputError
 from scail2.files.disk_errors import WRITING, naming
 from scail2.files.documents import DocumentError, load_json
@@ -50,11 +51,12 @@ class ShardRun:
 
 @dataclass(frozen=True, slots=True)
 class ShardSummary:
-    """What a run left behind: samples written now, and samples that could not be made, by key and reason."""
+    """What a run left behind: samples written now, samples in all, and samples that could not be made, by key and reason."""
 
     directory: Path
     shards: int
     written: int
+    held: int
     skipped: dict[str, str]
 
 
@@ -88,12 +90,25 @@ def run_shards(
     with claimed_folder(run.directory, _kind(run)):
         begun = _claim(run, work, resume)
         try:
-            return _fill(run, sizes, work, _Crew(workers, start_worker), progress)
+            summary = _fill(run, sizes, work, _Crew(workers, start_worker), progress)
+            if not summary.held:
+                _refuse_empty(run, summary)
+            return summary
         except InputError:
             # Work that cannot be done leaves no folder that the right one would have to be given another name for.
             if begun and not any(run.directory.glob("shard-*.tar")):
                 (run.directory / run.description).unlink(missing_ok=True)
             raise
+
+
+def _refuse_empty(run: ShardRun, summary: ShardSummary) -> NoReturn:
+    """Removes shards that hold nothing and says why they do."""
+    for number in range(run.shards):
+        for path in (index_path(run.path(number)), run.path(number)):
+            path.unlink(missing_ok=True)
+    reasons = Counter(summary.skipped.values()).most_common(3)
+    told = "; ".join(f"{reason} ({count} times)" if count > 1 else reason for reason, count in reasons)
+    raise InputError(f"Not one of {len(summary.skipped)} samples could be made: {told}.")
 
 
 def _kind(run: ShardRun) -> Kind:
@@ -124,12 +139,13 @@ def _fill(
     else:
         _in_processes(run, work, wanted, crew, ticker)
     skipped: dict[str, str] = {}
-    written = 0
+    written = held = 0
     for number in range(run.shards):
         index = _index(run.path(number))
         skipped |= index.skipped
+        held += len(index.samples)
         written += len(index.samples) if number in wanted else 0
-    return ShardSummary(run.directory, run.shards, written, skipped)
+    return ShardSummary(run.directory, run.shards, written, held, skipped)
 
 
 def _index(shard: Path) -> ShardIndex:
