@@ -40,6 +40,7 @@ MODULES: tuple[str, ...] = (
     "cache",
     "evaluate",
     "train",
+    "ablate",
     "publish",
     "studio",
     "serve",

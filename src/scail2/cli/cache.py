@@ -1,10 +1,11 @@
 """`scail2 cache`: training samples as latents, in shards."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from scail2.cli.crew import OwnOnly, RankCount, RankNumber, RayAddress, Workers, make_crew, tell_missing
 
 if TYPE_CHECKING:
     from scail2.data.triplet_settings import TripletSettings
@@ -49,7 +50,11 @@ def cache(
     ] = 0,
     samples_per_shard: Annotated[int, typer.Option(min=1)] = 64,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 uses every core.")] = 0,
+    workers: Workers = 0,
+    rank: RankNumber = None,
+    ranks: RankCount = None,
+    own_only: OwnOnly = False,
+    ray: RayAddress = None,
     resume: Annotated[bool, typer.Option(help="Continue a cache begun with the same settings.")] = False,
 ) -> None:
     """Cache training samples: pairs to triplets to latents, through the code that makes inputs at inference.
@@ -57,7 +62,6 @@ def cache(
     The same settings and seed always give the same samples. Interrupt it and continue with --resume.
     """
     from scail2.checkpoints.model_folder import check_model
-    from scail2.cli.libraries import quiet_process
     from scail2.cli.options import must_exist, parse_size
     from scail2.cli.progress import counted_progress
     from scail2.cli.terminal import Terminal
@@ -106,11 +110,12 @@ def cache(
     else:
         job = CacheWork(source=pairs, **settings)
     # Encoders live in this process; everything else runs on all cores.
-    count = 1 if job.embedder is not None else workers or os.cpu_count() or 1
+    crew = make_crew(1 if job.embedder is not None else workers, rank, ranks, own_only, ray)
     console = Terminal()
     with counted_progress(console, "caching") as progress:
-        summary = write_cache(job, out, workers=count, resume=resume, progress=progress, start_worker=quiet_process)
+        summary = write_cache(job, out, workers=crew, resume=resume, progress=progress)
     console.say(f"{summary.written} samples written, {summary.shards} shards in {summary.directory}")
+    tell_missing(console, summary)
     for line in () if source == ["puppets"] else pairs.damage.lines():
         console.say(f"damaged {line}")
     for key, reason in summary.skipped.items():

@@ -1,10 +1,11 @@
 """`scail2 preferences`: pairs of videos, the better and the worse, as files."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from scail2.cli.crew import OwnOnly, RankCount, RankNumber, RayAddress, Workers, make_crew, tell_missing
 
 if TYPE_CHECKING:
     from scail2.data.preferences import PreferenceSource
@@ -81,7 +82,11 @@ def preferences(
     ] = 4.0,
     pairs_per_shard: Annotated[int, typer.Option(min=1)] = 32,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 uses every core.")] = 0,
+    workers: Workers = 0,
+    rank: RankNumber = None,
+    ranks: RankCount = None,
+    own_only: OwnOnly = False,
+    ray: RayAddress = None,
     resume: Annotated[bool, typer.Option(help="Continue a folder begun with the same settings.")] = False,
 ) -> None:
     """Make preference pairs for `scail2 train dpo`: of drawn puppets, or of your own videos with --preferred and --rejected.
@@ -123,9 +128,11 @@ def preferences(
         )
     limits = Strictness(hands_seen=hands_seen, largest_error=largest_error, least_contrast=least_contrast)
     job = PreferenceWork(source=source, pairs=pairs, limits=limits, pairs_per_shard=pairs_per_shard, seed=seed)
+    crew = make_crew(workers, rank, ranks, own_only, ray)
     console = Terminal()
     with counted_progress(console, "making preference pairs") as progress:
-        summary = write_pairs(job, out, workers=workers or os.cpu_count() or 1, resume=resume, progress=progress)
+        summary = write_pairs(job, out, workers=crew, resume=resume, progress=progress)
     for key, reason in summary.skipped.items():
         console.say(f"refused {key}: {reason}")
     console.say(f"{summary.written} of {pairs} pairs written, {summary.shards} shards in {summary.directory}")
+    tell_missing(console, summary)

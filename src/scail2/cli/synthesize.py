@@ -1,10 +1,11 @@
 """`scail2 synthesize`: motion pairs as files."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from scail2.cli.crew import OwnOnly, RankCount, RankNumber, RayAddress, Workers, make_crew, tell_missing
 
 
 def register(app: typer.Typer) -> None:
@@ -25,11 +26,14 @@ def synthesize(
     poses: Annotated[bool, typer.Option(help="Add pose renders to every pair.")] = True,
     pairs_per_shard: Annotated[int, typer.Option(min=1)] = 32,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 uses every core.")] = 0,
+    workers: Workers = 0,
+    rank: RankNumber = None,
+    ranks: RankCount = None,
+    own_only: OwnOnly = False,
+    ray: RayAddress = None,
     resume: Annotated[bool, typer.Option(help="Continue a folder begun with the same settings.")] = False,
 ) -> None:
     """Draw motion pairs of puppets and write them as shards of videos, masks and stills that any viewer opens."""
-    from scail2.cli.libraries import quiet_process
     from scail2.cli.options import need, parse_size
     from scail2.cli.progress import counted_progress
     from scail2.cli.terminal import Terminal
@@ -53,10 +57,11 @@ def synthesize(
     job = SynthesisWork(
         source=source, triplets=triplet_settings(recipe), pairs=pairs, pairs_per_shard=pairs_per_shard, seed=seed
     )
+    crew = make_crew(workers, rank, ranks, own_only, ray)
     console = Terminal()
     with counted_progress(console, "synthesizing") as progress:
-        count = workers or os.cpu_count() or 1
-        summary = write_pairs(job, out, workers=count, resume=resume, progress=progress, start_worker=quiet_process)
+        summary = write_pairs(job, out, workers=crew, resume=resume, progress=progress)
     console.say(f"{summary.written} pairs written, {summary.shards} shards in {summary.directory}")
+    tell_missing(console, summary)
     for key, reason in summary.skipped.items():
         console.say(f"skipped {key}: {reason}")

@@ -14,6 +14,8 @@ from scail2.data.shards import DamagedSample, ShardWriter
 from scail2.data.sources import PairSource
 from scail2.data.triplet_settings import TripletSettings
 from scail2.errors import InputError
+from scail2.execution.crew import Crew, as_crew
+from scail2.execution.tasks import Watch
 
 FORMAT = 1
 
@@ -43,19 +45,22 @@ class SynthesisWork:
             "seed": self.seed,
         }
 
-    def write_shard(self, writer: ShardWriter, number: int, tick: Callable[[int], None]) -> None:
+    def write_shard(self, writer: ShardWriter, number: int, watch: Watch) -> None:
         """Makes the pairs of one shard."""
         first = number * self.pairs_per_shard
         for index in range(first, min(self.pairs, first + self.pairs_per_shard)):
             generator = np.random.default_rng([self.seed, index])
             kind = self.triplets.draw_kind(generator)
             key = f"{index:07d}"
-            try:
-                meta, members = pair_members(self.source.pair(kind, index, generator))
-                writer.write(key, {**meta, "num_parts": self.source.num_parts}, members)
-            except (DamagedSample, InputError) as error:
-                writer.skip(key, f"{kind}: {error}")
-            tick(1)
+            if (reason := watch.begin(key)) is None:
+                try:
+                    meta, members = pair_members(self.source.pair(kind, index, generator))
+                    writer.write(key, {**meta, "num_parts": self.source.num_parts}, members)
+                except (DamagedSample, InputError) as error:
+                    reason = str(error)
+            if reason is not None:
+                writer.skip(key, f"{kind}: {reason}")
+            watch.end(key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,34 +83,34 @@ class PreferenceWork:
             "seed": self.seed,
         }
 
-    def write_shard(self, writer: ShardWriter, number: int, tick: Callable[[int], None]) -> None:
+    def write_shard(self, writer: ShardWriter, number: int, watch: Watch) -> None:
         """Makes the pairs of one shard."""
         first = number * self.pairs_per_shard
         for index in range(first, min(self.pairs, first + self.pairs_per_shard)):
             key = f"{index:07d}"
-            try:
-                pair = self.source.preference(index, np.random.default_rng([self.seed, index]))
-                refusal = self.limits.refusal(pair)
-            except InputError as error:
-                refusal = str(error)
-            if refusal is None:
-                writer.write(key, *preference_members(pair))
-            else:
+            if (refusal := watch.begin(key)) is None:
+                try:
+                    pair = self.source.preference(index, np.random.default_rng([self.seed, index]))
+                    refusal = self.limits.refusal(pair)
+                except InputError as error:
+                    refusal = str(error)
+                if refusal is None:
+                    writer.write(key, *preference_members(pair))
+            if refusal is not None:
                 writer.skip(key, refusal)
-            tick(1)
+            watch.end(key)
 
 
 def write_pairs(
     work: SynthesisWork | PreferenceWork,
     directory: str | Path,
     *,
-    workers: int = 1,
+    workers: int | Crew = 1,
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
-    start_worker: Callable[[], None] | None = None,
 ) -> ShardSummary:
     """Writes the shards that are not there yet; arguments and errors as `write_cache`."""
     name = "preferences" if isinstance(work, PreferenceWork) else "pairs"
     run = ShardRun(directory=Path(directory), name=name, shards=-(-work.pairs // work.pairs_per_shard))
     sizes = [min(work.pairs, (n + 1) * work.pairs_per_shard) - n * work.pairs_per_shard for n in range(run.shards)]
-    return run_shards(run, work, sizes, workers=workers, resume=resume, progress=progress, start_worker=start_worker)
+    return run_shards(run, work, sizes, crew=as_crew(workers), resume=resume, progress=progress)

@@ -50,6 +50,7 @@ class TrainingTriplet:
     augmented: DrivingVideo | None = None  # what drives instead at some visits in training
     augmented_share: float = 0.0  # of the visits
     caption: str = ""
+    black_out_reference: bool = True  # in replacement; differs only in an ablation
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -113,6 +114,7 @@ def draw_triplet(
         hand_boxes=target.hand_boxes,
         excluded=target.excluded,
         caption=target.caption if settings.caption else "",
+        black_out_reference=settings.black_out_reference,
         meta={**pair.meta, "forward": forward, "swapped": swapped},
     )
 

@@ -61,6 +61,7 @@ def generate(pipe: Any, clip: EvaluationClip, *, seed: int, **options: Any) -> G
             prompt=None if pipe.transformer.config.text_dim is None else clip.triplet.caption,
             # An ablation's masks contradict the mode on purpose.
             allow_mask_mismatch=True,
+            black_out_reference=clip.triplet.black_out_reference,
             **options,
         ):
             if frames:
