@@ -279,6 +279,7 @@ OURS = (
     r"segment \d{3} \(\d+ of \d+\): .*",
     r"(animation: the pictured puppet performs|demo\.html shows them) .*",
     r"/.* is finished; the run with its segments, masks and measurements is /.*",
+    r"rendered in .*, .* predicted; .*",
     r"Verdict: (nothing stands out|\d+ things? to look at)\.",
     r"  (the picture|the colours|segment) .*: .*",
     r"  (drift|seam|colour step at a seam|flicker|frozen frames|motion error): .*",

@@ -13,6 +13,24 @@ def register(app: typer.Typer) -> None:
     app.command("synthesize")(synthesize)
 
 
+def _show_generators(wanted: bool) -> None:
+    """Prints the facts of every generator and ends."""
+    if not wanted:
+        return
+    from scail2.cli.terminal import say
+    from scail2.synthesis.generators.facts import ALL
+
+    for each in ALL:
+        characters = "one character" if each.max_characters == 1 else f"up to {each.max_characters} characters"
+        say(f"{each.name}: {' and '.join(each.modes)}, {characters} at once")
+        say(f"  licence: {each.licence}")
+        cost = "unknown" if each.seconds_per_frame is None else f"{each.seconds_per_frame:g} s a frame"
+        say(f"  cost: {cost} ({each.measured_on})")
+        for line in each.cannot:
+            say(f"  cannot: {line}")
+    raise typer.Exit
+
+
 def synthesize(
     out: Annotated[Path, typer.Option(help="Folder for the shards.")],
     pairs: Annotated[int, typer.Option(min=1, help="Number of motion pairs.")] = 100,
@@ -32,6 +50,15 @@ def synthesize(
     own_only: OwnOnly = False,
     ray: RayAddress = None,
     resume: Annotated[bool, typer.Option(help="Continue a folder begun with the same settings.")] = False,
+    generators: Annotated[
+        bool,
+        typer.Option(
+            "--generators",
+            callback=_show_generators,
+            is_eager=True,
+            help="Show what can generate clips: licence, cost, and what each cannot do.",
+        ),
+    ] = False,
 ) -> None:
     """Draw motion pairs of puppets and write them as shards of videos, masks and stills that any viewer opens."""
     from scail2.cli.options import need, parse_size

@@ -164,7 +164,8 @@ def _without_replacement(settings: TripletSettings) -> TripletSettings:
 
 
 def _without_multi_animation(settings: TripletSettings) -> TripletSettings:
-    kept = {kind: share for kind, share in settings.shares.items() if kind != SampleKind.ANIMATION_MULTI}
+    kept: dict[SampleKind, float] = dict(settings.shares)
+    kept.pop(SampleKind.ANIMATION_MULTI, None)
     return dataclasses.replace(settings, shares=kept)
 
 

@@ -14,7 +14,7 @@ from scail2.devices import find_device, wanted_dtype
 from scail2.errors import InputError
 from scail2.files.storage import digest
 from scail2.segments import SegmentPlan
-from scail2.synthesis.generators.protocol import Array, Clip, Motion
+from scail2.synthesis.generators.protocol import Array, Clip, GenerationError, Motion
 from scail2.video import resize_cover
 
 _STEP, _SHORTEST = 16, 5
@@ -96,12 +96,12 @@ def as_clip(frames: Array, motion: Motion) -> Clip:
     """Frames float (T, H, W, 3) in [0, 1] as a clip of the motion's length, rate and size.
 
     Raises:
-        InputError: there are fewer than the motion has, or they hold what is no number.
+        GenerationError: there are fewer than the motion has, or they hold what is no number.
     """
     count = len(motion.clip.frames)
     if len(frames) < count:
-        raise InputError(f"The generator made {len(frames)} frames of {motion.name}, which has {count}.")
+        raise GenerationError(f"The generator made {len(frames)} frames of {motion.name}, which has {count}.")
     if not np.isfinite(frames).all():
-        raise InputError(f"The generator made frames of {motion.name} that are no numbers: try another precision.")
+        raise GenerationError(f"The generator made frames of {motion.name} that are no numbers: try another precision.")
     pixels = np.rint(frames[:count].clip(0, 1) * 255).astype(np.uint8)
     return Clip(frames=resize_cover(pixels, *motion.clip.size), fps=motion.clip.fps)

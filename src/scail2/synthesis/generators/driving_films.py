@@ -4,9 +4,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from scail2.perception.segmenters.people.joints import Joints
+from scail2.perception.segmenters.people.joints import Joints, find_joints
+from scail2.perception.segmenters.people.network import installed
 from scail2.perception.segmenters.people.skeleton import SkeletonStyle, draw_skeletons, smoothed
 from scail2.synthesis.generators.protocol import Array
+from scail2.video import ArrayFrames
 from scail2.video.resize import resize_stretch
 
 # How far a hole in the scene reaches beyond the performer, of the picture's shorter side.
@@ -39,6 +41,19 @@ def face_film(frames: Array, joints: Joints, side: int) -> Array:
             nearest = seen[np.abs(seen - number).argmin()]
             film[number] = _cut(frame, squares[nearest], side)
     return film
+
+
+def face_close_up(picture: Array, side: int) -> Array | None:
+    """The face of the largest person in a picture uint8 (H, W, 3), as a square of that side; None where nobody's is found.
+
+    None, too, without the extra `people`.
+    """
+    if not installed():
+        return None
+    joints = find_joints(ArrayFrames(picture[None]))
+    if not len(joints.places) or not np.isfinite(joints.face_boxes()[0, 0]).all():
+        return None
+    return np.asarray(face_film(picture[None], joints, side)[0])
 
 
 def _face_squares(joints: Joints) -> Array:

@@ -14,24 +14,12 @@ from scail2.errors import InputError
 from scail2.masks import BindingSlot, paint_mask
 from scail2.modes import MODE_TRAITS, AnimationMode
 from scail2.perception.segmenters.people.skeleton import SkeletonStyle, draw_skeletons
+from scail2.synthesis.generators.facts import OWN
 from scail2.synthesis.generators.protocol import Array, Character, Clip, GeneratorFacts, Motion
 from scail2.synthesis.performers import performers, person, pictured, poses
 
 if TYPE_CHECKING:
     from scail2.pipeline import SCAIL2Pipeline
-
-_FACTS = GeneratorFacts(
-    name="own",
-    licence="code Apache-2.0; the public weights MIT; a checkpoint of yours as you say",
-    modes=(AnimationMode.ANIMATION, AnimationMode.REPLACEMENT),
-    max_characters=len(BindingSlot),
-    seconds_per_frame=1.45,
-    measured_on="the public 14B, 512x896, 6 steps a segment, one A100 (40 GB); reported by others, not measured here",
-    cannot=(
-        "It repeats its own mistakes: check what it makes, and drive in reverse.",
-        "Sides of clips are multiples of the model's step (32 pixels for the public weights).",
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -56,7 +44,7 @@ class OwnModelGenerator:
     @property
     def facts(self) -> GeneratorFacts:
         """What it is and can do."""
-        return _FACTS
+        return OWN
 
     @cached_property
     def pipeline(self) -> "SCAIL2Pipeline":
@@ -77,7 +65,7 @@ class OwnModelGenerator:
         known = stored_facts(place, name=place.name, loras=[parse_lora(each) for each in self.loras])
         settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("model", "loras")}
         settings["skeletons"] = None if self.skeletons is None else self.skeletons.value
-        return {"generator": _FACTS.name, "model": place.name, "fingerprint": known.fingerprint} | settings
+        return {"generator": OWN.name, "model": place.name, "fingerprint": known.fingerprint} | settings
 
     def generate(
         self, character: Character, motion: Motion, mode: AnimationMode, masks: Array | None, seed: int

@@ -13,6 +13,10 @@ from scail2.perception.segmenters.people.joints import Joints
 Array = np.ndarray
 
 
+class GenerationError(InputError):
+    """A generator ran and made nothing of use: another try, or another character, may do better."""
+
+
 class Style(StrEnum):
     """How a character is drawn; the published data has 57 % of the first, 33 % of the second and 9 % of the third."""
 
@@ -153,6 +157,7 @@ class Generator(Protocol):
             As many frames as the motion's clip, at its rate; of its size, unless the generator's facts say otherwise.
 
         Raises:
+            GenerationError: it tried, and nothing came of it.
             InputError: the generator cannot do this, or lacks what it needs (masks, joints, the extra `people`).
         """
 

@@ -11,21 +11,10 @@ from scail2.errors import InputError
 from scail2.masks import slots_shown, split_mask
 from scail2.modes import AnimationMode
 from scail2.puppets import PuppetClip
+from scail2.synthesis.generators.facts import PUPPETS
 from scail2.synthesis.generators.protocol import Array, Character, Clip, GeneratorFacts, Motion
 from scail2.synthesis.generators.puppet_world import Estimate, PuppetCharacter, PuppetTake, people_joints
 
-_FACTS = GeneratorFacts(
-    name="puppets",
-    licence="Apache-2.0, drawn by this package",
-    modes=(AnimationMode.ANIMATION, AnimationMode.REPLACEMENT),
-    max_characters=1,
-    seconds_per_frame=0.004,
-    measured_on="one core of a server's CPU, 128x128",
-    cannot=(
-        "It draws only the puppets and motions of its own pools, whatever the picture shows.",
-        "Several characters are replaced one after the other.",
-    ),
-)
 # Share of a performer's pixels in a mask from which it is the one that is meant.
 _MEANT = 0.5
 
@@ -43,12 +32,12 @@ class PuppetGenerator:
     @property
     def facts(self) -> GeneratorFacts:
         """What it is and can do."""
-        return _FACTS
+        return PUPPETS
 
     def describe(self) -> dict[str, Any]:
         """The error's strengths and the renderer's name."""
         strength = POSE_ERRORS[self.error]
-        return {"generator": _FACTS.name, "error": None if strength is None else dataclasses.asdict(strength)}
+        return {"generator": PUPPETS.name, "error": None if strength is None else dataclasses.asdict(strength)}
 
     def generate(
         self, character: Character, motion: Motion, mode: AnimationMode, masks: Array | None, seed: int

@@ -19,24 +19,11 @@ from scail2.synthesis.generators.diffusers_models import (
     refuse_size,
 )
 from scail2.synthesis.generators.driving_films import face_film, holes, pose_film
+from scail2.synthesis.generators.facts import WAN_ANIMATE
 from scail2.synthesis.generators.protocol import Array, Character, Clip, GeneratorFacts, Motion
 from scail2.synthesis.performers import marked, performers, person, poses
 from scail2.video import resize_cover
 
-_FACTS = GeneratorFacts(
-    name="wan-animate",
-    licence="code and weights Apache-2.0",
-    modes=(AnimationMode.ANIMATION, AnimationMode.REPLACEMENT),
-    max_characters=1,
-    seconds_per_frame=2.9,
-    measured_on="512x896, 77 frames, 20 steps: 2.06e15 operations a step at 60 % of an A100's peak; predicted, not measured",
-    cannot=(
-        "It follows skeletons of 18 joints that the extra people finds: fingers are not among them.",
-        "The performer's proportions show through, for skeletons are not fitted to the character.",
-        "Sides of clips are multiples of 16, clips have at least 5 frames.",
-        "The published weights have never been run by this package: its tests run the real classes at tiny sizes.",
-    ),
-)
 _LONGEST = 77
 
 
@@ -60,7 +47,7 @@ class WanAnimateGenerator:
     @property
     def facts(self) -> GeneratorFacts:
         """What it is and can do."""
-        return _FACTS
+        return WAN_ANIMATE
 
     @cached_property
     def pipeline(self) -> Any:
@@ -71,7 +58,7 @@ class WanAnimateGenerator:
 
     def describe(self) -> dict[str, Any]:
         """Model, settings and versions."""
-        return described(_FACTS.name, self.model, dataclasses.asdict(self))
+        return described(WAN_ANIMATE.name, self.model, dataclasses.asdict(self))
 
     def generate(
         self, character: Character, motion: Motion, mode: AnimationMode, masks: Array | None, seed: int
@@ -83,7 +70,7 @@ class WanAnimateGenerator:
         """
         import torch
 
-        refuse_size(_FACTS.name, motion)
+        refuse_size(WAN_ANIMATE.name, motion)
         height, width = motion.clip.size
         films = self._films(motion, mode, masks)
         frames = self.pipeline(

@@ -18,16 +18,11 @@ from scail2.synthesis.generators.diffusers_models import (
     placed,
     refuse_size,
 )
+from scail2.synthesis.generators.facts import WAN_ANIMATE_2, WAN_ANIMATE_2_DISTILLED
 from scail2.synthesis.generators.protocol import Array, Character, Clip, GeneratorFacts, Motion
 from scail2.synthesis.performers import marked
 from scail2.video import resize_cover
 
-_CANNOT = (
-    "It makes animations only, and of a clip that shows one performer.",
-    "Sides of clips are multiples of 16, clips have at least 5 frames, and all of them are used at the clip's own rate.",
-    "Its attention has to be compiled: on a GPU it takes minutes before the first clip, on a CPU it is for tests.",
-    "The published weights have never been run by this package: its tests run the real classes at tiny sizes.",
-)
 _LONGEST = 81
 
 
@@ -54,16 +49,7 @@ class WanAnimate2Generator:
     @property
     def facts(self) -> GeneratorFacts:
         """What it is and can do."""
-        return GeneratorFacts(
-            name="wan-animate-2-distilled" if self.distilled else "wan-animate-2",
-            licence="code Apache-2.0; weights as their publisher states, not looked up here",
-            modes=(AnimationMode.ANIMATION,),
-            max_characters=1,
-            seconds_per_frame=1.9 if self.distilled else 13.9,
-            measured_on=f"640x800, 81 frames, {'10 passes' if self.distilled else '40 steps of 2 passes'}: 2.64e15 operations "
-            "a pass at 60 % of an A100's peak; predicted, not measured",
-            cannot=_CANNOT,
-        )
+        return WAN_ANIMATE_2_DISTILLED if self.distilled else WAN_ANIMATE_2
 
     @cached_property
     def pipeline(self) -> Any:
