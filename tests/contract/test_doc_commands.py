@@ -42,8 +42,8 @@ scail2 demo --only animation
 scail2 convert $EMBEDDED --to official --out model.safetensors
 scail2 preferences --pairs 1 --size 64 --out preferences
 """
-# These serve until they are stopped, or measure this machine for minutes, or train for hours.
-UNHEARD = {"serve", "studio", "calibrate", "ablate"}
+# These serve until they are stopped, measure this machine for minutes, train for hours, or ask others.
+UNHEARD = {"serve", "studio", "calibrate", "ablate", "judge"}
 # Options of other programs that the pages mention.
 FOREIGN: set[str] = set()
 

@@ -39,6 +39,7 @@ MODULES: tuple[str, ...] = (
     "preferences",
     "cache",
     "evaluate",
+    "judge",
     "train",
     "ablate",
     "publish",
