@@ -32,6 +32,7 @@ def _show_generators(wanted: bool) -> None:
 
 
 def synthesize(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for the shards.")],
     pairs: Annotated[int, typer.Option(min=1, help="Number of motion pairs.")] = 100,
     recipe: Annotated[str, typer.Option(help="Whose shares of constructions: nano or paper.")] = "nano",
@@ -50,6 +51,9 @@ def synthesize(
     own_only: OwnOnly = False,
     ray: RayAddress = None,
     resume: Annotated[bool, typer.Option(help="Continue a folder begun with the same settings.")] = False,
+    plan: Annotated[
+        Path | None, typer.Option(help="TOML file of a whole synthesis: pools, roles, generators, budgets.")
+    ] = None,
     generators: Annotated[
         bool,
         typer.Option(
@@ -60,11 +64,21 @@ def synthesize(
         ),
     ] = False,
 ) -> None:
-    """Draw motion pairs of puppets and write them as shards of videos, masks and stills that any viewer opens."""
+    """Draw motion pairs of puppets and write them as shards of videos, masks and stills that any viewer opens.
+
+    With --plan: pairs by a loop of selecting, editing, judging and generating, as the plan says.
+    """
     from scail2.cli.options import need, parse_size
     from scail2.cli.progress import counted_progress
     from scail2.cli.terminal import Terminal
 
+    if plan is not None:
+        from scail2.cli.planned_synthesis import is_given, refuse_what_the_plan_says, synthesize_by_plan
+
+        refuse_what_the_plan_says(context)
+        crew = make_crew(workers, rank, ranks, own_only, ray)
+        synthesize_by_plan(plan, out, pairs if is_given(context, "pairs") else None, crew, resume)
+        return
     need("skia", "data", "drawing puppets")
     from scail2.data.puppet_source import PuppetSource
     from scail2.data.synthesis import SynthesisWork, write_pairs
