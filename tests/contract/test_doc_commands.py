@@ -39,8 +39,8 @@ scail2 demo --only animation
 scail2 convert $EMBEDDED --to official --out model.safetensors
 scail2 preferences --pairs 1 --size 64 --out preferences
 """
-# These serve until they are stopped, or measure this machine for minutes, or train for hours.
-UNHEARD = {"serve", "studio", "calibrate", "ablate"}
+# These serve until they are stopped, measure this machine for minutes, train for hours, or ask others.
+UNHEARD = {"serve", "studio", "calibrate", "ablate", "judge"}
 # Options of other programs that the pages mention.
 FOREIGN: set[str] = set()
 
@@ -271,6 +271,7 @@ OURS = (
     r"segment \d{3} \(\d+ of \d+\): .*",
     r"(animation: the pictured puppet performs|demo\.html shows them) .*",
     r"/.* is finished; the run with its segments, masks and measurements is /.*",
+    r"rendered in .*, .* predicted; .*",
     r"Verdict: (nothing stands out|\d+ things? to look at)\.",
     r"  (the picture|the colours|segment) .*: .*",
     r"  (drift|seam|colour step at a seam|flicker|frozen frames|motion error): .*",

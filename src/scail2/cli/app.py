@@ -38,6 +38,7 @@ MODULES: tuple[str, ...] = (
     "preferences",
     "cache",
     "evaluate",
+    "judge",
     "train",
     "ablate",
     "publish",
