@@ -339,8 +339,10 @@ def test_the_command_makes_pairs_of_own_videos(own, tmp_path, capsys):
     assert stored.preferred.shape == (5, 96, 96, 3)
     record = read_index(next((tmp_path / "pairs").glob("*.tar")), DamageReport())[0]
     assert "preferred.tracks.mkv" not in record.members
-    assert run("preferences", *folders, "--out", tmp_path / "strict", "--least-contrast", 200) == 0
-    assert "refused 0000000: the videos differ by" in capsys.readouterr().out.replace("\n", " ")
+    assert run("preferences", *folders, "--out", tmp_path / "strict", "--least-contrast", 200) == 2
+    told = capsys.readouterr().err
+    assert "Not one of 1 samples could be made: the videos differ by" in told
+    assert not (tmp_path / "strict").exists()
 
 
 def test_the_whole_chain_as_typed(tmp_path, capsys):

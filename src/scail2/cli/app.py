@@ -35,6 +35,7 @@ MODULES: tuple[str, ...] = (
     "status",
     "clean",
     "synthesize",
+    "pairs",
     "preferences",
     "cache",
     "evaluate",

@@ -30,16 +30,28 @@ def refuse_what_the_plan_says(context: typer.Context) -> None:
         raise InputError(f"With --plan, {named} cannot be given on the command line: say it in the plan.")
 
 
-def synthesize_by_plan(path: Path, out: Path, pairs: int | None, crew: "Crew", resume: bool) -> None:
+def planned_pairs(path: Path, pairs: int | None) -> int:
+    """How many pairs a plan is for; `pairs` instead, where it is given."""
+    from scail2.cli.options import must_exist
+    from scail2.synthesis.plan import load_plan
+
+    must_exist(path, "--plan")
+    return load_plan(path).pairs if pairs is None else pairs
+
+
+def synthesize_by_plan(
+    path: Path, out: Path, pairs: int | None, crew: "Crew", resume: bool, figures: Path | None
+) -> None:
     """Works a plan off, and reports.
 
     Args:
         pairs: instead of the plan's number.
+        figures: file for what the stages did.
     """
     import dataclasses
 
     from scail2.cli.options import must_exist
-    from scail2.cli.progress import counted_progress
+    from scail2.cli.stages import stage_display
     from scail2.cli.terminal import Terminal
     from scail2.files.storage import write_json
     from scail2.request.paths import refuse_overwriting
@@ -54,8 +66,9 @@ def synthesize_by_plan(path: Path, out: Path, pairs: int | None, crew: "Crew", r
     refuse_overwriting([out], [("plan", path)])
     work = PlanWork(plan=plan, folder=out.absolute(), where=str(path))
     console = Terminal()
-    with counted_progress(console, "synthesizing") as progress:
-        summary = carry_out(work, crew=crew, resume=resume, progress=progress)
+    measured = f"measured by scail2 synthesize --plan {path.name}, {crew.workers} workers"
+    with stage_display(console, "synthesizing", figures, measured) as shown:
+        summary = carry_out(work, crew=crew, resume=resume, progress=shown.progress, listen=shown.listen)
     report = read_report(work.folder, plan.budget)
     told: dict[str, Any] = {
         "plan": path.name,

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from scail2.cli.crew import OwnOnly, RankCount, RankNumber, RayAddress, Workers, make_crew, tell_missing
+from scail2.cli.stages import CardName, Cores, DryRun, FiguresFile, Gpus, Measured, Price, Requests
 
 
 def register(app: typer.Typer) -> None:
@@ -33,7 +34,7 @@ def _show_generators(wanted: bool) -> None:
 
 def synthesize(
     context: typer.Context,
-    out: Annotated[Path, typer.Option(help="Folder for the shards.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the shards.")] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Number of motion pairs.")] = 100,
     recipe: Annotated[str, typer.Option(help="Whose shares of constructions: nano or paper.")] = "nano",
     frames: Annotated[int, typer.Option(min=1, help="Frames per clip, 4k+1.")] = 17,
@@ -54,6 +55,14 @@ def synthesize(
     plan: Annotated[
         Path | None, typer.Option(help="TOML file of a whole synthesis: pools, roles, generators, budgets.")
     ] = None,
+    figures: FiguresFile = None,
+    dry_run: DryRun = False,
+    measured: Measured = None,
+    gpus: Gpus = 1,
+    card: CardName = "H100",
+    price: Price = 0.0,
+    requests: Requests = 8,
+    cores: Cores = 0,
     generators: Annotated[
         bool,
         typer.Option(
@@ -69,15 +78,26 @@ def synthesize(
     With --plan: pairs by a loop of selecting, editing, judging and generating, as the plan says.
     """
     from scail2.cli.options import need, parse_size
-    from scail2.cli.progress import counted_progress
+    from scail2.cli.planned_synthesis import (
+        is_given,
+        planned_pairs,
+        refuse_what_the_plan_says,
+        synthesize_by_plan,
+    )
+    from scail2.cli.stages import stage_display
     from scail2.cli.terminal import Terminal
+    from scail2.errors import InputError
 
+    if dry_run:
+        planned = pairs if plan is None else planned_pairs(plan, pairs if is_given(context, "pairs") else None)
+        _predict(planned, measured, card, gpus, requests, cores or 8 * gpus, price)
+        return
+    if out is None:
+        raise InputError("--out names the folder for the shards; without it only --dry-run works.")
+    crew = make_crew(workers, rank, ranks, own_only, ray)
     if plan is not None:
-        from scail2.cli.planned_synthesis import is_given, refuse_what_the_plan_says, synthesize_by_plan
-
         refuse_what_the_plan_says(context)
-        crew = make_crew(workers, rank, ranks, own_only, ray)
-        synthesize_by_plan(plan, out, pairs if is_given(context, "pairs") else None, crew, resume)
+        synthesize_by_plan(plan, out, pairs if is_given(context, "pairs") else None, crew, resume, figures)
         return
     need("skia", "data", "drawing puppets")
     from scail2.data.puppet_source import PuppetSource
@@ -98,11 +118,28 @@ def synthesize(
     job = SynthesisWork(
         source=source, triplets=triplet_settings(recipe), pairs=pairs, pairs_per_shard=pairs_per_shard, seed=seed
     )
-    crew = make_crew(workers, rank, ranks, own_only, ray)
     console = Terminal()
-    with counted_progress(console, "synthesizing") as progress:
-        summary = write_pairs(job, out, workers=crew, resume=resume, progress=progress)
+    with stage_display(
+        console, "synthesizing", figures, f"measured by scail2 synthesize, {crew.workers} workers"
+    ) as shown:
+        summary = write_pairs(job, out, workers=crew, resume=resume, progress=shown.progress, listen=shown.listen)
     console.say(f"{summary.written} pairs written, {summary.shards} shards in {summary.directory}")
     tell_missing(console, summary)
     for key, reason in summary.skipped.items():
         console.say(f"skipped {key}: {reason}")
+
+
+def _predict(pairs: int, measured: Path | None, card: str, gpus: int, requests: int, cores: int, price: float) -> None:
+    """What so many pairs take, by figures of an earlier run or by what is expected of the published way."""
+    from scail2.cli.stages import predict
+    from scail2.execution.figures import read_figures
+    from scail2.execution.forecast import Machines
+
+    if measured is None:
+        from scail2.synthesis.expected_costs import expected_figures
+        from scail2.synthesis.generators.facts import WAN_ANIMATE
+
+        figures = expected_figures(WAN_ANIMATE, 81, card)
+    else:
+        figures = read_figures(measured)
+    predict(pairs, figures, Machines(gpus=gpus, requests=requests, cores=cores, price=price))

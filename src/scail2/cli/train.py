@@ -15,7 +15,8 @@ def train(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="Recipe: nano, nano_finish, nano_continue, finetune, finetune_512p, stage1, finetune_lora, dpo or nano_dpo."
+            help="Recipe: nano, nano_finish, nano_continue, nano_lora, nano_dpo, finetune, finetune_512p, finetune_lora, stage1 "
+            "or dpo."
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for checkpoints, log and the exported transformer.")],

@@ -11,6 +11,9 @@ from scail2.data.sharding import ShardRun, ShardSummary, run_shards
 from scail2.data.shards import ShardWriter
 from scail2.errors import InputError
 from scail2.execution.crew import Crew
+from scail2.execution.figures import Resource
+from scail2.execution.overlap import overlapped
+from scail2.execution.stages import StageBoard
 from scail2.execution.tasks import Message, Watch
 from scail2.synthesis.assembly import assembled
 from scail2.synthesis.events import Phase
@@ -66,17 +69,26 @@ class PlanWork:
     def write_shard(self, writer: ShardWriter, number: int, watch: Watch) -> None:
         """Brings the pairs of one shard to their end."""
         first = number * self.plan.pairs_per_shard
-        loop = self.loop(number)
-        for job in self.jobs[first : first + self.plan.pairs_per_shard]:
-            reason = watch.begin(job.key)
-            if reason is None:
-                reason = self._write(loop, job, writer)
-            if reason is not None:
-                writer.skip(job.key, f"{job.kind.value}: {reason}")
-            watch.end(job.key)
+        loop, jobs = self.loop(number), self.jobs[first : first + self.plan.pairs_per_shard]
+        self._board.listen = watch.report
 
-    def _write(self, loop: PairLoop, job: Job, writer: ShardWriter) -> str | None:
-        """Writes a pair; the reason where there is none."""
+        def make(place: int, key: str) -> "_Written | str":
+            return self._make(loop, jobs[place])
+
+        keys = [job.key for job in jobs]
+        for job, made in zip(
+            jobs, overlapped(keys, make, watch, self._board, in_flight=self.plan.in_flight), strict=True
+        ):
+            reason = made.result if isinstance(made.result, str) else made.reason
+            if isinstance(made.result, _Written):
+                writer.write(job.key, made.result.meta, made.result.members)
+            else:
+                writer.skip(job.key, f"{job.kind.value}: {reason}")
+            self._board.count(reason)
+        self._board.report()
+
+    def _make(self, loop: PairLoop, job: Job) -> "_Written | str":
+        """A pair as it is stored; the reason where there is none."""
         state = loop.run(job, self.plan.attempts)
         if state.phase is not Phase.ACCEPTED:
             assert state.cause is not None
@@ -85,13 +97,49 @@ class PlanWork:
             meta, members = pair_members(assembled(loop, job, state))
         except InputError as error:
             return str(error)
-        writer.write(job.key, {**meta, "num_parts": self.bench.motions.num_parts}, members)
-        return None
+        return _Written({**meta, "num_parts": self.bench.motions.num_parts}, members)
+
+    @cached_property
+    def _board(self) -> StageBoard:
+        places = {Resource.ENDPOINT: self.plan.in_flight, Resource.CPU: self.plan.in_flight}
+        return StageBoard(stage_resources(self.plan), places)
 
     def loop(self, number: int) -> PairLoop:
         """The loop of one shard, from where its journal says that it stands."""
         journal = PairJournal(journal_path(self.folder, number), self.plan.budget)
-        return PairLoop(self.bench, journal, Store(_making(self.folder) / f"shard-{number:05d}"))
+        return PairLoop(self.bench, journal, Store(_making(self.folder) / f"shard-{number:05d}"), self._board)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A pair's record and members."""
+
+    meta: dict[str, Any]
+    members: dict[str, bytes]
+
+
+def stage_resources(plan: SynthesisPlan) -> dict[str, Resource]:
+    """What each phase keeps busy: models a GPU, questions the endpoint, puppets the processor."""
+    roles, asked = plan.roles, "puppets" if plan.endpoint is None else "endpoint"
+
+    def of(table: dict[str, Any], usual: str) -> Resource:
+        played = {"endpoint": Resource.ENDPOINT, "diffusers": Resource.GPU}
+        return played.get(table.get("play", usual), Resource.CPU)
+
+    drawn = {plan.generators.animation.get("name"), plan.generators.replacement.get("name")} == {"puppets"}
+    judge = of(roles.judge, asked)
+    return {
+        Phase.DRAW.value: Resource.CPU,
+        Phase.SELECT.value: of(roles.selector, asked),
+        Phase.WEAVE.value: of(roles.weaver, asked),
+        Phase.EDIT.value: of(roles.editor, "puppets"),
+        Phase.JUDGE_PICTURE.value: judge,
+        Phase.GENERATE.value: Resource.CPU if drawn else Resource.GPU,
+        Phase.CHECK_CLIP.value: Resource.CPU,
+        Phase.JUDGE_CLIP.value: judge,
+        Phase.EXTRACT.value: Resource.CPU,
+        Phase.CAPTION.value: of(roles.captioner, asked),
+    }
 
 
 def journal_path(folder: Path, number: int) -> Path:
