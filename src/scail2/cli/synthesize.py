@@ -33,6 +33,7 @@ def _show_generators(wanted: bool) -> None:
 
 
 def synthesize(
+    context: typer.Context,
     out: Annotated[Path | None, typer.Option(help="Folder for the shards.")] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Number of motion pairs.")] = 100,
     recipe: Annotated[str, typer.Option(help="Whose shares of constructions: nano or paper.")] = "nano",
@@ -51,6 +52,9 @@ def synthesize(
     own_only: OwnOnly = False,
     ray: RayAddress = None,
     resume: Annotated[bool, typer.Option(help="Continue a folder begun with the same settings.")] = False,
+    plan: Annotated[
+        Path | None, typer.Option(help="TOML file of a whole synthesis: pools, roles, generators, budgets.")
+    ] = None,
     figures: FiguresFile = None,
     dry_run: DryRun = False,
     measured: Measured = None,
@@ -69,17 +73,32 @@ def synthesize(
         ),
     ] = False,
 ) -> None:
-    """Draw motion pairs of puppets and write them as shards of videos, masks and stills that any viewer opens."""
+    """Draw motion pairs of puppets and write them as shards of videos, masks and stills that any viewer opens.
+
+    With --plan: pairs by a loop of selecting, editing, judging and generating, as the plan says.
+    """
     from scail2.cli.options import need, parse_size
+    from scail2.cli.planned_synthesis import (
+        is_given,
+        planned_pairs,
+        refuse_what_the_plan_says,
+        synthesize_by_plan,
+    )
     from scail2.cli.stages import stage_display
     from scail2.cli.terminal import Terminal
     from scail2.errors import InputError
 
     if dry_run:
-        _predict(pairs, measured, card, gpus, requests, cores or 8 * gpus, price)
+        planned = pairs if plan is None else planned_pairs(plan, pairs if is_given(context, "pairs") else None)
+        _predict(planned, measured, card, gpus, requests, cores or 8 * gpus, price)
         return
     if out is None:
         raise InputError("--out names the folder for the shards; without it only --dry-run works.")
+    crew = make_crew(workers, rank, ranks, own_only, ray)
+    if plan is not None:
+        refuse_what_the_plan_says(context)
+        synthesize_by_plan(plan, out, pairs if is_given(context, "pairs") else None, crew, resume, figures)
+        return
     need("skia", "data", "drawing puppets")
     from scail2.data.puppet_source import PuppetSource
     from scail2.data.synthesis import SynthesisWork, write_pairs
@@ -99,7 +118,6 @@ def synthesize(
     job = SynthesisWork(
         source=source, triplets=triplet_settings(recipe), pairs=pairs, pairs_per_shard=pairs_per_shard, seed=seed
     )
-    crew = make_crew(workers, rank, ranks, own_only, ray)
     console = Terminal()
     with stage_display(
         console, "synthesizing", figures, f"measured by scail2 synthesize, {crew.workers} workers"

@@ -12,6 +12,7 @@ import numpy as np
 from scail2.data.endpoint.failures import NoAnswerError
 from scail2.data.triplet_settings import SampleKind
 from scail2.errors import InputError
+from scail2.execution.stages import StageBoard
 from scail2.modes import AnimationMode
 from scail2.synthesis.events import (
     Captioned,
@@ -115,10 +116,11 @@ class PairLoop:
 
     Args:
         store: pictures and clips in the making.
+        board: gives out places at the phases, where several pairs are in the making at once.
     """
 
-    def __init__(self, bench: Bench, journal: PairJournal, store: Store) -> None:
-        self.bench, self._journal, self._store = bench, journal, store
+    def __init__(self, bench: Bench, journal: PairJournal, store: Store, board: StageBoard | None = None) -> None:
+        self.bench, self._journal, self._store, self._board = bench, journal, store, board
         self._known = journal.attempts()
 
     def attempts(self, key: str) -> list[Attempt]:
@@ -160,7 +162,7 @@ class PairLoop:
                 if state.phase.is_over:
                     self._look_for(state)
                     return state
-                event, told = self._happen(state, seed)
+                event, told = self._happen(state, seed, job.number)
             except LostError as error:
                 lost[error.name] += 1
                 if lost[error.name] > _LOSSES:
@@ -189,9 +191,14 @@ class PairLoop:
 
     # ---- one step ----------------------------------------------------------------------------------------------------
 
-    def _happen(self, state: State, seed: int) -> tuple[Event, Told[Any]]:
+    def _happen(self, state: State, seed: int, order: int) -> tuple[Event, Told[Any]]:
         try:
-            return _DOERS[state.phase](self, state, seed)
+            if self._board is None:
+                return _DOERS[state.phase](self, state, seed)
+            with self._board.at(state.phase.value, order) as visit:
+                event, told = _DOERS[state.phase](self, state, seed)
+                visit.cost = told.cost
+                return event, told
         except (NoAnswerError, RoleError) as error:
             return Failed(message=str(error)), Told(value=None)
 
