@@ -68,8 +68,8 @@ def evaluate(
     from scail2.cli.terminal import Terminal
 
     if protocol == "studio-bench":
-        settings = {"preset": preset, "num_inference_steps": steps, "device": device, "frames": frames, "seed": seed}
-        settings["lora"] = tuple(lora) if lora else None
+        settings: dict[str, Any] = {"preset": preset, "num_inference_steps": steps, "device": device, "frames": frames}
+        settings |= {"seed": seed, "lora": tuple(lora) if lora else None}
         studio_bench(checkpoint, out, json_file, model, size, (lpips, video_features), settings)
         return
     _check_protocol(protocol, model)
