@@ -108,7 +108,7 @@ def test_errors_become_a_sentence_with_stage_and_key_after_a_second_try():
             if key == "b":
                 raise RuntimeError("CUDA error: an illegal access\nand much more")
             if key == "c" and tries.count("c") == 1:
-                raise OSError("a passing fault")
+                raise ArithmeticError("a passing fault")
             return key
 
     made = list(overlapped(["a", "b", "c"], make, quiet_watch(), board))
@@ -125,6 +125,12 @@ def test_what_is_wrong_with_all_items_ends_the_work(in_flight):
 
     with pytest.raises(InputError, match="does not answer"):
         list(overlapped(["a", "b"], no_endpoint, quiet_watch(), StageBoard({}), in_flight=in_flight))
+
+    def full_disk(place: int, key: str) -> str:
+        raise OSError(28, "No space left on device", "x.tar")
+
+    with pytest.raises(OSError, match="No space"):
+        list(overlapped(["a", "b"], full_disk, quiet_watch(), StageBoard({}), in_flight=in_flight))
 
     def never(place: int, key: str) -> str:
         raise RuntimeError("no kernel image")

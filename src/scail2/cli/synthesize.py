@@ -1,12 +1,15 @@
 """`scail2 synthesize`: motion pairs as files."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from scail2.cli.crew import OwnOnly, RankCount, RankNumber, RayAddress, Workers, make_crew, tell_missing
 from scail2.cli.stages import CardName, Cores, DryRun, FiguresFile, Gpus, Measured, Price, Requests
+
+if TYPE_CHECKING:
+    from scail2.execution.forecast import Machines
 
 
 def register(app: typer.Typer) -> None:
@@ -33,6 +36,7 @@ def _show_generators(wanted: bool) -> None:
 
 
 def synthesize(
+    context: typer.Context,
     out: Annotated[Path | None, typer.Option(help="Folder for the shards.")] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Number of motion pairs.")] = 100,
     recipe: Annotated[str, typer.Option(help="Whose shares of constructions: nano or paper.")] = "nano",
@@ -51,6 +55,9 @@ def synthesize(
     own_only: OwnOnly = False,
     ray: RayAddress = None,
     resume: Annotated[bool, typer.Option(help="Continue a folder begun with the same settings.")] = False,
+    plan: Annotated[
+        Path | None, typer.Option(help="TOML file of a whole synthesis: pools, roles, generators, budgets.")
+    ] = None,
     figures: FiguresFile = None,
     dry_run: DryRun = False,
     measured: Measured = None,
@@ -69,17 +76,32 @@ def synthesize(
         ),
     ] = False,
 ) -> None:
-    """Draw motion pairs of puppets and write them as shards of videos, masks and stills that any viewer opens."""
+    """Draw motion pairs of puppets and write them as shards of videos, masks and stills that any viewer opens.
+
+    With --plan: pairs by a loop of selecting, editing, judging and generating, as the plan says.
+    """
     from scail2.cli.options import need, parse_size
+    from scail2.cli.planned_synthesis import is_given
     from scail2.cli.stages import stage_display
     from scail2.cli.terminal import Terminal
     from scail2.errors import InputError
+    from scail2.execution.forecast import Machines
 
     if dry_run:
-        _predict(pairs, measured, card, gpus, requests, cores or 8 * gpus, price)
+        chosen = pairs if plan is None or is_given(context, "pairs") else None
+        _predict(
+            plan, chosen, measured, card, Machines(gpus=gpus, requests=requests, cores=cores or 8 * gpus, price=price)
+        )
         return
     if out is None:
         raise InputError("--out names the folder for the shards; without it only --dry-run works.")
+    if plan is not None:
+        from scail2.cli.planned_synthesis import refuse_what_the_plan_says, synthesize_by_plan
+
+        refuse_what_the_plan_says(context)
+        crew = make_crew(workers, rank, ranks, own_only, ray)
+        synthesize_by_plan(plan, out, pairs if is_given(context, "pairs") else None, crew, resume, figures)
+        return
     need("skia", "data", "drawing puppets")
     from scail2.data.puppet_source import PuppetSource
     from scail2.data.synthesis import SynthesisWork, write_pairs
@@ -111,17 +133,16 @@ def synthesize(
         console.say(f"skipped {key}: {reason}")
 
 
-def _predict(pairs: int, measured: Path | None, card: str, gpus: int, requests: int, cores: int, price: float) -> None:
-    """What so many pairs take, by figures of an earlier run or by what is expected of the published way."""
+def _predict(plan: Path | None, pairs: int | None, measured: Path | None, card: str, machines: "Machines") -> None:
+    """What so many pairs take, by figures of an earlier run or by what is expected: of the plan, or of the published way."""
     from scail2.cli.stages import predict
     from scail2.execution.figures import read_figures
-    from scail2.execution.forecast import Machines
+    from scail2.synthesis.expected_costs import expected_figures, expected_of_plan
+    from scail2.synthesis.plan import load_plan
 
-    if measured is None:
-        from scail2.synthesis.expected_costs import expected_figures
-        from scail2.synthesis.generators.facts import WAN_ANIMATE
-
-        figures = expected_figures(WAN_ANIMATE, 81, card)
-    else:
+    stated = None if plan is None else load_plan(plan)
+    if measured is not None:
         figures = read_figures(measured)
-    predict(pairs, figures, Machines(gpus=gpus, requests=requests, cores=cores, price=price))
+    else:
+        figures = expected_figures(card) if stated is None else expected_of_plan(stated, card)
+    predict(pairs or (stated.pairs if stated else 100), figures, machines)
