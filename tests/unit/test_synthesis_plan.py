@@ -18,6 +18,7 @@ from scail2.data.sources import PairShards
 from scail2.data.triplet_settings import PUBLISHED_SHARES, SampleKind
 from scail2.errors import InputError
 from scail2.execution.crew import Crew
+from scail2.execution.tasks import Reported
 from scail2.modes import AnimationMode
 from scail2.synthesis.machine import Budget
 from scail2.synthesis.plan import SynthesisPlan, load_plan, make_bench
@@ -86,6 +87,13 @@ def test_a_folder_is_continued_to_the_same_shards_wherever_it_was_left(tmp_path,
     summary = carry_out(whole, crew=Crew())
     assert (summary.written, summary.shards, summary.skipped) == (6, 2, {})
     assert not (tmp_path / "whole" / "making").exists()
+    heard = []
+    together = PlanWork(plan=replace(plan, in_flight=3), folder=tmp_path / "together", where="plan")
+    carry_out(together, crew=Crew(), listen=heard.append)
+    assert contents(tmp_path / "together") == contents(tmp_path / "whole")
+    figures = [each.content for each in heard if isinstance(each, Reported)][-1]
+    edits = read_report(tmp_path / "whole", plan.budget).edits
+    assert (figures.done, {each.name: each.visits for each in figures.stages}["edit"]) == (6, edits)
     events = sum(len(path.read_text().splitlines()) for path in (tmp_path / "whole" / "journal").iterdir())
     from scail2.runs.journal import Journal
 

@@ -81,25 +81,21 @@ def synthesize(
     With --plan: pairs by a loop of selecting, editing, judging and generating, as the plan says.
     """
     from scail2.cli.options import need, parse_size
-    from scail2.cli.planned_synthesis import is_given
+    from scail2.cli.planned_synthesis import is_given, refuse_what_the_plan_says, synthesize_by_plan
     from scail2.cli.stages import stage_display
     from scail2.cli.terminal import Terminal
     from scail2.errors import InputError
     from scail2.execution.forecast import Machines
 
     if dry_run:
-        chosen = pairs if plan is None or is_given(context, "pairs") else None
-        _predict(
-            plan, chosen, measured, card, Machines(gpus=gpus, requests=requests, cores=cores or 8 * gpus, price=price)
-        )
+        machines = Machines(gpus=gpus, requests=requests, cores=cores or 8 * gpus, price=price)
+        _predict(plan, pairs if plan is None or is_given(context, "pairs") else None, measured, card, machines)
         return
     if out is None:
         raise InputError("--out names the folder for the shards; without it only --dry-run works.")
+    crew = make_crew(workers, rank, ranks, own_only, ray)
     if plan is not None:
-        from scail2.cli.planned_synthesis import refuse_what_the_plan_says, synthesize_by_plan
-
         refuse_what_the_plan_says(context)
-        crew = make_crew(workers, rank, ranks, own_only, ray)
         synthesize_by_plan(plan, out, pairs if is_given(context, "pairs") else None, crew, resume, figures)
         return
     need("skia", "data", "drawing puppets")
@@ -109,19 +105,11 @@ def synthesize(
 
     height, width = parse_size(size)
     source = PuppetSource(
-        domain=domain,
-        split=split,
-        salt=salt,
-        frames=frames,
-        height=height,
-        width=width,
-        fps=fps,
-        with_poses=poses,
+        domain=domain, split=split, salt=salt, frames=frames, height=height, width=width, fps=fps, with_poses=poses
     )
     job = SynthesisWork(
         source=source, triplets=triplet_settings(recipe), pairs=pairs, pairs_per_shard=pairs_per_shard, seed=seed
     )
-    crew = make_crew(workers, rank, ranks, own_only, ray)
     console = Terminal()
     with stage_display(
         console, "synthesizing", figures, f"measured by scail2 synthesize, {crew.workers} workers"

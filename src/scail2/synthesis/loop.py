@@ -116,12 +116,12 @@ class PairLoop:
 
     Args:
         store: pictures and clips in the making.
-        stages: where pairs that are made at once meet, each phase by its name; counts attempts that are discarded.
+        board: gives out places at the phases, where several pairs are in the making at once; counts attempts that are discarded.
     """
 
-    def __init__(self, bench: Bench, journal: PairJournal, store: Store, stages: StageBoard | None = None) -> None:
+    def __init__(self, bench: Bench, journal: PairJournal, store: Store, board: StageBoard | None = None) -> None:
         self.bench, self._journal, self._store = bench, journal, store
-        self._stages = stages or StageBoard({phase.value: Resource.CPU for phase in Phase if not phase.is_over})
+        self._board = board or StageBoard({phase.value: Resource.CPU for phase in Phase if not phase.is_over})
         self._known = journal.attempts()
 
     def attempts(self, key: str) -> list[Attempt]:
@@ -162,7 +162,7 @@ class PairLoop:
                 if state.phase.is_over:
                     self._look_for(state)
                     return state
-                with self._stages.at(state.phase.value, job.number) as visit:
+                with self._board.at(state.phase.value, job.number) as visit:
                     event, told = self._happen(state, seed)
                     visit.cost, visit.failed = told.cost, isinstance(event, Failed)
             except LostError as error:
@@ -184,7 +184,7 @@ class PairLoop:
             happenings.append(Happening(phase=state.phase, event=event, how=how))
             state = advance(state, event, self.bench.budget)
             if state.phase is Phase.DISCARDED and state.cause is not None:
-                self._stages.count(state.cause.value)
+                self._board.count(state.cause.value)
 
     def _look_for(self, state: State) -> None:
         """Raises `LostError` where something that an accepted pair is put together from is not there."""

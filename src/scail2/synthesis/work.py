@@ -66,47 +66,56 @@ class PlanWork:
             "seed": self.plan.seed,
         }
 
-    @cached_property
-    def board(self) -> StageBoard:
-        """Where the pairs meet that one process makes at once."""
-        return stage_board(self.plan)
-
     def write_shard(self, writer: ShardWriter, number: int, watch: Watch) -> None:
-        """Brings the pairs of one shard to their end, some of them at once, and writes them in their order."""
+        """Brings the pairs of one shard to their end."""
         first = number * self.plan.pairs_per_shard
-        jobs = {job.key: job for job in self.jobs[first : first + self.plan.pairs_per_shard]}
-        loop = self.loop(number)
-        self.board.listen = watch.report
-        for made in overlapped(
-            list(jobs), lambda _, key: self._make(loop, jobs[key]), watch, self.board, in_flight=self.plan.in_flight
-        ):
-            reason = made.reason
-            if isinstance(made.result, str):
-                reason = made.result
-            elif made.result is not None:
-                writer.write(made.key, *made.result)
-                self.board.count()
-            if reason is not None:
-                writer.skip(made.key, f"{jobs[made.key].kind.value}: {reason}")
-        self.board.report()
+        loop, jobs = self.loop(number), self.jobs[first : first + self.plan.pairs_per_shard]
+        self._board.listen = watch.report
 
-    def _make(self, loop: PairLoop, job: Job) -> tuple[dict[str, Any], dict[str, bytes]] | str:
-        """A pair as a shard holds it; the reason where there is none."""
+        def make(place: int, key: str) -> "_Written | str":
+            return self._make(loop, jobs[place])
+
+        keys = [job.key for job in jobs]
+        for job, made in zip(
+            jobs, overlapped(keys, make, watch, self._board, in_flight=self.plan.in_flight), strict=True
+        ):
+            reason = made.result if isinstance(made.result, str) else made.reason
+            if isinstance(made.result, _Written):
+                writer.write(job.key, made.result.meta, made.result.members)
+                self._board.count()
+            else:
+                writer.skip(job.key, f"{job.kind.value}: {reason}")
+        self._board.report()
+
+    def _make(self, loop: PairLoop, job: Job) -> "_Written | str":
+        """A pair as it is stored; the reason where there is none."""
         state = loop.run(job, self.plan.attempts)
         if state.phase is not Phase.ACCEPTED:
             assert state.cause is not None
             return state.cause.value
-        with self.board.at(ASSEMBLE, job.number):
+        with self._board.at(ASSEMBLE, job.number):
             try:
                 meta, members = pair_members(assembled(loop, job, state))
             except InputError as error:
                 return str(error)
-        return {**meta, "num_parts": self.bench.motions.num_parts}, members
+        return _Written({**meta, "num_parts": self.bench.motions.num_parts}, members)
+
+    @cached_property
+    def _board(self) -> StageBoard:
+        return stage_board(self.plan)
 
     def loop(self, number: int) -> PairLoop:
         """The loop of one shard, from where its journal says that it stands."""
         journal = PairJournal(journal_path(self.folder, number), self.plan.budget)
-        return PairLoop(self.bench, journal, Store(_making(self.folder) / f"shard-{number:05d}"), self.board)
+        return PairLoop(self.bench, journal, Store(_making(self.folder) / f"shard-{number:05d}"), self._board)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A pair's record and members."""
+
+    meta: dict[str, Any]
+    members: dict[str, bytes]
 
 
 def journal_path(folder: Path, number: int) -> Path:
