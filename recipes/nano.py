@@ -55,6 +55,7 @@ from scail2.training.config import OptimizerConfig
 from scail2.training.nano.autoencoder import fit_basis, reconstruction_psnr
 from scail2.training.nano.fresh_clips import FreshClipConfig, FreshClips
 from scail2.training.nano.growth import grow
+from scail2.training.nano.initial import untrained
 from scail2.training.nano.refiner import RefinerConfig, RefinerTraining, joint_refiner, load_networks, with_refiner
 from scail2.training.parallel import ParallelContext
 from scail2.training.state import latest_state, load_weights
@@ -73,13 +74,8 @@ TRANSFORMER = {
     "num_layers": 6,
     "in_channels": 68,
     "out_channels": 64,
-    "text_dim": None,
-    "image_dim": None,
-    "rope_theta": 100.0,
     "rope_reference_height_shift": 8,
     "rope_driving_width_shift": 8,
-    "driving_downsample": 1,
-    "prediction_type": "sample",
 }
 
 REFINER_WIDTHS, REFINER_BLOCKS = (48, 96, 128), (1, 2, 2)
@@ -108,23 +104,10 @@ def initial(folder: Path, clips: int = 400) -> None:
     vae = fit_basis(AutoencoderPatchTransform(), (training_clip(i) for i in range(clips)))
     static, quality = vae.config.num_static_channels, held_out_quality(vae)
     typer.echo(f"{static} static of {vae.config.z_dim} channels, {quality:.2f} dB with the linear decoder")
-    torch.manual_seed(0)
-    transformer = SCAIL2Transformer3DModel(**TRANSFORMER)
-    initialise(transformer)
+    transformer = untrained(**TRANSFORMER)
     with new_folder(folder / "initial") as made:
         vae.save_pretrained(made / "vae")
         transformer.save_pretrained(made / "transformer")
-
-
-@torch.no_grad()
-def initialise(transformer: SCAIL2Transformer3DModel) -> None:
-    """A start that learns quickly: alike embeddings for video and driving, open residual gates, a zero head."""
-    transformer.patch_embedding_pose.load_state_dict(transformer.patch_embedding.state_dict())
-    torch.nn.init.zeros_(transformer.proj_out.weight)
-    torch.nn.init.zeros_(transformer.proj_out.bias)
-    for block in transformer.blocks:
-        block.scale_shift_table.zero_()
-        block.scale_shift_table[:, [2, 5]] = 0.5
 
 
 @app.command()
@@ -136,6 +119,7 @@ def refine(
     steps: int = 4_000,
     joint: bool = False,
     adversarial: float = 0.0,
+    contrast: float = 0.0,
     rate: float = 1.0,
     first_pair: int = FreshClipConfig().first_index,
 ) -> None:
@@ -156,7 +140,9 @@ def refine(
     source = PuppetSource(split="train", frames=FRAMES, height=SIZE, width=SIZE)
     clips = FreshClips(source, vae, ConditionGeometry.of(transformer), FreshClipConfig(first_index=first_pair))
     config = joint_refiner(steps) if joint else RefinerConfig(steps=steps)
-    config = dataclasses.replace(config, adversarial=adversarial, optimizer=scaled(config.optimizer, rate))
+    loss = dataclasses.replace(config.loss, contrast=contrast)
+    optimizer = scaled(config.optimizer, rate)
+    config = dataclasses.replace(config, adversarial=adversarial, loss=loss, optimizer=optimizer)
     directory = folder / into
     directory.mkdir(parents=True, exist_ok=True)
     record = {"model": str(model), "start_from": start_from, "refiner": dataclasses.asdict(config)}

@@ -36,13 +36,13 @@ DRAWERS = {"utils", "util", "common", "misc", "helpers"}
 CHAIN = [
     {"errors"},
     {"files"},
-    {"modes", "segments", "devices", "video", "puppets", "drift"},
+    {"modes", "segments", "devices", "video", "puppets", "drift", "execution"},
     {"masks", "request", "checkpoints"},
     {"conditions", "models", "perception"},
     {"pipeline", "budget"},
     {"loading"},
     {"data", "runs"},
-    {"evaluation", "training", "serving"},
+    {"evaluation", "synthesis", "training", "serving"},
     {"cli"},
     {"__init__", "__main__"},
 ]
@@ -89,7 +89,7 @@ NETWORK = {"transformer", "autoencoder", "pixel_refiner", "blocks", "rope", "con
 NETWORK_IMPORTS = {"errors", "modes", "devices", "models"}
 MAX_ROOMS, MAX_FLOORS = 24, 10
 # Capabilities that came after the house was laid out, each a room of its own as it foresaw.
-ADDED = {"budget", "serving"}
+ADDED = {"budget", "serving", "execution", "synthesis"}
 # A service speaks requests and run directories, and holds no model code.
 SERVING_NEVER_IMPORTS = {"pipeline", "models", "conditions", "loading", "training", "data", "evaluation"}
 

@@ -26,6 +26,7 @@ ALLOWED = {
     ("serving.uploads", "Uploads.receive"): "renames what is whole and examined to its hash",
     ("serving.uploads", "Uploads.trim"): "renames what is whole and examined to its hash",
     ("serving.worker_process", "main"): "the standard output, for messages to the service",
+    ("training.ablations", "Experiment.make_start"): STAGED,
     ("training.publication", "publish"): STAGED,
     ("training.records", "TrainingRecord.__init__"): "a log that grows line by line",
     ("training.run_folder", "exported_folder"): "renames an older export into a staging folder",

@@ -186,4 +186,4 @@ write_pairs(job if sys.argv[2] == "kill" else __import__("dataclasses").replace(
     assert not list((tmp_path / "pairs").glob("*.tar"))
     subprocess.run([*command, "finish"], stdout=subprocess.PIPE, check=True, timeout=300)
     names = {path.name for path in (tmp_path / "pairs").iterdir()}
-    assert names == {"pairs.json", "shard-00000.tar", "shard-00000.index.json"}
+    assert names == {"pairs.json", "shards.json", "shard-00000.tar", "shard-00000.index.json"}

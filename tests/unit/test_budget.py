@@ -25,6 +25,7 @@ from scail2.cli.plan import budget_rows
 from scail2.errors import InputError
 from scail2.files.public.choice import Layout
 from scail2.request.placement import Placement, PlacementKind, WeightStorage
+from scail2.request.speed import AttentionKernel, StepCache
 from scail2.runs import RunDirectory
 from scail2.runs.sealed import read_sealed
 
@@ -114,7 +115,7 @@ def test_what_costs_what():
     full = Placement(kind=PlacementKind.ENCODERS_FIRST)
     assert needs(full).device_bytes["denoise"] - needs(eighth).device_bytes["denoise"] > 14 * GIB
     assert plain.pinned_bytes == pytest.approx(30.1 * GIB, rel=0.01)
-    faster = needs(attention="flash3").seconds["denoise"]
+    faster = needs(attention=AttentionKernel.FLASH3).seconds["denoise"]
     assert 0.6 < faster / plain.seconds["denoise"] < 0.85
     eighth = Placement(kind=PlacementKind.BLOCK_OFFLOAD, storage=WeightStorage.FP8)
     assert (
@@ -122,6 +123,65 @@ def test_what_costs_what():
     )  # fused before it is quantised
     fp32 = needs(itemsize=4)
     assert fp32.main_bytes > 1.9 * plain.main_bytes - 2 * GIB
+
+
+def quantised(form: str, nbytes: int, *, single_file: bool = True) -> ModelShape:
+    weights = Weights(parameters=16_395_544_384, nbytes=nbytes, format=form, single_file=single_file)
+    return replace(MODEL, transformer=replace(MODEL.transformer, weights=weights))
+
+
+def test_weights_stay_as_stored_where_that_is_the_fastest_that_fits():
+    card = named_machine("RTX 4090", None)
+    free = Placement(storage=WeightStorage.AUTO)
+    four_bits = quantised("GGUF", 9_300_000_000)
+    budget = plan_budget(four_bits, QUALITY, card, free)
+    assert (budget.chosen.placement.kind, budget.chosen.placement.storage) == ("encoders-first", "stored")
+    assert "stored" in str(budget.chosen.placement)
+    assert budget.others[0].total_seconds >= budget.chosen.total_seconds
+    # Eight bits beside the autoencoder leave room on a card of 32 GB, and unpacking costs time where everything fits.
+    assert (
+        plan_budget(
+            quantised("float8_e4m3fn", 16_500_000_000), QUALITY, named_machine("5090", None), free
+        ).chosen.placement.storage
+        == "stored"
+    )
+    assert plan_budget(four_bits, QUALITY, named_machine("h200", None), free).chosen.placement.storage == "full"
+    # What was asked for is not overridden, LoRAs need whole numbers, and only single files can stay as they are.
+    for model, workload, asked in (
+        (four_bits, QUALITY, Placement()),
+        (four_bits, replace(QUALITY, lora_bytes=10**8), free),
+        (quantised("GGUF", 9_300_000_000, single_file=False), QUALITY, free),
+        (MODEL, QUALITY, free),
+    ):
+        assert plan_budget(model, workload, card, asked).chosen.placement.storage == "full"
+    # A main memory that has no room for whole numbers: without a word about weights they stay, else that is the advice.
+    small = replace(card, main_memory=14 * GIB)
+    assert plan_budget(four_bits, QUALITY, small, free).chosen is not None
+    assert "--weights auto" in plan_budget(four_bits, QUALITY, small, Placement()).advice
+
+
+def test_what_is_not_known_of_the_time_is_said_and_caches_need_room():
+    card, plain = named_machine("h200", None), Placement()
+    exact = plan_budget(MODEL, QUALITY, card, plain)
+    assert exact.remarks == ()
+    compiled = plan_budget(MODEL, replace(QUALITY, compiled=True), named_machine("RTX 4090", None), plain)
+    assert compiled.chosen is None  # what is compiled stays on the card
+    assert "--no-compile" in compiled.advice
+    told = dict.fromkeys(("compiling takes",))
+    assert [word for word in told if word in compiled.remarks[0]] == list(told)
+    skipping = plan_budget(MODEL, replace(QUALITY, cache=StepCache.FIRST_BLOCK), card, plain)
+    assert skipping.chosen.total_seconds == pytest.approx(exact.chosen.total_seconds, rel=0.02)
+    assert "--cache first-block skips is not known" in skipping.remarks[0]
+    grown = skipping.chosen.device_bytes["denoise"] - exact.chosen.device_bytes["denoise"]
+    assert 5 * GIB < grown < 8 * GIB  # six residual streams of 0.93 GiB, less what a direct pass remembers
+    extrapolating = plan_budget(MODEL, replace(QUALITY, cache=StepCache.TAYLORSEER), card, plain)
+    assert extrapolating.chosen is None
+    assert "--cache off" in extrapolating.advice
+    assert extrapolating.smallest.peak > 290 * GIB
+    sage = plan_budget(MODEL, replace(QUALITY, attention=AttentionKernel.SAGE), card, plain)
+    assert "attention sage is reckoned 2 times as fast as PyTorch's, as its authors state" in sage.remarks
+    rows = budget_rows(skipping.to_json())
+    assert rows[-1][0] == "note"
 
 
 def test_cards_by_name_and_by_memory():
@@ -183,6 +243,9 @@ def test_a_run_notes_what_it_took_beside_what_was_predicted_and_the_calibration_
     outcome = read_sealed(run.path / "budget.json", dict)
     assert outcome["segments"] == [0]
     stage = outcome["stages"]["denoise"]
+    events = [json.loads(line) for line in (run.path / "journal.jsonl").read_text().splitlines()]
+    assert [each["total"] for each in events if each["event"] == "budget"] == [outcome["total"]]
+    assert outcome["total"]["predicted_seconds"] >= stage["predicted_seconds"]
     assert stage["predicted_seconds"] > 1 > 0.001 < stage["measured_seconds"]
     assert outcome["memory"]["main_memory_gib"]["measured"] > 0.1
     learned = calibration.calibrations()[name].learned

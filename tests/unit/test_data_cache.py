@@ -389,12 +389,26 @@ def test_two_shapes_never_share_a_batch(cache, vae_folder, tmp_path):
     assert set.union(*widths) == {4, 6}
 
 
-def test_one_run_at_a_time(vae_folder, tmp_path):
-    def meanwhile(_done: int, _total: int) -> None:
-        with pytest.raises(InputError, match="is in use by process"):
-            write_cache(job(vae_folder, 8), tmp_path, resume=True)
+def test_two_runs_fill_one_folder_together(cache, vae_folder, tmp_path):
+    """The second begins while the first works at shard 0: it makes the others and leaves that one alone."""
+    others = []
 
-    write_cache(job(vae_folder, 8), tmp_path, progress=meanwhile)
+    def meanwhile(done: int, _total: int) -> None:
+        if done == 2 and not others:
+            others.append(write_cache(job(vae_folder, 24), tmp_path, resume=True))
+            with pytest.raises(InputError, match="another seed"):
+                write_cache(job(vae_folder, 24, seed=1), tmp_path, resume=True)
+
+    first = write_cache(job(vae_folder, 24), tmp_path, progress=meanwhile)
+    assert (first.written, first.missing) == (8, 0)
+    assert (others[0].written, others[0].missing) == (16, 1)
+    shards = [shard_path(tmp_path, number) for number in range(3)]
+    assert [each.read_bytes() for each in shards] == [shard_path(cache, number).read_bytes() for number in range(3)]
+    names = {"cache.json", "shards.json", *(each.name for each in shards), *(index_path(each).name for each in shards)}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    contents = json.loads((tmp_path / "shards.json").read_text())
+    assert contents["samples"] == 24
+    assert [each["bytes"] for each in contents["shards"]] == [each.stat().st_size for each in shards]
 
 
 def test_excluded_pixels_reach_the_batch():

@@ -184,8 +184,10 @@ def test_networks_are_torchscript_files_of_the_user(tmp_path):
     networks = GivenNetworks.load(tmp_path / "lpips.pt", tmp_path / "features.pt")
     black, white = np.zeros((5, 8, 8, 3), np.uint8), np.full((5, 8, 8, 3), 255, np.uint8)
     assert networks.per_clip(black, white)["lpips"] == pytest.approx(2)
-    assert networks.per_set([(black, black), (white, white)])["fvd"] == pytest.approx(0, abs=1e-3)
-    assert networks.per_set([(black, white), (black, white)])["fvd"] > 1
+    alike = [networks.features(each, each) for each in (black, white)]
+    assert networks.per_set(alike)["fvd"] == pytest.approx(0, abs=1e-3)
+    assert networks.per_set([networks.features(black, white)] * 2)["fvd"] > 1
+    assert networks.per_set(alike[:1]) == {}
     assert GivenNetworks.load() is None
     (tmp_path / "text.pt").write_text("no network")
     with pytest.raises(InputError, match="TorchScript"):

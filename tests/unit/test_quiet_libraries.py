@@ -9,7 +9,7 @@ import pytest
 
 from scail2.checkpoints.loading_bars import no_loading_bars
 from scail2.cli.libraries import quiet_libraries, quiet_process
-from scail2.data import sharding
+from scail2.execution import processes
 
 
 def test_only_the_listed_remarks_are_kept_back_and_only_meanwhile():
@@ -70,23 +70,33 @@ def test_bars_over_weights_are_off_meanwhile_and_those_of_downloads_stay():
 
 
 class _Told:
-    """Says so when it is unpickled."""
+    """Says so when it is unpickled, and when it is to be prepared."""
 
     happened: list[str] = []
 
     def __reduce__(self):
         return _unpickled, ()
 
+    def prepare(self):
+        self.happened.append("prepared")
+
 
 def _unpickled():
     _Told.happened.append("unpickled")
-    return "run", "job"
+    return _Told()
+
+
+class _Connection:
+    """Of a command that has nothing to do."""
+
+    def recv(self):
+        return None
 
 
 def test_a_worker_is_quiet_before_it_imports_what_its_job_is_made_of(monkeypatch):
-    monkeypatch.setattr(sharding, "_end_with_parent", lambda: None)
-    monkeypatch.setattr(sharding, "_worker", {})
+    monkeypatch.setattr(processes, "end_with_parent", lambda: None)
+    monkeypatch.setattr(processes.signal, "signal", lambda *_: None)
     _Told.happened.clear()
-    sharding._start_worker(lambda: _Told.happened.append("quiet"), pickle.dumps(_Told()), None)
-    assert _Told.happened == ["quiet", "unpickled"]
+    processes.work(_Connection(), lambda: _Told.happened.append("quiet"), pickle.dumps(_Told()))
+    assert _Told.happened == ["quiet", "unpickled", "prepared"]
     assert pickle.loads(pickle.dumps(quiet_process)) is quiet_process

@@ -17,7 +17,7 @@ from scail2.training.config import OptimizerConfig
 from scail2.training.nano.critic import PatchCritic, critic_terms
 from scail2.training.nano.fresh_clips import FreshClipConfig, FreshClips
 from scail2.training.nano.refiner import RefinerConfig, RefinerTraining, joint_refiner, load_networks, with_refiner
-from scail2.training.objectives.pictures import PictureLoss, dissimilarity
+from scail2.training.objectives.pictures import PictureLoss, dissimilarity, faintness
 from scail2.training.parallel import ParallelContext
 
 CPU = ParallelContext(torch.device("cpu"))
@@ -97,6 +97,29 @@ def test_the_loss_is_made_of_its_terms():
     parts = 6 * squares[..., :4].mean() + 3 * squares[..., 4:8].mean() + 2 * squares[..., 8:].mean()
     assert float(terms["squared"]) == pytest.approx(float(parts / 11))
     assert float(picture(truth, truth, weight)[0]) == pytest.approx(0, abs=1e-6)
+
+
+def test_faintness_is_about_the_strength_of_edges_and_not_their_place():
+    def edge(at: float, softness: float) -> torch.Tensor:
+        ramp = ((torch.arange(32.0) - at) / softness).clamp(-1, 1)
+        return ramp.expand(1, 3, 1, 32, 32).clone()
+
+    truth = edge(16, 0.5)
+    assert faintness(truth, truth).max() < 1e-6
+    moved, blurred, flat = (faintness(v, truth)[..., 8] for v in (edge(17, 0.5), edge(16, 6), torch.zeros_like(truth)))
+    assert moved.max() < 1e-3 < 0.3 < blurred.min() < flat.min()
+    # Half as strong everywhere: 1 − (2·½ + c) / (1 + ¼ + c), in the window's middle where c is nothing.
+    assert faintness(truth / 2, truth).max() == pytest.approx(0.2, abs=0.01)
+
+
+def test_contrast_is_a_term_of_its_own():
+    torch.manual_seed(0)
+    output, truth = torch.rand(2, 3, 2, 16, 16) * 2 - 1, torch.rand(2, 3, 2, 16, 16) * 2 - 1
+    weight = torch.ones(2, 1, 2, 16, 16)
+    without, terms = PictureLoss()(output, truth, weight)
+    assert "faintness" not in terms
+    total, terms = PictureLoss(contrast=0.5)(output, truth, weight)
+    torch.testing.assert_close(total, without + 0.5 * terms["faintness"])
 
 
 def test_dissimilarity_is_the_measures_ssim():

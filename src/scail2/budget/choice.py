@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scail2.budget.machines import GIB, Machine
+from scail2.budget.machines import ATTENTION_SPEED, GIB, Machine
 from scail2.budget.requirements import Requirement, Workload, requirement
 from scail2.budget.shapes import ModelShape
 from scail2.errors import InputError
 from scail2.request.placement import Placement, PlacementKind, WeightStorage
+from scail2.request.speed import StepCache
 
 # Chunks of tokens that are tried; they change no value, and below the smallest nothing is left to be gained.
 _CHUNKS = (None, 8192)
@@ -29,6 +31,7 @@ class Budget:
     others: tuple[Requirement, ...]
     smallest: Requirement
     advice: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def within(self) -> float:
@@ -47,6 +50,7 @@ class Budget:
             "needs": (self.chosen or self.smallest).to_json(),
             "runners_up": [each.to_json() for each in self.others],
             "advice": list(self.advice),
+            "remarks": list(self.remarks),
         }
 
     def refuse(self) -> None:
@@ -86,9 +90,26 @@ def plan_budget(
     if not any(each.peak <= machine.memory for each in tried):
         smallest = min(tried, key=lambda each: each.peak)
     if fitting:
-        return Budget(machine=machine, chosen=fitting[0], others=_distinct(fitting), smallest=smallest)
+        others = _distinct(fitting)
+        return Budget(machine=machine, chosen=fitting[0], others=others, smallest=smallest, remarks=_remarks(workload))
     advice = tuple(_advice(model, workload, machine, asked))
-    return Budget(machine=machine, chosen=None, others=(), smallest=smallest, advice=advice)
+    return Budget(machine=machine, chosen=None, others=(), smallest=smallest, advice=advice, remarks=_remarks(workload))
+
+
+def _remarks(workload: Workload) -> tuple[str, ...]:
+    """What of the time is not known, or by others' word only."""
+    told = []
+    if (speed := ATTENTION_SPEED[workload.attention]) != 1:
+        told.append(
+            f"attention {workload.attention} is reckoned {speed:g} times as fast as PyTorch's, as its authors state"
+        )
+    if workload.compiled:
+        told.append("the minute or more that compiling takes, and what it saves, are not in the time")
+    if workload.cache not in (StepCache.OFF, StepCache.TAYLORSEER):
+        told.append(
+            f"the time is that of the exact run: how much of it --cache {workload.cache} skips is not known before"
+        )
+    return tuple(told)
 
 
 def fits(needs: Requirement, machine: Machine) -> bool:
@@ -104,10 +125,20 @@ def candidates(model: ModelShape, workload: Workload, machine: Machine, asked: P
     kinds = [asked.kind] if asked.kind is not PlacementKind.AUTO else [each for each in PlacementKind if each != "auto"]
     if machine.is_cpu and asked.kind is PlacementKind.AUTO:
         kinds = [PlacementKind.ENCODERS_FIRST]
-    for kind in kinds:
+    if workload.compiled and asked.kind is PlacementKind.AUTO:  # compiled blocks must stay where they are
+        kinds = [each for each in kinds if not replace(asked, kind=each).offloads]
+    for kind, storage in itertools.product(kinds, _forms(model, workload, asked.storage)):
         for chunk in _CHUNKS if asked.token_chunk is None and not machine.is_cpu else (asked.token_chunk,):
             for tiled in (False, True) if not asked.vae_tiled and _can_tile(model, machine) else (asked.vae_tiled,):
-                yield replace(asked, kind=kind, token_chunk=chunk, vae_tiled=tiled)
+                yield replace(asked, kind=kind, storage=storage, token_chunk=chunk, vae_tiled=tiled)
+
+
+def _forms(model: ModelShape, workload: Workload, asked: WeightStorage) -> tuple[WeightStorage, ...]:
+    """Forms of the weights that may be chosen: as stored where that is another, unless LoRAs are to be fused into them."""
+    if asked is not WeightStorage.AUTO:
+        return (asked,)
+    may_stay = model.transformer.weights.can_stay and not workload.lora_bytes
+    return (WeightStorage.FULL, WeightStorage.STORED) if may_stay else (WeightStorage.FULL,)
 
 
 def _can_tile(model: ModelShape, machine: Machine) -> bool:
@@ -115,11 +146,12 @@ def _can_tile(model: ModelShape, machine: Machine) -> bool:
 
 
 def _distinct(fitting: list[Requirement]) -> tuple[Requirement, ...]:
-    """The best of every other kind of placement."""
-    found: dict[PlacementKind, Requirement] = {}
+    """The best of every other kind of placement and form of the weights."""
+    best = fitting[0].placement
+    found: dict[tuple[PlacementKind, WeightStorage], Requirement] = {}
     for each in fitting:
-        if each.placement.kind is not fitting[0].placement.kind:
-            found.setdefault(each.placement.kind, each)
+        if (each.placement.kind, each.placement.storage) != (best.kind, best.storage):
+            found.setdefault((each.placement.kind, each.placement.storage), each)
     return tuple(found.values())[:_RUNNERS_UP]
 
 
@@ -131,10 +163,21 @@ def _advice(model: ModelShape, workload: Workload, machine: Machine, asked: Plac
         return min((each for each in tried if fits(each, machine)), key=lambda each: each.total_seconds, default=None)
 
     free = replace(asked, kind=PlacementKind.AUTO)
+    if workload.compiled and needs(replace(workload, compiled=False), free) is not None:
+        yield "--no-compile"
+    exact = replace(workload, cache=StepCache.OFF)
+    if workload.cache is not StepCache.OFF and needs(exact, free) is not None:
+        yield "--cache off"
     if asked.kind is not PlacementKind.AUTO and needs(workload, free) is not None:
         yield "--placement auto"
+    unforced = replace(free, storage=WeightStorage.AUTO)
+    if asked.storage is WeightStorage.FULL and needs(workload, unforced) is not None and needs(workload, free) is None:
+        yield "--weights auto"
     for storage in (WeightStorage.FP8, WeightStorage.NF4):
-        if asked.storage is WeightStorage.FULL and needs(workload, replace(free, storage=storage)) is not None:
+        if (
+            asked.storage in (WeightStorage.AUTO, WeightStorage.FULL)
+            and needs(workload, replace(free, storage=storage)) is not None
+        ):
             yield f"--weights {storage}"
             break
     for height, width in _SIZES:

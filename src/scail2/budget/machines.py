@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scail2.errors import InputError, short
+from scail2.request.speed import AttentionKernel
 
 GIB = 1 << 30
 # What a driver, its context and its kernels take of a card, and the share of activations that an allocator wastes.
@@ -61,7 +62,14 @@ CARDS = (
 
 
 # How much faster than PyTorch's own kernel others attend, by the lower of what their authors state; nobody measured it here.
-ATTENTION_SPEED = {"auto": 1.0, "sdpa": 1.0, "flash": 1.0, "cudnn": 1.1, "flash3": 1.5, "sage": 2.0}
+ATTENTION_SPEED = {
+    AttentionKernel.AUTO: 1.0,
+    AttentionKernel.SDPA: 1.0,
+    AttentionKernel.FLASH: 1.0,
+    AttentionKernel.CUDNN: 1.1,
+    AttentionKernel.FLASH3: 1.5,
+    AttentionKernel.SAGE: 2.0,
+}
 
 # B/s of reading a file, where nothing is known of the disk.
 DISK = 1.5e9

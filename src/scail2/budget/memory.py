@@ -1,7 +1,7 @@
 """Bytes that live at once in closed form: weights in their form, and what a stage makes beside them.
 
-The peaks are those of `scail2.models` and of diffusers' Wan autoencoder, term by term; tests compare them with a count of
-live storages. What an allocator wastes and a driver reserves comes on top (`scail2.budget.machines`).
+The peaks are those of `scail2.models`, term by term; tests compare them with a count of live storages. Autoencoders have
+theirs in `scail2.budget.autoencoders`. What an allocator wastes and a driver reserves comes on top (`scail2.budget.machines`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,8 @@ from scail2.budget.operations import (
     SequenceShape,
     context_tokens,
     keeps_context,
-    wan_decoder_levels,
-    wan_encoder_levels,
 )
 from scail2.budget.shapes import (
-    AutoencoderShape,
     ImageEncoderShape,
     TextEncoderShape,
     TransformerShape,
@@ -25,10 +22,9 @@ from scail2.budget.shapes import (
     parameter_shapes,
 )
 from scail2.request.placement import WeightStorage
+from scail2.request.speed import StepCache
 
 _FLOAT = 4
-# Frames that the small models' refiner works on at once (`scail2.models.autoencoder`).
-_REFINED_AT_ONCE = 8
 # Bytes of a number in a form that is not the file's: 4-bit blocks of 64 carry a scale each.
 _STORED_BYTES = {WeightStorage.FP8: 1.0, WeightStorage.INT8: 1.0, WeightStorage.NF4: 0.5 + 1 / 64 + 1 / 256}
 # Parts of the transformer that stay float32 in half precision (`SCAIL2Transformer3DModel._keep_in_fp32_modules`).
@@ -144,6 +140,19 @@ def memory_bytes(shape: TransformerShape, sequence: SequenceShape, itemsize: int
     return pictures + shared + context
 
 
+def step_cache_bytes(shape: TransformerShape, sequence: SequenceShape, cache: StepCache, passes: int) -> float:
+    """What a step cache keeps between steps, for each of a step's passes, in float32 as the residual stream is.
+
+    Of the first block its result and what it and the others changed; of TaylorSeer every attention's result and its change.
+    """
+    stream = sequence.total * shape.dim * _FLOAT
+    if cache is StepCache.FIRST_BLOCK:
+        return 3.0 * passes * stream
+    if cache is StepCache.TAYLORSEER:
+        return 2.0 * (2 if shape.has_context else 1) * shape.num_layers * passes * stream
+    return 0.0
+
+
 # ---- encoders -----------------------------------------------------------------------------------------------------
 
 
@@ -157,108 +166,3 @@ def image_peak(shape: ImageEncoderShape, itemsize: int) -> float:
     tokens = (shape.image_size // shape.patch_size) ** 2 + 1
     kept = (shape.num_hidden_layers + 2) * tokens * shape.hidden_size
     return (kept + 4 * tokens * shape.intermediate_size) * itemsize
-
-
-# ---- autoencoders -------------------------------------------------------------------------------------------------
-
-
-def decoding_peak(
-    shape: AutoencoderShape, size: tuple[int, int], frames: int, itemsize: int, *, tile: tuple[int, int] | None = None
-) -> float:
-    """Most bytes of decoding ``frames`` frames of ``size`` pixels; in tiles of ``tile`` pixels where given.
-
-    Of the convolution at full size that needs most: three copies of its input, the input behind its cached frames and
-    the same padded; and the cached frames of every convolution.
-    """
-    pixels = math.prod(size)
-    if shape.base_dim is None:
-        return _patch_decoding(shape, size, frames, itemsize)
-    *_, (_, channels, _) = wan_decoder_levels(shape)
-    area = size if tile is None or not _is_tiled(size, tile) else tile
-    step = min(shape.scale_factor_temporal, frames)
-    working = 3 * step * channels + (2 + step) * channels * _padding(area)
-    if frames > 1:
-        working += (2 + step) * channels + 2 * channels
-    decoded = math.prod(area) * (working + _decoder_caches(shape) * (1 if frames > 1 else 0.5)) * itemsize
-    latents = 1 + (frames - 1) // shape.scale_factor_temporal
-    cells = pixels / shape.scale_factor_spatial**2
-    held = cells * (2 * latents * shape.z_dim) * itemsize
-    if area is size:
-        return decoded + held + 3 * (frames - step) * pixels * itemsize
-    # All tiles are kept, overlaps included, until they are blended into the whole.
-    return decoded + held + 3 * frames * pixels * itemsize * _OVERLAP
-
-
-_OVERLAP = (256 / 192) ** 2  # of diffusers' tiles: 256 pixels every 192
-
-
-def encoding_peak(
-    shape: AutoencoderShape, size: tuple[int, int], frames: int, itemsize: int, *, tile: tuple[int, int] | None = None
-) -> float:
-    """Most bytes of encoding ``frames`` frames of ``size`` pixels, the frames included."""
-    pixels = math.prod(size)
-    if shape.base_dim is None:
-        return _patch_encoding(shape, size, frames)
-    step = min(shape.scale_factor_temporal, frames)
-    area = size if tile is None or not _is_tiled(size, tile) else tile
-    channels = next(wan_encoder_levels(shape))[1]
-    working = 2 * step * channels + (2 + step) * channels * _padding(area)
-    if frames > 1:  # the frames before, in front of them, and kept anew
-        working += (2 + step) * channels + 2 * channels
-    return (math.prod(area) * (working + _encoder_caches(shape, frames)) + 3 * frames * pixels) * itemsize
-
-
-def _is_tiled(size: tuple[int, int], tile: tuple[int, int]) -> bool:
-    return size[0] > tile[0] or size[1] > tile[1]
-
-
-def _padding(size: tuple[int, int]) -> float:
-    return (size[0] + 2) * (size[1] + 2) / math.prod(size)
-
-
-def _decoder_caches(shape: AutoencoderShape) -> float:
-    """Numbers a pixel that the decoder's convolutions keep of the frames before: two frames of each one's input."""
-    assert shape.base_dim is not None
-    scale = 1 / shape.scale_factor_spatial**2
-    middle = shape.base_dim * shape.dim_mult[-1]
-    total = 2 * scale * (shape.z_dim + 4 * middle)
-    channels = middle
-    for inputs, channels, doubles_time in wan_decoder_levels(shape):
-        total += 2 * scale * (inputs + (2 * shape.num_res_blocks + 1) * channels)
-        if doubles_time is not None:
-            total += 2 * scale * channels if doubles_time else 0
-            scale *= 4
-    return total + 2 * channels
-
-
-def _encoder_caches(shape: AutoencoderShape, frames: int) -> float:
-    """The same of the encoder; with a single frame there is one to keep."""
-    assert shape.base_dim is not None
-    scale, total, kept = 1.0, 3.0, 2 if frames > 1 else 1
-    channels = shape.base_dim
-    for inputs, channels, halves_time in wan_encoder_levels(shape):
-        total += scale * (inputs + (2 * shape.num_res_blocks - 1) * channels)
-        if halves_time is not None:
-            scale /= 4
-            total += scale * channels / 2 if halves_time else 0
-    return kept * (total + scale * 5 * channels)
-
-
-def _patch_encoding(shape: AutoencoderShape, size: tuple[int, int], frames: int) -> float:
-    """The clip, its patches in order, and the latents a few times."""
-    latents = 1 + (frames - 1) // shape.scale_factor_temporal
-    cells = math.prod(size) / shape.scale_factor_spatial**2
-    return _FLOAT * (math.prod(size) * 3 * (2 * frames - 1) + 7.3 * latents * cells * shape.z_dim)
-
-
-def _patch_decoding(shape: AutoencoderShape, size: tuple[int, int], frames: int, itemsize: int) -> float:
-    """The clip twice; of the frames that are refined at once their windows and the finest level's activations."""
-    pixels = math.prod(size)
-    clip = 6 * frames * pixels * _FLOAT
-    if not shape.refiner_widths:
-        return clip
-    refined, finest = min(frames, _REFINED_AT_ONCE), shape.refiner_widths[0] / 4
-    if itemsize == _FLOAT:
-        return clip + refined * pixels * _FLOAT * (6.5 + 5 * finest)
-    cast_weights = itemsize * shape.weights.parameters  # autocast keeps them
-    return clip + refined * pixels * (_FLOAT * 11.4 + itemsize * 6.1 * finest) + cast_weights

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from scail2.budget.shapes import AutoencoderShape, ImageEncoderShape, TextEncoderShape, TransformerShape
+from scail2.models.tiles import decoder_margins, encoder_margins, tiles, with_margin
 
 # Keys and values of a context are kept from pass to pass while a sequence has at most so many times its tokens
 # (`scail2.models.direct.WORTH_KEEPING`).
@@ -154,11 +155,30 @@ def _head(shape: TransformerShape, sequence: SequenceShape, kind: PassKind) -> O
     return Operations(matmul=2 * rows * shape.dim * shape.out_channels * math.prod(shape.patch_size))
 
 
+def pass_without_attention(shape: TransformerShape, sequence: SequenceShape) -> Operations:
+    """One pass whose attention, with its projections, a step cache extrapolates; such a pass goes through hooks."""
+    feed_forward = shape.num_layers * 4 * sequence.total * shape.dim * shape.ffn_dim
+    kind = PassKind(direct=False)
+    return _embedding(shape, sequence, kind) + _head(shape, sequence, kind) + Operations(matmul=feed_forward)
+
+
 def segment_denoising(
-    shape: TransformerShape, sequence: SequenceShape, *, steps: int, passes: int, direct: bool = True
+    shape: TransformerShape,
+    sequence: SequenceShape,
+    *,
+    steps: int,
+    passes: int,
+    direct: bool = True,
+    attending: int | None = None,
 ) -> Operations:
-    """All passes of one segment: ``steps`` of ``passes`` each (1 without guidance, 2 with it)."""
+    """All passes of one segment: ``steps`` of ``passes`` each (1 without guidance, 2 with it).
+
+    ``attending`` of the steps compute attention; None: all.
+    """
     total = Operations()
+    if attending is not None:
+        total += pass_without_attention(shape, sequence) * (passes * (steps - attending))
+        steps = attending
     for number in range(passes):
         later = PassKind(direct=direct, shares_start=number > 0)
         begin = PassKind(direct=direct, shares_start=number > 0, first=True, first_of_segment=number == 0)
@@ -188,26 +208,72 @@ def image_encoding(shape: ImageEncoderShape) -> Operations:
 # ---- autoencoders -------------------------------------------------------------------------------------------------
 
 
-def video_encoding(shape: AutoencoderShape, size: tuple[int, int], frames: int) -> Operations:
-    """``frames`` (4n + 1) frames of ``size`` pixels to latents."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Areas:
+    """Pixels that the stages of Wan's coders work on: each tile with the margin it has there.
+
+    Attributes:
+        whole: of the picture.
+        all: of every stage, all tiles together; ``largest``: of the largest tile.
+    """
+
+    whole: int
+    tiles: int
+    all: tuple[int, ...]
+    largest: tuple[int, ...]
+
+    @classmethod
+    def decoding(cls, shape: AutoencoderShape, size: tuple[int, int], tile: int | None) -> Areas:
+        """Stages from the coarsest to the finest."""
+        levels = len(shape.dim_mult)
+        margins = decoder_margins(levels, shape.num_res_blocks + 1)
+        return cls._of(shape, size, tile, [each << (levels - 1 - level) for level, each in enumerate(margins)])
+
+    @classmethod
+    def encoding(cls, shape: AutoencoderShape, size: tuple[int, int], tile: int | None) -> Areas:
+        """Stages from the finest to the last that halves."""
+        margins = encoder_margins(len(shape.dim_mult), shape.num_res_blocks)
+        return cls._of(shape, size, tile, [each << level for level, each in enumerate(margins)])
+
+    @classmethod
+    def _of(cls, shape: AutoencoderShape, size: tuple[int, int], tile: int | None, reaches: list[int]) -> Areas:
+        regions = tiles(size, tile, shape.scale_factor_spatial)
+        seen = [[with_margin(each, reach, size) for each in regions] for reach in reaches]
+        areas = [[(bottom - top) * (right - left) for top, bottom, left, right in stage] for stage in seen]
+        return cls(
+            whole=math.prod(size), tiles=len(regions), all=tuple(map(sum, areas)), largest=tuple(map(max, areas))
+        )
+
+
+def video_encoding(
+    shape: AutoencoderShape, size: tuple[int, int], frames: int, *, tile: int | None = None
+) -> Operations:
+    """``frames`` (4n + 1) frames of ``size`` pixels to latents, in tiles of about ``tile`` pixels where given."""
     if shape.base_dim is None:
         return _patch_transform(shape, size, frames)
+    areas = Areas.encoding(shape, size, tile)
     chunks = [1] + [shape.scale_factor_temporal] * ((frames - 1) // shape.scale_factor_temporal)
     total = sum(
-        (_wan_encoder(shape, size, chunk, first=number == 0) for number, chunk in enumerate(chunks)), Operations()
+        (_wan_encoder(shape, areas, chunk, first=number == 0) for number, chunk in enumerate(chunks)), Operations()
     )
     cells = len(chunks) * _cells(shape, size)
     return total + Operations(convolution=2 * cells * (2 * shape.z_dim) ** 2)
 
 
 def video_decoding(
-    shape: AutoencoderShape, size: tuple[int, int], frames: int, refined: int | None = None
+    shape: AutoencoderShape,
+    size: tuple[int, int],
+    frames: int,
+    refined: int | None = None,
+    *,
+    tile: int | None = None,
 ) -> Operations:
     """Latents to ``frames`` (4n + 1) frames of ``size`` pixels, of which the small models refine ``refined`` (None: all)."""
     if shape.base_dim is None:
         return _patch_transform(shape, size, frames) + _refining(shape, size) * (frames if refined is None else refined)
+    areas = Areas.decoding(shape, size, tile)
     latents = 1 + (frames - 1) // shape.scale_factor_temporal
-    first, later = (_wan_decoder(shape, size, first=first) for first in (True, False))
+    first, later = (_wan_decoder(shape, areas, first=first) for first in (True, False))
     return first + later * (latents - 1) + Operations(convolution=2 * latents * _cells(shape, size) * shape.z_dim**2)
 
 
@@ -266,39 +332,44 @@ def wan_decoder_levels(shape: AutoencoderShape) -> Iterator[tuple[int, int, bool
         yield halved, outputs, doubles[level] if level < len(shape.dim_mult) - 1 else None
 
 
-def _wan_encoder(shape: AutoencoderShape, size: tuple[int, int], frames: int, *, first: bool) -> Operations:
+def _wan_encoder(shape: AutoencoderShape, areas: Areas, frames: int, *, first: bool) -> Operations:
     assert shape.base_dim is not None
-    cells = math.prod(size)
-    total: float = 2 * frames * cells * 27 * 3 * shape.base_dim
-    channels = shape.base_dim
-    for inputs, channels, halves_time in wan_encoder_levels(shape):
+    total: float = 2 * frames * areas.all[0] * 27 * 3 * shape.base_dim
+    channels, scale = shape.base_dim, 1
+    for level, (inputs, channels, halves_time) in enumerate(wan_encoder_levels(shape)):
+        cells = (areas.whole if halves_time is None else areas.all[level]) // scale
         total += _residual(frames * cells, inputs, channels)
         total += (shape.num_res_blocks - 1) * _residual(frames * cells, channels, channels)
         if halves_time is None:
             continue
+        scale *= 4
         cells //= 4
         total += 2 * frames * cells * 9 * channels**2
         if halves_time and not first:
             frames //= 2
             total += 2 * frames * cells * 3 * channels**2
+    cells = areas.whole // scale
     convolution = total + 2 * frames * cells * 27 * channels * 2 * shape.z_dim
     return Operations(convolution=convolution) + _middle(channels, frames, cells)
 
 
-def _wan_decoder(shape: AutoencoderShape, size: tuple[int, int], *, first: bool) -> Operations:
+def _wan_decoder(shape: AutoencoderShape, areas: Areas, *, first: bool) -> Operations:
     assert shape.base_dim is not None
-    cells, frames = _cells(shape, size), 1
+    scale, frames = shape.scale_factor_spatial**2, 1
     channels = shape.base_dim * shape.dim_mult[-1]
+    cells = areas.whole // scale
     middle = _middle(channels, frames, cells)
     total: float = 2 * frames * cells * 27 * shape.z_dim * channels
-    for inputs, channels, doubles_time in wan_decoder_levels(shape):
+    for level, (inputs, channels, doubles_time) in enumerate(wan_decoder_levels(shape)):
+        cells = (areas.whole if level == 0 else areas.all[level]) // scale
         total += _residual(frames * cells, inputs, channels)
         total += shape.num_res_blocks * _residual(frames * cells, channels, channels)
         if doubles_time is None:
             continue
+        cells = areas.all[level] // scale
         if doubles_time and not first:
             total += 2 * frames * cells * 3 * channels * 2 * channels
             frames *= 2
-        cells *= 4
-        total += 2 * frames * cells * 9 * channels * (channels // 2)
-    return middle + Operations(convolution=total + 2 * frames * cells * 27 * channels * 3)
+        scale //= 4
+        total += 2 * frames * 4 * cells * 9 * channels * (channels // 2)
+    return middle + Operations(convolution=total + 2 * frames * areas.all[-1] * 27 * channels * 3)

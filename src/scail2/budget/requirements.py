@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scail2.budget import memory
+from scail2.budget import autoencoders, memory
 from scail2.budget.machines import ATTENTION_SPEED, GIB, RESERVED, WASTED, Machine, Rates
 from scail2.budget.operations import (
     Operations,
@@ -18,13 +18,11 @@ from scail2.budget.operations import (
     video_encoding,
 )
 from scail2.budget.shapes import ModelShape
-from scail2.request.placement import Placement, PlacementKind, WeightStorage
+from scail2.request.placement import AUTOENCODER_TILE, Placement, PlacementKind, WeightStorage
+from scail2.request.speed import AttentionKernel, StepCache, attending_steps
 
 # Python, its libraries and the frames that are being read and written.
 _PROGRAM = 0.63 * GIB
-# Tiles of diffusers' Wan autoencoder, and the autoencoder's arithmetic that tiles do twice.
-TILE = (256, 256)
-_TILED_AGAIN = 1.78
 # float8 and 4-bit weights are brought into the computed type before each product: bytes read and written for each.
 _UNPACKED = 3.0
 # Seconds of importing libraries.
@@ -44,6 +42,8 @@ class Workload:
         prompts: how many are encoded.
         lora_bytes: of the LoRAs' files, which are fused when the model is loaded.
         attention: the kernel that attends (`scail2.budget.machines.ATTENTION_SPEED`).
+        compiled: whether the transformer's blocks are compiled.
+        cache: what steps reuse of earlier ones.
     """
 
     size: tuple[int, int]
@@ -55,7 +55,9 @@ class Workload:
     prompts: int = 1
     additional_references: int = 0
     lora_bytes: int = 0
-    attention: str = "auto"
+    attention: AttentionKernel = AttentionKernel.AUTO
+    compiled: bool = False
+    cache: StepCache = StepCache.OFF
 
     @property
     def frames(self) -> int:
@@ -95,6 +97,7 @@ class Requirement:
         """A plain dictionary, in GiB and seconds."""
         return {
             "placement": self.placement.to_json(),
+            "placed": str(self.placement),
             "device_gib": {name: round(value / GIB, 3) for name, value in self.device_bytes.items()},
             "peak_gib": round(self.peak / GIB, 3),
             "main_memory_gib": round(self.main_bytes / GIB, 3),
@@ -130,12 +133,13 @@ class _Reckoning:
     def __init__(self, model: ModelShape, workload: Workload, placement: Placement, machine: Machine):
         self.model, self.workload, self.placement, self.machine = model, workload, placement, machine
         self.vae_itemsize = 2 if placement.vae_bf16 else 4
-        self.tile = TILE if placement.vae_tiled else None
+        self.tile = AUTOENCODER_TILE if placement.vae_tiled else None
         longest = max(workload.segments)
         self.longest = longest
         self.sequence = self._sequence(longest)
-        # diffusers' offloading calls blocks as they are, and so do chunks.
-        self.direct = not placement.offloads and placement.token_chunk is None
+        # diffusers' offloading calls blocks as they are, and so do chunks, compilation and step caches.
+        hooked = placement.offloads or placement.token_chunk is not None
+        self.direct = not (hooked or workload.compiled or workload.cache is not StepCache.OFF)
 
     def _sequence(self, frames: int) -> SequenceShape:
         return SequenceShape.of(
@@ -194,11 +198,6 @@ class _Reckoning:
         if model.image_encoder is not None:
             work["image"] = (encoders["image"], memory.image_peak(model.image_encoder, workload.itemsize))
         transformer = self.resident_transformer()
-        driving = tuple(side // model.transformer.driving_downsample for side in workload.size)
-        encode = memory.encoding_peak(
-            model.autoencoder, (driving[0], driving[1]), self.longest, self.vae_itemsize, tile=self.tile
-        )
-        decode = memory.decoding_peak(model.autoencoder, workload.size, self.longest, self.vae_itemsize, tile=self.tile)
         denoise = memory.pass_peak(
             model.transformer,
             self.sequence,
@@ -209,18 +208,36 @@ class _Reckoning:
         )
         if self.direct:
             denoise += memory.memory_bytes(model.transformer, self.sequence, workload.itemsize, workload.passes)
-        work["encode"] = (vae + transformer, encode)
+        denoise += memory.step_cache_bytes(model.transformer, self.sequence, workload.cache, workload.passes)
+        work["encode"] = (vae + transformer, self.encoding())
         work["denoise"] = (vae + transformer, denoise)
-        work["decode"] = (vae + transformer, decode)
+        work["decode"] = (vae + transformer, self.decoding())
         reserved = 0.0 if self.machine.is_cpu else RESERVED
         return {
             name: reserved + max(resident, weights) + active * (1 + (0 if self.machine.is_cpu else WASTED))
             for name, (weights, active) in work.items()
         }
 
+    def encoding(self) -> float:
+        """Bytes beside the weights: of the driving video, and of the pictures and the history that are larger but shorter."""
+        vae, size, ratio = self.model.autoencoder, self.workload.size, self.model.transformer.driving_downsample
+        history = self.workload.overlap if len(self.workload.segments) > 1 else 1
+        clips = (((size[0] // ratio, size[1] // ratio), self.longest), (size, 1), (size, history))
+        return max(
+            autoencoders.encoding_peak(vae, each, frames, self.vae_itemsize, tile=self.tile) for each, frames in clips
+        )
+
+    def decoding(self) -> float:
+        """Bytes beside the weights; what is decoded leaves a device that is not the CPU."""
+        vae, size = self.model.autoencoder, self.workload.size
+        peak = autoencoders.decoding_peak(vae, size, self.longest, self.vae_itemsize, tile=self.tile)
+        if self.machine.is_cpu and vae.base_dim is not None:
+            peak += autoencoders.picture_bytes(size, self.longest, self.vae_itemsize)
+        return peak
+
     def main_bytes(self) -> float:
         """Bytes of main memory: what waits there, and what passes through when it is loaded."""
-        frames = self.workload.size[0] * self.workload.size[1] * 3 * 4 * 2 * self.longest
+        frames = 2 * autoencoders.picture_bytes(self.workload.size, self.longest, 4)
         if self.machine.is_cpu:
             return _PROGRAM + frames + self.peak_on_cpu()
         # A LoRA is fused in float32, one parameter after the other, before anything is quantised.
@@ -240,7 +257,7 @@ class _Reckoning:
 
     def seconds(self) -> dict[str, float]:
         """Seconds of every stage over the whole workload."""
-        model, workload, rates = self.model, self.workload, self.machine.rates
+        model, workload, rates, vae = self.model, self.workload, self.machine.rates, self.model.autoencoder
         found = {"load": self._loading()}
         if model.text_encoder is not None:
             copied = model.text_encoder.weights.parameters * workload.itemsize / rates.link
@@ -254,14 +271,15 @@ class _Reckoning:
         kinds = Counter((frames, bool(number)) for number, frames in enumerate(workload.segments))
         for (frames, continues), count in kinds.items():
             encode += count * frames * workload.size[0] * workload.size[1] / rates.pixels
-            encode += count * self._vae_seconds(video_encoding(model.autoencoder, driving, frames))
+            encode += count * self._vae_seconds(video_encoding(vae, driving, frames, tile=self.tile))
             if continues:
-                encode += count * self._vae_seconds(video_encoding(model.autoencoder, workload.size, workload.overlap))
+                history = video_encoding(vae, workload.size, workload.overlap, tile=self.tile)
+                encode += count * self._vae_seconds(history)
             new = frames - workload.overlap if continues else frames
-            decode += count * self._vae_seconds(video_decoding(model.autoencoder, workload.size, frames, new))
+            decode += count * self._vae_seconds(video_decoding(vae, workload.size, frames, new, tile=self.tile))
             denoise += count * self._denoising(frames)
         pictures = 1 + workload.additional_references
-        encode += pictures * self._vae_seconds(video_encoding(model.autoencoder, workload.size, 1))
+        encode += pictures * self._vae_seconds(video_encoding(vae, workload.size, 1, tile=self.tile))
         host = workload.frames * (workload.size[0] * workload.size[1] / rates.host_pixels + 1 / rates.host_frames)
         return found | {"encode": encode, "denoise": denoise, "decode": decode, "host": host}
 
@@ -276,18 +294,17 @@ class _Reckoning:
         speed = rates.convolution if self.placement.vae_bf16 else rates.single
         if self.model.autoencoder.base_dim is None:
             speed = rates.refiner or speed
-        again = _TILED_AGAIN if self.placement.vae_tiled else 1.0
-        whole = (
+        return (
             operations.convolution / speed + operations.matmul / rates.matmul + operations.attention / rates.attention
         )
-        return whole * again
 
     def _denoising(self, frames: int) -> float:
         """A pass takes as long as its arithmetic, or as the weights that have to come while it works."""
         shape, workload, rates = self.model.transformer, self.workload, self.machine.rates
         sequence = self._sequence(frames)
+        attending = attending_steps(workload.steps) if workload.cache is StepCache.TAYLORSEER else None
         operations = segment_denoising(
-            shape, sequence, steps=workload.steps, passes=workload.passes, direct=self.direct
+            shape, sequence, steps=workload.steps, passes=workload.passes, direct=self.direct, attending=attending
         )
         passes = workload.steps * workload.passes
         if not self.machine.is_cpu:

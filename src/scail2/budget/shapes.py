@@ -20,16 +20,23 @@ class Weights:
         parameters: how many.
         nbytes: of all of them in the file.
         format: in which most of them are stored, in torch's words (``bfloat16``), or ``GGUF``.
+        single_file: whether they are one public file, whose matrices can be kept as they are stored.
     """
 
     parameters: int = 0
     nbytes: int = 0
     format: str = "float32"
+    single_file: bool = False
 
     @property
     def is_quantised(self) -> bool:
         """Whether they have to be brought into another type before anything is computed with them."""
         return self.format == "GGUF" or self.format.startswith(("float8", "int8"))
+
+    @property
+    def can_stay(self) -> bool:
+        """Whether `stored` is another form than that."""
+        return self.single_file and self.is_quantised
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -214,7 +214,7 @@ def budget_rows(budget: dict[str, Any] | None) -> list[tuple[str, str]]:
     from scail2.cli.progress import duration
 
     needs, within = budget["needs"], f"± {budget['within']:.0%}"
-    placed = _told_placement(needs["placement"])
+    placed, remarks = needs["placed"], [("note", each) for each in budget.get("remarks", ())]
     beside = f"{needs['disk_gib']:.2f} GB of disk"
     if budget["is_cpu"]:
         of = f"{needs['main_memory_gib']:.1f} of {budget['memory_gib']:.1f} GB of main memory on {budget['machine']}"
@@ -222,7 +222,8 @@ def budget_rows(budget: dict[str, Any] | None) -> list[tuple[str, str]]:
         of = f"{needs['peak_gib']:.1f} of {budget['memory_gib']:.1f} GB of {budget['machine']}"
         beside = f"{needs['main_memory_gib']:.1f} GB of main memory, {beside}"
     if not budget["fits"]:
-        return [("needs", f"{of}: does not fit, even as {placed}"), *(("fits with", each) for each in budget["advice"])]
+        advice = [("fits with", each) for each in budget["advice"]]
+        return [("needs", f"{of}: does not fit, even as {placed}"), *advice, *remarks]
     stages = ", ".join(f"{name} {duration(each)}" for name, each in needs["seconds"].items() if each >= 1)
     basis = "measured here" if budget["rates"] == "measured" else "reckoned from stated speeds"
     rows = [
@@ -232,15 +233,8 @@ def budget_rows(budget: dict[str, Any] | None) -> list[tuple[str, str]]:
     rows += [
         (
             "or",
-            f"{each['peak_gib']:.1f} GB and {duration(each['total_seconds'])} as {_told_placement(each['placement'])}",
+            f"{each['peak_gib']:.1f} GB and {duration(each['total_seconds'])} as {each['placed']}",
         )
         for each in budget["runners_up"]
     ]
-    return rows
-
-
-def _told_placement(values: dict[str, Any]) -> str:
-    from scail2.request.placement import Placement, PlacementKind, WeightStorage
-
-    kinds = {"kind": PlacementKind(values["kind"]), "storage": WeightStorage(values["storage"])}
-    return str(Placement(**values | kinds))
+    return rows + remarks

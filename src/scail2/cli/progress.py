@@ -54,6 +54,7 @@ class RunDisplay:
             "masks_progress": lambda facts: self._count("masks", facts),
             "output_progress": lambda facts: self._count("writing the video", facts),
             "finding": self._finding,
+            "budget": self._budget,
             "drift_limit": lambda facts: self._line(facts["message"]),
         }
 
@@ -94,6 +95,14 @@ class RunDisplay:
         fix = f" ({facts['fix']})" if facts.get("fix") else ""
         if facts["severity"] != "info":
             self._line(f"{facts['severity']}: {facts['message']}{fix}", styles.get(facts["severity"]))
+
+    def _budget(self, facts: dict[str, Any]) -> None:
+        took, memory = facts["total"], facts["memory"]
+        told = f"rendered in {duration(took['measured_seconds'])}, {duration(took['predicted_seconds'])} predicted"
+        for name, place in (("device_gib", "of the device"), ("main_memory_gib", "of main memory")):
+            if name in memory:
+                told += f"; {memory[name]['measured']:.1f} GB {place}, {memory[name]['predicted']:.1f} predicted"
+        self._line(told)
 
     def _update(self, name: str, done: int, total: int | None, left: str) -> None:
         self._progress.update(self._task, description=name, completed=done, total=total, left=left)

@@ -26,6 +26,8 @@ from scail2.data.triplet_encoding import encode_triplet, sample_record
 from scail2.data.triplet_settings import SampleKind, TripletSettings
 from scail2.data.triplets import draw_triplet
 from scail2.errors import InputError
+from scail2.execution.crew import Crew, as_crew
+from scail2.execution.tasks import Watch
 from scail2.files.staging import atomic_file
 from scail2.files.storage import refuse_special
 from scail2.loading.components import load_autoencoder
@@ -106,13 +108,14 @@ class CacheWork:
             seen[kind] += 1
         return ordinals
 
-    def write_shard(self, writer: ShardWriter, number: int, tick: Callable[[int], None]) -> None:
+    def write_shard(self, writer: ShardWriter, number: int, watch: Watch) -> None:
         """Makes the samples of one shard."""
         for pair_number in self.pairs_of(number):
-            self._write_pair(writer, pair_number)
-            tick(self.triplets.samples_per_pair)
+            key = f"{pair_number:07d}"
+            self._write_pair(writer, pair_number, watch.begin(key))
+            watch.end(key, self.triplets.samples_per_pair)
 
-    def _write_pair(self, writer: ShardWriter, number: int) -> None:
+    def _write_pair(self, writer: ShardWriter, number: int, left_out: str | None) -> None:
         vae = load_autoencoder(self.autoencoder)
         geometry = conditions.ConditionGeometry(driving_downsample=self.driving_downsample)
         generator = np.random.default_rng([self.seed, number])
@@ -120,6 +123,8 @@ class CacheWork:
         index = self._ordinals[number] if self.source.counts_by_kind else number
         keys = [f"{number:07d}{side}" for side in "ab"[: self.triplets.samples_per_pair]]
         try:
+            if left_out is not None:
+                raise InputError(left_out)
             pair = self.source.pair(kind, index, generator)
         except (DamagedSample, InputError) as error:
             for key in keys:
@@ -153,29 +158,26 @@ def write_cache(
     work: LatentWork,
     directory: str | Path,
     *,
-    workers: int = 1,
+    workers: int | Crew = 1,
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
-    start_worker: Callable[[], None] | None = None,
 ) -> ShardSummary:
     """Writes all shards that are not there yet.
 
     Args:
-        workers: processes; 1 works in this one (needed for work with an `embedder`, which holds models).
+        workers: processes, or a crew; 1 works in this one (needed for work with an `embedder`, which holds models).
         resume: continue a cache begun with the same work; its number of samples may have grown.
         progress: called with (samples done, samples in total).
-        start_worker: called first in each worker process; a function of a module.
 
     Raises:
         InputError: the folder holds something else, or other work's shards.
     """
-    if work.embedder is not None and workers > 1:
+    crew = as_crew(workers)
+    if work.embedder is not None and (crew.workers > 1 or crew.ray is not None):
         raise InputError("an embedder holds models and works in one process: use one worker")
     run = ShardRun(directory=Path(directory), name="cache", shards=len(work.sizes))
-    summary = run_shards(
-        run, work, work.sizes, workers=workers, resume=resume, progress=progress, start_worker=start_worker
-    )
-    empty = work.embedder.empty_prompt() if work.embedder is not None else None
+    summary = run_shards(run, work, work.sizes, crew=crew, resume=resume, progress=progress)
+    empty = work.embedder.empty_prompt() if work.embedder is not None and not summary.missing else None
     if empty is not None:
         with atomic_file(run.directory / EMPTY_PROMPT) as file:
             file.write(save({"prompt_embeds": empty}))

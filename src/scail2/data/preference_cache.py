@@ -1,7 +1,6 @@
 """Preference pairs → cached latents: the triplet of the preferred video, and beside it the rejected one and the regions."""
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from scail2.data.triplet_encoding import encode_triplet, sample_record
 from scail2.data.triplet_settings import TripletSettings
 from scail2.data.triplets import TrainingTriplet, draw_triplet
 from scail2.errors import InputError
+from scail2.execution.tasks import Watch
 from scail2.loading.components import load_autoencoder
 
 
@@ -62,14 +62,17 @@ class PreferenceCacheWork:
             "embedder": None if self.embedder is None else self.embedder.describe(),
         }
 
-    def write_shard(self, writer: ShardWriter, number: int, tick: Callable[[int], None]) -> None:
+    def write_shard(self, writer: ShardWriter, number: int, watch: Watch) -> None:
         """Makes the samples of one shard."""
         vae = load_autoencoder(self.autoencoder)
         geometry = conditions.ConditionGeometry(driving_downsample=self.driving_downsample)
         first = number * self.samples_per_shard
         for index in range(first, first + self.sizes[number]):
             key = f"{index:07d}"
+            left_out = watch.begin(key)
             try:
+                if left_out is not None:
+                    raise InputError(left_out)
                 pair = self.pairs.pair(index)
                 triplet = preference_triplet(pair, self.triplets, np.random.default_rng([self.seed, index]))
                 tensors = encode_preference(vae, geometry, pair, triplet, self.pairs.regions)
@@ -79,7 +82,7 @@ class PreferenceCacheWork:
                 writer.write(key, record, {"safetensors": save(tensors)})
             except (DamagedSample, InputError) as error:
                 writer.skip(key, f"preference: {error}")
-            tick(1)
+            watch.end(key)
 
 
 def preference_triplet(

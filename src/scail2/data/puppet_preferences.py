@@ -10,7 +10,7 @@ import numpy as np
 from scail2 import puppets
 from scail2.data.pairs import Array, Still, frames_of_all
 from scail2.data.preferences import REGIONS, PreferencePair
-from scail2.data.puppet_source import POSE_ERRORS, STRIDE, PuppetSource
+from scail2.data.puppet_source import STRIDE, PuppetSource, pose_error_named, repeated
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
 from scail2.puppets import JOINT_NAMES, PART_NAMES, Performance, PuppetClip
@@ -46,9 +46,7 @@ class PuppetPreferences:
 
     def __post_init__(self) -> None:
         for error in (self.estimator, self.weaker):
-            if POSE_ERRORS.get(error) is None:
-                known = ", ".join(name for name, each in POSE_ERRORS.items() if each is not None)
-                raise InputError(f"There is no pose error {error!r} for preference pairs: choose one of {known}.")
+            pose_error_named(error)
         if "hands" not in self.regions or not set(self.regions) <= set(REGIONS):
             raise InputError(f"Regions are hands and what else is wanted of {', '.join(REGIONS)}.")
 
@@ -106,16 +104,12 @@ class PuppetPreferences:
 
     def _estimated(self, cast: Sequence[Performance], index: int, errors: Sequence[str]) -> list[Performance]:
         """The cast repeating what estimators say of it, each of the last one's repetition; "" estimates nothing."""
-        repeated = list(cast)
+        performed = list(cast)
         for estimate, name in enumerate(errors):
-            error = POSE_ERRORS.get(name)
-            if error is None:
-                continue
-            for number, each in enumerate(repeated):
-                seed = _ESTIMATES * (STRIDE * index + number) + estimate
-                motion = puppets.DistortedMotion(each.motion, error, seed)
-                repeated[number] = dataclasses.replace(each, motion=motion)
-        return repeated
+            if name:
+                seeds = [_ESTIMATES * (STRIDE * index + number) + estimate for number in range(len(cast))]
+                performed = repeated(performed, name, seeds)
+        return performed
 
     def _shot(self, cast: Sequence[Performance], index: int, scene: int, start: float) -> PuppetClip:
         world = self.puppets

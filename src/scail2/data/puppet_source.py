@@ -1,6 +1,7 @@
 """Motion pairs drawn by the puppet renderer: both clips are exact, and any pair number exists."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ _SCENES = 4
 # References are taken from this span of seconds of a motion of their own.
 _STILL_TIMES = 8.0
 _STILL_ATTEMPTS = 8
+_STILL_ORDER = 3  # part of the seed of who stands where
 
 
 POSE_ERRORS = {"none": None, "mild": MILD, "strong": STRONG}
@@ -40,6 +42,8 @@ class PuppetSource:
         generator_error: `mild` or `strong` makes ỹ what a pose-driven generator would give: the motion with an
             estimator's errors. Reverse driving must not let them into the output.
         estimator_error: the same for pose renders.
+        shuffle_stills: the characters of a still stand in each other's places at random, so that only binding slots say who
+            is who. (Otherwise they stand where they do in the clip.)
     """
 
     domain: str = "nano"
@@ -53,6 +57,7 @@ class PuppetSource:
     with_poses: bool = False
     generator_error: str = "none"
     estimator_error: str = "none"
+    shuffle_stills: bool = False
 
     def __post_init__(self) -> None:
         Split.parse(self.split)
@@ -81,6 +86,8 @@ class PuppetSource:
         for name in ("generator_error", "estimator_error"):
             if settings[name] == "none":
                 del settings[name]
+        if not self.shuffle_stills:
+            del settings["shuffle_stills"]
         return {"puppets": settings, "world": dataclasses.asdict(puppets.domain_named(self.domain))}
 
     def pair(self, kind: SampleKind, index: int, generator: np.random.Generator) -> MotionPair:
@@ -120,6 +127,21 @@ class PuppetSource:
             return np.repeat(still.frames, self.frames, axis=0)
         return self._shot([], scene, start, camera).frames
 
+    def still_plate(self, kind: SampleKind, index: int, *, of_synthetic: bool = False) -> np.ndarray:
+        """The scene of a clip's still without characters, held for the clip's length, uint8 `(T, H, W, 3)`."""
+        side = 0 if of_synthetic else 1
+        scene = self.scene(index, 2 + side if kind.mode is AnimationMode.REPLACEMENT else side)
+        still = puppets.render_still([], scene, height=self.height, width=self.width)
+        return np.repeat(still.frames, self.frames, axis=0)
+
+    def exchanged(self, kind: SampleKind, index: int, start: float, *, of_synthetic: bool = False) -> np.ndarray:
+        """A clip in which every character performs the next one's motion in its place, uint8 `(T, H, W, 3)`; see `plate`."""
+        shared = kind.mode is AnimationMode.REPLACEMENT
+        cast = self.performances(index, 0 if of_synthetic else 1, self.characters if kind.is_multi else 1)
+        swapped = [dataclasses.replace(each, character=cast[n - 1].character) for n, each in enumerate(cast)]
+        scene = self.scene(index, 0 if shared or of_synthetic else 1)
+        return self._shot(swapped, scene, start, self.camera(index)).frames
+
     def _shot(self, cast: list[Performance], scene: Scene, start: float, camera: Camera) -> PuppetClip:
         return puppets.render(
             cast,
@@ -137,13 +159,7 @@ class PuppetSource:
         return puppets.sample_camera(self.split, index, puppets.domain_named(self.domain), self.salt)
 
     def _as_generated(self, cast: list[Performance], index: int) -> list[Performance]:
-        error = POSE_ERRORS[self.generator_error]
-        if error is None:
-            return cast
-        return [
-            dataclasses.replace(each, motion=puppets.DistortedMotion(each.motion, error, STRIDE * index + number))
-            for number, each in enumerate(cast)
-        ]
+        return repeated(cast, self.generator_error, [STRIDE * index + number for number in range(len(cast))])
 
     def performances(self, index: int, side: int, count: int) -> list[Performance]:
         """The cast of pair `index`: side 0 performs in ỹ, side 1 in y; both have the same motions and placements."""
@@ -167,11 +183,15 @@ class PuppetSource:
     ) -> Still:
         """The cast in motions of their own, at a moment that shows every one of them."""
         world = puppets.domain_named(self.domain)
+        order = np.arange(len(cast))
+        if self.shuffle_stills:
+            order = np.random.default_rng([index, side, _STILL_ORDER]).permutation(order)
         unrelated = []
         for number, performance in enumerate(cast):
             own = index * STRIDE + STRIDE // 2 + side * (STRIDE // 4) + number
             motion = puppets.sample_motion(self.split, own, world, self.salt)
-            unrelated.append(dataclasses.replace(performance, motion=motion))
+            place = cast[order[number]].placement
+            unrelated.append(dataclasses.replace(performance, motion=motion, placement=place))
         shots = []
         for _ in range(_STILL_ATTEMPTS):
             time = float(generator.uniform(0.0, _STILL_TIMES))
@@ -210,6 +230,26 @@ class PuppetSource:
             return shot.joints
         body = 0.8 * self.height
         return puppets.corrupt_joints(shot.joints, error, STRIDE * index, fps=self.fps, body_pixels=body)
+
+
+def pose_error_named(name: str) -> puppets.PoseError:
+    """The strengths of a pose error; raises InputError for a name that stands for none."""
+    error = POSE_ERRORS.get(name)
+    if error is None:
+        known = ", ".join(each for each, strength in POSE_ERRORS.items() if strength is not None)
+        raise InputError(f"There is no pose error {name!r}: choose one of {known}.")
+    return error
+
+
+def repeated(cast: Sequence[Performance], error: str, seeds: Sequence[int]) -> list[Performance]:
+    """The cast as a pose-driven generator would repeat it: each one's motion with an estimator's error, by name and own seed."""
+    strength = POSE_ERRORS[error]
+    if strength is None:
+        return list(cast)
+    return [
+        dataclasses.replace(each, motion=puppets.DistortedMotion(each.motion, strength, seed))
+        for each, seed in zip(cast, seeds, strict=True)
+    ]
 
 
 def replaced_one_by_one(cast: list[Performance], others: list[Performance], order: list[int]) -> list[Performance]:

@@ -1,23 +1,26 @@
-"""Filling a folder with shards: on all cores, resumable shard by shard, never mixing two kinds of work."""
+"""Filling a folder with shards: by any number of processes and commands, resumable shard by shard, of one kind of work."""
 
 import json
-import os
-import pickle
+from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
-from scail2.data.shards import ShardIndex, ShardWriter, load_index
+from scail2.data.shards import ShardIndex, ShardWriter, index_path, load_index
 from scail2.errors import InputError
+from scail2.execution.crew import Crew, run_for_rank
+from scail2.execution.tasks import Ended, Lost, Message, Outcome, Settled, Watch
 from scail2.files.disk_errors import WRITING, naming
 from scail2.files.documents import DocumentError, load_json
-from scail2.files.ownership import Kind, claimed_folder, is_document
+from scail2.files.ownership import InUseError, Kind, is_document, lock_beside, locked, shared_folder
 from scail2.files.staging import atomic_file
+
+CONTENTS = "shards.json"
+"""In a complete folder: its shards, and the samples that could not be made."""
+
+_CLAIMING = 500  # attempts, 20 ms apart: so many commands may begin at once
 
 
 class ShardWork(Protocol):
@@ -26,8 +29,8 @@ class ShardWork(Protocol):
     def describe(self) -> dict[str, Any]:
         """JSON-able facts in which a continued run must agree."""
 
-    def write_shard(self, writer: ShardWriter, number: int, tick: Callable[[int], None]) -> None:
-        """Writes the samples of one shard; calls `tick(count)` as they are done."""
+    def write_shard(self, writer: ShardWriter, number: int, watch: Watch) -> None:
+        """Writes the samples of one shard; tells `watch` when one begins and ends, and leaves out those it says so of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,12 +53,21 @@ class ShardRun:
 
 @dataclass(frozen=True, slots=True)
 class ShardSummary:
-    """What a run left behind: samples written now, and samples that could not be made, by key and reason."""
+    """What a run left behind.
+
+    Attributes:
+        written: samples that this command wrote, with its workers.
+        held: samples that the folder holds.
+        skipped: samples that could not be made, by key and reason.
+        missing: shards that others were still making when this command ended.
+    """
 
     directory: Path
     shards: int
     written: int
+    held: int
     skipped: dict[str, str]
+    missing: int = 0
 
 
 def shard_path(directory: Path, number: int) -> Path:
@@ -68,32 +80,52 @@ def run_shards(
     work: ShardWork,
     sizes: Sequence[int],
     *,
-    workers: int,
+    crew: Crew,
     resume: bool,
     progress: Callable[[int, int], None] | None,
-    start_worker: Callable[[], None] | None = None,
+    listen: Callable[[Message], None] | None = None,
 ) -> ShardSummary:
-    """Writes the shards that are missing.
+    """Writes the shards that are missing, beside others that fill the same folder with the same work.
 
     Args:
         sizes: samples of each shard, for progress.
-        workers: processes; 1 works in this one.
         resume: whether a folder begun by equal work may be continued.
         progress: called with (samples done, samples in total).
-        start_worker: called in each worker process before anything else is imported there; a function of a module.
+        listen: hears everything that the workers say.
 
     Raises:
         InputError: the folder holds something else, or other work's shards.
     """
-    with claimed_folder(run.directory, _kind(run)):
+    failed = False
+
+    def leave(place: Path) -> None:
+        _remove_locks(place)
+        if failed and not any(place.glob("shard-*.tar")):
+            # Work that cannot be done leaves no folder that the right one would have to be given another name for.
+            (place / run.description).unlink(missing_ok=True)
+
+    with shared_folder(run.directory, _kind(run), leave) as place:
+        run = ShardRun(directory=place, name=run.name, shards=run.shards)
         begun = _claim(run, work, resume)
         try:
-            return _fill(run, sizes, work, _Crew(workers, start_worker), progress)
+            summary = _fill(run, work, sizes, crew, _Ears(progress, listen, sizes))
+            if not summary.held and not summary.missing:
+                _refuse_empty(run, summary)
+            return summary
         except InputError:
-            # Work that cannot be done leaves no folder that the right one would have to be given another name for.
-            if begun and not any(run.directory.glob("shard-*.tar")):
-                (run.directory / run.description).unlink(missing_ok=True)
+            failed = begun
             raise
+
+
+def _refuse_empty(run: ShardRun, summary: ShardSummary) -> NoReturn:
+    """Removes shards that hold nothing and says why they do."""
+    for number in range(run.shards):
+        for path in (index_path(run.path(number)), run.path(number)):
+            path.unlink(missing_ok=True)
+    (run.directory / CONTENTS).unlink(missing_ok=True)
+    reasons = Counter(summary.skipped.values()).most_common(3)
+    told = "; ".join(f"{reason} ({count} times)" if count > 1 else reason for reason, count in reasons)
+    raise InputError(f"Not one of {len(summary.skipped)} samples could be made: {told}.")
 
 
 def _kind(run: ShardRun) -> Kind:
@@ -103,33 +135,62 @@ def _kind(run: ShardRun) -> Kind:
     )
 
 
-def _fill(
-    run: ShardRun,
-    sizes: Sequence[int],
-    work: ShardWork,
-    crew: "_Crew",
-    progress: Callable[[int, int], None] | None,
-) -> ShardSummary:
+def _fill(run: ShardRun, work: ShardWork, sizes: Sequence[int], crew: Crew, ears: "_Ears") -> ShardSummary:
     surplus = sorted(path.name for path in run.directory.glob("shard-*.tar"))[run.shards :]
     if surplus:
         raise InputError(
             f"{run.directory} already holds more than is asked for ({surplus[-1]}): ask for as many or choose another folder"
         )
-    wanted = [number for number in range(run.shards) if _held(run.path(number)) < sizes[number]]
-    missing = sum(sizes[number] for number in wanted)
-    ticker = _Ticker(progress, sum(sizes) - missing, sum(sizes))
-    if crew.size <= 1 or len(wanted) <= 1:  # a process takes longer to start than most shards take
-        for number in wanted:
-            _write(run, work, number, ticker.advance)
-    else:
-        _in_processes(run, work, wanted, crew, ticker)
-    skipped: dict[str, str] = {}
-    written = 0
-    for number in range(run.shards):
-        index = _index(run.path(number))
-        skipped |= index.skipped
-        written += len(index.samples) if number in wanted else 0
-    return ShardSummary(run.directory, run.shards, written, skipped)
+    tasks = _ShardTasks(run, work, tuple(sizes))
+    for number in filter(tasks.is_done, range(run.shards)):
+        ears.hear(Settled(number, Outcome.THERE))
+    ears.tell()
+    report = run_for_rank(tasks, range(run.shards), crew, ears.hear)
+    held = [_index(run.path(number)) for number in range(run.shards)]
+    missing = sum(len(each.samples) + len(each.skipped) < size for each, size in zip(held, sizes, strict=True))
+    if not missing:
+        _write_contents(run, held)
+    skipped = {key: reason for each in held for key, reason in each.skipped.items()}
+    written, total = (sum(len(held[n].samples) for n in numbers) for numbers in (report.made, range(run.shards)))
+    return ShardSummary(run.directory, run.shards, written, total, skipped, missing)
+
+
+def _write_contents(run: ShardRun, held: Sequence[ShardIndex]) -> None:
+    """The same bytes whoever writes them, so that it does not matter who sees the last shard come."""
+    shards = [
+        {"name": run.path(number).name, "bytes": each.bytes, "samples": len(each.samples)}
+        for number, each in enumerate(held)
+    ]
+    skipped = {key: reason for each in held for key, reason in sorted(each.skipped.items())}
+    content = {"samples": sum(len(each.samples) for each in held), "shards": shards, "skipped": skipped}
+    with atomic_file(run.directory / CONTENTS) as file:
+        file.write(json.dumps(content, indent=1).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class _ShardTasks:
+    """Shards as numbered work."""
+
+    run: ShardRun
+    work: ShardWork
+    sizes: tuple[int, ...]
+
+    def prepare(self) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+
+    def place(self, number: int) -> Path:
+        return self.run.path(number)
+
+    def is_done(self, number: int) -> bool:
+        """A shard from less work holds fewer samples than it should."""
+        index = _index(self.place(number))
+        return len(index.samples) + len(index.skipped) >= self.sizes[number]
+
+    def perform(self, number: int, watch: Watch) -> None:
+        with naming(self.place(number), WRITING), ShardWriter(self.place(number)) as writer:
+            self.work.write_shard(writer, number, watch)
 
 
 def _index(shard: Path) -> ShardIndex:
@@ -141,103 +202,56 @@ def _index(shard: Path) -> ShardIndex:
     return ShardIndex(bytes=0, samples=[])
 
 
-def _held(shard: Path) -> int:
-    """Samples in a shard and samples that it names as impossible; a shard from less work holds fewer than it should."""
-    index = _index(shard)
-    return len(index.samples) + len(index.skipped)
+class _Ears:
+    """Progress from what is heard: samples that are done, in whichever process; those of a lost attempt count no longer."""
 
+    def __init__(
+        self,
+        progress: Callable[[int, int], None] | None,
+        listen: Callable[[Message], None] | None,
+        sizes: Sequence[int],
+    ) -> None:
+        self._progress, self._listen, self._sizes = progress, listen, sizes
+        self._whole: set[int] = set()
+        self._parts: dict[int, dict[str, int]] = {}
 
-def _write(run: ShardRun, work: ShardWork, number: int, tick: Callable[[int], None]) -> None:
-    with naming(run.path(number), WRITING), ShardWriter(run.path(number)) as writer:
-        work.write_shard(writer, number, tick)
+    def hear(self, message: Message) -> None:
+        if isinstance(message, Ended):
+            self._parts.setdefault(message.number, {})[message.item] = message.count
+            self.tell()
+        elif isinstance(message, Lost | Settled):
+            self._parts.pop(message.number, None)
+            if isinstance(message, Settled) and message.outcome is not Outcome.HELD:
+                self._whole.add(message.number)
+        if self._listen is not None:
+            self._listen(message)
 
-
-class _Ticker:
-    def __init__(self, progress: Callable[[int, int], None] | None, done: int, total: int) -> None:
-        self.progress, self.done, self.total = progress, done, total
-        self.advance(0)
-
-    def advance(self, count: int) -> None:
-        self.done += count
-        if self.progress is not None:
-            self.progress(self.done, self.total)
-
-
-# Worker processes: the work is sent once, a shared counter carries progress back.
-_worker: dict[str, Any] = {}
-
-
-def _end_with_parent() -> None:
-    """A killed command has no chance to end its workers: they would fill the folder beside its successor, or wait for ever."""
-    if (parent := parent_process()) is not None:
-        parent.join()
-    os._exit(1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Crew:
-    """Worker processes: how many, and what each does first."""
-
-    size: int
-    start: Callable[[], None] | None
-
-
-def _start_worker(start: Callable[[], None] | None, pickled: bytes, counter: Any) -> None:
-    Thread(target=_end_with_parent, daemon=True).start()
-    if start is not None:
-        start()
-    import torch
-
-    torch.set_num_threads(1)
-    run, work = pickle.loads(pickled)  # not sooner: it imports what the work is made of
-    _worker.update(run=run, work=work, counter=counter)
-
-
-def _shard_task(number: int) -> None:
-    def tick(count: int) -> None:
-        with _worker["counter"].get_lock():
-            _worker["counter"].value += count
-
-    _write(_worker["run"], _worker["work"], number, tick)
-
-
-def _in_processes(run: ShardRun, work: ShardWork, wanted: list[int], crew: _Crew, ticker: _Ticker) -> None:
-    context = get_context("spawn")  # forking a process that has used torch's threads can hang
-    counter = context.Value("q", 0)
-    pool = ProcessPoolExecutor(
-        min(crew.size, len(wanted)),
-        mp_context=context,
-        initializer=_start_worker,
-        initargs=(crew.start, pickle.dumps((run, work)), counter),
-    )
-    try:
-        waiting: set[Future[None]] = {pool.submit(_shard_task, number) for number in wanted}
-        seen = 0
-        while waiting:
-            finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in finished:
-                future.result()
-            ticker.advance(counter.value - seen)
-            seen = counter.value
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    pool.shutdown()
-    ticker.advance(counter.value - seen)
+    def tell(self) -> None:
+        if self._progress is not None:
+            done = sum(self._sizes[number] for number in self._whole)
+            self._progress(done + sum(sum(each.values()) for each in self._parts.values()), sum(self._sizes))
 
 
 def _claim(run: ShardRun, work: ShardWork, resume: bool) -> bool:
     """Makes the folder this work's: writes its description (True), or checks that the one there is the same (False)."""
     path = run.directory / run.description
     described = json.loads(json.dumps(work.describe()))
-    if path.exists():
-        if not resume:
-            raise InputError(f"{run.directory} already holds {run.name}: go on with --resume or choose another folder")
-        old = load_json(path, dict[str, Any])
-        changed = [key for key in described if old.get(key) != described[key]]
-        if changed:
-            raise InputError(f"{run.directory} was made with another {', '.join(changed)}: choose another folder")
-        return False
-    with atomic_file(path) as file:
-        file.write(json.dumps(described, indent=1).encode())
-    return True
+    with locked(path, lock_beside(path), attempts=_CLAIMING):
+        if not path.exists():
+            with atomic_file(path) as file:
+                file.write(json.dumps(described, indent=1).encode())
+            return True
+    if not resume:
+        raise InputError(f"{run.directory} already holds {run.name}: go on with --resume or choose another folder")
+    old = load_json(path, dict[str, Any])
+    changed = [key for key in described if old.get(key) != described[key]]
+    if changed:
+        raise InputError(f"{run.directory} was made with another {', '.join(changed)}: choose another folder")
+    return False
+
+
+def _remove_locks(place: Path) -> None:
+    """Locks of shards that killed processes left behind; such a lock is free."""
+    for path in place.glob(".shard-*.lock"):
+        with suppress(InUseError), locked(place, path, attempts=1):
+            pass  # given back, it is gone

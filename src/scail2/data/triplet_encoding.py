@@ -27,6 +27,7 @@ def encode_triplet(
         reference_mask=torch.from_numpy(triplet.reference_mask)[None],
         driving=to_pixels(triplet.driving),
         driving_mask=torch.from_numpy(triplet.driving_mask)[None],
+        black_out_reference=triplet.black_out_reference,
     )
     tensors = {
         "target": conditions.encode_video(vae, to_pixels(triplet.target))[0].half(),

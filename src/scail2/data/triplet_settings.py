@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -88,6 +88,8 @@ class TripletSettings:
         environment_switch: False paints every mask background black, so masks no longer say whose scene is wanted.
         binding_slots: False paints all characters in one colour, so masks no longer say who is who.
         mode_specific_positions: False trains both modes with animation's positions (one RoPE).
+        black_out_reference: False leaves a replacement sample's reference its surroundings, as published code does with a picture
+            that nobody has cut out: then masks and positions alone say which scene is wanted.
         reference_from_target: True takes the reference from the target clip, False the pair's own still (unrelated
             pose) where it has one.
         augment_driving: Probability, at each visit in training, of a cropped and stretched driving video (animation mode).
@@ -103,6 +105,7 @@ class TripletSettings:
     environment_switch: bool = True
     binding_slots: bool = True
     mode_specific_positions: bool = True
+    black_out_reference: bool = True
     reference_from_target: bool = True
     augment_driving: float = 0.56
     pose_scale: float = 0.75
@@ -137,6 +140,8 @@ class TripletSettings:
         record = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         record["shares"] = {kind.value: share for kind, share in self.shares.items()}
         record["driving"] = self.driving.value
+        if self.black_out_reference:  # caches of earlier versions know no other
+            del record["black_out_reference"]
         return record
 
     @classmethod
@@ -158,6 +163,12 @@ def _without_replacement(settings: TripletSettings) -> TripletSettings:
     return dataclasses.replace(settings, shares=kept)
 
 
+def _without_multi_animation(settings: TripletSettings) -> TripletSettings:
+    kept: dict[SampleKind, float] = dict(settings.shares)
+    kept.pop(SampleKind.ANIMATION_MULTI, None)
+    return dataclasses.replace(settings, shares=kept)
+
+
 # Each ablation changes one thing of a recipe; the tests hold each to it.
 ABLATIONS: Mapping[str, Any] = MappingProxyType(
     {
@@ -166,6 +177,9 @@ ABLATIONS: Mapping[str, Any] = MappingProxyType(
         "no_slots": lambda settings: dataclasses.replace(settings, binding_slots=False),
         "one_rope": lambda settings: dataclasses.replace(settings, mode_specific_positions=False),
         "no_replacement_data": _without_replacement,
+        "no_multi_animation": _without_multi_animation,
+        "whole_reference": lambda settings: dataclasses.replace(settings, black_out_reference=False),
+        "reverse_driving": lambda settings: dataclasses.replace(settings, forward_share=0.0, both_directions=False),
         "forward_driving": lambda settings: dataclasses.replace(settings, forward_share=1.0, both_directions=False),
     }
 )
@@ -203,9 +217,13 @@ def triplet_settings(name: str) -> TripletSettings:
     base, *changes = name.split("+")
     if base not in TRIPLET_SETTINGS:
         raise InputError(f"unknown recipe {base!r}: choose one of {', '.join(TRIPLET_SETTINGS)}")
-    chosen = TRIPLET_SETTINGS[base]
-    for change in changes:
-        if change not in ABLATIONS:
-            raise InputError(f"unknown ablation {change!r}: choose from {', '.join(ABLATIONS)}")
-        chosen = ABLATIONS[change](chosen)
-    return dataclasses.replace(chosen, name=name)
+    return dataclasses.replace(with_ablations(TRIPLET_SETTINGS[base], changes), name=name)
+
+
+def with_ablations(settings: TripletSettings, names: Iterable[str]) -> TripletSettings:
+    """The same with the named departures, one after the other; `InputError` for a name that is none."""
+    for name in names:
+        if name not in ABLATIONS:
+            raise InputError(f"unknown ablation {name!r}: choose from {', '.join(ABLATIONS)}")
+        settings = ABLATIONS[name](settings)
+    return settings

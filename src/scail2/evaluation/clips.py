@@ -36,6 +36,7 @@ class EvaluationClip:
     name: str
     triplet: TrainingTriplet
     plate: Array  # uint8 (T, H, W, 3), the target's scene without characters
+    tracks: Array  # bool (S, T, H, W), the target's characters
 
     @property
     def mode(self) -> AnimationMode:
@@ -84,4 +85,5 @@ def evaluation_clips(
         pair = source.pair(kind, number, generator)
         triplet = draw_triplet(pair, kind, chosen, generator)
         plate = source.plate(kind, number, pair.meta["start"], of_synthetic=bool(triplet.meta["forward"]))
-        yield EvaluationClip(name=f"{kind.value}-{number:03d}", triplet=triplet, plate=plate)
+        target = pair.synthetic if triplet.meta["forward"] else pair.real
+        yield EvaluationClip(name=f"{kind.value}-{number:03d}", triplet=triplet, plate=plate, tracks=target.tracks)

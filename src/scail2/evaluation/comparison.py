@@ -1,5 +1,6 @@
 """Whether one network is better than another, from the same clips by both, over several trainings."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,3 +51,11 @@ def paired_interval(differences: Array, *, level: float = 0.95, draws: int = 10_
     means = ((rows @ compared) * columns).sum(axis=1) / (trainings * clips)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(compared.mean()), float(low), float(high))
+
+
+def interval_of_means(values: Sequence[float], *, level: float = 0.95, draws: int = 10_000, seed: int = 0) -> Interval:
+    """Mean of values and its percentile bootstrap interval; of a single value there is none, low and high are nan."""
+    known = np.asarray(values, float)
+    if len(known) < 2:
+        return Interval(float(known.mean()) if len(known) else float("nan"), float("nan"), float("nan"))
+    return paired_interval(known[None], level=level, draws=draws, seed=seed)

@@ -1,29 +1,42 @@
 """Measures that need a network nobody ships with this package: LPIPS and FVD, where the user gives the files.
 
-Both are TorchScript files: programs that are run, so take them only from people you trust. An LPIPS module takes two
-pictures `(N, 3, H, W)` in [-1, 1] and returns N distances; a video feature network (I3D for the usual FVD) takes
-`(N, 3, T, H, W)` in [-1, 1] and returns features `(N, D)`.
+LPIPS is given as its weights (the state dictionary of `lpips.LPIPS`, `.safetensors` or `.pth`) or as TorchScript that takes two
+pictures `(N, 3, H, W)` in [-1, 1] and returns N distances. A video feature network is TorchScript that takes
+`(N, 3, T, H, W)` in [-1, 1] and returns features `(N, D)`; the I3D file of the usual FVD, whose `forward` has switches for
+rescaling, resizing and features, is given videos of 224x224. TorchScript files are programs that are run: take them only
+from people you trust.
 """
 
-from collections.abc import Sequence
+import pickle
+import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from scail2.devices import without_gradients
 from scail2.errors import InputError
+from scail2.evaluation.perceptual import LearnedDistance
 from scail2.files.storage import refuse_special
 
 Array = np.ndarray
+Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+_I3D_SIDE = 224
+_I3D_SWITCHES = ("rescale", "resize", "return_features")
+_CHUNK = 8  # frames whose features are held at once
 
 
 @dataclass(frozen=True, slots=True)
 class GivenNetworks:
     """The networks given; None leaves its measure out."""
 
-    lpips: torch.jit.ScriptModule | None = None
+    lpips: Distance | None = None
     video_features: torch.jit.ScriptModule | None = None
 
     @classmethod
@@ -31,29 +44,49 @@ class GivenNetworks:
         """Loads what is given; None when nothing is.
 
         Raises:
-            InputError: a file that is missing or is not TorchScript.
+            InputError: a file that is missing, or is not what it should be.
         """
         if lpips is None and video_features is None:
             return None
-        return cls(*(None if path is None else _load(path) for path in (lpips, video_features)))
+        return cls(
+            None if lpips is None else _load_distance(lpips),
+            None if video_features is None else _load_script(video_features),
+        )
 
     @without_gradients
     def per_clip(self, output: Array, truth: Array) -> dict[str, float]:
         """`lpips`: mean distance of frames (lower is better)."""
         if self.lpips is None:
             return {}
-        return {"lpips": float(self.lpips(_pictures(output), _pictures(truth)).mean())}
+        starts = range(0, len(output), _CHUNK)
+        parts = [
+            self.lpips(*(_pictures(clip[at : at + _CHUNK]) for clip in (output, truth))).flatten() for at in starts
+        ]
+        return {"lpips": float(torch.cat(parts).mean())}
 
     @without_gradients
-    def per_set(self, pairs: Sequence[tuple[Array, Array]]) -> dict[str, float]:
+    def features(self, output: Array, truth: Array) -> tuple[Array, Array] | None:
+        """What `per_set` needs of a clip: features `(1, D)` of output and truth; None without such a network."""
+        if self.video_features is None:
+            return None
+        names = [each.name for each in self.video_features.forward.schema.arguments]
+        videos = [_pictures(clip) for clip in (output, truth)]
+        if not set(_I3D_SWITCHES) <= set(names):
+            found = [self.video_features(video.transpose(0, 1)[None]) for video in videos]
+        else:
+            size = (_I3D_SIDE, _I3D_SIDE)
+            resized = [F.interpolate(video, size=size, mode="bilinear", align_corners=False) for video in videos]
+            found = [
+                self.video_features(video.transpose(0, 1)[None], rescale=False, resize=False, return_features=True)
+                for video in resized
+            ]
+        return found[0].numpy(), found[1].numpy()
+
+    def per_set(self, features: Sequence[tuple[Array, Array]]) -> dict[str, float]:
         """`fvd`: Fréchet distance between features of all outputs and all truths; needs two clips at least."""
-        if self.video_features is None or len(pairs) < 2:
+        if self.video_features is None or len(features) < 2:
             return {}
-        features = [
-            np.concatenate([self.video_features(_pictures(pair[side]).transpose(0, 1)[None]).numpy() for pair in pairs])
-            for side in (0, 1)
-        ]
-        return {"fvd": frechet_distance(*features)}
+        return {"fvd": frechet_distance(*(np.concatenate([each[side] for each in features]) for side in (0, 1)))}
 
 
 def frechet_distance(features: Array, others: Array) -> float:
@@ -69,7 +102,35 @@ def _pictures(clip: Array) -> torch.Tensor:
     return torch.from_numpy(np.array(clip)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _load(path: Path) -> torch.jit.ScriptModule:
+def _load_distance(path: Path) -> Distance:
+    refuse_special(path)
+    if path.suffix == ".safetensors":
+        try:
+            return LearnedDistance(load_file(path), str(path))
+        except (SafetensorError, FileNotFoundError) as error:
+            raise InputError(f"{path} is not a readable safetensors file: {error}") from error
+    if path.is_file() and not _is_script(path):
+        try:
+            weights = torch.load(path, weights_only=True, map_location="cpu")
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError):
+            raise InputError(
+                f"{path} is neither TorchScript (torch.jit.save) nor the weights of LPIPS (a state dictionary)."
+            ) from None
+        if not isinstance(weights, dict) or not all(isinstance(each, torch.Tensor) for each in weights.values()):
+            raise InputError(f"{path} holds no weights of LPIPS: a state dictionary of lpips.LPIPS is expected.")
+        return LearnedDistance(weights, str(path))
+    return _load_script(path)
+
+
+def _is_script(path: Path) -> bool:
+    """Whether a file is TorchScript: such an archive holds code."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def _load_script(path: Path) -> torch.jit.ScriptModule:
     refuse_special(path)
     try:
         return torch.jit.load(str(path), map_location="cpu").eval()

@@ -61,6 +61,7 @@ def generate(pipe: Any, clip: EvaluationClip, *, seed: int, **options: Any) -> G
             prompt=None if pipe.transformer.config.text_dim is None else clip.triplet.caption,
             # An ablation's masks contradict the mode on purpose.
             allow_mask_mismatch=True,
+            black_out_reference=clip.triplet.black_out_reference,
             **options,
         ):
             if frames:
@@ -152,14 +153,14 @@ def _evaluate_task(
     observe: Callable[[MeasuredClip], None] | None,
     options: Mapping[str, Any],
 ) -> TaskReport:
-    outputs, seconds, pairs = [], [], []
+    outputs, seconds, features = [], [], []
     copies: dict[str, list[dict[str, float]]] = {name: [] for name in BASELINES}
     for number, clip in enumerate(clips):
         generated = generate(pipe, clip, seed=seed + number, **options)
         measures = measure_clip(generated.frames, clip, generated.seams)
         if networks is not None:
             measures |= networks.per_clip(generated.frames, clip.truth)
-            pairs.append((generated.frames, clip.truth))
+            features.append(networks.features(generated.frames, clip.truth))
         for name, copy in BASELINES.items():
             copied = measure_clip(copy(clip), clip)
             copies[name].append(copied | (networks.per_clip(copy(clip), clip.truth) if networks else {}))
@@ -168,5 +169,6 @@ def _evaluate_task(
         if observe is not None:
             observe(MeasuredClip(task, clip, generated, measures))
     height, width = clip.truth.shape[1:3]
-    extra = networks.per_set(pairs) if networks is not None else {}
+    known = [each for each in features if each is not None]
+    extra = networks.per_set(known) if networks is not None else {}
     return TaskReport(outputs=outputs, baselines=copies, seconds=seconds, height=height, width=width, extra=extra)

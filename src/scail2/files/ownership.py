@@ -28,7 +28,9 @@ from scail2.files.storage import is_present, open_plain
 LOCK = ".lock"
 _NAME_BYTES = 255
 # Whoever looks whether a lock is held takes it for an instant; a few attempts keep that from refusing its owner.
-_ATTEMPTS = 5
+_ATTEMPTS, _PAUSE = 5, 0.02
+# Those who fill a folder together look at it alone for a moment, when they come and when they go.
+_SHARED_ATTEMPTS = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,28 +58,54 @@ def is_document(path: Path, keys: set[str]) -> bool:
         return False
 
 
+class InUseError(InputError):
+    """Somebody else holds the lock of an output."""
+
+
 # ---- locks --------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def locked(place: Path, lock: Path | None = None) -> Iterator[None]:
+def locked(place: Path, lock: Path | None = None, *, attempts: int = _ATTEMPTS) -> Iterator[None]:
     """Holds the lock of an output, so that no second command writes to it; gone afterwards, also when the process dies.
 
     Args:
         place: what is written, for the refusal.
         lock: the lock's file; without it `.lock` in the folder ``place``, which is made if need be.
+        attempts: how often it is tried to get it, every 20 ms.
 
     Raises:
-        InputError: it is held (by whichever process), or a file that is no lock is in its place.
+        InUseError: it is held (by whichever process).
+        InputError: a file that is no lock is in its place.
     """
     path = place / LOCK if lock is None else lock
-    descriptor = _acquire(path, place)
+    descriptor = _acquire(path, place, attempts)
     try:
         yield
     finally:
         with suppress(OSError):
             path.unlink()
         os.close(descriptor)
+
+
+@contextmanager
+def _shared(place: Path, last: Callable[[], None]) -> Iterator[None]:
+    """Holds a folder's lock together with others that do the same; whoever leaves last calls ``last`` and removes the lock."""
+    path = place / LOCK
+    descriptor = _acquire(path, place, _SHARED_ATTEMPTS, shared=True)
+    try:
+        yield
+    finally:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if still_named(descriptor, path):
+                last()
+                with suppress(OSError):
+                    path.unlink()
+        except BlockingIOError:
+            pass  # others are still at work
+        finally:
+            os.close(descriptor)
 
 
 def lock_beside(place: Path) -> Path:
@@ -119,12 +147,12 @@ def _signature(descriptor: int) -> str:
     return os.pread(descriptor, 32, 0).decode(errors="replace").strip()
 
 
-def _in_use(place: Path, holder: str) -> InputError:
+def _in_use(place: Path, holder: str) -> InUseError:
     who = f"process {holder}" if holder.isdigit() else "another process"
-    return InputError(f"{place} is in use by {who}; wait for it to end or stop it.")
+    return InUseError(f"{place} is in use by {who}; wait for it to end or stop it.")
 
 
-def _acquire(path: Path, place: Path) -> int:
+def _acquire(path: Path, place: Path, attempts: int, *, shared: bool = False) -> int:
     attempt = 0
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,31 +165,36 @@ def _acquire(path: Path, place: Path) -> int:
                 raise InputError(f"{path} is no lock of scail2: remove it, or choose another output.") from error
             raise
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             if still_named(descriptor, path):
-                _sign(descriptor, path)
+                _check_lock(descriptor, path)
+                os.ftruncate(descriptor, 0)
+                if not shared:
+                    _sign(descriptor)
                 return descriptor
             os.close(descriptor)
         except BlockingIOError as error:
             holder = _signature(descriptor)
             os.close(descriptor)
             attempt += 1
-            if attempt >= _ATTEMPTS:
+            if attempt >= (_ATTEMPTS if shared and holder else attempts):  # only who holds it alone signs it
                 raise _in_use(place, holder) from error
-            time.sleep(0.02)
+            time.sleep(_PAUSE)
         except BaseException:
             os.close(descriptor)
             raise
 
 
-def _sign(descriptor: int, path: Path) -> None:
+def _check_lock(descriptor: int, path: Path) -> None:
     facts = os.fstat(descriptor)
     if facts.st_nlink > 1:
         raise InputError(f"{path} has another name elsewhere, which would be written to: remove it.")
     content = os.pread(descriptor, 32, 0).strip() if stat.S_ISREG(facts.st_mode) else b"?"
     if facts.st_size > 32 or (content and not content.isdigit()):
         raise InputError(f"{path} is no lock of scail2: remove it, or choose another output.")
-    os.ftruncate(descriptor, 0)
+
+
+def _sign(descriptor: int) -> None:
     with suppress(OSError):  # the number is for messages; on a full disk the lock holds without it
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
@@ -188,6 +221,35 @@ def claimed_folder(path: str | Path, kind: Kind) -> Iterator[Path]:
             _check_content(place, kind, path)
             yield place
             sweep(place)  # what a killed command's workers held for a moment longer than the command
+    finally:
+        if made:
+            with suppress(OSError):
+                place.rmdir()
+
+
+@contextmanager
+def shared_folder(path: str | Path, kind: Kind, last: Callable[[Path], None] = lambda _: None) -> Iterator[Path]:
+    """Holds a folder as `claimed_folder` does, together with any number of processes that fill it in the same way.
+
+    Each of its files has then to be locked by whoever makes it (`lock_beside`).
+
+    Args:
+        last: called, with the folder, by whoever leaves when nobody else is in it; also after an error.
+    """
+    place = Path(os.path.realpath(path))
+    check_folder(place, kind, path)
+    made = not place.exists()
+
+    def leave() -> None:
+        sweep(place)  # what a killed command's workers held for a moment longer than the command
+        last(place)
+
+    try:
+        with naming(place, WRITING), _shared(place, leave):
+            roll_back(place)
+            sweep(place)
+            _check_content(place, kind, path)
+            yield place
     finally:
         if made:
             with suppress(OSError):

@@ -1,4 +1,4 @@
-"""A transformer whose large matrices stay as their file has them: 8 bits with scales in our layers, GGUF in diffusers'."""
+"""A transformer whose large matrices stay as their file has them: 8 bits with scales, or GGUF blocks in diffusers' layers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def load_transformer_as_stored(
 ) -> SCAIL2Transformer3DModel:
     """As `scail2.load_transformer`, but quantised matrices of blocks are not brought into ``torch_dtype``.
 
-    They are when they are used, layer by layer. Files of whole numbers formats give the same as `load_transformer`.
+    They are when they are used, layer by layer, to the same bits as in `load_transformer`.
     """
     view, model = open_transformer(SCAIL2Transformer3DModel, path, config)
     dtypes = plan_dtypes(model, torch_dtype or view.stored_dtype or torch.bfloat16)
@@ -72,10 +72,12 @@ def _layer(view: View, name: str, bias: torch.Tensor | None, dtype: torch.dtype)
 
 
 def _gguf_layer(file: GgufFile, name: str, bias: torch.Tensor | None, dtype: torch.dtype) -> nn.Linear:
-    from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter
+    from diffusers.quantizers.gguf.utils import GGUFParameter
+
+    from scail2.loading.gguf_linear import ExactGgufLinear
 
     rows, columns = file.tensors[name].shape
-    layer = GGUFLinear(columns, rows, bias=bias is not None, compute_dtype=dtype, device="meta")
+    layer = ExactGgufLinear(columns, rows, bias=bias is not None, compute_dtype=dtype, device="meta")
     layer.weight = GGUFParameter(file.blocks(name), quant_type=file.block_type(name))
     layer.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
     return layer

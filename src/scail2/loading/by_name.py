@@ -64,9 +64,9 @@ def load_pipeline(
     if weights_dtype is None and (chosen := default_precision(model, where.type)) is not None:
         weights_dtype = getattr(torch, chosen)
     path = model_place(model)
-    chosen_placement = choose_placement(placement, path, where)
-    kept = encoders and not chosen_placement.frees_encoders
     fused = [parse_lora(lora) for lora in loras]
+    chosen_placement = choose_placement(placement, path, where, lora_bytes=sum(map(_size, fused)))
+    kept = encoders and not chosen_placement.frees_encoders
     if fused and chosen_placement.storage is WeightStorage.STORED:
         raise InputError("LoRAs are fused into whole numbers, not into weights as stored: use --weights full or fp8.")
     pipe = _load(path, weights_dtype, where, chosen_placement, encoders=kept)
@@ -77,6 +77,11 @@ def load_pipeline(
     place_pipeline(pipe, where, chosen_placement)
     speed_up(pipe.transformer, where, speed, chosen_placement)
     return pipe
+
+
+def _size(lora: tuple[Path, float]) -> int:
+    """Of a LoRA's file; one that is not there is missed when it is read."""
+    return lora[0].stat().st_size if lora[0].is_file() else 1
 
 
 def _check_kinds(model: Any, loras: Any) -> None:

@@ -224,6 +224,7 @@ def _open_files(path: Path) -> StoredModel:
     files: ComponentFiles = find_components(path)
     check_companions(files)
     transformer, shape = _open_transformer(files.transformer, None)
+    shape = replace(shape, weights=replace(shape.weights, single_file=True))
     networks, text, image = {"transformer": transformer}, None, None
     networks["vae"], autoencoder = _open_autoencoder(files.vae)
     if files.text_encoder is not None:

@@ -10,7 +10,8 @@ from torch import nn
 
 from scail2.errors import InputError
 from scail2.models.chunked import take_tokens_in_chunks
-from scail2.request.placement import Placement, PlacementKind, WeightStorage
+from scail2.models.streamed_autoencoder import stream_autoencoder
+from scail2.request.placement import AUTOENCODER_TILE, Placement, PlacementKind, WeightStorage
 
 if TYPE_CHECKING:
     from scail2.pipeline import SCAIL2Pipeline
@@ -35,8 +36,7 @@ def place_pipeline(pipe: SCAIL2Pipeline, device: torch.device, placement: Placem
     store_weights(pipe.transformer, placement.storage, device)
     if placement.vae_bf16:
         pipe.vae.to(torch.bfloat16)
-    if placement.vae_tiled and hasattr(pipe.vae, "enable_tiling"):
-        pipe.vae.enable_tiling()
+    stream_autoencoder(pipe.vae, AUTOENCODER_TILE if placement.vae_tiled else None)
     if placement.token_chunk is not None:
         transformer = pipe.transformer
         take_tokens_in_chunks(transformer.blocks, placement.token_chunk, lambda: transformer.is_cache_enabled)

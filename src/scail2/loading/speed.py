@@ -11,7 +11,7 @@ import torch
 
 from scail2.errors import InputError
 from scail2.request.placement import Placement
-from scail2.request.speed import AttentionKernel, Speed, StepCache
+from scail2.request.speed import TAYLOR_FIRST, TAYLOR_INTERVAL, AttentionKernel, Speed, StepCache
 
 # diffusers' names, and the packages that bring the kernels (none: PyTorch has them).
 _KERNELS = {
@@ -23,8 +23,6 @@ _KERNELS = {
 }
 # How far the first block's result may move, as a share of it, while the others' are taken from the step before.
 FIRST_BLOCK_THRESHOLD = 0.08
-# TaylorSeer computes every so many steps, after so many at the beginning.
-_TAYLOR_INTERVAL, _TAYLOR_FIRST = 3, 2
 
 
 def speed_up(transformer: Any, device: torch.device, speed: Speed, placement: Placement) -> None:
@@ -71,8 +69,8 @@ def _cache_steps(transformer: Any, cache: StepCache) -> None:
     else:
         transformer.enable_cache(
             taylorseer_config(
-                cache_interval=_TAYLOR_INTERVAL,
-                disable_cache_before_step=_TAYLOR_FIRST,
+                cache_interval=TAYLOR_INTERVAL,
+                disable_cache_before_step=TAYLOR_FIRST,
                 taylor_factors_dtype=torch.float32,
             )
         )

@@ -80,7 +80,7 @@ class AnimationRequest(MaskRequest):
     weights: WeightStorage | None = setting(
         None,
         SAMPLING,
-        "Form in which the transformer's large matrices are kept: full, stored (as in the file), fp8, int8 or nf4.",
+        "Form in which the transformer's large matrices are kept: auto, full, stored (as in the file), fp8, int8 or nf4.",
     )
     attention: AttentionKernel = setting(
         AttentionKernel.AUTO, SAMPLING, "What computes attention: auto, sdpa, flash, flash3, sage (8 bits) or cudnn."
@@ -144,7 +144,7 @@ class AnimationRequest(MaskRequest):
     @property
     def asked_placement(self) -> Placement:
         """What is said of where the model is to be; the rest is left to be chosen."""
-        return Placement(kind=self.placement, storage=self.weights or WeightStorage.FULL)
+        return Placement(kind=self.placement, storage=self.weights or WeightStorage.AUTO)
 
     @property
     def speed(self) -> Speed:

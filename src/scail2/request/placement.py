@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+# Side of the tiles in which an autoencoder works, in pixels.
+AUTOENCODER_TILE = 256
+
 
 class PlacementKind(StrEnum):
     """Which parts of a model are on the device at once; on a CPU, in main memory at once.
@@ -34,11 +37,13 @@ EARLIER_PLACEMENTS = {
 class WeightStorage(StrEnum):
     """How the transformer's large matrices are kept between their uses; norms, tables and the head are never touched.
 
+    ``auto``: as the fastest placement that fits wants them, ``full`` or ``stored``, whose values are the same.
     ``full``: in the type that is computed in. ``stored``: as the file has them (scaled float8, GGUF blocks), brought into
     that type layer by layer. ``fp8``: float8 without scales, likewise (diffusers' layerwise casting). ``int8`` and ``nf4``:
     quantised when loaded, by torchao and bitsandbytes.
     """
 
+    AUTO = "auto"
     FULL = "full"
     STORED = "stored"
     FP8 = "fp8"
@@ -52,9 +57,9 @@ class Placement:
 
     Attributes:
         kind: which parts are there at once; never ``auto`` once it was chosen.
-        storage: form of the transformer's large matrices.
+        storage: form of the transformer's large matrices; never ``auto`` once it was chosen.
         token_chunk: tokens that a block's linear layers take at once (exact, lowers the peak); None: all of them.
-        vae_tiled: the autoencoder works in tiles in space.
+        vae_tiled: the autoencoder works in tiles in space, each with the margin it needs for the values of the whole.
         vae_bf16: the autoencoder works in bfloat16 instead of float32.
         prefetched_blocks: blocks fetched ahead under ``block-offload``, each one block's weights more on the device.
         pinned: offloaded weights lie in page-locked main memory, from where they are copied beside the computation.
@@ -85,7 +90,10 @@ class Placement:
     def __str__(self) -> str:
         """In the words of the command line: ``block-offload, fp8, vae tiled``."""
         words = [str(self.kind)]
-        words += [str(self.storage)] if self.storage is not WeightStorage.FULL else []
+        if self.storage is WeightStorage.STORED:
+            words += ["weights as stored"]
+        elif self.storage not in (WeightStorage.AUTO, WeightStorage.FULL):
+            words += [str(self.storage)]
         words += [f"{self.token_chunk} tokens at a time"] if self.token_chunk else []
         words += ["vae tiled"] if self.vae_tiled else []
         words += ["vae bf16"] if self.vae_bf16 else []

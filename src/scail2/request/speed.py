@@ -26,6 +26,15 @@ class StepCache(StrEnum):
     TAYLORSEER = "taylorseer"
 
 
+# TaylorSeer computes attention in every so many steps, after so many at the beginning.
+TAYLOR_INTERVAL, TAYLOR_FIRST = 3, 2
+
+
+def attending_steps(steps: int) -> int:
+    """Steps of so many in which TaylorSeer computes attention."""
+    return sum(step < TAYLOR_FIRST or (step - TAYLOR_FIRST - 1) % TAYLOR_INTERVAL == 0 for step in range(steps))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Speed:
     """Choices that cost precision, preparation or nothing; the default changes nothing."""

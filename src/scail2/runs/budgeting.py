@@ -65,7 +65,9 @@ def job_of(
         itemsize=_itemsize(request, facts, kind),
         prompts=passes,
         additional_references=len(request.additional_references),
-        attention=str(request.attention),
+        attention=request.attention,
+        compiled=request.compile,
+        cache=request.cache,
         lora_bytes=sum(parse_lora(each)[0].stat().st_size for each in request.lora),
     )
 
@@ -133,6 +135,10 @@ def note_outcome(
             stage: {"predicted_seconds": round(predicted[stage], 3), "measured_seconds": round(seconds, 3)}
             for stage, seconds in measured.items()
         },
+    }
+    outcome["total"] = {
+        "predicted_seconds": round(sum(predicted.values()), 3),
+        "measured_seconds": round(sum(measured.values()), 3),
     }
     outcome["memory"] = {
         name: {"predicted": round(expected / GIB, 3), "measured": round(most / GIB, 3)}

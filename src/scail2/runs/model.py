@@ -118,9 +118,9 @@ class ModelHandle:
         """How the model lies in memory, as the request names it or as it was chosen."""
         from scail2.loading.choosing import choose_placement
 
-        return choose_placement(
-            self._request.asked_placement, model_place(self._request.model), self._device, self._shape
-        )
+        fused = bool(self._request.lora)
+        asked, place = self._request.asked_placement, model_place(self._request.model)
+        return choose_placement(asked, place, self._device, self._shape, lora_bytes=int(fused))
 
     @property
     def pipe(self) -> SCAIL2Pipeline:

@@ -83,7 +83,9 @@ class RunTask:
         self.accepted()
         self._rerender_pending(executor)
         rendered = executor.render()
-        note_outcome(self.folder, prepared.budget, prepared.facts, prepared.plan, executor.fresh)
+        outcome = note_outcome(self.folder, prepared.budget, prepared.facts, prepared.plan, executor.fresh)
+        if outcome is not None:
+            self.journal.emit("budget", **outcome)
         executor.note_stale()
         executor.drift.finish()
         self._tell_verdict()

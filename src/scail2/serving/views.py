@@ -15,6 +15,7 @@ from scail2.files.documents import DocumentError
 from scail2.files.staging import atomic_file
 from scail2.files.storage import hash_file, is_present, read_json
 from scail2.runs import RunDirectory
+from scail2.runs.budgeting import BUDGET
 from scail2.runs.layout import entries
 from scail2.runs.segment_record import RECORD, SegmentRecord, read_record
 from scail2.serving.queue import Job, RunRow
@@ -56,6 +57,7 @@ class RunView:
             "progress": dict(progress),
             "run": self._status(),
             "plan": self.plan(),
+            "budget": self.budget(),
         }
 
     def _job(self, job: Job) -> dict[str, Any]:
@@ -87,6 +89,13 @@ class RunView:
         path = self.place.run / "plan.json"
         try:
             return _cleaned(read_json(path, dict[str, Any], nonfinite=True), self.root)
+        except (FileNotFoundError, DocumentError):
+            return None
+
+    def budget(self) -> dict[str, Any] | None:
+        """What the last rendering took beside what was predicted; None before there was one."""
+        try:
+            return _cleaned(read_json(self.place.run / BUDGET, dict[str, Any], nonfinite=True), self.root)
         except (FileNotFoundError, DocumentError):
             return None
 

@@ -44,6 +44,9 @@ function cost(state, told) {
   return facts([
     ["machine", budget.machine],
     [budget.is_cpu ? "main memory" : "GPU memory", `${gib(budget.is_cpu ? needs.main_memory_gib : needs.peak_gib)} of ${gib(budget.memory_gib)}`],
-    ["placement", needs.placement.kind], ["disk", gib(needs.disk_gib)],
-    ["time", `${minutes(needs.total_seconds)} ± ${Math.round(100 * budget.within)} %`], measured]);
+    ["placement", needs.placed ?? needs.placement.kind], ["disk", gib(needs.disk_gib)],
+    ["time", `${minutes(needs.total_seconds)} ± ${Math.round(100 * budget.within)} %`],
+    ...(budget.fits ? budget.runners_up ?? [] : []).map((each) => ["or", `${gib(budget.is_cpu ? each.main_memory_gib : each.peak_gib)} and ${minutes(each.total_seconds)} as ${each.placed}`]),
+    ...(budget.fits ? [] : budget.advice ?? []).map((each) => ["would fit with", each]),
+    ...(budget.remarks ?? []).map((each) => ["note", each]), measured]);
 }

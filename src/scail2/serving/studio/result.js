@@ -1,7 +1,7 @@
 // Result: picture, clip and film side by side and in sync; segments with their drift, to be rendered again.
 
 import { api, source } from "./api.js";
-import { action, el, facts, field, notice } from "./dom.js";
+import { action, el, facts, field, minutes, notice } from "./dom.js";
 
 // As docs/long-video.md: a score of 1 is plainly visible.
 const SOME = 0.6, STRONG = 1;
@@ -34,6 +34,7 @@ export async function result(state) {
   const node = el("div", { class: "stack" },
     el("h2", {}, "The film"),
     verdict(state),
+    took(state.budget),
     el("div", { class: "sync" },
       el("figure", {}, el("img", { src: await source(`/v1/uploads/${state.settings.reference}/content`), alt: "The picture" }), el("figcaption", {}, "Picture")),
       el("figure", {}, clip, el("figcaption", {}, "Clip")),
@@ -63,6 +64,12 @@ function transparency(state) {
 function rate(text) {
   const [top, bottom = 1] = String(text).split("/").map(Number);
   return top / bottom;
+}
+
+// What the rendering took beside what the plan had said.
+function took(budget) {
+  const total = budget?.total;
+  return total ? el("p", { class: "soft" }, `Rendered in ${minutes(total.measured_seconds)}; the plan had said ${minutes(total.predicted_seconds)}.`) : null;
 }
 
 function levelOf(segment, verdict) {

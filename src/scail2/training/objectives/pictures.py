@@ -20,6 +20,8 @@ class PictureLoss:
         absolute: absolute error; a decision costs less than it does squared, so edges get harder.
         gradient: absolute error of the differences of neighbouring pixels.
         similarity: 1 − SSIM.
+        contrast: how far the strength of the edges around a pixel is from the truth's, wherever in the window they lie;
+            squared error alone blurs an edge whose place is uncertain, this term has it drawn at the likeliest one.
         character: how much a character's pixel counts beside another's 1.
         detail: the same for what people look at first, heads and hands.
     """
@@ -28,6 +30,7 @@ class PictureLoss:
     absolute: float = 0.05
     gradient: float = 0.03
     similarity: float = 0.02
+    contrast: float = 0.0
     character: float = 1.5
     detail: float = 1.5
 
@@ -52,7 +55,10 @@ class PictureLoss:
             ),
             "dissimilarity": (weight[..., ::_STRIDE, ::_STRIDE] * dissimilarity(output, truth)).mean(),
         }
-        factors = (self.squared, self.absolute, self.gradient, self.similarity)
+        factors = [self.squared, self.absolute, self.gradient, self.similarity]
+        if self.contrast:
+            terms["faintness"] = (weight[..., ::_STRIDE, ::_STRIDE] * faintness(output, truth)).mean()
+            factors.append(self.contrast)
         total = sum(factor * term for factor, term in zip(factors, terms.values(), strict=True))
         return total, {name: term.detach() for name, term in terms.items()}
 
@@ -71,6 +77,23 @@ def dissimilarity(output: Tensor, truth: Tensor) -> Tensor:
     # |mean|² and variance are at least 0 but for rounding.
     similarity = similarity / ((mean_x**2 + mean_y**2 + c1) * (variance.clamp(min=0) + c2))
     return (1 - similarity.mean(dim=1, keepdim=True)).unflatten(0, (len(output), -1)).transpose(1, 2)
+
+
+def faintness(output: Tensor, truth: Tensor) -> Tensor:
+    """How far the strength of edges is from the truth's, 0 … 1, around every second pixel, ``(B, 1, T, H/2, W/2)``.
+
+    The strength is the root of the windowed mean of squared differences of neighbours, all channels together; two
+    strengths are compared like SSIM's contrast term, so that twice and half as strong count alike.
+    """
+    mine, true = (_strength(clip.transpose(1, 2).flatten(0, 1)) for clip in (output, truth))
+    c2 = (0.03 * 2) ** 2
+    alike = (2 * mine * true + c2) / (mine.square() + true.square() + c2)
+    return (1 - alike).unflatten(0, (len(output), -1)).transpose(1, 2)
+
+
+def _strength(frames: Tensor) -> Tensor:
+    squares = F.pad(frames.diff(dim=-1).square(), (0, 1)) + F.pad(frames.diff(dim=-2).square(), (0, 0, 0, 1))
+    return (_windowed(squares.mean(dim=1, keepdim=True)) + 1e-6).sqrt()
 
 
 def _windowed(values: Tensor) -> Tensor:
