@@ -88,8 +88,7 @@ class SCAIL2AttnProcessor(WanAttnProcessor):
             query, text = self.project_own(attn, hidden_states, rotary_emb, rows)
         else:
             query = attn.to_q(hidden_states)
-            heads = _heads(attn, _normalised(attn.norm_q, query))
-            query, text = _laid_out(heads, query.dtype), context.text
+            query, text = _laid_out(_heads(attn, _normalised(attn.norm_q, query)), query.dtype), context.text
         # Only self-attention is spread over ranks: the context has too few tokens and an odd count.
         parallel = self._parallel_config if context is None else None
         output = self.attend(query, text, attention_mask, parallel)
@@ -127,7 +126,10 @@ class SCAIL2AttnProcessor(WanAttnProcessor):
         query, key, value = (_heads(attn, x) for x in (query, key, value))
         if rotary_emb is not None:
             query, key = rotate_pairs(query, rotary_emb[0][:, rows]), rotate_pairs(key, rotary_emb[0])
-        return _laid_out(query, value.dtype), (_laid_out(key, value.dtype), _laid_out(value, value.dtype))
+        dtype = value.dtype  # one after the other: each float32 form is gone before the next is cast
+        query = _laid_out(query, dtype)
+        key = _laid_out(key, dtype)
+        return query, (key, _laid_out(value, dtype))
 
     def attend(self, query, key_value, attention_mask, parallel_config) -> torch.Tensor:
         key, value = key_value

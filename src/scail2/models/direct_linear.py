@@ -5,13 +5,14 @@ The arithmetic is the same up to the order of its sums.
 """
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-_PRODUCT = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+_PRODUCT: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 def may_overwrite() -> bool:
