@@ -29,7 +29,8 @@ from scail2.synthesis.pools.stored import PicturedCharacters, StoredMotions
 from scail2.synthesis.report import read_report
 from scail2.synthesis.roles.endpoint import EndpointJudge
 from scail2.synthesis.roles.picture_editor import DiffusersEditor
-from scail2.synthesis.work import PlanWork, carry_out, stage_resources
+from scail2.synthesis.stages import stage_resources
+from scail2.synthesis.work import PlanWork, carry_out
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "motionpair.toml"
 SMALL = f"""
