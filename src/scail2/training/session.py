@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from scail2.checkpoints.lora import apply_loras
 from scail2.checkpoints.lora_export import write_lora
 from scail2.checkpoints.model_folder import forget_origin
 from scail2.data.dataset import LatentDataset
 from scail2.errors import InputError
 from scail2.loading.components import load_autoencoder
+from scail2.loading.places import parse_lora
 from scail2.models.component_folders import load_component_folder
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.training.config import LoRAConfig, TrainConfig
@@ -30,11 +32,13 @@ logger = logging.getLogger(__name__)
 
 
 def load_trainable(config: TrainConfig) -> SCAIL2Transformer3DModel:
-    """The transformer of ``config.model`` in fp32, with adapters when the recipe asks for LoRA."""
+    """The transformer of ``config.model`` in fp32, LoRAs fused as asked, with adapters when the recipe wants them."""
     folder = Path(config.model) / "transformer"
     if not folder.is_dir():
         raise InputError(f"No transformer in {config.model}; give a diffusers folder with --model.")
     transformer = load_component_folder(SCAIL2Transformer3DModel, folder, torch_dtype=torch.float32)
+    if config.fused:
+        apply_loras(transformer, [parse_lora(each) for each in config.fused], reversible=False)
     if config.lora is not None:
         from peft import LoraConfig
 
