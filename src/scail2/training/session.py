@@ -17,6 +17,7 @@ from scail2.loading.components import load_autoencoder
 from scail2.models.component_folders import load_component_folder
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.training.config import LoRAConfig, TrainConfig
+from scail2.training.frozen import keep_frozen
 from scail2.training.latent_batches import LatentBatches
 from scail2.training.objectives.dpo import PreferenceObjective
 from scail2.training.objectives.supervised import FlowMatchingObjective, Objective
@@ -30,11 +31,12 @@ logger = logging.getLogger(__name__)
 
 
 def load_trainable(config: TrainConfig) -> SCAIL2Transformer3DModel:
-    """The transformer of ``config.model`` in fp32, with adapters when the recipe asks for LoRA."""
+    """The transformer of ``config.model`` with adapters when the recipe asks for LoRA; in fp32, or as ``config.frozen`` says."""
+    check_frozen(config)
     folder = Path(config.model) / "transformer"
     if not folder.is_dir():
         raise InputError(f"No transformer in {config.model}; give a diffusers folder with --model.")
-    transformer = load_component_folder(SCAIL2Transformer3DModel, folder, torch_dtype=torch.float32)
+    transformer = load_component_folder(SCAIL2Transformer3DModel, folder, torch_dtype=_weights_dtype(config))
     if config.lora is not None:
         from peft import LoraConfig
 
@@ -47,9 +49,29 @@ def load_trainable(config: TrainConfig) -> SCAIL2Transformer3DModel:
         )
         torch.manual_seed(config.seed)
         transformer.add_adapter(adapter)
+        for adapted in (each for each in transformer.parameters() if each.requires_grad):
+            adapted.data = adapted.data.float()  # what is trained is fp32, whatever it sits on
+    if config.frozen is not None:
+        keep_frozen(transformer, config.frozen)
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     return transformer
+
+
+def check_frozen(config: TrainConfig) -> None:
+    """Raises `InputError` where weights could not be kept as ``config.frozen`` says."""
+    if config.frozen is None:
+        return
+    if config.lora is None:
+        raise InputError("The recipe keeps weights frozen but trains no adapters: give it a LoRAConfig.")
+    if config.gradient_checkpointing or config.compile_blocks:
+        raise InputError(
+            "A recipe with frozen weights fetches and recomputes its blocks itself: no checkpointing, no --compile."
+        )
+
+
+def _weights_dtype(config: TrainConfig) -> torch.dtype:
+    return torch.float32 if config.frozen is None else config.frozen.precision.torch_dtype
 
 
 def _alpha(lora: LoRAConfig) -> float:
