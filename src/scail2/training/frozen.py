@@ -203,7 +203,8 @@ def _forward(
     work: _Work, stream: Tensor, context: Tensor | None, modulation: Tensor, rotary: tuple[Tensor, Tensor]
 ) -> Tensor:
     """In place of a block's forward."""
-    if torch.is_grad_enabled():
+    trains = stream.requires_grad or any(each.requires_grad for each in work.block.parameters())
+    if torch.is_grad_enabled() and trains:
         # Something has to ask for gradients where the first block's input does not.
         anchor = torch.zeros((), device=stream.device, requires_grad=True)
         return _Visit.apply(work, anchor, stream, (context, modulation, rotary))
@@ -226,5 +227,6 @@ class _Visit(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         device = gradient.device
         with ctx.work.weights.visiting(device), torch.autocast(device.type, **ctx.autocast):
-            found = ctx.work.backward(ctx.kept.to(device, non_blocking=True), gradient, ctx.others)
+            stream, ctx.kept = ctx.kept.to(device, non_blocking=True), None  # not needed twice
+            found = ctx.work.backward(stream, gradient, ctx.others)
         return None, None, found if ctx.needs_input_grad[2] else None, None

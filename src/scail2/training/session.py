@@ -49,13 +49,23 @@ def load_trainable(config: TrainConfig) -> SCAIL2Transformer3DModel:
         )
         torch.manual_seed(config.seed)
         transformer.add_adapter(adapter)
-        for adapted in (each for each in transformer.parameters() if each.requires_grad):
-            adapted.data = adapted.data.float()  # what is trained is fp32, whatever it sits on
+        finish_adapters(transformer)
     if config.frozen is not None:
         keep_frozen(transformer, config.frozen)
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     return transformer
+
+
+def finish_adapters(transformer: nn.Module) -> None:
+    """Adapters are fp32, whatever they sit on, and take their inputs as they come: autocast brings both into one type."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for layer in transformer.modules():
+        if isinstance(layer, BaseTunerLayer):
+            layer.cast_input_dtype_enabled = False  # which would keep every input a second time, in fp32
+    for adapter in (each for each in transformer.parameters() if each.requires_grad):
+        adapter.data = adapter.data.float()
 
 
 def check_frozen(config: TrainConfig) -> None:
