@@ -16,6 +16,7 @@ from pathlib import Path
 from string import Template
 
 import click
+import numpy as np
 import pytest
 import typer
 from doc_pages import NEEDS, PAGES, ROOT, SHELL, Block, Command, blocks, commands, spans
@@ -23,6 +24,8 @@ from run_material import FPS
 from tiny import SIZE, bare_pipeline, bare_transformer
 
 from scail2.cli.app import build_app
+from scail2.data.puppet_source import PuppetSource
+from scail2.data.triplet_settings import SampleKind
 from scail2.files.public import embedded
 from scail2.video import VideoReader, VideoWriter
 
@@ -39,8 +42,8 @@ scail2 demo --only animation
 scail2 convert $EMBEDDED --to official --out model.safetensors
 scail2 preferences --pairs 1 --size 64 --out preferences
 """
-# These serve until they are stopped, or measure this machine for minutes, or train for hours.
-UNHEARD = {"serve", "studio", "calibrate", "ablate"}
+# These serve until they are stopped, measure this machine for minutes, train for hours, or ask others.
+UNHEARD = {"serve", "studio", "calibrate", "ablate", "judge"}
 # Options of other programs that the pages mention.
 FOREIGN: set[str] = set()
 
@@ -180,6 +183,11 @@ def _material(folder: Path) -> None:
             writer.write(clip)
         for other in (folder / "example" / name, folder / "moved" / copy):
             other.write_bytes((folder / copy).read_bytes())
+    # Two who do the same, the second a quarter of a second later.
+    pair = PuppetSource(frames=29, with_poses=False).pair(SampleKind.ANIMATION_SINGLE, 0, np.random.default_rng(0))
+    for name, frames in (("alice.mp4", pair.synthetic.frames[:25]), ("bob.mp4", pair.real.frames[4:])):
+        with VideoWriter(folder / name, 16, frames.shape[1:3]) as writer:
+            writer.write(frames)
 
 
 def _steps(block: Block, folder: Path, embedded: Path) -> list[dict]:
@@ -279,7 +287,7 @@ OURS = (
     r".*/sheet\.png shows \d+ frames of \d+x\d+, rendered in .* plays them\.",
     r"The whole film, \d+ segments?, will take (about|at least) .* add --masks .*",
     r".* shows them side by side\.",
-    r"\d\d:\d\d:\d\d (the cache has no \w+: training goes on without|step \d+ .*)",
+    r"\d\d:\d\d:\d\d (the cache has no \w+: training goes on without|the recipe has no share of \w+: .*|step \d+ .*)",
 )
 
 

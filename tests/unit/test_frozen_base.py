@@ -16,7 +16,7 @@ from scail2.request.placement import WeightStorage
 from scail2.training.config import FrozenConfig, LoRAConfig, LossConfig, OptimizerConfig
 from scail2.training.frozen import keep_frozen
 from scail2.training.recipes import recipe
-from scail2.training.session import build_trainer, export_transformer, load_trainable
+from scail2.training.session import build_trainer, count_parameters, export_transformer, load_trainable
 
 TARGETS = r"blocks\.\d+\.(?:.*\.)?(?:to_q|to_k|to_v|to_out\.0|net\.0\.proj|net\.2)"
 
@@ -84,6 +84,7 @@ def test_a_recipe_trains_adapters_on_frozen_weights_and_goes_on(tmp_path):
     config = configuration(world, frozen=frozen, **changes)
     build_trainer(dataclasses.replace(config, steps=1), tmp_path / "lean", device="cpu").run()
     lean = build_trainer(config, tmp_path / "lean", device="cpu")
+    assert count_parameters(lean.transformer) == count_parameters(ordinary.transformer)
     lean.run()
     trained = dict(ordinary.transformer.named_parameters())
     for name, weight in lean.transformer.named_parameters():

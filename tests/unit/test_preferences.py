@@ -308,12 +308,12 @@ def test_boxes_that_are_none_are_refused(own, content, said):
 def test_hands_of_people_are_found(tmp_path):
     """Without --boxes the pose network looks; where it finds nobody, the pair is refused and named."""
     pytest.importorskip("ai_edge_litert")
-    from scail2.data.own_preferences import _found_boxes
+    from scail2.data.own_preferences import found_boxes
     from scail2.perception.segmenters.people.joints import find_joints
     from scail2.video import ArrayFrames, VideoReader
 
     dancer = ArrayFrames(VideoReader(Path(__file__).parents[1] / "media" / "dance_black.mp4").frames(0, 5))
-    boxes = _found_boxes(dancer)
+    boxes = found_boxes(dancer)
     shapes = {name: each.shape for name, each in boxes.items()}
     assert shapes == {"hands": (2, 5, 4), "faces": (1, 5, 4), "feet": (2, 5, 4)}
     joints = find_joints(dancer).places[0]
@@ -321,7 +321,7 @@ def test_hands_of_people_are_found(tmp_path):
         assert (hand[:, :2] < joints[:, wrist]).all()
         assert (joints[:, wrist] < hand[:, 2:]).all()
     assert (boxes["faces"][0, :, 3] < boxes["feet"][:, :, 1].min(axis=0)).all()  # the face above the feet
-    assert _found_boxes(ArrayFrames(np.full((5, 64, 64, 3), 90, np.uint8))) == {}
+    assert found_boxes(ArrayFrames(np.full((5, 64, 64, 3), 90, np.uint8))) == {}
 
 
 def run(*arguments: object) -> int:
@@ -339,8 +339,10 @@ def test_the_command_makes_pairs_of_own_videos(own, tmp_path, capsys):
     assert stored.preferred.shape == (5, 96, 96, 3)
     record = read_index(next((tmp_path / "pairs").glob("*.tar")), DamageReport())[0]
     assert "preferred.tracks.mkv" not in record.members
-    assert run("preferences", *folders, "--out", tmp_path / "strict", "--least-contrast", 200) == 0
-    assert "refused 0000000: the videos differ by" in capsys.readouterr().out.replace("\n", " ")
+    assert run("preferences", *folders, "--out", tmp_path / "strict", "--least-contrast", 200) == 2
+    told = capsys.readouterr().err
+    assert "Not one of 1 samples could be made: the videos differ by" in told
+    assert not (tmp_path / "strict").exists()
 
 
 def test_the_whole_chain_as_typed(tmp_path, capsys):

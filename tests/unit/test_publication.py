@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from training_material import configuration, make_world
 from scail2.checkpoints.lora import apply_loras
 from scail2.checkpoints.transformer_files import read_transformer
 from scail2.errors import InputError
+from scail2.loading.conversion import convert
 from scail2.models.transformer import SCAIL2Transformer3DModel
+from scail2.training.card_results import results
 from scail2.training.config import LoRAConfig, LossConfig, PreferenceConfig
 from scail2.training.publication import Card, publish
 from scail2.training.session import build_trainer, export_transformer, load_trainable
@@ -71,9 +74,97 @@ def test_the_card_says_what_was_trained_on_what(adapted, world, tmp_path):
     assert "| measures.json | animation_single | 3 | – | 21.250 |" in card
     assert str(world) not in card  # names, not places
     (tmp_path / "measures.json").write_text("{}")
-    with pytest.raises(InputError, match="holds no evaluation"):
+    with pytest.raises(InputError, match="holds no results"):
         publish(run, tmp_path / "other", dataclasses.replace(CARD, evaluations=(tmp_path / "measures.json",)))
     assert not (tmp_path / "other").exists()
+
+
+def test_adapters_are_merged_into_whole_weights(adapted, tmp_path):
+    config, run = adapted
+    publish(run, tmp_path / "out", CARD, merge=True)
+    merged = read_transformer(SCAIL2Transformer3DModel, tmp_path / "out" / "toy.safetensors").state_dict()
+    fused = load_trainable(dataclasses.replace(config, lora=None))
+    before = {name: value.clone() for name, value in fused.state_dict().items()}
+    apply_loras(fused, [(run / "adapter" / "toy.safetensors", 1.0)])
+    assert all(torch.equal(value, merged[name]) for name, value in fused.state_dict().items())
+    changed = [name for name in merged if not torch.equal(merged[name], before[name])]
+    assert len(changed) == 12  # without text a block has six such layers
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Full weights, with low-rank adapters (rank 2) merged, for SCAIL-2" in card
+    assert "scail2 convert toy.safetensors" in card
+    assert '"lora"' not in card.split("---\n")[1]
+
+
+def test_a_second_stage_is_trained_on_top_of_the_first(adapted, world, tmp_path):
+    config, first = adapted
+    adapter = first / "adapter" / "toy.safetensors"
+    second = dataclasses.replace(config, name="second", fused=(f"{adapter}:0.5",), seed=4, steps=2)
+    build_trainer(second, tmp_path / "run").run()
+    export_transformer(second, tmp_path / "run", tmp_path / "run" / "adapter")
+    start = load_trainable(second)
+    start.disable_adapters()
+    fused = load_trainable(dataclasses.replace(config, lora=None))
+    apply_loras(fused, [(adapter, 0.5)])
+    layer = "blocks.1.attn1.to_q"
+    assert torch.equal(start.get_submodule(layer).base_layer.weight, fused.get_submodule(layer).weight)
+    # Merged: both stages. As a LoRA: the second alone, and the card says what it belongs on.
+    publish(tmp_path / "run", tmp_path / "whole", CARD, merge=True)
+    apply_loras(fused, [(tmp_path / "run" / "adapter" / "second.safetensors", 1.0)])
+    merged = read_transformer(SCAIL2Transformer3DModel, tmp_path / "whole" / "second.safetensors").state_dict()
+    for name, value in fused.state_dict().items():
+        torch.testing.assert_close(value, merged[name], rtol=1e-6, atol=1e-7)
+    publish(tmp_path / "run", tmp_path / "lora", CARD)
+    assert "on top of `toy.safetensors` at 0.5" in (tmp_path / "lora" / "README.md").read_text()
+
+
+def test_what_cannot_be_merged_is_refused(adapted, world, tmp_path):
+    _, run = adapted
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    facts = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(facts | {"model": str(tmp_path / "gone")}))
+    with pytest.raises(InputError, match=r"is not at .*gone any more"):
+        publish(copy, tmp_path / "out", CARD, merge=True)
+    (copy / "config.json").write_text(json.dumps(facts | {"lora": None}))
+    with pytest.raises(InputError, match="no adapters to merge"):
+        publish(copy, tmp_path / "out", CARD, merge=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("to", ["official", "diffusers"])
+def test_loras_become_part_of_converted_weights(adapted, world, tmp_path, to):
+    _, run = adapted
+    file = run / "adapter" / "toy.safetensors"
+    out = tmp_path / ("out.safetensors" if to == "official" else "out")
+    convert(world / "model" / "transformer", out, to=to, torch_dtype=torch.bfloat16, loras=[f"{file}:0.5"])
+    fused = read_transformer(SCAIL2Transformer3DModel, world / "model" / "transformer")
+    apply_loras(fused, [(file, 0.5)])
+    expected = fused.state_dict()
+    found = read_transformer(SCAIL2Transformer3DModel, out).state_dict()
+    # Added in float32 and rounded once, as whoever fuses them in memory does.
+    assert all(torch.equal(value, expected[name].to(value.dtype)) for name, value in found.items())
+
+
+def test_every_sort_of_result_has_its_table(tmp_path):
+    interval = {"mean": 0.25, "low": -0.1, "high": 0.5}
+    files = {
+        "bench.json": {"studio_bench": {"ssim": 0.645, "psnr": 19.09, "fvd": 287.1, "clips": 3,
+                                        "intervals": {"psnr": [18.0, 20.0], "ssim": [None, None]}},
+                       "clips": {}, "settings": {}},
+        "judgement.json": {"systems": {"ours": {"imaging": {"mean": interval | {"mean": 4.43}, "spread": 0.2}}},
+                           "comparisons": [], "settings": {"judge": {"model": "eyes"}}},
+        "votes.json": {"votes": [{"system": "ours", "against": "a|b", "question": "motion", "win": 0.683, "tie": 0.034,
+                                  "lose": 0.283, "margin": interval, "votes": 60, "people": 5}]},
+    }  # fmt: skip
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    text = results([tmp_path / name for name in files])
+    assert "| bench.json | 3 | 0.645 | 19.090 (18.000 … 20.000) | – | 287.100 |" in text
+    assert "| judgement.json | eyes | ours | imaging | 4.43 (-0.10 … 0.50) | 0.20 |" in text
+    assert "| votes.json | ours | a\\|b | motion | 68.3 / 3.4 / 28.3 | 0.25 (-0.10 … 0.50) | 60 by 5 |" in text
+    (tmp_path / "votes.json").write_text('{"votes": [3]}')
+    with pytest.raises(InputError, match=r"votes\.json holds no results"):
+        results([tmp_path / "votes.json"])
 
 
 def test_whole_transformers_are_published_in_the_published_names(world, tmp_path):

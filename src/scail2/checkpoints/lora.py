@@ -7,7 +7,7 @@ lose no more than one. Adapters hold low-rank pairs on linear layers only and ca
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,13 +67,7 @@ def apply_loras(
     """
     parameters = _parameters(transformer)
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    for source, strength in loras:
-        check_strength(strength, _label(source))
-    opened = [(open_lora(source, shapes, skip=skip), strength) for source, strength in loras]
-    additions: dict[str, list[tuple[LoraFile, LoraDelta, float]]] = {}
-    for lora, strength in opened:
-        for delta in lora.deltas:
-            additions.setdefault(delta.target, []).append((lora, delta, strength))
+    opened, additions = _opened(loras, shapes, skip)
     _check_floating(parameters, additions)
     state = fused_loras(transformer)
     if state.loras and state.reversible != reversible:
@@ -89,10 +83,55 @@ def apply_loras(
         if reversible:
             state.originals.setdefault(name, original)
         _replace(parameters[name], fused, copies)
-    for lora, _ in opened:
+    for lora in opened:
         lora.file.release()
-    state.remarks += [remark for lora, _ in opened if (remark := _told_passed_over(lora))]
-    return [lora.report for lora, _ in opened]
+    state.remarks += [remark for lora in opened if (remark := _told_passed_over(lora))]
+    return [lora.report for lora in opened]
+
+
+_Contributions = dict[str, list[tuple[LoraFile, LoraDelta, float]]]
+
+
+def _opened(
+    loras: Sequence[tuple[LoraSource, float]], shapes: Mapping[str, tuple[int, ...]], skip: Sequence[str] = ()
+) -> tuple[list[LoraFile], _Contributions]:
+    """The files, and what they add to each parameter, in the order given."""
+    for source, strength in loras:
+        check_strength(strength, _label(source))
+    opened = [open_lora(source, shapes, skip=skip) for source, _ in loras]
+    additions: _Contributions = {}
+    for lora, (_, strength) in zip(opened, loras, strict=True):
+        for delta in lora.deltas:
+            additions.setdefault(delta.target, []).append((lora, delta, strength))
+    return opened, additions
+
+
+def fusing(
+    read: Callable[[str, torch.dtype], torch.Tensor],
+    loras: Sequence[tuple[LoraSource, float]],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> Callable[[str, torch.dtype], torch.Tensor]:
+    """A reader of weights that adds LoRAs to what it reads, for weights that are never in memory together.
+
+    Args:
+        read: the weight of a published name, in a type.
+        loras: files with their strengths, added in this order in float32 and rounded once, as `apply_loras` does.
+        shapes: our parameter name → shape, of the whole network.
+
+    Raises:
+        InputError: as `apply_loras`, before anything is read.
+    """
+    opened, additions = _opened(loras, shapes)
+    for lora in opened:
+        _told_passed_over(lora)
+
+    def fused(name: str, dtype: torch.dtype) -> torch.Tensor:
+        contributions = additions.get(names.to_diffusers_name(name))
+        if contributions is None:
+            return read(name, dtype)
+        return _fused(read(name, torch.promote_types(dtype, torch.float32)), contributions).to(dtype)
+
+    return fused
 
 
 def _told_passed_over(lora: LoraFile) -> str:

@@ -7,7 +7,7 @@ and what the file had mapped is dropped along the way, so the peak is the weight
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,8 @@ import torch
 from scail2.checkpoints import official_names as names
 from scail2.checkpoints.dialects import Dialect, TransformerView, view_transformer
 from scail2.checkpoints.downloads import local_path
+from scail2.checkpoints.lora import fusing
+from scail2.checkpoints.lora_files import LoraSource
 from scail2.checkpoints.model_folder import arguments_of, loading, read_config, refuse_counts
 from scail2.checkpoints.tensor_files import open_tensor_file, write_safetensors
 from scail2.checkpoints.transformer_config import CONFIG_KEY, diffusers_folder, resolve_config
@@ -118,6 +120,7 @@ def convert_transformer(
     to: str,
     config: Mapping[str, Any] | None = None,
     torch_dtype: torch.dtype | None = None,
+    loras: Sequence[tuple[LoraSource, float]] = (),
 ) -> Dialect:
     """Converts a transformer file into another layout, tensor by tensor, without ever holding the model.
 
@@ -129,25 +132,28 @@ def convert_transformer(
             ``"comfy"`` (the same names; bfloat16 unless ``torch_dtype`` says otherwise, float32 islands included).
         config: as in ``read_transformer``.
         torch_dtype: as in ``read_transformer``.
+        loras: files with their strengths, whose additions become part of the weights.
 
     Returns:
         The dialect of the source.
     """
     out = Path(out)
     view, model = open_transformer(cls, source, config)
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    load = fusing(view.load, loras, shapes) if loras else view.load
     if to == "comfy":
         dtypes = dict.fromkeys(model.state_dict(), torch_dtype or torch.bfloat16)
     else:
         dtypes = plan_dtypes(model, torch_dtype or view.stored_dtype or torch.bfloat16)
     if to == "diffusers":
         plan = {name: (view.shapes[names.to_official_name(name)], dtype) for name, dtype in dtypes.items()}
-        write_diffusers_folder(model, out, plan, lambda name, dtype: view.load(names.to_official_name(name), dtype))
+        write_diffusers_folder(model, out, plan, lambda name, dtype: load(names.to_official_name(name), dtype))
     elif to in ("official", "comfy"):
         if out.suffix != ".safetensors":
             raise InputError(f"{out}: official and ComfyUI checkpoints are one .safetensors file: name it so.")
         types = {names.to_official_name(name): dtype for name, dtype in dtypes.items()}
         plan = {name: (view.shapes[name], types[name]) for name in view if name in types}
-        write_safetensors(out, plan, view.load, {CONFIG_KEY: json.dumps(names.config_to_official(model.config))})
+        write_safetensors(out, plan, load, {CONFIG_KEY: json.dumps(names.config_to_official(model.config))})
     else:
         raise InputError(f"Cannot convert to '{to}': choose diffusers, official or comfy.")
     return view.dialect

@@ -1,6 +1,7 @@
 """`scail2 ablate`: the published ablations at small scale, from a plan to one table."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from scail2.data.ablations import Ablation, Arm
     from scail2.evaluation.ablations import AblationResult, ArmClip
+    from scail2.execution.tasks import Watch
     from scail2.training.ablations import Experiment
 
 _SHOWN = 2  # clips of each task that are put side by side
@@ -92,55 +94,51 @@ def _prepare(experiment: "Experiment", workers: int, console: Any) -> None:
 
 def _work(experiment: "Experiment", workers: int, console: Any) -> None:
     """Trains and measures every arm and seed, those first that others follow."""
-    from scail2.data.ablations import Stage
-
-    for first in (True, False):
-        jobs = [
-            (arm, seed)
-            for seed in experiment.plan.seeds
-            for arm in experiment.plan.arms
-            if (arm.stage is Stage.PAIRS) is first and not _is_measured(experiment, arm, seed)
-        ]
-        for arm, seed in _finished(experiment, jobs, workers):
-            console.say(f"trained and measured: {arm.name}, seed {seed}")
-
-
-def _finished(experiment: "Experiment", jobs: list[tuple["Arm", int]], workers: int):
-    """The jobs as they end; in this process for one worker or one job."""
-    if workers <= 1 or len(jobs) <= 1:
-        for arm, seed in jobs:
-            _train_and_measure(experiment, arm, seed)
-            yield arm, seed
-        return
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from multiprocessing import active_children, get_context
-
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn"), initializer=_begin_worker)
-    try:
-        waiting = {pool.submit(_train_and_measure, experiment, *job): job for job in jobs}
-        for done in as_completed(waiting):
-            done.result()
-            yield waiting[done]
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in active_children():  # a training ends after its step, with a checkpoint
-            child.terminate()
-        raise
-    pool.shutdown()
-
-
-def _begin_worker() -> None:
-    """One thread a process; and none outlives the command, whose successor would train the same runs."""
-    from threading import Thread
-
     from scail2.cli.libraries import quiet_process
-    from scail2.execution.processes import end_with_parent
+    from scail2.data.ablations import Stage
+    from scail2.execution.crew import Crew, run_for_rank
+    from scail2.execution.tasks import Message, Outcome, Settled
 
-    Thread(target=end_with_parent, daemon=True).start()
-    quiet_process()
-    import torch
+    crew = Crew(workers=workers, start=quiet_process)
+    for first in (True, False):
+        jobs = [(arm, seed) for seed in experiment.plan.seeds for arm in experiment.plan.arms]
+        tasks = _ArmTasks(experiment, tuple(job for job in jobs if (job[0].stage is Stage.PAIRS) is first))
 
-    torch.set_num_threads(1)
+        def tell(message: Message, jobs: tuple[tuple["Arm", int], ...] = tasks.jobs) -> None:
+            if isinstance(message, Settled) and message.outcome is Outcome.MADE:
+                arm, seed = jobs[message.number]
+                console.say(f"trained and measured: {arm.name}, seed {seed}")
+
+        run_for_rank(tasks, range(len(tasks.jobs)), crew, tell)
+
+
+@dataclass(frozen=True)
+class _ArmTasks:
+    """Arms and seeds as work for a crew: each leaves the measures of a trained arm."""
+
+    experiment: "Experiment"
+    jobs: tuple[tuple["Arm", int], ...]
+
+    def prepare(self) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+
+    def place(self, number: int) -> Path:
+        return self.experiment.measures(*self.jobs[number])
+
+    def is_done(self, number: int) -> bool:
+        return _is_measured(self.experiment, *self.jobs[number])
+
+    def perform(self, number: int, watch: "Watch") -> None:
+        from scail2.errors import InputError
+
+        arm, seed = self.jobs[number]
+        name = f"{arm.name}, seed {seed}"
+        if (reason := watch.begin(name)) is not None:
+            raise InputError(f"The training of {name} cannot go on: {reason}")
+        _train_and_measure(self.experiment, arm, seed)
+        watch.end(name)
 
 
 def _train_and_measure(experiment: "Experiment", arm: "Arm", seed: int) -> None:

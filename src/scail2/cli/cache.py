@@ -1,11 +1,14 @@
 """`scail2 cache`: training samples as latents, in shards."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from scail2.cli.crew import OwnOnly, RankCount, RankNumber, RayAddress, Workers, make_crew, tell_missing
+
+if TYPE_CHECKING:
+    from scail2.data.triplet_settings import TripletSettings
 
 
 def register(app: typer.Typer) -> None:
@@ -18,14 +21,15 @@ def cache(
     source: Annotated[
         list[str],
         typer.Option(
-            help="`puppets` (drawn as needed), or shards/folders of `scail2 synthesize` or `scail2 preferences`."
+            help="`puppets` (drawn as needed), or shards/folders of `scail2 synthesize`, `scail2 pairs` or `scail2 preferences`."
         ),
     ] = ["puppets"],  # noqa: B006 - typer copies it
     recipe: Annotated[
         str, typer.Option(help="How pairs become samples: paper, nano; append ablations, e.g. nano+no_slots.")
     ] = "nano",
     samples: Annotated[
-        int | None, typer.Option(min=1, help="Number of samples (default: 1000, or one for each preference pair).")
+        int | None,
+        typer.Option(min=1, help="Number of samples (default: puppets 1000; else one for each pair and direction)."),
     ] = None,
     frames: Annotated[int, typer.Option(min=1, help="Frames per clip, 4k+1 (puppets).")] = 17,
     size: Annotated[str, typer.Option(help="Pixels, one number or HEIGHTxWIDTH (puppets).")] = "128",
@@ -87,6 +91,7 @@ def cache(
         "fps": fps,
     }
     pairs = _pairs_of(source, puppets | {"with_poses": chosen.needs_poses})
+    chosen = _of_what_is_there(chosen, pairs)
     made_for = _model_facts(model) if model else {}
     models_own = made_for.pop("autoencoder", None)
     if driving_downsample:
@@ -94,7 +99,7 @@ def cache(
     settings: dict[str, Any] = {
         "triplets": chosen,
         "autoencoder": autoencoder or models_own or _embedded_autoencoder(),
-        "samples": samples or (len(pairs) if isinstance(pairs, PreferenceShards) else 1000),
+        "samples": samples or _number_of(pairs, chosen),
         "samples_per_shard": samples_per_shard,
         "seed": seed,
         "driving_downsample": 1 if recipe.startswith("nano") else 2,
@@ -130,6 +135,33 @@ def _pairs_of(source: list[str], puppets: dict[str, Any]) -> Any:
         return PuppetSource(**puppets)
     folders = tuple(Path(name) for name in source)
     return PreferenceShards(folders) if holds_preferences(folders) else PairShards(folders)
+
+
+def _of_what_is_there(recipe: "TripletSettings", pairs: Any) -> "TripletSettings":
+    """The recipe with the shares of the kinds that stored pairs can become, told where they are not the recipe's own."""
+    import dataclasses
+
+    from scail2.cli.terminal import say
+    from scail2.data.sources import PairShards
+
+    if not isinstance(pairs, PairShards):
+        return recipe
+    shares = pairs.shares(recipe.shares)
+    if shares == dict(recipe.shares):
+        return recipe
+    total = sum(shares.values())
+    say(f"shares of what is there: {', '.join(f'{kind} {share / total:.0%}' for kind, share in shares.items())}")
+    return dataclasses.replace(recipe, shares=shares)
+
+
+def _number_of(pairs: Any, recipe: "TripletSettings") -> int:
+    """Samples where nobody says how many: every stored pair once, in each direction that the recipe takes."""
+    from scail2.data.preferences import PreferenceShards
+    from scail2.data.sources import PairShards
+
+    if isinstance(pairs, PreferenceShards):
+        return len(pairs)
+    return len(pairs) * recipe.samples_per_pair if isinstance(pairs, PairShards) else 1000
 
 
 def _embedded_autoencoder() -> Path:

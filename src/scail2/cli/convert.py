@@ -24,6 +24,10 @@ def convert(
     text_encoder: Annotated[Path | None, typer.Option(help="umT5 file, if it is elsewhere.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="umT5's tokenizer folder, if it is elsewhere.")] = None,
     image_encoder: Annotated[Path | None, typer.Option(help="CLIP file, if it is elsewhere.")] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH[:X]", help="LoRA file that becomes part of the transformer's weights; repeatable."),
+    ] = None,
 ) -> None:
     """Convert checkpoints: official, training, ComfyUI and GGUF files to diffusers, and back to published names."""
     from scail2.checkpoints.model_folder import check_model
@@ -48,6 +52,7 @@ def convert(
             "tokenizer": tokenizer,
             "image_encoder": image_encoder,
         },
+        loras=lora or (),
     )
     console = Terminal()
     for line in lines:

@@ -27,6 +27,9 @@ def evaluate(
         str, typer.Option(help="puppets, or studio-bench: your own clips, each driven by itself.")
     ] = "puppets",
     model: Annotated[str | None, typer.Option(help="studio-bench: the model, as for animate.")] = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(metavar="PATH[:X]", help="LoRA file to fuse into the model; repeatable.")
+    ] = None,
     split: Annotated[str, typer.Option(help="test, holdout, validation or train.")] = "test",
     salt: Annotated[str, typer.Option(help="Draws another, disjoint world of the same split.")] = "",
     clips: Annotated[int, typer.Option(min=1, help="Clips of each task.")] = 16,
@@ -65,7 +68,8 @@ def evaluate(
     from scail2.cli.terminal import Terminal
 
     if protocol == "studio-bench":
-        settings = {"preset": preset, "num_inference_steps": steps, "device": device, "frames": frames, "seed": seed}
+        settings: dict[str, Any] = {"preset": preset, "num_inference_steps": steps, "device": device, "frames": frames}
+        settings |= {"seed": seed, "lora": tuple(lora) if lora else None}
         studio_bench(checkpoint, out, json_file, model, size, (lpips, video_features), settings)
         return
     _check_protocol(protocol, model)
@@ -90,7 +94,7 @@ def evaluate(
     shown: dict[EvaluationTask, list[MeasuredClip]] = {task: [] for task in tasks}
     done = itertools.count(1)
     with claimed_outputs(json_file, out, inputs, timed=timed) as outputs:
-        pipe = _load(checkpoint, device)
+        pipe = _load(checkpoint, device, lora or [])
         with counted_progress(console, "evaluating") as progress:
 
             def observe(measured: MeasuredClip) -> None:
@@ -181,7 +185,7 @@ def studio_bench(
     console.say(f"films, runs and {REPORT}: {out}")
 
 
-def _load(checkpoint: str | None, device: str | None):
+def _load(checkpoint: str | None, device: str | None, loras: list[str]):
     """The pipeline to be measured; the embedded one in one number format on every CPU, so that measures are compared."""
     import torch
 
@@ -192,7 +196,7 @@ def _load(checkpoint: str | None, device: str | None):
     place = find_device(device or default_device())
     dtype = torch.float32 if checkpoint is None and place.type == "cpu" else None
     with no_loading_bars():
-        pipe = load_pipeline(checkpoint, device=place, dtype=dtype)
+        pipe = load_pipeline(checkpoint, device=place, dtype=dtype, loras=loras)
     pipe.set_progress_bar_config(disable=True)  # one bar for all clips, not one a clip
     return pipe
 

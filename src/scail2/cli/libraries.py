@@ -35,6 +35,8 @@ REMARKS = (
     Remark("torchao", "Skipping import of cpp extensions"),
     # diffusers looks for a module of torchao that newer versions no longer have.
     Remark("diffusers.quantizers.torchao.torchao_quantizer", "Unable to import `torchao` Tensor objects"),
+    # Kernels of torchao for integers, which no adapter uses.
+    Remark("torchao.kernel.intmm", "Warning: Detected no triton"),
     # An optional kernel of bitsandbytes for quantised layers on a CPU.
     Remark("bitsandbytes.backends.cpu.ops", "Failed to load CPU gemm_4bit_forward"),
     # torchao registers an enumeration in a way that PyTorch no longer needs.

@@ -1,16 +1,63 @@
 """`scail2 preferences`: pairs of videos, the better and the worse, as files."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from scail2.cli.crew import OwnOnly, RankCount, RankNumber, RayAddress, Workers, make_crew, tell_missing
+from scail2.errors import InputError
 
 if TYPE_CHECKING:
     from scail2.data.preferences import PreferenceSource
 
 _OWN, _PUPPETS, _LIMITS = "Your own videos", "Drawn puppets", "What is good enough"
+_GENERATED = "From a generator"
+
+
+def _generated(
+    named: tuple[str, Path | None],
+    folders: tuple[Path | None, Path | None],
+    errors: tuple[str, str],
+    form: tuple[int | None, str | None, float],
+    world: tuple[str, str, str],
+) -> "tuple[PreferenceSource, bool]":
+    """The source of generated pairs, and whether several processes may draw from it."""
+    from scail2.cli.options import parse_size
+    from scail2.files.documents import load_toml
+    from scail2.synthesis.estimators import Estimator, PeopleEstimator
+    from scail2.synthesis.generated_preferences import DrawnMaterial, FolderMaterial, GeneratedPreferences, Material
+    from scail2.synthesis.generators.catalogue import make_generator
+    from scail2.synthesis.generators.puppets import PuppetEstimator, PuppetGenerator
+
+    (name, file), (motions, pictures), (frames, size, fps) = named, folders, form
+    made = make_generator(name, load_toml(file, dict[str, Any]) if file else {}, str(file or "--generator"))
+    if isinstance(made, PuppetGenerator):
+        height, width = parse_size(size or "128")
+        domain, split, salt = world
+        material: Material = DrawnMaterial(
+            frames=frames or 17, height=height, width=width, fps=fps, domain=domain, split=split, salt=salt
+        )
+        estimators: list[Estimator] = [PuppetEstimator(error=each) for each in errors]
+    else:
+        if motions is None or pictures is None:
+            raise InputError(
+                f"--generator {name} takes --motions (a folder of clips) and --pictures (a folder of pictures)."
+            )
+        material = FolderMaterial(motions, pictures, frames=frames or 81, size=parse_size(size) if size else None)
+        # The networks themselves are P; only what is to be worse than they are has simulated errors.
+        estimators = [PeopleEstimator(), PeopleEstimator(error=errors[1])]
+    source = GeneratedPreferences(material=material, generator=made, estimator=estimators[0], weaker=estimators[1])
+    return source, isinstance(made, PuppetGenerator)
+
+
+def _refuse_mixed(own: dict[str, Path], generator: str | None, generated: dict[str, Path | None]) -> None:
+    """Refuses options of one way to make pairs beside those of another."""
+    if own and generator is not None:
+        raise InputError(f"--generator makes both videos; leave out --{', --'.join(own).replace(' ', '-')}.")
+    stray = [name.replace(" ", "-") for name, path in generated.items() if path is not None]
+    if stray and generator is None:
+        raise InputError(f"--{', --'.join(stray)} belong to --generator: name one.")
 
 
 def register(app: typer.Typer) -> None:
@@ -49,11 +96,27 @@ def preferences(
     ] = None,
     caption: Annotated[str, typer.Option(help="What the preferred videos show.", rich_help_panel=_OWN)] = "",
     mode: Annotated[str, typer.Option(help="animation or replacement.", rich_help_panel=_OWN)] = "animation",
+    generator: Annotated[
+        str | None,
+        typer.Option(
+            help="Generate both videos: puppets, wan-animate, or own with skeletons (scail2 synthesize --generators).",
+            rich_help_panel=_GENERATED,
+        ),
+    ] = None,
+    generator_settings: Annotated[
+        Path | None, typer.Option(help="TOML with the generator's settings.", rich_help_panel=_GENERATED)
+    ] = None,
+    motions: Annotated[
+        Path | None, typer.Option(help="Folder of clips to be performed (puppets: drawn).", rich_help_panel=_GENERATED)
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Folder of pictures, one character each.", rich_help_panel=_GENERATED)
+    ] = None,
     frames: Annotated[
-        int | None, typer.Option(min=1, help="Frames per clip, 4k+1 (default: puppets 17, own videos at most 81).")
+        int | None, typer.Option(min=1, help="Frames per clip, 4k+1 (default: puppets 17, others at most 81).")
     ] = None,
     size: Annotated[
-        str | None, typer.Option(help="One number or HEIGHTxWIDTH (default: puppets 128, own videos their own).")
+        str | None, typer.Option(help="One number or HEIGHTxWIDTH (default: puppets 128, others their own).")
     ] = None,
     fps: Annotated[float, typer.Option(min=1.0, help="Frame rate of the motion.", rich_help_panel=_PUPPETS)] = 16.0,
     split: Annotated[str, typer.Option(help="train, validation, test or holdout.", rich_help_panel=_PUPPETS)] = "train",
@@ -89,7 +152,8 @@ def preferences(
     ray: RayAddress = None,
     resume: Annotated[bool, typer.Option(help="Continue a folder begun with the same settings.")] = False,
 ) -> None:
-    """Make preference pairs for `scail2 train dpo`: of drawn puppets, or of your own videos with --preferred and --rejected.
+    """Make preference pairs for `scail2 train dpo`: of drawn puppets, of your own videos with --preferred and --rejected, or
+    generated from poses, once well and twice badly estimated, with --generator.
 
     Look at the videos in the shards, then cache them: scail2 cache --source OUT.
     """
@@ -105,7 +169,9 @@ def preferences(
         "reference": reference, "reference mask": reference_mask, "boxes": boxes,
     }  # fmt: skip
     given = {name: path for name, path in own.items() if path is not None}
-    refuse_overwriting([out], list(given.items()))
+    generated = {"generator settings": generator_settings, "motions": motions, "pictures": pictures}
+    _refuse_mixed(given, generator, generated)
+    refuse_overwriting([out], [*given.items(), *((name, path) for name, path in generated.items() if path is not None)])
     if given:
         from scail2.data.own_preferences import OwnPreferences
 
@@ -114,6 +180,13 @@ def preferences(
         )
         source: PreferenceSource = own_pairs
         pairs, workers = min(pairs, len(own_pairs)), 1
+    elif generator is not None:
+        need("skia", "data", "simulating an estimator's errors")
+        source, parallel = _generated(
+            (generator, generator_settings), (motions, pictures), (estimator, weaker), (frames, size, fps),
+            (domain, split, salt),
+        )  # fmt: skip
+        workers = workers if parallel else 1
     else:
         need("skia", "data", "drawing puppets")
         from scail2.data.puppet_preferences import PuppetPreferences

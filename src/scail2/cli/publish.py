@@ -20,8 +20,12 @@ def publish(
         str, typer.Option(help="Where the training material comes from and with what right it was used.")
     ] = "",
     evaluation: Annotated[
-        list[Path] | None, typer.Option(help="Measures of `scail2 evaluate --json` for the card (may be repeated).")
+        list[Path] | None,
+        typer.Option(help="Results for the card: JSON of evaluate or judge (may be repeated)."),
     ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Write whole weights that the adapters are part of, instead of a LoRA file.")
+    ] = False,
 ) -> None:
     """Write a training's weights in the published names, with a model card of what they are and what they were trained on."""
     from scail2.cli.terminal import say
@@ -29,6 +33,6 @@ def publish(
     from scail2.training.publication import publish as make
 
     card = Card(title=title, licence=licence, data_note=data_note, evaluations=tuple(evaluation or ()))
-    for name in make(run, out, card):
+    for name in make(run, out, card, merge=merge):
         say(f"wrote {out / name}")
     say("Read README.md before you give it away: it tells the names of your model, cache and evaluation files.")

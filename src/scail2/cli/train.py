@@ -17,8 +17,8 @@ def train(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="Recipe: nano, nano_finish, nano_continue, finetune, finetune_512p, stage1, finetune_lora, "
-            "finetune_lora_24gb, dpo or nano_dpo."
+            help="Recipe: nano, nano_finish, nano_continue, nano_lora, nano_dpo, finetune, finetune_512p, finetune_lora, "
+            "finetune_lora_24gb, stage1 or dpo."
         ),
     ],
     output: Annotated[
@@ -26,6 +26,13 @@ def train(
     ] = None,
     data: Annotated[str | None, typer.Option(help="Folder of cached latent shards (default: the recipe's).")] = None,
     model: Annotated[str | None, typer.Option(help="Diffusers folder to start from (default: the recipe's).")] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH[:X]",
+            help="LoRA file that becomes part of the model's weights before the training; repeatable.",
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Stop after this many steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples in a micro-batch.")] = None,
     rate: Annotated[
@@ -83,6 +90,7 @@ def train(
         find_recipe(recipe),
         shards=data,
         model=model,
+        fused=tuple(_with_whole_path(each) for each in lora) if lora else None,
         steps=steps,
         batch_size=batch_size,
         rate=rate,
@@ -111,3 +119,11 @@ def train(
         checkpoint = trainer.run()
         exported = export_transformer(config, folder, folder / ("adapter" if config.lora else "transformer"))
     say(f"step {trainer.step}: checkpoint {checkpoint}, averaged weights {exported}")
+
+
+def _with_whole_path(lora: str) -> str:
+    """PATH[:X] as it is understood from any folder, for a run's records."""
+    from scail2.loading.places import parse_lora
+
+    path, strength = parse_lora(lora)
+    return f"{Path(path).resolve()}:{strength:g}"

@@ -12,7 +12,7 @@ from scail2.files.limits import PIXELS
 from scail2.video.source import check_frame_size
 
 
-def encode_video(frames: np.ndarray, fps: int = 16) -> bytes:
+def encode_video(frames: np.ndarray, fps: int | Fraction = 16) -> bytes:
     """uint8 `(T, H, W, 3)` → a lossless FFV1 Matroska file, equal bytes for equal frames."""
     buffer = io.BytesIO()
     # "bitexact" keeps the muxer from writing a random id and its version.

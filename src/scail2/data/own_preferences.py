@@ -144,7 +144,7 @@ class OwnPreferences:
     ) -> dict[str, dict[str, Array]]:
         if "boxes" in files:
             return _given_boxes(files["boxes"], videos, frames)
-        boxes = {side: _found_boxes(ArrayFrames(video.frames(0, frames))) for side, video in videos.items()}
+        boxes = {side: found_boxes(ArrayFrames(video.frames(0, frames))) for side, video in videos.items()}
         for side, found in boxes.items():
             if not found:
                 raise InputError(f"Nobody was found in the {side} video of {name}; give --boxes.")
@@ -223,7 +223,7 @@ def _given_boxes(path: Path, videos: Mapping[str, VideoReader], frames: int) -> 
     return boxes
 
 
-def _found_boxes(clip: ArrayFrames) -> dict[str, Array]:
+def found_boxes(clip: ArrayFrames) -> dict[str, Array]:
     """Boxes around the hands, faces and feet of everybody that the pose network finds; nothing where it finds nobody."""
     from scail2.perception.segmenters.people.joints import FACE, FEET, HANDS, find_joints
 

@@ -7,6 +7,7 @@ character tracks are lossless FFV1 (`.mkv`), stills are PNG, numbers are JSON.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -64,12 +65,21 @@ class MotionPair:
 
     `meta` holds what the source wants to keep: seeds, names, the order in which characters were replaced. `meta["start"]` is
     the place in a longer performance, in seconds, that the clips were cut from: above 0, training keeps history more often.
+    `meta["fps"]` is the clips' rate (16 where it says nothing).
+    A single video is a pair of one clip (both sides the same object). `reversible` is False where ỹ must never be a target:
+    it shows what nobody should learn to make.
     """
 
     synthetic: Clip
     real: Clip
     construction: SampleKind
     meta: Mapping[str, Any] = field(default_factory=dict)
+    reversible: bool = True
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is a single video."""
+        return self.synthetic is self.real
 
     def __post_init__(self) -> None:
         one, other = self.synthetic, self.real
@@ -95,21 +105,25 @@ _PART_STEP = 16
 def pair_members(pair: MotionPair) -> tuple[dict[str, Any], dict[str, bytes]]:
     """JSON record and members of a pair for `ShardWriter.write`; `read_pair` inverts it."""
     meta: dict[str, Any] = {"construction": pair.construction.value, "meta": dict(pair.meta), "clips": {}}
+    rate = Fraction(pair.meta.get("fps", 16))
     members: dict[str, bytes] = {}
-    for name, clip in (("synthetic", pair.synthetic), ("real", pair.real)):
-        boxes = None if clip.hand_boxes is None else np.round(clip.hand_boxes, 2).tolist()
+    if not pair.reversible:
+        meta["reversible"] = False
+    for name, clip in (("synthetic", pair.synthetic), ("real", pair.real))[int(pair.is_single) :]:
+        # JSON knows no NaN: a hand that is not seen has an empty box.
+        boxes = None if clip.hand_boxes is None else np.round(np.nan_to_num(clip.hand_boxes.astype(float)), 2).tolist()
         meta["clips"][name] = {"characters": len(clip.tracks), "caption": clip.caption, "hand_boxes": boxes}
-        members[f"{name}.mkv"] = encode_video(clip.frames)
-        members[f"{name}.tracks.mkv"] = encode_video(paint_tracks(clip.tracks))
+        members[f"{name}.mkv"] = encode_video(clip.frames, rate)
+        members[f"{name}.tracks.mkv"] = encode_video(paint_tracks(clip.tracks), rate)
         if clip.parts is not None:
-            members[f"{name}.parts.mkv"] = encode_video(_grey(clip.parts))
+            members[f"{name}.parts.mkv"] = encode_video(_grey(clip.parts), rate)
         if clip.pose is not None and clip.pose_tracks is not None:
-            members[f"{name}.pose.mkv"] = encode_video(clip.pose)
-            members[f"{name}.pose_tracks.mkv"] = encode_video(paint_tracks(clip.pose_tracks))
+            members[f"{name}.pose.mkv"] = encode_video(clip.pose, rate)
+            members[f"{name}.pose_tracks.mkv"] = encode_video(paint_tracks(clip.pose_tracks), rate)
             if clip.pose_joints is not None:
                 members[f"{name}.pose_joints.json"] = _written_joints(clip.pose_joints)
         if clip.excluded is not None:
-            members[f"{name}.excluded.mkv"] = encode_video(_grey(15 * clip.excluded.astype(np.uint8)))
+            members[f"{name}.excluded.mkv"] = encode_video(_grey(15 * clip.excluded.astype(np.uint8)), rate)
         if clip.still is not None:
             members[f"{name}.still.png"] = encode_png(clip.still.frame)
             members[f"{name}.still_tracks.png"] = encode_png(paint_tracks(clip.still.tracks[:, None])[0])
@@ -130,7 +144,9 @@ def read_pair(record: Record) -> MotionPair:
         )
         clips = {name: _read_clip(record, name, facts) for name, facts in stored.items()}
         construction = SampleKind(record.meta["construction"])
-        return MotionPair(**clips, construction=construction, meta=record.meta["meta"])
+        reversible = decode(record.meta.get("reversible", True), bool, record.key, "reversible")
+        clips.setdefault("synthetic", clips["real"])
+        return MotionPair(**clips, construction=construction, meta=record.meta["meta"], reversible=reversible)
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedSample(record.shard, record.key, f"not a motion pair ({error})") from error
 

@@ -1,13 +1,14 @@
 """Filling a folder with shards: by any number of processes and commands, resumable shard by shard, of one kind of work."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
-from scail2.data.shards import ShardIndex, ShardWriter, load_index
+from scail2.data.shards import ShardIndex, ShardWriter, index_path, load_index
 from scail2.errors import InputError
 from scail2.execution.crew import Crew, run_for_rank
 from scail2.execution.tasks import Ended, Lost, Message, Outcome, Settled, Watch
@@ -56,6 +57,7 @@ class ShardSummary:
 
     Attributes:
         written: samples that this command wrote, with its workers.
+        held: samples that the folder holds.
         skipped: samples that could not be made, by key and reason.
         missing: shards that others were still making when this command ended.
     """
@@ -63,6 +65,7 @@ class ShardSummary:
     directory: Path
     shards: int
     written: int
+    held: int
     skipped: dict[str, str]
     missing: int = 0
 
@@ -105,10 +108,24 @@ def run_shards(
         run = ShardRun(directory=place, name=run.name, shards=run.shards)
         begun = _claim(run, work, resume)
         try:
-            return _fill(run, work, sizes, crew, _Ears(progress, listen, sizes))
+            summary = _fill(run, work, sizes, crew, _Ears(progress, listen, sizes))
+            if not summary.held and not summary.missing:
+                _refuse_empty(run, summary)
+            return summary
         except InputError:
             failed = begun
             raise
+
+
+def _refuse_empty(run: ShardRun, summary: ShardSummary) -> NoReturn:
+    """Removes shards that hold nothing and says why they do."""
+    for number in range(run.shards):
+        for path in (index_path(run.path(number)), run.path(number)):
+            path.unlink(missing_ok=True)
+    (run.directory / CONTENTS).unlink(missing_ok=True)
+    reasons = Counter(summary.skipped.values()).most_common(3)
+    told = "; ".join(f"{reason} ({count} times)" if count > 1 else reason for reason, count in reasons)
+    raise InputError(f"Not one of {len(summary.skipped)} samples could be made: {told}.")
 
 
 def _kind(run: ShardRun) -> Kind:
@@ -134,7 +151,8 @@ def _fill(run: ShardRun, work: ShardWork, sizes: Sequence[int], crew: Crew, ears
     if not missing:
         _write_contents(run, held)
     skipped = {key: reason for each in held for key, reason in each.skipped.items()}
-    return ShardSummary(run.directory, run.shards, sum(len(held[n].samples) for n in report.made), skipped, missing)
+    written, total = (sum(len(held[n].samples) for n in numbers) for numbers in (report.made, range(run.shards)))
+    return ShardSummary(run.directory, run.shards, written, total, skipped, missing)
 
 
 def _write_contents(run: ShardRun, held: Sequence[ShardIndex]) -> None:

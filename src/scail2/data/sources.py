@@ -1,5 +1,6 @@
 """Motion pairs from shards made elsewhere, by `scail2 synthesize` or another generator."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +20,11 @@ CONSTRUCTIONS: dict[SampleKind, tuple[SampleKind, ...]] = {
     SampleKind.ANIMATION_MULTI: (SampleKind.ANIMATION_MULTI,),
     SampleKind.REPLACEMENT_SINGLE: (SampleKind.REPLACEMENT_SINGLE,),
     SampleKind.REPLACEMENT_MULTI: (SampleKind.REPLACEMENT_MULTI,),
-    SampleKind.POSE_SINGLE: (SampleKind.ANIMATION_SINGLE, SampleKind.REPLACEMENT_SINGLE),
-    SampleKind.POSE_MULTI: (SampleKind.ANIMATION_MULTI, SampleKind.REPLACEMENT_MULTI),
-    SampleKind.SELF_DRIVEN: (SampleKind.ANIMATION_SINGLE,),
+    SampleKind.POSE_SINGLE: (SampleKind.ANIMATION_SINGLE, SampleKind.REPLACEMENT_SINGLE, SampleKind.POSE_SINGLE),
+    SampleKind.POSE_MULTI: (SampleKind.ANIMATION_MULTI, SampleKind.REPLACEMENT_MULTI, SampleKind.POSE_MULTI),
+    SampleKind.SELF_DRIVEN: (SampleKind.ANIMATION_SINGLE, SampleKind.SELF_DRIVEN),
 }
+_POSE_MEMBER = "real.pose.mkv"
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,45 @@ class PairShards:
                     f"{record.shard} holds no motion pairs ({record.key} names no construction): give shards of "
                     "scail2 synthesize, or pairs in their layout"
                 )
-            kind = decode(record.meta["construction"], str, f"{record.shard}: {record.key}", "construction")
-            found.setdefault(kind, []).append(record)
+            kind = decode(record.meta["construction"], SampleKind, f"{record.shard}: {record.key}", "construction")
+            found.setdefault(kind.value, []).append(record)
         return found
+
+    def _candidates(self, kind: SampleKind) -> list[Record]:
+        """Stored pairs that can become a kind; of pose kinds those that have pose renders."""
+        found = [r for name in CONSTRUCTIONS[kind] for r in self._by_construction.get(name.value, [])]
+        return [r for r in found if _POSE_MEMBER in r.members] if kind.is_pose else found
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Stored pairs by construction."""
+        return {name: len(records) for name, records in self._by_construction.items()}
+
+    def shares(self, wanted: Mapping[SampleKind, float]) -> dict[SampleKind, float]:
+        """Shares of the kinds that can be made of what is stored.
+
+        Among those that are wanted, as wanted; stored pairs that none of these takes (single videos, for a recipe that has no
+        pose or self-driven samples) become what they were made as, by their number.
+
+        Raises:
+            InputError: nothing stored can become a sample.
+        """
+        there = {kind: share for kind, share in wanted.items() if share > 0 and self._candidates(kind)}
+        asked = {kind for kind, share in wanted.items() if share > 0}
+        taken = {name for kind in there for name in CONSTRUCTIONS[kind]}
+        left = {SampleKind(name): count for name, count in self.counts.items() if SampleKind(name) not in taken}
+        left = {kind: count for kind, count in left.items() if self._candidates(kind)}
+        if not left and there.keys() == asked:
+            return dict(wanted)
+        total = sum(self.counts.values())
+        if not there and not left:
+            raise InputError(
+                f"of {', '.join(map(str, self.paths))} no sample can be made: the pairs hold {self.counts}."
+            )
+        rest = sum(left.values()) / total if there else 1.0
+        shares = {kind: count / sum(left.values()) * rest for kind, count in left.items()}
+        scale = (1 - rest) / sum(there.values()) if there else 0.0
+        return {kind: share * scale for kind, share in there.items()} | shares
 
     def pair(self, kind: SampleKind, index: int, generator: np.random.Generator) -> MotionPair:
         """Stored pair `index` for a kind; none comes twice for it before all of its construction have come.
@@ -75,16 +113,23 @@ class PairShards:
             InputError: there is none.
             DamagedSample: the pair drawn cannot be read.
         """
-        candidates = [r for name in CONSTRUCTIONS[kind] for r in self._by_construction.get(name.value, [])]
+        candidates = self._candidates(kind)
         if not candidates:
             raise InputError(f"no stored pair can become {kind.value}: leave it out of the recipe's shares")
+        own = [r for r in candidates if r.meta["construction"] == kind.value]
+        rest = [r for r in candidates if r.meta["construction"] != kind.value]
         epoch, place = divmod(index, len(candidates))
-        order = np.random.default_rng(epoch).permutation(len(candidates))
-        return read_pair(candidates[int(order[place])])
+        # What was made as this kind comes before what can also become it.
+        part, place = (own, place) if place < len(own) else (rest, place - len(own))
+        order = np.random.default_rng(epoch).permutation(len(part))
+        return read_pair(part[int(order[place])])
+
+    def __len__(self) -> int:
+        return len(self._records)
 
     def describe(self) -> dict[str, Any]:
         """Names and number of the pairs."""
-        return {"pairs": [path.name for path in self.paths], "count": len(self._records)}
+        return {"pairs": [path.name for path in self.paths], "count": len(self)}
 
 
 class PairSource(Protocol):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from scail2.data.preferences import PreferenceSource, Strictness, preference_mem
 from scail2.data.sharding import ShardRun, ShardSummary, run_shards
 from scail2.data.shards import DamagedSample, ShardWriter
 from scail2.data.sources import PairSource
-from scail2.data.triplet_settings import TripletSettings
+from scail2.data.triplet_settings import SampleKind, TripletSettings
 from scail2.errors import InputError
 from scail2.execution.crew import Crew, as_crew
-from scail2.execution.tasks import Watch
+from scail2.execution.figures import Resource
+from scail2.execution.overlap import overlapped
+from scail2.execution.stages import StageBoard
+from scail2.execution.tasks import Message, Watch
 
 FORMAT = 1
 
@@ -45,22 +49,47 @@ class SynthesisWork:
             "seed": self.seed,
         }
 
+    @cached_property
+    def _board(self) -> StageBoard:
+        return StageBoard({"draw": Resource.CPU, "encode": Resource.CPU})
+
     def write_shard(self, writer: ShardWriter, number: int, watch: Watch) -> None:
         """Makes the pairs of one shard."""
         first = number * self.pairs_per_shard
-        for index in range(first, min(self.pairs, first + self.pairs_per_shard)):
-            generator = np.random.default_rng([self.seed, index])
-            kind = self.triplets.draw_kind(generator)
-            key = f"{index:07d}"
-            if (reason := watch.begin(key)) is None:
-                try:
-                    meta, members = pair_members(self.source.pair(kind, index, generator))
-                    writer.write(key, {**meta, "num_parts": self.source.num_parts}, members)
-                except (DamagedSample, InputError) as error:
-                    reason = str(error)
+        keys = [f"{index:07d}" for index in range(first, min(self.pairs, first + self.pairs_per_shard))]
+        self._board.listen = watch.report
+        for made in overlapped(keys, self._make, watch, self._board):
+            reason = made.reason
+            if isinstance(made.result, Refused):
+                reason = made.result.reason
+            elif made.result is not None:
+                writer.write(made.key, *made.result)
             if reason is not None:
-                writer.skip(key, f"{kind}: {reason}")
-            watch.end(key)
+                writer.skip(made.key, f"{self._kind(int(made.key))}: {reason}")
+            self._board.count(None if reason is None else "no pair")
+        self._board.report()
+
+    def _kind(self, index: int) -> SampleKind:
+        return self.triplets.draw_kind(np.random.default_rng([self.seed, index]))
+
+    def _make(self, _: int, key: str) -> "tuple[dict[str, Any], dict[str, bytes]] | Refused":
+        generator = np.random.default_rng([self.seed, int(key)])
+        kind = self.triplets.draw_kind(generator)
+        try:
+            with self._board.at("draw"):
+                pair = self.source.pair(kind, int(key), generator)
+            with self._board.at("encode"):
+                meta, members = pair_members(pair)
+        except (DamagedSample, InputError) as error:
+            return Refused(str(error))
+        return {**meta, "num_parts": self.source.num_parts}, members
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A pair that cannot be made, and why."""
+
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,9 +137,14 @@ def write_pairs(
     workers: int | Crew = 1,
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    listen: Callable[[Message], None] | None = None,
 ) -> ShardSummary:
-    """Writes the shards that are not there yet; arguments and errors as `write_cache`."""
+    """Writes the shards that are not there yet; arguments and errors as `write_cache`.
+
+    Args:
+        listen: hears what the workers say, the figures of their stages among it.
+    """
     name = "preferences" if isinstance(work, PreferenceWork) else "pairs"
     run = ShardRun(directory=Path(directory), name=name, shards=-(-work.pairs // work.pairs_per_shard))
     sizes = [min(work.pairs, (n + 1) * work.pairs_per_shard) - n * work.pairs_per_shard for n in range(run.shards)]
-    return run_shards(run, work, sizes, crew=as_crew(workers), resume=resume, progress=progress)
+    return run_shards(run, work, sizes, crew=as_crew(workers), resume=resume, progress=progress, listen=listen)

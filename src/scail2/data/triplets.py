@@ -70,13 +70,15 @@ def draw_triplet(
         kind: what to make of it.
         settings: probabilities and switches.
         generator: the only source of randomness.
-        swapped: exchanges the clips' roles (for sources that render both exactly).
+        swapped: exchanges the clips' roles (for sources that render both exactly); of a pair that is not reversible it gives
+            another sample of the one direction.
 
     Raises:
         InputError: the pair lacks what the kind needs (pose renders, a frame in which every character is seen).
     """
     # Driven by its own pose, a generator's clip would be a target whose artefacts nothing in the input explains.
-    forward = bool(generator.random() < settings.forward_share) and kind not in _OWN_MOTION
+    forward = bool(generator.random() < settings.forward_share) and kind not in _OWN_MOTION and pair.reversible
+    swapped = swapped and pair.reversible
     target, other = (pair.synthetic, pair.real) if forward != swapped else (pair.real, pair.synthetic)
     mode = kind.mode
     slots = _draw_slots(len(target.tracks), settings, generator)

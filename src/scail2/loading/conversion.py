@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from scail2.errors import InputError
 from scail2.files.ownership import new_file, new_folder
 from scail2.loading.component_files import COMPANIONS, ComponentFiles, FileKind, find_components, kind_of
 from scail2.loading.components import load_component
+from scail2.loading.places import parse_lora
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.request.paths import refuse_overwriting
 
@@ -33,6 +34,7 @@ def convert(
     config: Mapping[str, Any] | None = None,
     pipeline: bool = False,
     components: Mapping[str, str | Path | None] | None = None,
+    loras: Iterable[str | Path] = (),
 ) -> list[str]:
     """Converts a public file, or a folder of public files, into another layout.
 
@@ -47,6 +49,7 @@ def convert(
         pipeline: make a whole pipeline from a transformer file and the files found near it. A folder of public files
             is always taken as a pipeline.
         components: files that are not to be searched for: ``vae``, ``text_encoder``, ``tokenizer``, ``image_encoder``.
+        loras: files, each as a path or ``"PATH:STRENGTH"``, that become part of the transformer's weights.
 
     Returns:
         One line for each component written.
@@ -55,18 +58,18 @@ def convert(
     if to not in TARGETS:
         raise InputError(f"Cannot convert to '{to}': choose one of {', '.join(TARGETS)}.")
     whole = pipeline or any(components.values()) or (source.is_dir() and diffusers_folder(source) is None)
-    _keep_apart(out, source, components)
+    fused = [parse_lora(lora) for lora in loras]
+    _keep_apart(out, source, {**components, **{f"LoRA {number + 1}": lora for number, (lora, _) in enumerate(fused)}})
+    changes: dict[str, Any] = {"config": config, "torch_dtype": torch_dtype, "loras": fused}
     if to != "diffusers":
         path = find_components(source).transformer if whole and source.is_dir() else source
         with new_file(out) as file:
-            dialect = convert_transformer(
-                SCAIL2Transformer3DModel, path, file, to=to, config=config, torch_dtype=torch_dtype
-            )
+            dialect = convert_transformer(SCAIL2Transformer3DModel, path, file, to=to, **changes)
         return [f"transformer ({dialect}) -> {out}"]
     with new_folder(out) as folder:
         if whole:
-            return _convert_pipeline(find_components(source, **components), folder, config, torch_dtype)
-        return [_convert_one(source, folder, config, torch_dtype)]
+            return _convert_pipeline(find_components(source, **components), folder, changes)
+        return [_convert_one(source, folder, changes)]
 
 
 def _keep_apart(out: Path, source: Path, components: Mapping[str, str | Path | None]) -> None:
@@ -75,12 +78,10 @@ def _keep_apart(out: Path, source: Path, components: Mapping[str, str | Path | N
     refuse_overwriting([out], [(name, local_path(path)) for name, path in given if path is not None])
 
 
-def _convert_one(source: Path, folder: Path, config: Mapping | None, torch_dtype: torch.dtype | None) -> str:
+def _convert_one(source: Path, folder: Path, changes: Mapping[str, Any]) -> str:
     kind = FileKind.TRANSFORMER if diffusers_folder(source) else kind_of(open_tensor_file(source))
     if kind is FileKind.TRANSFORMER:
-        dialect = convert_transformer(
-            SCAIL2Transformer3DModel, source, folder, to="diffusers", config=config, torch_dtype=torch_dtype
-        )
+        dialect = convert_transformer(SCAIL2Transformer3DModel, source, folder, to="diffusers", **changes)
         return f"transformer ({dialect})"
     loaders = {
         FileKind.VAE: load_vae,
@@ -89,6 +90,9 @@ def _convert_one(source: Path, folder: Path, config: Mapping | None, torch_dtype
     }
     if kind not in loaders:
         raise InputError(f"{source} is {_described(kind)}: there is no diffusers folder to make of it.")
+    if changes["loras"]:
+        raise InputError(f"{source} is {kind.value}: LoRAs become part of a transformer's weights.")
+    torch_dtype = changes["torch_dtype"]
     arguments = (source,) if kind is FileKind.VAE and torch_dtype is None else (source, torch_dtype)
     loaders[kind](*arguments).save_pretrained(folder)
     forget_origin(folder)
@@ -99,16 +103,14 @@ def _described(kind: FileKind) -> str:
     return "a LoRA (fuse it with --lora, or load it as it is)" if kind is FileKind.LORA else "no file that SCAIL-2 uses"
 
 
-def _convert_pipeline(
-    files: ComponentFiles, folder: Path, config: Mapping | None, torch_dtype: torch.dtype | None
-) -> list[str]:
+def _convert_pipeline(files: ComponentFiles, folder: Path, changes: Mapping[str, Any]) -> list[str]:
     from scail2.pipeline import SCAIL2Pipeline
 
     # The transformer last: a missing VAE or tokenizer is found before the long part.
     lines: list[str] = []
     parts: dict[str, Any] = {}
     for name in COMPANIONS:
-        part = load_component(name, files, torch_dtype)
+        part = load_component(name, files, changes["torch_dtype"])
         if part is None:
             lines.append(f"no {name}: the pipeline will need precomputed embeddings")
             continue
@@ -118,9 +120,7 @@ def _convert_pipeline(
         parts[name] = part.to("meta") if isinstance(part, torch.nn.Module) else part
         lines.append(name + (f" from {path}" if (path := getattr(files, name, None)) else ""))
     target = folder / "transformer"
-    dialect = convert_transformer(
-        SCAIL2Transformer3DModel, files.transformer, target, to="diffusers", config=config, torch_dtype=torch_dtype
-    )
+    dialect = convert_transformer(SCAIL2Transformer3DModel, files.transformer, target, to="diffusers", **changes)
     lines.append(f"transformer from {files.transformer} ({dialect})")
     _, transformer = open_transformer(SCAIL2Transformer3DModel, target)
     SCAIL2Pipeline(transformer=transformer, **parts).save_config(folder)

@@ -22,8 +22,20 @@ def found(frames: Array) -> Array:
     Raises:
         InputError: no segmenter here knows what they show.
     """
-    masks = AutomaticSegmenter().segment(ArrayFrames(frames))
-    return masks.masks(0, len(frames))
+    return AutomaticSegmenter().segment(ArrayFrames(frames)).masks(0, len(frames))
+
+
+def found_again(frames: Array, driving: Array) -> Array:
+    """The characters of a clip that was made of another, by the segmenter that knows the driving one; nobody where it is lost.
+
+    Raises:
+        InputError: no segmenter here knows what the driving clip shows.
+    """
+    segmenter = AutomaticSegmenter(accept=True).choose(ArrayFrames(driving))
+    try:
+        return segmenter.segment(ArrayFrames(frames)).masks(0, len(frames))
+    except InputError:  # it knows such clips and finds nobody in this one
+        return np.zeros((0, *frames.shape[:3]), bool)
 
 
 def performers(motion: Motion, masks: Array | None) -> dict[BindingSlot, Array]:
@@ -88,3 +100,12 @@ def person(joints: Joints, region: Array) -> Joints:
     hit = region[np.arange(frames)[:, None], row.clip(0, height - 1), column.clip(0, width - 1)] & inside
     chosen = int(hit.sum(axis=(1, 2)).argmax())
     return Joints(places=joints.places[chosen : chosen + 1], visibility=joints.visibility[chosen : chosen + 1])
+
+
+def widened(mask: Array, pixels: int) -> Array:
+    """A mask bool (T, H, W) and every pixel within so many of it, diagonals included."""
+    import torch
+    from torch.nn import functional
+
+    planes = torch.from_numpy(mask)[:, None].float()
+    return functional.max_pool2d(planes, 2 * pixels + 1, 1, pixels)[:, 0].numpy() > 0

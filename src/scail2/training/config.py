@@ -155,8 +155,9 @@ class SheetConfig:
 class TrainConfig:
     """One training run.
 
-    ``model`` is a diffusers folder with a ``transformer`` to start from. ``precision`` is what the forward pass
-    computes in; without it bfloat16 where the device multiplies it natively, else float32. ``batch_size`` ×
+    ``model`` is a diffusers folder with a ``transformer`` to start from, ``fused`` LoRA files (PATH or PATH:STRENGTH) that are
+    made part of its weights first: what was trained before, for a preference stage say. ``precision`` is what the forward
+    pass computes in; without it bfloat16 where the device multiplies it natively, else float32. ``batch_size`` ×
     ``accumulation`` samples make a step. A step whose loss or gradient is not finite changes no weight; ``most_skipped`` of
     them in a row end the run.
     """
@@ -168,6 +169,7 @@ class TrainConfig:
     timesteps: TimestepConfig = field(default_factory=TimestepConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    fused: tuple[str, ...] = ()
     lora: LoRAConfig | None = None
     frozen: FrozenConfig | None = None
     preference: PreferenceConfig | None = None

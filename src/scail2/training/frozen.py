@@ -30,18 +30,22 @@ _NF4_BLOCK = 64
 def keep_frozen(transformer: nn.Module, config: FrozenConfig) -> None:
     """Takes the matrices that are not trained out of the blocks of a transformer with adapters; blocks fetch them.
 
-    Until then weights lie in main memory. Afterwards their parameters are empty, also when the network is moved.
+    Until then weights lie in main memory. Afterwards their parameters are empty, also when the network is moved; how many
+    numbers they were is its ``frozen_numbers``.
 
     Raises:
         InputError: a package is missing.
     """
+    count = 0
     for block in transformer.blocks:
         layers = [each for each in block.modules() if isinstance(each, nn.Linear) and not each.weight.requires_grad]
         store = FrozenWeights([(each, _keep(each.weight.data, config.storage)) for each in layers], config.offload)
         for layer in layers:
+            count += layer.weight.numel()
             layer.weight.data = layer.weight.data.new_empty(0)
         work = _Work(block, store, config.token_chunk)
         block.forward = partial(_forward, work)
+    transformer.frozen_numbers = count
 
 
 # ---- forms of a matrix ---------------------------------------------------------------------------------------------

@@ -26,7 +26,8 @@ _SAMPLE_DRAWS = 1
 class LatentBatches:
     """``batches(micro_step)``: draws, reads, cuts and stacks samples; reads the following micro-batch in the background.
 
-    A "self_driven" share is served by single-character animation samples driven by their own target.
+    A "self_driven" share is served by samples that were cached as such, or, where there are none, by single-character animation
+    samples driven by their own target.
     """
 
     def __init__(self, dataset: LatentDataset, config: DataConfig, seed: int) -> None:
@@ -87,7 +88,9 @@ class LatentBatches:
         """The micro-batch of a step: a pure function of the step, the seed and the shards."""
         generator = step_generator(self.seed, micro_step, _SAMPLE_DRAWS)
         shares = mixture_at(self._samples_before + micro_step * self.config.batch_size, self.config.mixture)
-        self_share = shares.pop(SampleKind.SELF_DRIVEN, 0.0)
+        # Samples of single videos drive themselves already.
+        kept = SampleKind.SELF_DRIVEN in self.dataset.kinds
+        self_share = 0.0 if kept else shares.pop(SampleKind.SELF_DRIVEN, 0.0)
         single = shares.get(SampleKind.ANIMATION_SINGLE, 0.0)
         if self_share:
             shares[SampleKind.ANIMATION_SINGLE] = single + self_share
@@ -111,6 +114,11 @@ class LatentBatches:
 def _without_absent_kinds(mixture: tuple[MixtureKnot, ...], dataset: LatentDataset) -> tuple[MixtureKnot, ...]:
     """The mixture over the kinds that were cached (an ablation may leave some out), with a warning that names the others."""
     cached = set(dataset.kinds) | ({SampleKind.SELF_DRIVEN} if SampleKind.ANIMATION_SINGLE in dataset.kinds else set())
+    used = {kind for knot in mixture for kind, share in knot.shares if share > 0}
+    for kind in sorted(set(dataset.kinds) - {SampleKind(each) for each in used} if used else ()):
+        logger.warning(
+            "the recipe has no share of %s: %d cached samples are not trained on", kind.value, dataset.kinds[kind]
+        )
     absent = sorted({kind for knot in mixture for kind, share in knot.shares if share > 0 and kind not in cached})
     if not absent:
         return mixture

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from scail2.data.dataset import LatentDataset
 from scail2.errors import InputError
 from scail2.files.documents import load_json
 from scail2.files.ownership import new_folder
+from scail2.files.user_paths import split_lora
+from scail2.loading.places import parse_lora
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.request.paths import refuse_overwriting
+from scail2.training.card_results import cell, results
 from scail2.training.run_folder import CHECKPOINTS, CONFIG
 from scail2.training.state import latest_state, read_progress
-
-# Columns of a card's evaluation table.
-_MEASURES = ("character_psnr", "hand_psnr", "head_psnr", "background_psnr", "limb_iou", "frame_difference_correlation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Card:
         title: the card's heading.
         licence: of the weights, as the Hub spells it: `mit`, `apache-2.0`, `other` …
         data_note: where the training material comes from and with what right it was used.
-        evaluations: files of `scail2 evaluate --json`.
+        evaluations: result files, as `card_results.results` takes them.
     """
 
     title: str
@@ -56,28 +56,34 @@ class _Run:
     optimizer: dict[str, Any]
     accumulation: int = 1
     ema_decay: float = 0.0
+    fused: tuple[str, ...] = ()
     lora: dict[str, Any] | None = None
     preference: dict[str, Any] | None = None
     loss: dict[str, Any] = field(default_factory=dict)
 
 
-def publish(run: Path, out: Path, card: Card) -> list[str]:
+def publish(run: Path, out: Path, card: Card, *, merge: bool = False) -> list[str]:
     """Makes a folder that can be given away: one weight file in published names and `README.md`.
 
     Args:
         run: a training's folder with its exported weights.
         out: a new folder.
+        merge: adapters become part of the weights that they were trained on, which are written whole; tensor by tensor, so
+            that no more than one is in memory.
 
     Returns:
         Names of the files made.
 
     Raises:
-        InputError: the run is none, or has no export yet; ``out`` exists; an evaluation is none.
+        InputError: the run is none, or has no export yet; ``out`` exists; an evaluation is none; there is nothing to merge, or
+            nothing to merge it into.
     """
     if not (run / CONFIG).is_file():
         raise InputError(f"{run} is no training's folder: it has no {CONFIG}.")
     refuse_overwriting([out], [("run", run), *(("evaluation", path) for path in card.evaluations)])
     facts = load_json(run / CONFIG, _Run, unknown=True)
+    if merge and facts.lora is None:
+        raise InputError(f"{run} trained the weights themselves: there are no adapters to merge, leave --merge away.")
     with new_folder(out) as folder:
         weights = folder / f"{facts.name}.safetensors"
         exported = run / "adapter" / weights.name
@@ -85,40 +91,65 @@ def publish(run: Path, out: Path, card: Card) -> list[str]:
             if not (run / "transformer" / "config.json").is_file():
                 raise InputError(f"{run} has no exported transformer: let scail2 train finish first.")
             convert_transformer(SCAIL2Transformer3DModel, run / "transformer", weights, to="official")
+        elif exported.is_file() and merge:
+            _merge(facts, exported, weights)
         elif exported.is_file():
             shutil.copyfile(exported, weights)
         else:
             raise InputError(f"{run} has no exported adapter {exported.name}: let scail2 train finish first.")
-        (folder / "README.md").write_text(model_card(run, facts, card), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(run, facts, card, merged=merge), encoding="utf-8")
         return sorted(path.name for path in folder.iterdir())
 
 
-def model_card(run: Path, facts: _Run, card: Card) -> str:
+def _merge(facts: _Run, adapter: Path, weights: Path) -> None:
+    model = Path(facts.model)
+    if not (model / "transformer" / "config.json").is_file():
+        raise InputError(
+            f"The model that {adapter.name} was trained on is not at {model} any more: put it there to merge."
+        )
+    loras = [*map(parse_lora, facts.fused), (adapter, 1.0)]
+    convert_transformer(SCAIL2Transformer3DModel, model / "transformer", weights, to="official", loras=loras)
+
+
+def model_card(run: Path, facts: _Run, card: Card, *, merged: bool = False) -> str:
     """The card's Markdown, with the front matter that the Hub reads. Of paths only last names are told."""
     base = Path(facts.model).resolve().name
-    kind = "Full weights" if facts.lora is None else f"Low-rank adapters (rank {facts.lora.get('rank')})"
-    tags = ["scail-2", "video", "character-animation", *(["lora"] if facts.lora else [])]
+    adapters = facts.lora is not None and not merged
+    kind = "Full weights"
+    if facts.lora is not None:
+        rank = f"rank {facts.lora.get('rank')}"
+        kind = f"Full weights, with low-rank adapters ({rank}) merged," if merged else f"Low-rank adapters ({rank})"
+    tags = ["scail-2", "video", "character-animation", *(["lora"] if adapters else [])]
     front = {"license": card.licence, "base_model": base, "pipeline_tag": "image-to-video", "tags": tags}
     sections = [
         "---\n" + "\n".join(f"{name}: {json.dumps(value)}" for name, value in front.items()) + "\n---",
         f"# {card.title}",
         f"{kind} for SCAIL-2's transformer, trained on `{base}` with the recipe `{facts.name}` of scail2.",
-        "## Use\n\n" + _use(facts),
+        "## Use\n\n" + _use(facts, adapters),
         "## Training\n\n" + _listed(_training(run, facts)),
         "## Training data\n\n" + _data(facts, card),
-        "## Evaluation\n\n" + _evaluation(card.evaluations),
+        "## Evaluation\n\n" + results(card.evaluations),
         f"## Licence\n\n{card.licence}. The base model's licence goes on to hold for what is derived from it.",
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _use(facts: _Run) -> str:
+def _use(facts: _Run, adapters: bool) -> str:
     file = f"{facts.name}.safetensors"
-    if facts.lora is None:
+    if not adapters:
         return f"```sh\nscail2 convert {file} --pipeline --out model\n```\n\nThe names are those of the published checkpoint."
     return (
         f"```sh\nscail2 animate --lora {file} --reference hero.png --driving dance.mp4 --output out.mp4\n```\n\n"
         "The names are those of the published LoRAs, which ComfyUI and diffusers' `load_lora_weights` read, too."
+        + _on_top_of(facts)
+    )
+
+
+def _on_top_of(facts: _Run) -> str:
+    """Which LoRAs have to be there, too."""
+    before = [f"`{Path(path).name}` at {1.0 if x is None else float(x):g}" for path, x in map(split_lora, facts.fused)]
+    return (
+        f" It was trained on top of {', '.join(before)}: give that first, with a `--lora` of its own." if before else ""
     )
 
 
@@ -172,25 +203,4 @@ def _listed(lines: Any) -> str:
 
 
 def _cell(value: Any) -> str:
-    text = f"`{json.dumps(value, ensure_ascii=False)}`" if isinstance(value, dict | list) else str(value)
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _evaluation(paths: Sequence[Path]) -> str:
-    if not paths:
-        return "Not measured."
-    lines = ["| file | task | clips | " + " | ".join(_MEASURES) + " |", "|---" * (3 + len(_MEASURES)) + "|"]
-    for path in paths:
-        report = load_json(path, dict[str, Any])
-        tasks = {
-            name: each
-            for name, each in report.items()
-            if isinstance(each, Mapping) and "clips" in each and name != "settings"
-        }
-        if not tasks:
-            raise InputError(f"{path} holds no evaluation: give a file of scail2 evaluate --json.")
-        for name, each in tasks.items():
-            figures = [each.get(measure) for measure in _MEASURES]
-            cells = ["–" if not isinstance(f, int | float) else f"{f:.3f}" for f in figures]
-            lines.append(f"| {_cell(path.name)} | {_cell(name)} | {each['clips']} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", "By `scail2 evaluate`: drawn puppets that no training uses, PSNR in dB."])
+    return cell(f"`{json.dumps(value, ensure_ascii=False)}`" if isinstance(value, dict | list) else value)

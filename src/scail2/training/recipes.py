@@ -198,6 +198,19 @@ def nano_dpo() -> TrainConfig:
     )
 
 
+def nano_lora() -> TrainConfig:
+    """Adapters of rank 32 on the embedded checkpoint, its noise levels and loss, on whatever kinds the cache holds."""
+    start = nano_dpo()
+    return dataclasses.replace(
+        start,
+        name="nano_lora",
+        data=dataclasses.replace(start.data, shards="out/latents"),
+        preference=None,
+        optimizer=dataclasses.replace(start.optimizer, learning_rate=1e-3, warmup=10),
+        log_every=20,
+    )
+
+
 def _with_rate(config: TrainConfig, rate: float, *, steps: int = 1_000, **changes: Any) -> TrainConfig:
     """The published curve for other rates and lengths: one step in a hundred warms up."""
     optimizer = dataclasses.replace(config.optimizer, learning_rate=rate, warmup=steps // 100)
@@ -219,6 +232,7 @@ _ALL = (
     nano,
     nano_finish,
     nano_continue,
+    nano_lora,
     nano_dpo,
     finetune,
     finetune_512p,

@@ -1,13 +1,12 @@
 """What pose-driven generators are driven by: a film of the skeleton, one of the face, and what of the scene stays."""
 
 import numpy as np
-import torch
-from torch.nn import functional
 
 from scail2.perception.segmenters.people.joints import Joints, find_joints
 from scail2.perception.segmenters.people.network import installed
 from scail2.perception.segmenters.people.skeleton import SkeletonStyle, draw_skeletons, smoothed
 from scail2.synthesis.generators.protocol import Array
+from scail2.synthesis.performers import widened
 from scail2.video import ArrayFrames
 from scail2.video.resize import resize_stretch
 
@@ -95,10 +94,4 @@ def holes(performer: Array, others: Array | None = None) -> Array:
             boxed[frame, row : rows[-1] + 1 + margin, column : columns[-1] + 1 + margin] = True
     if others is None or not others.any():
         return boxed
-    return boxed & (_widened(performer, margin) | ~others)
-
-
-def _widened(mask: Array, pixels: int) -> Array:
-    """A mask bool (T, H, W) and every pixel within so many of it, diagonals included."""
-    planes = torch.from_numpy(mask)[:, None].float()
-    return functional.max_pool2d(planes, 2 * pixels + 1, 1, pixels)[:, 0].numpy() > 0
+    return boxed & (widened(performer, margin) | ~others)

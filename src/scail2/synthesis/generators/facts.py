@@ -15,6 +15,7 @@ PUPPETS = GeneratorFacts(
     max_characters=1,
     seconds_per_frame=0.001,
     measured_on="one core of a server's CPU, 128x128",
+    driven_by_poses=True,
     cannot=(
         "It draws only the puppets and motions of its own pools, whatever the picture shows.",
         "Several characters are replaced one after the other.",
@@ -39,6 +40,7 @@ WAN_ANIMATE = GeneratorFacts(
     max_characters=1,
     seconds_per_frame=2.9,
     measured_on=f"512x896, 77 frames, 20 steps of 2.06e15 operations {_PREDICTED}",
+    driven_by_poses=True,
     cannot=(
         "It follows skeletons of 18 joints that the extra people finds: fingers are not among them.",
         "The performer's proportions show through, for skeletons are not fitted to the character.",

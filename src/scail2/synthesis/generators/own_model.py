@@ -43,8 +43,8 @@ class OwnModelGenerator:
 
     @property
     def facts(self) -> GeneratorFacts:
-        """What it is and can do."""
-        return OWN
+        """What it is and can do; driven by skeletons, it repeats the joints that come with a motion."""
+        return dataclasses.replace(OWN, driven_by_poses=self.skeletons is not None)
 
     @cached_property
     def pipeline(self) -> "SCAIL2Pipeline":

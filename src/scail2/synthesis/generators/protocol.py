@@ -107,6 +107,7 @@ class GeneratorFacts:
         seconds_per_frame: an estimate for one frame of output; None where nobody has measured it.
         cannot: what it is not able to do, a sentence each.
         measured_on: what the estimate is of: card, size, steps, and who says so.
+        driven_by_poses: whether it repeats the joints that come with a motion, right or wrong.
     """
 
     name: str
@@ -116,6 +117,7 @@ class GeneratorFacts:
     seconds_per_frame: float | None = None
     cannot: tuple[str, ...] = ()
     measured_on: str = ""
+    driven_by_poses: bool = False
 
     def check(self, mode: AnimationMode, characters: int = 1) -> None:
         """Refuses what the generator cannot do.

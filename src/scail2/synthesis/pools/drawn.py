@@ -69,6 +69,11 @@ class DrawnMotions:
         """See `MotionPool`."""
         return _drawn_motion(self, name)
 
+    @property
+    def num_parts(self) -> int:
+        """Part classes of the clips' part maps."""
+        return len(puppets.PART_NAMES)
+
     def describe(self) -> dict[str, Any]:
         """All settings."""
         return {"pool": "puppets", **dataclasses.asdict(self)}

@@ -40,6 +40,10 @@ class MotionPool(Protocol):
     def motion(self, name: str) -> PoolMotion:
         """The motion of that name; InputError if it is none of this pool's."""
 
+    @property
+    def num_parts(self) -> int:
+        """Part classes of the clips' part maps, 0 where there are none."""
+
     def describe(self) -> dict[str, Any]:
         """JSON-able facts in which a continued run must agree."""
 

@@ -24,8 +24,7 @@ LIMBS = (
 )  # fmt: skip
 # Below this a joint is hidden or outside the picture.
 VISIBLE = 0.5
-# Half of the limbs' joints have to be seen in both to compare two bodies.
-_ENOUGH = len(LIMBS) // 2
+HAND_JOINTS = HANDS["left"] + HANDS["right"]
 # A body is a mask's when the two outlines share this part of their union.
 _SAME_BODY = 0.6
 # Bodies less tall than this, in pixels, are not looked for: their joints could not be told apart.
@@ -161,21 +160,21 @@ def body_size(joints: np.ndarray) -> np.ndarray:
     return np.linalg.norm(top - bottom, axis=-1)
 
 
-def motion_error(output: Joints, driving: Joints) -> np.ndarray:
+def motion_error(output: Joints, driving: Joints, compared: Sequence[int] = LIMBS) -> np.ndarray:
     """How far an output's joints are from where the driving video's motion puts them, float (people, T), in torso lengths.
 
     Each body is centred on its hips and divided by its median torso length, so place and size do not count, only pose. Mean
-    over the joints of trunk and limbs that are seen in both; NaN where fewer than six of the twelve are. People are compared
-    in order; both need the same number.
+    over those of the compared joints (trunk and limbs) that are seen in both; NaN where fewer than half of them are. People
+    are compared in order; both need the same number.
     """
     if len(output.places) != len(driving.places):
         raise ValueError(f"{len(output.places)} people in the output, {len(driving.places)} in the driving video")
-    limbs = list(LIMBS)
+    limbs = list(compared)
     ours, theirs = _normalised(output)[..., limbs, :], _normalised(driving)[..., limbs, :]
     both = (output.seen & driving.seen)[..., limbs]
     distance = np.where(both, np.linalg.norm(ours - theirs, axis=-1), 0.0)
     count = both.sum(axis=-1)
-    return np.where(count >= _ENOUGH, distance.sum(axis=-1) / np.maximum(count, 1), np.nan)
+    return np.where(count >= len(limbs) // 2, distance.sum(axis=-1) / np.maximum(count, 1), np.nan)
 
 
 def _typical_size(places: np.ndarray) -> np.ndarray:

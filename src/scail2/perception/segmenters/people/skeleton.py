@@ -122,15 +122,41 @@ _PUPPET_JOINTS: dict[str, tuple[int, ...]] = {
 }
 
 
-def _puppets(joints: Joints, height: int, width: int, frame: int) -> np.ndarray:
-    from scail2.puppets.pose import render_pose
+def puppet_joints(joints: Joints) -> np.ndarray:
+    """People's joints as the puppets' poses have them: float (people, T, J, 2) in the order of `JOINT_NAMES`, NaN for hidden."""
     from scail2.puppets.skeleton import JOINT_INDEX
 
-    places = np.full((len(joints.places), 1, len(JOINT_INDEX), 2), np.nan)
+    places = np.full((*joints.places.shape[:2], len(JOINT_INDEX), 2), np.nan)
     for name, parts in _PUPPET_JOINTS.items():
-        seen = joints.seen[:, frame, list(parts)].all(axis=-1)
-        places[seen, 0, JOINT_INDEX[name]] = joints.places[seen, frame][:, list(parts)].mean(axis=1)
-    return render_pose(places[::-1], height=height, width=width, fingers=False)[0]
+        seen = joints.seen[..., list(parts)].all(axis=-1)
+        places[seen, JOINT_INDEX[name]] = joints.places[seen][:, list(parts)].mean(axis=1)
+    return places
+
+
+def _puppets(joints: Joints, height: int, width: int, frame: int) -> np.ndarray:
+    from scail2.puppets.pose import render_pose
+
+    here = Joints(places=joints.places[:, frame : frame + 1], visibility=joints.visibility[:, frame : frame + 1])
+    return render_pose(puppet_joints(here)[::-1], height=height, width=width, fingers=False)[0]
+
+
+def skeleton_clip(joints: Joints, style: SkeletonStyle, *, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every frame's skeletons on black, uint8 (T, H, W, 3), and where each person's is seen, bool (people, T, H, W).
+
+    Later people lie in front.
+    """
+    people, total = joints.places.shape[:2]
+    frames = np.zeros((total, height, width, 3), np.uint8)
+    tracks = np.zeros((people, total, height, width), bool)
+    for person in range(people):
+        only = Joints(places=joints.places[person : person + 1], visibility=joints.visibility[person : person + 1])
+        for frame in range(total):
+            drawn = draw_skeletons(only, style, height=height, width=width, frame=frame)
+            here = drawn.any(axis=-1)
+            frames[frame][here] = drawn[here]
+            tracks[:person, frame] &= ~here
+            tracks[person, frame] = here
+    return frames, tracks
 
 
 _DRAWERS: dict[SkeletonStyle, Callable[[Joints, int, int, int], np.ndarray]] = {
