@@ -95,6 +95,28 @@ def test_adapters_are_merged_into_whole_weights(adapted, tmp_path):
     assert '"lora"' not in card.split("---\n")[1]
 
 
+def test_a_second_stage_is_trained_on_top_of_the_first(adapted, world, tmp_path):
+    config, first = adapted
+    adapter = first / "adapter" / "toy.safetensors"
+    second = dataclasses.replace(config, name="second", fused=(f"{adapter}:0.5",), seed=4, steps=2)
+    build_trainer(second, tmp_path / "run").run()
+    export_transformer(second, tmp_path / "run", tmp_path / "run" / "adapter")
+    start = load_trainable(second)
+    start.disable_adapters()
+    fused = load_trainable(dataclasses.replace(config, lora=None))
+    apply_loras(fused, [(adapter, 0.5)])
+    layer = "blocks.1.attn1.to_q"
+    assert torch.equal(start.get_submodule(layer).base_layer.weight, fused.get_submodule(layer).weight)
+    # Merged: both stages. As a LoRA: the second alone, and the card says what it belongs on.
+    publish(tmp_path / "run", tmp_path / "whole", CARD, merge=True)
+    apply_loras(fused, [(tmp_path / "run" / "adapter" / "second.safetensors", 1.0)])
+    merged = read_transformer(SCAIL2Transformer3DModel, tmp_path / "whole" / "second.safetensors").state_dict()
+    for name, value in fused.state_dict().items():
+        torch.testing.assert_close(value, merged[name], rtol=1e-6, atol=1e-7)
+    publish(tmp_path / "run", tmp_path / "lora", CARD)
+    assert "on top of `toy.safetensors` at 0.5" in (tmp_path / "lora" / "README.md").read_text()
+
+
 def test_what_cannot_be_merged_is_refused(adapted, world, tmp_path):
     _, run = adapted
     copy = tmp_path / "run"

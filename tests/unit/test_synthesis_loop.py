@@ -79,7 +79,7 @@ def test_every_construction_is_made_and_can_be_stored(tmp_path, kind):
     assert pair.synthetic.caption != pair.real.caption != ""
 
 
-class DiedError(Exception):
+class DiedError(BaseException):
     pass
 
 

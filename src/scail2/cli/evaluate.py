@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
+    context: typer.Context,
     checkpoint: Annotated[
         str | None,
         typer.Argument(
@@ -27,6 +28,9 @@ def evaluate(
         str, typer.Option(help="puppets, or studio-bench: your own clips, each driven by itself.")
     ] = "puppets",
     model: Annotated[str | None, typer.Option(help="studio-bench: the model, as for animate.")] = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(metavar="PATH[:X]", help="LoRA file to fuse into the model; repeatable.")
+    ] = None,
     split: Annotated[str, typer.Option(help="test, holdout, validation or train.")] = "test",
     salt: Annotated[str, typer.Option(help="Draws another, disjoint world of the same split.")] = "",
     clips: Annotated[int, typer.Option(min=1, help="Clips of each task.")] = 16,
@@ -65,7 +69,9 @@ def evaluate(
     from scail2.cli.terminal import Terminal
 
     if protocol == "studio-bench":
-        settings = {"preset": preset, "num_inference_steps": steps, "device": device, "frames": frames, "seed": seed}
+        settings: dict[str, Any] = {"preset": preset, "num_inference_steps": steps, "device": device, "frames": frames}
+        settings |= {"seed": seed, "lora": tuple(lora) if lora else None}
+        _refuse_options_of_puppets(context)
         studio_bench(checkpoint, out, json_file, model, size, (lpips, video_features), settings)
         return
     _check_protocol(protocol, model)
@@ -85,12 +91,11 @@ def evaluate(
     options = {name: value for name, value in (("preset", preset), ("num_inference_steps", steps)) if value is not None}
     networks = GivenNetworks.load(lpips, video_features)
     shape = parse_size(size or "128")
-    given = [("checkpoint", checkpoint), ("LPIPS", lpips), ("video feature", video_features)]
-    inputs = [(name, Path(path)) for name, path in given if path is not None]
+    inputs = _inputs(checkpoint, lpips, video_features, lora or [])
     shown: dict[EvaluationTask, list[MeasuredClip]] = {task: [] for task in tasks}
     done = itertools.count(1)
     with claimed_outputs(json_file, out, inputs, timed=timed) as outputs:
-        pipe = _load(checkpoint, device)
+        pipe = _load(checkpoint, device, lora or [])
         with counted_progress(console, "evaluating") as progress:
 
             def observe(measured: MeasuredClip) -> None:
@@ -119,6 +124,25 @@ def evaluate(
         console.say(f"measures: {json_file}")
     if out is not None:
         console.say(f"contact sheets, plot and report: {out}")
+
+
+def _inputs(
+    checkpoint: str | None, lpips: Path | None, features: Path | None, loras: list[str]
+) -> list[tuple[str, Path]]:
+    """Everything that is read, named for messages."""
+    from scail2.loading.places import parse_lora
+
+    given = [("checkpoint", checkpoint), ("LPIPS", lpips), ("video feature", features)]
+    found = [(name, Path(path)) for name, path in given if path is not None]
+    return found + [("LoRA", parse_lora(each)[0]) for each in loras]
+
+
+def _refuse_options_of_puppets(context: typer.Context) -> None:
+    """Options that mean nothing for one's own clips are refused, not passed over."""
+    for name in ("split", "salt", "clips", "task", "domain", "variant", "timed"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter("it belongs to --protocol puppets.", param_hint=f"--{name}")
 
 
 def _check_protocol(protocol: str, model: str | None) -> None:
@@ -181,7 +205,7 @@ def studio_bench(
     console.say(f"films, runs and {REPORT}: {out}")
 
 
-def _load(checkpoint: str | None, device: str | None):
+def _load(checkpoint: str | None, device: str | None, loras: list[str]):
     """The pipeline to be measured; the embedded one in one number format on every CPU, so that measures are compared."""
     import torch
 
@@ -192,7 +216,7 @@ def _load(checkpoint: str | None, device: str | None):
     place = find_device(device or default_device())
     dtype = torch.float32 if checkpoint is None and place.type == "cpu" else None
     with no_loading_bars():
-        pipe = load_pipeline(checkpoint, device=place, dtype=dtype)
+        pipe = load_pipeline(checkpoint, device=place, dtype=dtype, loras=loras)
     pipe.set_progress_bar_config(disable=True)  # one bar for all clips, not one a clip
     return pipe
 

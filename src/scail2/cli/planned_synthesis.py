@@ -30,15 +30,6 @@ def refuse_what_the_plan_says(context: typer.Context) -> None:
         raise InputError(f"With --plan, {named} cannot be given on the command line: say it in the plan.")
 
 
-def planned_pairs(path: Path, pairs: int | None) -> int:
-    """How many pairs a plan is for; `pairs` instead, where it is given."""
-    from scail2.cli.options import must_exist
-    from scail2.synthesis.plan import load_plan
-
-    must_exist(path, "--plan")
-    return load_plan(path).pairs if pairs is None else pairs
-
-
 def synthesize_by_plan(
     path: Path, out: Path, pairs: int | None, crew: "Crew", resume: bool, figures: Path | None
 ) -> None:
@@ -66,8 +57,8 @@ def synthesize_by_plan(
     refuse_overwriting([out], [("plan", path)])
     work = PlanWork(plan=plan, folder=out.absolute(), where=str(path))
     console = Terminal()
-    measured = f"measured by scail2 synthesize --plan {path.name}, {crew.workers} workers"
-    with stage_display(console, "synthesizing", figures, measured) as shown:
+    source = f"measured by scail2 synthesize --plan {path.name}, {crew.workers} workers, {plan.in_flight} pairs in flight in each"
+    with stage_display(console, "synthesizing", figures, source) as shown:
         summary = carry_out(work, crew=crew, resume=resume, progress=shown.progress, listen=shown.listen)
     report = read_report(work.folder, plan.budget)
     told: dict[str, Any] = {

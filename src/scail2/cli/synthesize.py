@@ -1,12 +1,15 @@
 """`scail2 synthesize`: motion pairs as files."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from scail2.cli.crew import OwnOnly, RankCount, RankNumber, RayAddress, Workers, make_crew, tell_missing
 from scail2.cli.stages import CardName, Cores, DryRun, FiguresFile, Gpus, Measured, Price, Requests
+
+if TYPE_CHECKING:
+    from scail2.execution.forecast import Machines
 
 
 def register(app: typer.Typer) -> None:
@@ -78,19 +81,15 @@ def synthesize(
     With --plan: pairs by a loop of selecting, editing, judging and generating, as the plan says.
     """
     from scail2.cli.options import need, parse_size
-    from scail2.cli.planned_synthesis import (
-        is_given,
-        planned_pairs,
-        refuse_what_the_plan_says,
-        synthesize_by_plan,
-    )
+    from scail2.cli.planned_synthesis import is_given, refuse_what_the_plan_says, synthesize_by_plan
     from scail2.cli.stages import stage_display
     from scail2.cli.terminal import Terminal
     from scail2.errors import InputError
+    from scail2.execution.forecast import Machines
 
     if dry_run:
-        planned = pairs if plan is None else planned_pairs(plan, pairs if is_given(context, "pairs") else None)
-        _predict(planned, measured, card, gpus, requests, cores or 8 * gpus, price)
+        machines = Machines(gpus=gpus, requests=requests, cores=cores or 8 * gpus, price=price)
+        _predict(plan, pairs if plan is None or is_given(context, "pairs") else None, measured, card, machines)
         return
     if out is None:
         raise InputError("--out names the folder for the shards; without it only --dry-run works.")
@@ -106,14 +105,7 @@ def synthesize(
 
     height, width = parse_size(size)
     source = PuppetSource(
-        domain=domain,
-        split=split,
-        salt=salt,
-        frames=frames,
-        height=height,
-        width=width,
-        fps=fps,
-        with_poses=poses,
+        domain=domain, split=split, salt=salt, frames=frames, height=height, width=width, fps=fps, with_poses=poses
     )
     job = SynthesisWork(
         source=source, triplets=triplet_settings(recipe), pairs=pairs, pairs_per_shard=pairs_per_shard, seed=seed
@@ -129,17 +121,16 @@ def synthesize(
         console.say(f"skipped {key}: {reason}")
 
 
-def _predict(pairs: int, measured: Path | None, card: str, gpus: int, requests: int, cores: int, price: float) -> None:
-    """What so many pairs take, by figures of an earlier run or by what is expected of the published way."""
+def _predict(plan: Path | None, pairs: int | None, measured: Path | None, card: str, machines: "Machines") -> None:
+    """What so many pairs take, by figures of an earlier run or by what is expected: of the plan, or of the published way."""
     from scail2.cli.stages import predict
     from scail2.execution.figures import read_figures
-    from scail2.execution.forecast import Machines
+    from scail2.synthesis.expected_costs import expected_figures, expected_of_plan
+    from scail2.synthesis.plan import load_plan
 
-    if measured is None:
-        from scail2.synthesis.expected_costs import expected_figures
-        from scail2.synthesis.generators.facts import WAN_ANIMATE
-
-        figures = expected_figures(WAN_ANIMATE, 81, card)
-    else:
+    stated = None if plan is None else load_plan(plan)
+    if measured is not None:
         figures = read_figures(measured)
-    predict(pairs, figures, Machines(gpus=gpus, requests=requests, cores=cores, price=price))
+    else:
+        figures = expected_figures(card) if stated is None else expected_of_plan(stated, card)
+    predict(pairs or (stated.pairs if stated else 100), figures, machines)

@@ -44,7 +44,7 @@ def overlapped(
         watch: told of each item; those that it says to leave out are not made.
 
     Raises:
-        InputError: whatever `make` raises of that kind: it is about all items; or ten items in a row could not be made.
+        InputError, OSError: whatever `make` raises of these kinds: it is about all items; or ten in a row could not be made.
     """
     run = _Run(make, watch, board)
     if in_flight <= 1 or watch.one_at_a_time or len(keys) <= 1:
@@ -81,8 +81,8 @@ class _Run(Generic[T]):
         for attempt in range(ATTEMPTS):
             try:
                 return Made(key, self._make(place, key))
-            except InputError:
-                raise
+            except (InputError, OSError):
+                raise  # what is wrong with settings, endpoint or disk is wrong for all items
             except Exception as error:
                 if attempt + 1 == ATTEMPTS:
                     return Made(key, None, _sentence(error))

@@ -20,9 +20,11 @@ _PAUSE = 0.5  # seconds between reports
 
 @dataclass(slots=True)
 class Visit:
-    """An item's stay at a stage."""
+    """An item's stay at a stage: what it cost and whether it failed is set by who was there, its seconds when it is over."""
 
     cost: float = 0.0
+    failed: bool = False
+    seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -78,7 +80,7 @@ class StageBoard:
 
     @contextmanager
     def at(self, name: str, order: int = 0) -> Iterator[Visit]:
-        """Waits for a place at a stage and holds it in the block; its cost may be set on what is yielded.
+        """Waits for a place at a stage and holds it in the block; yields the visit.
 
         Args:
             order: of the item: the smaller comes first, so that what was begun is finished.
@@ -88,7 +90,8 @@ class StageBoard:
         try:
             yield visit
         except Exception as error:
-            self._leave(stage, begun, visit, failed=True)
+            visit.failed = True
+            self._leave(stage, begun, visit)
             error.add_note(f"{_AT}{name}")
             raise
         except BaseException:
@@ -151,12 +154,13 @@ class StageBoard:
             self._changed.notify_all()
         return begun
 
-    def _leave(self, stage: _Place, begun: float, visit: Visit, *, failed: bool = False) -> None:
+    def _leave(self, stage: _Place, begun: float, visit: Visit) -> None:
         with self._changed:
-            stage.busy += self._clock() - begun
+            visit.seconds = self._clock() - begun
+            stage.busy += visit.seconds
             stage.working -= 1
             stage.visits += 1
-            stage.failed += failed
+            stage.failed += visit.failed
             stage.cost += visit.cost
             self._queues[stage.resource].free += 1
             self._changed.notify_all()

@@ -1,7 +1,6 @@
 """The loop itself: what the machine asks for is done by pools, roles and generators, and written down before it counts."""
 
 import dataclasses
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 from scail2.data.endpoint.failures import NoAnswerError
 from scail2.data.triplet_settings import SampleKind
 from scail2.errors import InputError
+from scail2.execution.figures import Resource
 from scail2.execution.stages import StageBoard
 from scail2.modes import AnimationMode
 from scail2.synthesis.events import (
@@ -116,11 +116,12 @@ class PairLoop:
 
     Args:
         store: pictures and clips in the making.
-        board: gives out places at the phases, where several pairs are in the making at once.
+        board: gives out places at the phases, where several pairs are in the making at once; counts attempts that are discarded.
     """
 
     def __init__(self, bench: Bench, journal: PairJournal, store: Store, board: StageBoard | None = None) -> None:
-        self.bench, self._journal, self._store, self._board = bench, journal, store, board
+        self.bench, self._journal, self._store = bench, journal, store
+        self._board = board or StageBoard({phase.value: Resource.CPU for phase in Phase if not phase.is_over})
         self._known = journal.attempts()
 
     def attempts(self, key: str) -> list[Attempt]:
@@ -157,12 +158,13 @@ class PairLoop:
         lost = Counter[str]()
         while True:
             seed = derived_seed(self.bench.seed, job.number, number, state.events)
-            begun = time.monotonic()
             try:
                 if state.phase.is_over:
                     self._look_for(state)
                     return state
-                event, told = self._happen(state, seed, job.number)
+                with self._board.at(state.phase.value, job.number) as visit:
+                    event, told = self._happen(state, seed)
+                    visit.cost, visit.failed = told.cost, isinstance(event, Failed)
             except LostError as error:
                 lost[error.name] += 1
                 if lost[error.name] > _LOSSES:
@@ -176,11 +178,13 @@ class PairLoop:
                 continue
             how = Circumstances(
                 seed=seed, prompt=told.prompt, answer=told.answer, tokens=told.tokens, cost=told.cost,
-                seconds=round(time.monotonic() - begun, 4),
+                seconds=round(visit.seconds, 4),
             )  # fmt: skip
             self._journal.note(job.key, number, state.phase, event, how)
             happenings.append(Happening(phase=state.phase, event=event, how=how))
             state = advance(state, event, self.bench.budget)
+            if state.phase is Phase.DISCARDED and state.cause is not None:
+                self._board.count(state.cause.value)
 
     def _look_for(self, state: State) -> None:
         """Raises `LostError` where something that an accepted pair is put together from is not there."""
@@ -191,14 +195,9 @@ class PairLoop:
 
     # ---- one step ----------------------------------------------------------------------------------------------------
 
-    def _happen(self, state: State, seed: int, order: int) -> tuple[Event, Told[Any]]:
+    def _happen(self, state: State, seed: int) -> tuple[Event, Told[Any]]:
         try:
-            if self._board is None:
-                return _DOERS[state.phase](self, state, seed)
-            with self._board.at(state.phase.value, order) as visit:
-                event, told = _DOERS[state.phase](self, state, seed)
-                visit.cost = told.cost
-                return event, told
+            return _DOERS[state.phase](self, state, seed)
         except (NoAnswerError, RoleError) as error:
             return Failed(message=str(error)), Told(value=None)
 

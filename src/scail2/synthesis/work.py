@@ -11,7 +11,6 @@ from scail2.data.sharding import ShardRun, ShardSummary, run_shards
 from scail2.data.shards import ShardWriter
 from scail2.errors import InputError
 from scail2.execution.crew import Crew
-from scail2.execution.figures import Resource
 from scail2.execution.overlap import overlapped
 from scail2.execution.stages import StageBoard
 from scail2.execution.tasks import Message, Watch
@@ -20,6 +19,7 @@ from scail2.synthesis.events import Phase
 from scail2.synthesis.journal import PairJournal
 from scail2.synthesis.loop import Bench, Job, PairLoop
 from scail2.synthesis.plan import SynthesisPlan, make_bench
+from scail2.synthesis.stages import ASSEMBLE, stage_board
 from scail2.synthesis.store import Store
 
 FORMAT = 1
@@ -82,9 +82,9 @@ class PlanWork:
             reason = made.result if isinstance(made.result, str) else made.reason
             if isinstance(made.result, _Written):
                 writer.write(job.key, made.result.meta, made.result.members)
+                self._board.count()
             else:
                 writer.skip(job.key, f"{job.kind.value}: {reason}")
-            self._board.count(reason)
         self._board.report()
 
     def _make(self, loop: PairLoop, job: Job) -> "_Written | str":
@@ -93,16 +93,16 @@ class PlanWork:
         if state.phase is not Phase.ACCEPTED:
             assert state.cause is not None
             return state.cause.value
-        try:
-            meta, members = pair_members(assembled(loop, job, state))
-        except InputError as error:
-            return str(error)
+        with self._board.at(ASSEMBLE, job.number):
+            try:
+                meta, members = pair_members(assembled(loop, job, state))
+            except InputError as error:
+                return str(error)
         return _Written({**meta, "num_parts": self.bench.motions.num_parts}, members)
 
     @cached_property
     def _board(self) -> StageBoard:
-        places = {Resource.ENDPOINT: self.plan.in_flight, Resource.CPU: self.plan.in_flight}
-        return StageBoard(stage_resources(self.plan), places)
+        return stage_board(self.plan)
 
     def loop(self, number: int) -> PairLoop:
         """The loop of one shard, from where its journal says that it stands."""
@@ -116,30 +116,6 @@ class _Written:
 
     meta: dict[str, Any]
     members: dict[str, bytes]
-
-
-def stage_resources(plan: SynthesisPlan) -> dict[str, Resource]:
-    """What each phase keeps busy: models a GPU, questions the endpoint, puppets the processor."""
-    roles, asked = plan.roles, "puppets" if plan.endpoint is None else "endpoint"
-
-    def of(table: dict[str, Any], usual: str) -> Resource:
-        played = {"endpoint": Resource.ENDPOINT, "diffusers": Resource.GPU}
-        return played.get(table.get("play", usual), Resource.CPU)
-
-    drawn = {plan.generators.animation.get("name"), plan.generators.replacement.get("name")} == {"puppets"}
-    judge = of(roles.judge, asked)
-    return {
-        Phase.DRAW.value: Resource.CPU,
-        Phase.SELECT.value: of(roles.selector, asked),
-        Phase.WEAVE.value: of(roles.weaver, asked),
-        Phase.EDIT.value: of(roles.editor, "puppets"),
-        Phase.JUDGE_PICTURE.value: judge,
-        Phase.GENERATE.value: Resource.CPU if drawn else Resource.GPU,
-        Phase.CHECK_CLIP.value: Resource.CPU,
-        Phase.JUDGE_CLIP.value: judge,
-        Phase.EXTRACT.value: Resource.CPU,
-        Phase.CAPTION.value: of(roles.captioner, asked),
-    }
 
 
 def journal_path(folder: Path, number: int) -> Path:

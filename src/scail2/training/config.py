@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from scail2.devices import Precision
+from scail2.request.placement import WeightStorage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +124,21 @@ class LoRAConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FrozenConfig:
+    """How a LoRA training keeps the matrices that it does not train (:mod:`scail2.training.frozen`); needs ``lora``.
+
+    ``storage`` full keeps them in ``precision``, which everything is loaded in; int8 and nf4 in fewer bytes. With ``offload``
+    they and the blocks' inputs lie in main memory and visit the device block by block. ``token_chunk`` tokens at once go
+    through what works token by token. Blocks are checkpointed by this, so that ``gradient_checkpointing`` is off.
+    """
+
+    storage: WeightStorage = WeightStorage.INT8
+    precision: Precision = Precision.BFLOAT16
+    offload: bool = True
+    token_chunk: int = 4096
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SheetConfig:
     """Contact sheets of a running training: ``rows`` cached samples, drawn every ``every`` steps (0: never) by ``preset``.
 
@@ -139,8 +155,9 @@ class SheetConfig:
 class TrainConfig:
     """One training run.
 
-    ``model`` is a diffusers folder with a ``transformer`` to start from. ``precision`` is what the forward pass
-    computes in; without it bfloat16 where the device multiplies it natively, else float32. ``batch_size`` ×
+    ``model`` is a diffusers folder with a ``transformer`` to start from, ``fused`` LoRA files (PATH or PATH:STRENGTH) that are
+    made part of its weights first: what was trained before, for a preference stage say. ``precision`` is what the forward
+    pass computes in; without it bfloat16 where the device multiplies it natively, else float32. ``batch_size`` ×
     ``accumulation`` samples make a step. A step whose loss or gradient is not finite changes no weight; ``most_skipped`` of
     them in a row end the run.
     """
@@ -152,7 +169,9 @@ class TrainConfig:
     timesteps: TimestepConfig = field(default_factory=TimestepConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    fused: tuple[str, ...] = ()
     lora: LoRAConfig | None = None
+    frozen: FrozenConfig | None = None
     preference: PreferenceConfig | None = None
     seed: int = 0
     accumulation: int = 1

@@ -13,6 +13,8 @@ from scail2.data.dataset import LatentDataset
 from scail2.errors import InputError
 from scail2.files.documents import load_json
 from scail2.files.ownership import new_folder
+from scail2.files.user_paths import split_lora
+from scail2.loading.places import parse_lora
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.request.paths import refuse_overwriting
 from scail2.training.card_results import cell, results
@@ -54,6 +56,7 @@ class _Run:
     optimizer: dict[str, Any]
     accumulation: int = 1
     ema_decay: float = 0.0
+    fused: tuple[str, ...] = ()
     lora: dict[str, Any] | None = None
     preference: dict[str, Any] | None = None
     loss: dict[str, Any] = field(default_factory=dict)
@@ -89,7 +92,7 @@ def publish(run: Path, out: Path, card: Card, *, merge: bool = False) -> list[st
                 raise InputError(f"{run} has no exported transformer: let scail2 train finish first.")
             convert_transformer(SCAIL2Transformer3DModel, run / "transformer", weights, to="official")
         elif exported.is_file() and merge:
-            _merge(Path(facts.model), exported, weights)
+            _merge(facts, exported, weights)
         elif exported.is_file():
             shutil.copyfile(exported, weights)
         else:
@@ -98,13 +101,14 @@ def publish(run: Path, out: Path, card: Card, *, merge: bool = False) -> list[st
         return sorted(path.name for path in folder.iterdir())
 
 
-def _merge(model: Path, adapter: Path, weights: Path) -> None:
+def _merge(facts: _Run, adapter: Path, weights: Path) -> None:
+    model = Path(facts.model)
     if not (model / "transformer" / "config.json").is_file():
         raise InputError(
             f"The model that {adapter.name} was trained on is not at {model} any more: put it there to merge."
         )
-    strength = [(adapter, 1.0)]
-    convert_transformer(SCAIL2Transformer3DModel, model / "transformer", weights, to="official", loras=strength)
+    loras = [*map(parse_lora, facts.fused), (adapter, 1.0)]
+    convert_transformer(SCAIL2Transformer3DModel, model / "transformer", weights, to="official", loras=loras)
 
 
 def model_card(run: Path, facts: _Run, card: Card, *, merged: bool = False) -> str:
@@ -137,6 +141,15 @@ def _use(facts: _Run, adapters: bool) -> str:
     return (
         f"```sh\nscail2 animate --lora {file} --reference hero.png --driving dance.mp4 --output out.mp4\n```\n\n"
         "The names are those of the published LoRAs, which ComfyUI and diffusers' `load_lora_weights` read, too."
+        + _on_top_of(facts)
+    )
+
+
+def _on_top_of(facts: _Run) -> str:
+    """Which LoRAs have to be there, too."""
+    before = [f"`{Path(path).name}` at {1.0 if x is None else float(x):g}" for path, x in map(split_lora, facts.fused)]
+    return (
+        f" It was trained on top of {', '.join(before)}: give that first, with a `--lora` of its own." if before else ""
     )
 
 

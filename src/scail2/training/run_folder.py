@@ -15,6 +15,7 @@ from scail2.files.documents import load_json
 from scail2.files.ownership import Kind, check_folder, claimed_folder, is_document
 from scail2.files.staging import Staging, atomic_file, set_aside, sweep
 from scail2.files.storage import refuse_special
+from scail2.loading.places import parse_lora
 from scail2.request.paths import refuse_overwriting
 from scail2.training.config import TrainConfig
 from scail2.training.state import latest_state, state_step
@@ -44,6 +45,7 @@ def training_folder(path: str | Path, config: TrainConfig, start_from: Path | No
         InputError: it holds something else, an input lies in it or it in an input, or another process trains there.
     """
     given = [("model", config.model), ("training data", config.data.shards), ("sheet data", config.sheets.shards)]
+    given += [("LoRA", str(parse_lora(each)[0])) for each in config.fused]
     refuse_overwriting([Path(path)], [(name, Path(each)) for name, each in given if each is not None])
     if start_from is not None:
         refuse_overwriting([Path(path)], [("run to start from", start_from)])

@@ -88,11 +88,10 @@ class DiffusersEditor:
         if kind is None or not hasattr(kind, "from_pretrained"):
             raise InputError(f"diffusers {diffusers.__version__} has no pipeline {self.pipeline}.")
         try:
-            pipeline = kind.from_pretrained(self.model, torch_dtype=getattr(torch, self.dtype))
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{self.model} cannot be loaded as a {self.pipeline}: {str(error).splitlines()[0]}"
-            ) from error
+            pipeline = kind.from_pretrained(self.model, dtype=getattr(torch, self.dtype))
+        except (OSError, ValueError, ImportError) as error:  # the last: a library that a component needs
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"{self.model} cannot be loaded as a {self.pipeline}: {reason}") from error
         if self.offload == "model":
             pipeline.enable_model_cpu_offload(device=self.device)
         elif self.offload == "sequential":
