@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from scail2.errors import InputError
+
 
 def register(app: typer.Typer) -> None:
     """Adds the verb."""
@@ -15,11 +17,13 @@ def train(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="Recipe: nano, nano_finish, nano_continue, nano_lora, nano_dpo, finetune, finetune_512p, finetune_lora, stage1 "
-            "or dpo."
+            help="Recipe: nano, nano_finish, nano_continue, nano_lora, nano_dpo, finetune, finetune_512p, finetune_lora, "
+            "finetune_lora_24gb, stage1 or dpo."
         ),
     ],
-    output: Annotated[Path, typer.Option(help="Folder for checkpoints, log and the exported transformer.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for checkpoints, log and the exported transformer.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Folder of cached latent shards (default: the recipe's).")] = None,
     model: Annotated[str | None, typer.Option(help="Diffusers folder to start from (default: the recipe's).")] = None,
     lora: Annotated[
@@ -52,6 +56,20 @@ def train(
         str | None, typer.Option(help="Device, for example cuda:1 or mps (default: the GPU, else the CPU).")
     ] = None,
     compile_blocks: Annotated[bool | None, typer.Option("--compile/--no-compile", help="Compile the blocks.")] = None,
+    nproc: Annotated[int, typer.Option(min=1, help="--plan: cards that train together, one process each.")] = 1,
+    sequence_parallel: Annotated[
+        int, typer.Option(min=1, help="--plan: so many of them share each sequence of tokens.")
+    ] = 1,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what it takes of each card, how long and at what cost; train nothing.")
+    ] = False,
+    card: Annotated[str | None, typer.Option(metavar="NAME", help='--plan for cards such as "H100".')] = None,
+    memory: Annotated[float | None, typer.Option(metavar="GB", help="--plan for cards with so much memory.")] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="--plan: price of a card for an hour.")] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="WxHxFRAMES", help="--plan for samples of that size, not those of --data.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="--plan: as JSON on stdout.")] = False,
 ) -> None:
     """Train; run the same command again to resume. Ctrl-C ends after the step, with a checkpoint."""
     import logging
@@ -82,6 +100,18 @@ def train(
         sheets_every=sheets,
         sheets_shards=sheet_data,
     )
+    if plan:
+        from scail2.cli.training_plan import Cards, plan_training
+
+        cards = Cards(count=nproc, sequence=sequence_parallel, card=card, memory=memory, price=price, device=device)
+        plan_training(config, cards, size, as_json=as_json)
+        return
+    if nproc * sequence_parallel > 1:
+        raise InputError("Training by several processes can be planned (--plan), but not be done yet.")
+    if output is None:
+        raise InputError(
+            "A training needs a folder for its checkpoints: give --output, or --plan to see what it would take."
+        )
     with training_folder(output, config, start_from) as folder:
         trainer = build_trainer(config, folder, start_from=start_from, device=device, change=change)
         trained, total = count_parameters(trainer.transformer)

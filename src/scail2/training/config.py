@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from scail2.devices import Precision
+from scail2.request.placement import WeightStorage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +124,21 @@ class LoRAConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FrozenConfig:
+    """How a LoRA training keeps the matrices that it does not train (:mod:`scail2.training.frozen`); needs ``lora``.
+
+    ``storage`` full keeps them in ``precision``, which everything is loaded in; int8 and nf4 in fewer bytes. With ``offload``
+    they and the blocks' inputs lie in main memory and visit the device block by block. ``token_chunk`` tokens at once go
+    through what works token by token. Blocks are checkpointed by this, so that ``gradient_checkpointing`` is off.
+    """
+
+    storage: WeightStorage = WeightStorage.INT8
+    precision: Precision = Precision.BFLOAT16
+    offload: bool = True
+    token_chunk: int = 4096
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SheetConfig:
     """Contact sheets of a running training: ``rows`` cached samples, drawn every ``every`` steps (0: never) by ``preset``.
 
@@ -155,6 +171,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     fused: tuple[str, ...] = ()
     lora: LoRAConfig | None = None
+    frozen: FrozenConfig | None = None
     preference: PreferenceConfig | None = None
     seed: int = 0
     accumulation: int = 1

@@ -19,6 +19,7 @@ from scail2.loading.places import parse_lora
 from scail2.models.component_folders import load_component_folder
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.training.config import LoRAConfig, TrainConfig
+from scail2.training.frozen import keep_frozen
 from scail2.training.latent_batches import LatentBatches
 from scail2.training.objectives.dpo import PreferenceObjective
 from scail2.training.objectives.supervised import FlowMatchingObjective, Objective
@@ -32,11 +33,15 @@ logger = logging.getLogger(__name__)
 
 
 def load_trainable(config: TrainConfig) -> SCAIL2Transformer3DModel:
-    """The transformer of ``config.model`` in fp32, LoRAs fused as asked, with adapters when the recipe wants them."""
+    """The transformer of ``config.model``, LoRAs fused as asked, with adapters when the recipe wants them.
+
+    In fp32, or as ``config.frozen`` says.
+    """
+    check_frozen(config)
     folder = Path(config.model) / "transformer"
     if not folder.is_dir():
         raise InputError(f"No transformer in {config.model}; give a diffusers folder with --model.")
-    transformer = load_component_folder(SCAIL2Transformer3DModel, folder, torch_dtype=torch.float32)
+    transformer = load_component_folder(SCAIL2Transformer3DModel, folder, torch_dtype=_weights_dtype(config))
     if config.fused:
         apply_loras(transformer, [parse_lora(each) for each in config.fused], reversible=False)
     if config.lora is not None:
@@ -51,9 +56,39 @@ def load_trainable(config: TrainConfig) -> SCAIL2Transformer3DModel:
         )
         torch.manual_seed(config.seed)
         transformer.add_adapter(adapter)
+        finish_adapters(transformer)
+    if config.frozen is not None:
+        keep_frozen(transformer, config.frozen)
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     return transformer
+
+
+def finish_adapters(transformer: nn.Module) -> None:
+    """Adapters are fp32, whatever they sit on, and take their inputs as they come: autocast brings both into one type."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for layer in transformer.modules():
+        if isinstance(layer, BaseTunerLayer):
+            layer.cast_input_dtype_enabled = False  # which would keep every input a second time, in fp32
+    for adapter in (each for each in transformer.parameters() if each.requires_grad):
+        adapter.data = adapter.data.float()
+
+
+def check_frozen(config: TrainConfig) -> None:
+    """Raises `InputError` where weights could not be kept as ``config.frozen`` says."""
+    if config.frozen is None:
+        return
+    if config.lora is None:
+        raise InputError("The recipe keeps weights frozen but trains no adapters: give it a LoRAConfig.")
+    if config.gradient_checkpointing or config.compile_blocks:
+        raise InputError(
+            "A recipe with frozen weights fetches and recomputes its blocks itself: no checkpointing, no --compile."
+        )
+
+
+def _weights_dtype(config: TrainConfig) -> torch.dtype:
+    return torch.float32 if config.frozen is None else config.frozen.precision.torch_dtype
 
 
 def _alpha(lora: LoRAConfig) -> float:
@@ -88,6 +123,10 @@ def build_trainer(
     if not change:
         refuse_change(directory, config)
     context = ParallelContext.detect(device)
+    if config.frozen is not None and context.world_size > 1:
+        raise InputError(
+            f"The recipe {config.name} is for one card; several share the weights by themselves: finetune_lora."
+        )
     transformer = load_trainable(config)
     batches = LatentBatches(LatentDataset(config.data.shards), config.data, config.seed)
     batches.tell_of_empty_captions()
@@ -167,7 +206,8 @@ def _checkpoint_of(path: Path) -> Path:
 def count_parameters(module: nn.Module) -> tuple[int, int]:
     """(trainable, all) parameters."""
     sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
-    return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
+    kept_apart = getattr(module, "frozen_numbers", 0)
+    return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes) + kept_apart
 
 
 def with_overrides(config: TrainConfig, *, rate: float = 1.0, **changes: Any) -> TrainConfig:
