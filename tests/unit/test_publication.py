@@ -59,6 +59,9 @@ def test_the_card_says_what_was_trained_on_what(adapted, world, tmp_path):
     assert 'license: "mit"' in front
     assert 'base_model: "model"' in front
     assert '"lora"' in front
+    (tmp_path / "card.md").write_text("# Pairs\n\n## Licences\n\nCC-BY-4.0\n")
+    publish(run, tmp_path / "carded", dataclasses.replace(CARD, data_card=tmp_path / "card.md"))
+    assert "### Pairs\n\n#### Licences\n\nCC-BY-4.0\n" in (tmp_path / "carded" / "README.md").read_text()
     for line in (
         "# Toy hands",
         "Drawn by me.",
@@ -114,7 +117,11 @@ def test_a_second_stage_is_trained_on_top_of_the_first(adapted, world, tmp_path)
     for name, value in fused.state_dict().items():
         torch.testing.assert_close(value, merged[name], rtol=1e-6, atol=1e-7)
     publish(tmp_path / "run", tmp_path / "lora", CARD)
-    assert "on top of `toy.safetensors` at 0.5" in (tmp_path / "lora" / "README.md").read_text()
+    card = (tmp_path / "lora" / "README.md").read_text()
+    assert "on top of `toy.safetensors` at 0.5" in card
+    before = card.split("## The stage before: `toy.safetensors` at 0.5")[1].split("## ")[0]
+    assert "| steps | 3 |" in before
+    assert "| of them animation_single |" in before
 
 
 def test_what_cannot_be_merged_is_refused(adapted, world, tmp_path):
