@@ -154,14 +154,15 @@ def test_loras_become_part_of_converted_weights(adapted, world, tmp_path, to):
 
 def test_every_sort_of_result_has_its_table(tmp_path):
     interval = {"mean": 0.25, "low": -0.1, "high": 0.5}
+    shares = {name: interval | {"mean": mean} for name, mean in (("win", 0.683), ("tie", 0.034), ("lose", 0.283))}
     files = {
         "bench.json": {"studio_bench": {"ssim": 0.645, "psnr": 19.09, "fvd": 287.1, "clips": 3,
                                         "intervals": {"psnr": [18.0, 20.0], "ssim": [None, None]}},
                        "clips": {}, "settings": {}},
         "judgement.json": {"systems": {"ours": {"imaging": {"mean": interval | {"mean": 4.43}, "spread": 0.2}}},
                            "comparisons": [], "settings": {"judge": {"model": "eyes"}}},
-        "votes.json": {"votes": [{"system": "ours", "against": "a|b", "question": "motion", "win": 0.683, "tie": 0.034,
-                                  "lose": 0.283, "margin": interval, "votes": 60, "people": 5}]},
+        "votes.json": {"votes": [shares | {"system": "ours", "against": "a|b", "question": "motion", "margin": interval,
+                                           "votes": 60, "people": 5}]},
     }  # fmt: skip
     for name, content in files.items():
         (tmp_path / name).write_text(json.dumps(content))
