@@ -1,6 +1,7 @@
 """Writes docs/hardware.md: which placement the 14B gets on which card, with its peak and its time, as the planner reckons.
 
-    python benchmarks/hardware.py --write
+    python -m benchmarks.hardware --write
+    python -m benchmarks hardware          # the same predictions as figures
 
 Without --write the page goes to standard output. A test compares the page in the repository with what this prints.
 """
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.results import Figure
 from scail2.budget.choice import Budget, plan_budget
 from scail2.budget.machines import CARDS, GIB, RESERVED, Machine, named_machine
 from scail2.budget.requirements import Workload, requirement
@@ -127,7 +129,7 @@ def page() -> str:
     lines = [
         "# Hardware: what the 14B needs on which card, and how long it takes",
         "",
-        "Every number of this page is **predicted** by the planner (`python benchmarks/hardware.py --write`), none is measured",
+        "Every number of this page is **predicted** by the planner (`python -m benchmarks.hardware --write`), none is measured",
         "on a card: operations and live bytes are closed forms that tests compare with the kernels and storages of this program;",
         "speeds are what vendors state, times the share of it that was measured elsewhere. Peaks include what a driver takes",
         f"({RESERVED / GIB:.1f} GB) and an allocator wastes; times are within ± 40 %, and ± 20 % once `scail2 calibrate` has",
@@ -177,6 +179,20 @@ def page() -> str:
         for card in CARDS
     ]
     return "\n".join(lines) + "\n"
+
+
+def figures() -> Iterator[Figure]:
+    """For the runner: what is predicted of every card, size and preset."""
+    for (height, width), frames in SIZES:
+        for card in CARDS:
+            for name in ("quality", "fast"):
+                found = budget(named_machine(card.name, None), name, (height, width), frames, Placement()).chosen
+                told = f"{card.name}, {width}x{height}x{frames}, {name}"
+                if found is None:
+                    yield Figure(name=f"{told}: does not fit", value=0.0, unit="GiB")
+                    continue
+                yield Figure(name=f"{told}: {found.placement}", value=found.peak / GIB, unit="GiB predicted")
+                yield Figure(name=f"{told}: {found.placement}", value=found.total_seconds, unit="s predicted")
 
 
 def main() -> None:
