@@ -87,6 +87,30 @@ def storage_rows() -> Iterator[str]:
         )
 
 
+# Files whose weights can stay as they are stored: their bytes and what most of them are.
+FILES = {
+    "bfloat16, 32.8 GB": bfloat16(16_395_544_384),
+    "float8 with scales, 16.6 GB": Weights(
+        parameters=16_395_544_384, nbytes=16_640_000_000, format="float8_e4m3fn", single_file=True
+    ),
+    "GGUF Q4_K, 9.3 GB": Weights(parameters=16_395_544_384, nbytes=9_300_000_000, format="GGUF", single_file=True),
+}
+
+
+def file_rows() -> Iterator[str]:
+    """What is chosen for each file where nothing is said of weights, on cards of 8 to 32 GB."""
+    free = Placement(storage=WeightStorage.AUTO)
+    for name in ("RTX 4060", "RTX 4060 Ti 16 GB", "RTX 4090", "RTX 5090"):
+        for told, weights in FILES.items():
+            model = replace(MODEL, transformer=replace(MODEL.transformer, weights=weights))
+            found = plan_budget(model, job("quality", (512, 896), 81), named_machine(name, None), free).chosen
+            assert found is not None
+            yield (
+                f"| {name} | {told} | {found.placement} | {found.peak / GIB:.1f} | {found.main_bytes / GIB:.0f} | "
+                f"{duration(found.total_seconds)} |"
+            )
+
+
 def switch_rows() -> Iterator[str]:
     """What each switch gives on a card of 24 GB, and what it does to the values."""
     machine = replace(named_machine("RTX 4090", None), memory=200 * GIB)
@@ -167,6 +191,15 @@ def page() -> str:
         "| weights | placement | peak, GB | main memory, GB | `quality` |",
         "|---|---|---|---|---|",
         *storage_rows(),
+        "",
+        "## Quantised files",
+        "",
+        "What is chosen when nothing is said of weights: they stay as they are stored, with the same values, where that lets a",
+        "faster placement fit. 896x512, 81 frames.",
+        "",
+        "| card | file | placement | peak, GB | main memory, GB | `quality` |",
+        "|---|---|---|---|---|---|",
+        *file_rows(),
         "",
         "## Where the cards' numbers come from",
         "",
