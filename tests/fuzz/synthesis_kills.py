@@ -26,7 +26,7 @@ from pathlib import Path
 SCAIL2 = (sys.executable, "-m", "scail2")
 PUPPETS = ("synthesize", "--pairs", "16", "--pairs-per-shard", "2", "--frames", "5", "--size", "64")
 # Files that say when something happened.
-DIARIES = ("journal", "log", "figures")
+DIARIES = ("journal", "log", "figures", "report")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def content(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(word in path.name for word in DIARIES)
+        if path.is_file() and not any(word in path.relative_to(folder).as_posix() for word in DIARIES)
     }
 
 

@@ -16,7 +16,7 @@ seeds = [0, 1]
 size = 64
 frames = 5
 samples = 16
-clips = 3
+clips = 2
 basis_clips = 4
 [world.shares]
 animation_single = 0.4
@@ -83,8 +83,8 @@ def test_a_plan_becomes_a_table_and_goes_on_where_it_was(tmp_path, capsys):
         ]
         for arm in ("base", "no_switch")
     }
-    assert {arm: len(values) for arm, values in stored.items()} == {"base": 12, "no_switch": 12}
-    assert row["without"] == pytest.approx(sum(stored["no_switch"]) / 12)
+    assert {arm: len(values) for arm, values in stored.items()} == {"base": 8, "no_switch": 8}
+    assert row["without"] == pytest.approx(sum(stored["no_switch"]) / 8)
     text = page.read_text()
     assert text.startswith("# Page\n\n<!-- ablations: begin -->\n\n| ablation |")
     assert text.endswith("<!-- ablations: end -->\n\nThe rest.\n")

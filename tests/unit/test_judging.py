@@ -113,6 +113,12 @@ def test_films_are_judged_and_nothing_is_asked_twice(contest, tmp_path, capsys):
         next(iter((out / "answers").iterdir())).unlink()
         assert run(*ask) == 0
         assert len(server.asked) == 33
+        kept = next(iter((out / "answers").iterdir()))
+        whole = kept.read_bytes()
+        kept.write_text('{"answer": {"score": 9}}')
+        assert run(*ask) == 2
+        assert "holds no answer any more" in capsys.readouterr().err
+        kept.write_bytes(whole)
     assert json.loads((out / "judgement.json").read_text()) == found
     assert found["systems"]["good"]["imaging"]["mean"]["mean"] == 5
     assert found["systems"]["bad"]["smoothness"]["mean"]["mean"] == 2

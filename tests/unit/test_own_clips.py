@@ -98,3 +98,5 @@ def test_the_command_renders_once_and_writes_a_report(tmp_path, capsys):
     assert evaluate("--out", tmp_path / "clips" / "out") == 2
     assert evaluate() == 2
     assert "--out FOLDER" in capsys.readouterr().err
+    assert evaluate(*options, "--clips", 3) == 2
+    assert "--clips: it belongs to --protocol puppets" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from doc_pages import PAGES, blocks
 from PIL import Image
 from synthesis_material import SIZE
 
@@ -18,6 +19,7 @@ from scail2.data.sources import PairShards
 from scail2.data.triplet_settings import PUBLISHED_SHARES, SampleKind
 from scail2.errors import InputError
 from scail2.execution.crew import Crew
+from scail2.execution.figures import Resource
 from scail2.execution.tasks import Reported
 from scail2.modes import AnimationMode
 from scail2.synthesis.machine import Budget
@@ -27,6 +29,7 @@ from scail2.synthesis.pools.stored import PicturedCharacters, StoredMotions
 from scail2.synthesis.report import read_report
 from scail2.synthesis.roles.endpoint import EndpointJudge
 from scail2.synthesis.roles.picture_editor import DiffusersEditor
+from scail2.synthesis.stages import stage_resources
 from scail2.synthesis.work import PlanWork, carry_out
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "motionpair.toml"
@@ -187,6 +190,25 @@ def test_a_plan_names_its_players_and_paths_lie_beside_it(tmp_path):
     assert "http" not in json.dumps(bench.describe())  # where an endpoint is served does not decide what comes out
     assert set(bench.generators) == set(AnimationMode)
     assert set(make_bench(SynthesisPlan(pairs=1, shares={SampleKind.POSE_SINGLE: 1.0}), "plan").generators) == set()
+
+
+def test_the_plans_of_the_page_are_plans(tmp_path, monkeypatch):
+    page = next(page for page in PAGES if page.name == "synthesis.md")
+    plans = [block.code for block in blocks(page) if block.language == "toml"]
+    small, lab = (load_plan(plan_file(tmp_path, text)) for text in plans)
+    assert Counter(small.kinds()) == Counter(load_plan(EXAMPLE).kinds())
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    with pytest.raises(InputError, match="JUDGE_KEY"):
+        make_bench(lab, "lab.toml")
+    monkeypatch.setenv("JUDGE_KEY", "k")
+    bench = make_bench(lab, "lab.toml")
+    assert (bench.roles.judge.frames, bench.roles.selector.frames) == (6, 4)
+    assert bench.motions == StoredMotions(folders=(tmp_path / "motions",))
+    replacing = bench.generators[AnimationMode.REPLACEMENT]
+    assert (replacing.tool.folder, replacing.checkpoint) == (tmp_path / "MoCha", "checkpoints/step18500.ckpt")
+    assert stage_resources(lab)["judge_clip"] is Resource.ENDPOINT
+    assert stage_resources(lab)["edit"] is stage_resources(lab)["generate"] is Resource.GPU
+    assert {*stage_resources(small).values()} == {Resource.CPU}
 
 
 def stored_motions(folder):

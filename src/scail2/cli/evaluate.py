@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
+    context: typer.Context,
     checkpoint: Annotated[
         str | None,
         typer.Argument(
@@ -70,6 +71,7 @@ def evaluate(
     if protocol == "studio-bench":
         settings: dict[str, Any] = {"preset": preset, "num_inference_steps": steps, "device": device, "frames": frames}
         settings |= {"seed": seed, "lora": tuple(lora) if lora else None}
+        _refuse_options_of_puppets(context)
         studio_bench(checkpoint, out, json_file, model, size, (lpips, video_features), settings)
         return
     _check_protocol(protocol, model)
@@ -89,8 +91,7 @@ def evaluate(
     options = {name: value for name, value in (("preset", preset), ("num_inference_steps", steps)) if value is not None}
     networks = GivenNetworks.load(lpips, video_features)
     shape = parse_size(size or "128")
-    given = [("checkpoint", checkpoint), ("LPIPS", lpips), ("video feature", video_features)]
-    inputs = [(name, Path(path)) for name, path in given if path is not None]
+    inputs = _inputs(checkpoint, lpips, video_features, lora or [])
     shown: dict[EvaluationTask, list[MeasuredClip]] = {task: [] for task in tasks}
     done = itertools.count(1)
     with claimed_outputs(json_file, out, inputs, timed=timed) as outputs:
@@ -123,6 +124,25 @@ def evaluate(
         console.say(f"measures: {json_file}")
     if out is not None:
         console.say(f"contact sheets, plot and report: {out}")
+
+
+def _inputs(
+    checkpoint: str | None, lpips: Path | None, features: Path | None, loras: list[str]
+) -> list[tuple[str, Path]]:
+    """Everything that is read, named for messages."""
+    from scail2.loading.places import parse_lora
+
+    given = [("checkpoint", checkpoint), ("LPIPS", lpips), ("video feature", features)]
+    found = [(name, Path(path)) for name, path in given if path is not None]
+    return found + [("LoRA", parse_lora(each)[0]) for each in loras]
+
+
+def _refuse_options_of_puppets(context: typer.Context) -> None:
+    """Options that mean nothing for one's own clips are refused, not passed over."""
+    for name in ("split", "salt", "clips", "task", "domain", "variant", "timed"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter("it belongs to --protocol puppets.", param_hint=f"--{name}")
 
 
 def _check_protocol(protocol: str, model: str | None) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scail2.cli import pair_views
 from scail2.cli.options import must_exist, parse_size
 from scail2.cli.terminal import Terminal, say, write_json
 from scail2.errors import InputError
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 HELP = """Motion pairs of your own videos: two clips in which different people do the same, or single ones.
 
-`add` makes them, `check` and `triplets` show them as pictures. Then: scail2 cache --source DIR.
+`add` makes them, `check` and `triplets` show them as pictures, `card` tells what they are, `select` takes some of them. Then:
+scail2 cache --source DIR.
 """
 _ABOUT, _READING, _LIMITS = "About the source", "How it is read", "What is good enough"
 
@@ -25,6 +27,8 @@ def register(app: typer.Typer) -> None:
     """Adds the verb and its own verbs."""
     pairs = typer.Typer(help=HELP, no_args_is_help=True)
     pairs.command("add")(add)
+    for verb in (pair_views.check, pair_views.triplets, pair_views.card, pair_views.select):
+        pairs.command(verb.__name__)(verb)
     app.add_typer(pairs, name="pairs")
 
 

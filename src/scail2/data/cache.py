@@ -7,7 +7,7 @@ every pixel, and a shard is whole or absent: an interrupted run continues with t
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from scail2.data.shards import DamagedSample, ShardWriter
 from scail2.data.sources import PairSource
 from scail2.data.triplet_encoding import encode_triplet, sample_record
 from scail2.data.triplet_settings import SampleKind, TripletSettings
-from scail2.data.triplets import draw_triplet
+from scail2.data.triplets import TrainingTriplet, draw_triplet
 from scail2.errors import InputError
 from scail2.execution.crew import Crew, as_crew
 from scail2.execution.tasks import Watch
@@ -115,9 +115,13 @@ class CacheWork:
             self._write_pair(writer, pair_number, watch.begin(key))
             watch.end(key, self.triplets.samples_per_pair)
 
-    def _write_pair(self, writer: ShardWriter, number: int, left_out: str | None) -> None:
-        vae = load_autoencoder(self.autoencoder)
-        geometry = conditions.ConditionGeometry(driving_downsample=self.driving_downsample)
+    def drawn(
+        self, number: int, left_out: str | None = None
+    ) -> Iterator[tuple[str, SampleKind, TrainingTriplet | str]]:
+        """Key, kind and triplet of every sample of a pair, or why it cannot be made; nothing is encoded.
+
+        ``left_out`` says why a pair is not even tried.
+        """
         generator = np.random.default_rng([self.seed, number])
         kind = self.triplets.draw_kind(generator)
         index = self._ordinals[number] if self.source.counts_by_kind else number
@@ -127,12 +131,21 @@ class CacheWork:
                 raise InputError(left_out)
             pair = self.source.pair(kind, index, generator)
         except (DamagedSample, InputError) as error:
-            for key in keys:
-                writer.skip(key, f"{kind}: {error}")
+            yield from ((key, kind, str(error)) for key in keys)
             return
         for side, key in enumerate(keys):
             try:
-                triplet = draw_triplet(pair, kind, self.triplets, generator, swapped=side == 1)
+                yield key, kind, draw_triplet(pair, kind, self.triplets, generator, swapped=side == 1)
+            except InputError as error:
+                yield key, kind, str(error)
+
+    def _write_pair(self, writer: ShardWriter, number: int, left_out: str | None) -> None:
+        vae = load_autoencoder(self.autoencoder)
+        geometry = conditions.ConditionGeometry(driving_downsample=self.driving_downsample)
+        for key, kind, triplet in self.drawn(number, left_out):
+            try:
+                if isinstance(triplet, str):
+                    raise InputError(triplet)
                 tensors = encode_triplet(vae, geometry, triplet, self.source.num_parts)
             except InputError as error:
                 writer.skip(key, f"{kind}: {error}")

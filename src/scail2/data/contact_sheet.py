@@ -10,6 +10,8 @@ Array = np.ndarray
 
 
 _GAP, _HEADER = 4, 14
+# A row's label has room, however narrow its pictures are.
+_LEAST_WIDTH = 760
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,4 +49,25 @@ def contact_sheet(rows: Sequence[SheetRow], times: int = 3) -> Array:
         start = width + _GAP + group * (3 * width + _GAP)
         for place, name in enumerate(("driving", "output", "truth")):
             draw.text((start + place * width + 2, 1), name, fill="black")
+    return np.asarray(sheet)
+
+
+def labelled_sheet(rows: Sequence[tuple[str, Sequence[Array]]], height: int = 112) -> Array:
+    """One picture with a row for every (label, pictures uint8 (H, W, 3)), each scaled to ``height``, its label above it."""
+    bands = []
+    for label, pictures in rows:
+        scaled = []
+        for picture in pictures:
+            size = max(1, round(picture.shape[1] * height / picture.shape[0])), height
+            scaled.append(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
+        bands.append((label, scaled))
+    width = max(sum(each.width + _GAP for each in scaled) for _, scaled in bands)
+    sheet = Image.new("RGB", (max(width, _LEAST_WIDTH), len(bands) * (height + _HEADER + _GAP)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (label, scaled) in enumerate(bands):
+        top, left = number * (height + _HEADER + _GAP), 0
+        draw.text((2, top + 1), label.encode("ascii", "replace").decode(), fill="black")
+        for each in scaled:
+            sheet.paste(each, (left, top + _HEADER))
+            left += each.width + _GAP
     return np.asarray(sheet)

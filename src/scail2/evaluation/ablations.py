@@ -13,7 +13,9 @@ from scail2.data.puppet_source import PuppetSource
 from scail2.evaluation.clips import EvaluationClip, EvaluationTask, evaluation_clips
 from scail2.evaluation.comparison import Interval, paired_interval
 from scail2.evaluation.interference import identity_swaps, overlap_psnr, pull, wrong_share
-from scail2.evaluation.measures import measure_clip
+from scail2.evaluation.limbs import limb_iou
+from scail2.evaluation.measures import DETAILS, LIMB_PARTS, part_psnr
+from scail2.evaluation.metrics import psnr
 from scail2.evaluation.protocols import generate
 from scail2.modes import AnimationMode
 
@@ -32,8 +34,6 @@ MEASURES: Mapping[str, str] = MappingProxyType(
     }
 )
 """What an arm is measured by, and what each is."""
-
-_PLAIN = ("hand_psnr", "limb_iou", "character_psnr", "background_psnr")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,8 @@ def shown_rows(pipe: Any, plan: AblationPlan, arm: Arm, tasks: Iterable[str], co
 
 def interference_measures(output: Array, clip: EvaluationClip, source: PuppetSource) -> dict[str, float]:
     """The measures of `MEASURES` for one clip of a source."""
-    plain = measure_clip(output, clip)
     triplet, background = clip.triplet, ~clip.triplet.region
+    parts = triplet.target_parts
     wrong = other_scene(clip, source)
     multi = len(clip.tracks) > 1
     exchanged = (
@@ -94,7 +94,10 @@ def interference_measures(output: Array, clip: EvaluationClip, source: PuppetSou
         "mode_leakage": pull(output, clip.truth, wrong, background),
         "identity_swaps": identity_swaps(output, clip.truth, exchanged, clip.tracks),
         "overlap_psnr": overlap_psnr(output, clip.truth, clip.tracks) if multi else float("nan"),
-        **{name: plain[name] for name in _PLAIN},
+        "hand_psnr": part_psnr(output, clip.truth, parts, DETAILS["hand"]),
+        "limb_iou": float("nan") if parts is None else limb_iou(output, clip.truth, parts, clip.plate, LIMB_PARTS),
+        "character_psnr": psnr(output, clip.truth, triplet.region),
+        "background_psnr": psnr(output, clip.truth, background),
     }
 
 

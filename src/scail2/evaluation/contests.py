@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from rich.table import Table
 
 from scail2.errors import InputError
@@ -302,7 +302,10 @@ class _Answers:
         name = hashlib.sha256(json.dumps([question, dict(self.who)], sort_keys=True).encode()).hexdigest()[:32]
         path = self.folder / f"{name}.json"
         if path.is_file():
-            return kind.model_validate(load_json(path, dict[str, Any])["answer"])
+            try:
+                return kind.model_validate(load_json(path, dict[str, Any]).get("answer"))
+            except ValidationError:
+                raise InputError(f"{path} holds no answer any more: delete it, and it is asked again.") from None
         answer = ask()
         with atomic_file(path) as file:
             told = {"question": list(question), "answer": answer.model_dump()}

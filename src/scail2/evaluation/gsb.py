@@ -56,6 +56,10 @@ class PageKey:
     films: dict[str, KeyFilm]
     cases: dict[str, tuple[str, str]]  # a pair's id → its two films
 
+    def __post_init__(self) -> None:
+        if strange := [film for pair in self.cases.values() for film in pair if film not in self.films]:
+            raise InputError(f"it shows the film {strange[0]}, but does not say whose it is")
+
 
 @dataclass(frozen=True, slots=True)
 class Vote:

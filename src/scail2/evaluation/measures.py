@@ -40,7 +40,7 @@ def measure_clip(output: Array, clip: EvaluationClip, seams: Collection[int] = (
         "ssim": float(similarity.mean()),
         "character_psnr": metrics.psnr(output, truth, region),
         "character_ssim": float(similarity[region].mean()) if region.any() else float("nan"),
-        **{f"{name}_psnr": _part_psnr(output, truth, parts, ids) for name, ids in DETAILS.items()},
+        **{f"{name}_psnr": part_psnr(output, truth, parts, ids) for name, ids in DETAILS.items()},
         "background_psnr": metrics.psnr(output, truth, ~region),
         "frame_difference_correlation": metrics.frame_difference_correlation(output, truth),
         "limb_iou": float("nan") if parts is None else limb_iou(output, truth, parts, clip.plate, LIMB_PARTS),
@@ -55,7 +55,8 @@ def measure_clip(output: Array, clip: EvaluationClip, seams: Collection[int] = (
     }
 
 
-def _part_psnr(output: Array, truth: Array, parts: Array | None, ids: frozenset[int]) -> float:
+def part_psnr(output: Array, truth: Array, parts: Array | None, ids: frozenset[int]) -> float:
+    """PSNR over the pixels of body parts; nan where parts are not known or not seen."""
     return float("nan") if parts is None else metrics.psnr(output, truth, np.isin(parts, list(ids)))
 
 

@@ -112,9 +112,7 @@ def load_plan(path: Path) -> SynthesisPlan:
     return plan
 
 
-_PATHS = frozenset(
-    {"folders", "manifest", "model", "python", "folder", "program", "repository", "checkpoint", "weights"}
-)
+_PATHS = frozenset({"folders", "manifest", "model", "python", "folder"})
 
 
 def _anchor(table: Table, folder: Path) -> None:
@@ -124,6 +122,8 @@ def _anchor(table: Table, folder: Path) -> None:
             table[name] = _anchored(value, folder)
         elif name in _PATHS and isinstance(value, list):
             table[name] = [_anchored(each, folder) if isinstance(each, str) else each for each in value]
+        elif isinstance(value, dict):
+            _anchor(value, folder)
 
 
 def _anchored(value: str, folder: Path) -> str:

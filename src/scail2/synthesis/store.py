@@ -57,6 +57,6 @@ class Store:
         with suppress(ValueError):
             pixels = (decode_png if axes == 3 else decode_video)(read_bytes(path))
             if pixel_hash(pixels) == name:
-                return pixels
+                return np.require(pixels, requirements="W")  # PyTorch warns of arrays that cannot be written
         remove(path)  # so that it is written when it is made again
         return None

@@ -1,7 +1,7 @@
 """Sources to motion pairs: laid over each other in time, cut at scenes and to lengths of 4n + 1, checked."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
@@ -20,6 +20,7 @@ from scail2.data.own.verdicts import Discard, Limits, Measures, Reason, Refused,
 from scail2.data.pairs import Clip, MotionPair, frames_of_all
 from scail2.data.triplet_settings import SampleKind
 from scail2.errors import InputError
+from scail2.files.storage import hash_file
 from scail2.perception.segmenters.people.skeleton import SkeletonStyle
 
 # Median difference, of 255, of the pixels outside all characters, up to which two videos show one scene.
@@ -70,6 +71,7 @@ class Laid:
         timing: of the driving video to the target; None for a single video.
         signal: what the timing was measured by: "joints" or "outlines".
         scene_difference: median difference of the pixels outside all characters, of 255; None for a single video.
+        hashes: of the video files, by side.
     """
 
     source: OwnSource
@@ -81,6 +83,7 @@ class Laid:
     timing: Timing | None = None
     signal: str = ""
     scene_difference: float | None = None
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shared(self) -> bool:
@@ -129,8 +132,9 @@ def lay(source: OwnSource, making: Making, stack: ExitStack, progress: Progress 
         stack.callback(materials[side].reader.close)
     target, driving = materials["target"], materials.get("driving")
     fps = making.reading.fps
+    hashes = {side: hash_file(path)[:16] for side, path in source.videos.items()}
     if driving is None:
-        return Laid(source=source, target=target, driving=None, signals=None, size=size, fps=fps)
+        return Laid(source=source, target=target, driving=None, signals=None, size=size, fps=fps, hashes=hashes)
     _check_characters(source, target, driving)
     kind, (ours, theirs) = signals_of([target, driving])
     signals = Signals(target=ours, driving=theirs, bound=None not in target.slots and target.slots == driving.slots)
@@ -146,7 +150,7 @@ def lay(source: OwnSource, making: Making, stack: ExitStack, progress: Progress 
             )
     return Laid(
         source=source, target=target, driving=driving, signals=signals, size=size, fps=fps, timing=found, signal=kind,
-        scene_difference=_scene_difference(target, driving, found),
+        scene_difference=_scene_difference(target, driving, found), hashes=hashes,
     )  # fmt: skip
 
 
@@ -276,6 +280,7 @@ def _kind(sort: str, clip: Clip) -> SampleKind:
 def _meta(laid: Laid, piece: Piece, measures: list[Measures]) -> dict[str, Any]:
     meta = {
         **to_json(laid.source),
+        "hashes": dict(laid.hashes),
         "start": round(float((piece.start - piece.scene) / laid.fps), 3),
         "fps": str(laid.fps),
         "place": [piece.start, piece.stop],

@@ -170,8 +170,14 @@ def open_material(
         reader.close()
         if isinstance(error, InputError):
             told = str(error) if str(path) in str(error) else f"{path}: {error}"
-            raise InputError(told.replace("--driving-mask", f"--{side}-mask")) from error
+            raise InputError(_in_our_words(told, side)) from error
         raise
+
+
+def _in_our_words(told: str, side: str) -> str:
+    """A segmenter's sentence about "the driving video" of a run, with the words and options of pairs."""
+    told = told.replace("--driving-mask", f"--{side}-mask").replace("the driving video", f"the {side} video")
+    return told.replace("`scail2 masks --sam3 WEIGHTS --text person`", "--sam3 WEIGHTS")
 
 
 def _masks(
