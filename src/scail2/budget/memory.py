@@ -109,8 +109,8 @@ def pass_peak(
     branch = stream + (half if itemsize < _FLOAT else 0)
     inner = sequence.total * shape.ffn_dim * itemsize
     product = half + (stream if itemsize < _FLOAT else 0)
-    # What attention needs beside queries, keys and values: heads in one piece and its result twice, or its result alone.
-    attending = 5 * half if on_cpu and itemsize < _FLOAT else half
+    # Beside queries, keys and values: these in float32 before heads lie in one piece, or attention's result alone.
+    attending = 4 * half if on_cpu and itemsize < _FLOAT else half
     kept = _kept_by_pass(shape, sequence, itemsize)
     if token_chunk is not None and token_chunk < sequence.total:
         share = token_chunk / sequence.total
