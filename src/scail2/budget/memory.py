@@ -7,6 +7,7 @@ theirs in `scail2.budget.autoencoders`. What an allocator wastes and a driver re
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 
 from scail2.budget.operations import (
@@ -64,9 +65,11 @@ def largest_matrix(shape: TransformerShape, itemsize: int) -> float:
     return itemsize * shape.dim * max(shape.dim, shape.ffn_dim)
 
 
+@lru_cache(maxsize=64)
 def largest_layer(shape: TransformerShape, itemsize: int) -> float:
-    """Bytes of the largest single layer: a block's largest matrix, or the float32 projection of the timestep."""
-    return max(largest_matrix(shape, itemsize), _FLOAT * 6 * shape.dim**2)
+    """Bytes of the largest single layer: a block's largest matrix, the float32 projection of the timestep, or an embedding."""
+    weights = {name: sizes for name, sizes in parameter_shapes(replace(shape, num_layers=1)).items() if len(sizes) > 1}
+    return max(weight_bytes({name: sizes}, itemsize) for name, sizes in weights.items())
 
 
 def transformer_bytes(shape: TransformerShape, itemsize: int, storage: WeightStorage = WeightStorage.FULL) -> float:
