@@ -22,7 +22,7 @@ from scail2.synthesis.machine import Budget
 from scail2.synthesis.report import reported
 from scail2.synthesis.roles.picture_editor import DiffusersEditor
 from scail2.synthesis.roles.protocol import Edit, Finding, Picture, RoleError, Ruling, Task, Told
-from scail2.synthesis.roles.puppets import PuppetJudge
+from scail2.synthesis.roles.puppets import PuppetJudge, PuppetSelector
 
 
 @pytest.fixture(scope="module")
@@ -169,8 +169,8 @@ class Noise:
 
 
 def test_clips_in_which_nobody_is_found_are_refused_before_they_are_judged(tmp_path):
-    budget = Budget(draws=1, characters=1, clips=1)
-    bench = puppet_bench(puppet_roles(0.0), generators=dict.fromkeys(AnimationMode, Noise()), budget=budget)
+    budget, roles = Budget(draws=1, characters=1, clips=1), puppet_roles(0.0, selector=PuppetSelector(picky=0.0))
+    bench = puppet_bench(roles, generators=dict.fromkeys(AnimationMode, Noise()), budget=budget)
     loop = pair_loop(tmp_path, bench)
     state = loop.run(Job(key="0", number=0, kind=SampleKind.ANIMATION_SINGLE), attempts=1)
     assert state.cause is Reason.CLIP_CHECK
