@@ -13,7 +13,19 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmarks import forward, gpu, jobs, loading, memory, precision
+from benchmarks import (
+    forward,
+    gpu,
+    hardware,
+    jobs,
+    loading,
+    memory,
+    placements,
+    precision,
+    prediction,
+    prices,
+    service_load,
+)
 from benchmarks.results import Figure, Results
 
 
@@ -38,6 +50,11 @@ SCENARIOS = {
         Scenario(name="memory", about="peak memory of long runs", measure=memory.figures),
         Scenario(name="loading", about="peak memory of loading a checkpoint", measure=loading.figures),
         Scenario(name="precision", about="half precision against float32", measure=precision.figures),
+        Scenario(name="placements", about="each placement's bytes beside the prediction", measure=placements.figures),
+        Scenario(name="prediction", about="runs beside what was predicted, calibrated", measure=prediction.figures),
+        Scenario(name="prices", about="what each switch costs in quality and time", measure=prices.figures),
+        Scenario(name="hardware", about="what the planner predicts of every card", measure=hardware.figures),
+        Scenario(name="service-load", about="the service under fifty clients", measure=service_load.figures),
         Scenario(name="gpu", about="the 14B on random weights, or its toy on a CPU", measure=gpu.figures),
     )
 }

@@ -1,6 +1,7 @@
 """Writes docs/hardware.md: which placement the 14B gets on which card, with its peak and its time, as the planner reckons.
 
-    python benchmarks/hardware.py --write
+    python -m benchmarks.hardware --write
+    python -m benchmarks hardware          # the same predictions as figures
 
 Without --write the page goes to standard output. A test compares the page in the repository with what this prints.
 """
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.results import Figure
 from scail2.budget.choice import Budget, plan_budget
 from scail2.budget.machines import CARDS, GIB, RESERVED, Machine, named_machine
 from scail2.budget.requirements import Workload, requirement
@@ -85,6 +87,30 @@ def storage_rows() -> Iterator[str]:
         )
 
 
+# Files whose weights can stay as they are stored: their bytes and what most of them are.
+FILES = {
+    "bfloat16, 32.8 GB": bfloat16(16_395_544_384),
+    "float8 with scales, 16.6 GB": Weights(
+        parameters=16_395_544_384, nbytes=16_640_000_000, format="float8_e4m3fn", single_file=True
+    ),
+    "GGUF Q4_K, 9.3 GB": Weights(parameters=16_395_544_384, nbytes=9_300_000_000, format="GGUF", single_file=True),
+}
+
+
+def file_rows() -> Iterator[str]:
+    """What is chosen for each file where nothing is said of weights, on cards of 8 to 32 GB."""
+    free = Placement(storage=WeightStorage.AUTO)
+    for name in ("RTX 4060", "RTX 4060 Ti 16 GB", "RTX 4090", "RTX 5090"):
+        for told, weights in FILES.items():
+            model = replace(MODEL, transformer=replace(MODEL.transformer, weights=weights))
+            found = plan_budget(model, job("quality", (512, 896), 81), named_machine(name, None), free).chosen
+            assert found is not None
+            yield (
+                f"| {name} | {told} | {found.placement} | {found.peak / GIB:.1f} | {found.main_bytes / GIB:.0f} | "
+                f"{duration(found.total_seconds)} |"
+            )
+
+
 def switch_rows() -> Iterator[str]:
     """What each switch gives on a card of 24 GB, and what it does to the values."""
     machine = replace(named_machine("RTX 4090", None), memory=200 * GIB)
@@ -127,7 +153,7 @@ def page() -> str:
     lines = [
         "# Hardware: what the 14B needs on which card, and how long it takes",
         "",
-        "Every number of this page is **predicted** by the planner (`python benchmarks/hardware.py --write`), none is measured",
+        "Every number of this page is **predicted** by the planner (`python -m benchmarks.hardware --write`), none is measured",
         "on a card: operations and live bytes are closed forms that tests compare with the kernels and storages of this program;",
         "speeds are what vendors state, times the share of it that was measured elsewhere. Peaks include what a driver takes",
         f"({RESERVED / GIB:.1f} GB) and an allocator wastes; times are within ± 40 %, and ± 20 % once `scail2 calibrate` has",
@@ -166,6 +192,15 @@ def page() -> str:
         "|---|---|---|---|---|",
         *storage_rows(),
         "",
+        "## Quantised files",
+        "",
+        "What is chosen when nothing is said of weights: they stay as they are stored, with the same values, where that lets a",
+        "faster placement fit. 896x512, 81 frames.",
+        "",
+        "| card | file | placement | peak, GB | main memory, GB | `quality` |",
+        "|---|---|---|---|---|---|",
+        *file_rows(),
+        "",
         "## Where the cards' numbers come from",
         "",
         "| card | memory, GiB | bfloat16, TFLOP/s | float8 | memory, GB/s | link, GB/s | source |",
@@ -177,6 +212,20 @@ def page() -> str:
         for card in CARDS
     ]
     return "\n".join(lines) + "\n"
+
+
+def figures() -> Iterator[Figure]:
+    """For the runner: what is predicted of every card, size and preset."""
+    for (height, width), frames in SIZES:
+        for card in CARDS:
+            for name in ("quality", "fast"):
+                found = budget(named_machine(card.name, None), name, (height, width), frames, Placement()).chosen
+                told = f"{card.name}, {width}x{height}x{frames}, {name}"
+                if found is None:
+                    yield Figure(name=f"{told}: does not fit", value=0.0, unit="GiB")
+                    continue
+                yield Figure(name=f"{told}: {found.placement}", value=found.peak / GIB, unit="GiB predicted")
+                yield Figure(name=f"{told}: {found.placement}", value=found.total_seconds, unit="s predicted")
 
 
 def main() -> None:

@@ -1,22 +1,22 @@
 """What is on the device at once under each placement, counted, beside what the budget predicts: a 14B scaled down to 2 GB.
 
-    python benchmarks/placements.py                # 1.03 billion bfloat16 weights, one pass of 128x128x17
-    python benchmarks/placements.py --layers 2     # in seconds
+    python -m benchmarks placements    # 1.03 billion bfloat16 weights, one pass of 128x128x17
 
 The real classes run on the CPU. Counted are the bytes of weights that offloading has put onto the device at a time, and of
 every tensor that lives during a pass (allocations inside kernels are not seen), so the numbers do not depend on the machine.
+A test does the same with a smaller network and fails beyond a tenth.
 """
 
-import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from diffusers.hooks.group_offloading import ModuleGroup
 
+from benchmarks.results import Figure
 from scail2 import SCAIL2Transformer3DModel
 from scail2.budget import memory
 from scail2.budget.operations import SequenceShape
@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from fake_costs import Costs
 
 CPU = torch.device("cpu")
-SIZE = {"num_attention_heads": 16, "attention_head_dim": 128, "ffn_dim": 5504}
+SCALED = TransformerShape(num_attention_heads=16, attention_head_dim=128, ffn_dim=5504, num_layers=16)
 RESIDENT = Placement(kind=PlacementKind.RESIDENT)
 PLACEMENTS = [
     RESIDENT,
@@ -63,17 +63,18 @@ def inputs(shape: TransformerShape, size: tuple[int, int], frames: int) -> dict:
     }
 
 
-def build(layers: int) -> torch.nn.Module:
+def build(shape: TransformerShape) -> torch.nn.Module:
     """The network without weights; its positions are no weights and are computed."""
+    words = {name: getattr(shape, name) for name in shape.__dataclass_fields__ if name != "weights"}
     with torch.device("meta"):
-        model = SCAIL2Transformer3DModel(**SIZE, num_layers=layers)
-    model.rope = type(model.rope)(SIZE["attention_head_dim"], 10000.0, 120, 120, 2)
+        model = SCAIL2Transformer3DModel(**words)
+    model.rope = type(model.rope)(shape.attention_head_dim, 10000.0, 120, 120, 2)
     return model.eval().requires_grad_(False)
 
 
-def random_weights(layers: int) -> dict[str, torch.Tensor]:
+def random_weights(shape: TransformerShape) -> dict[str, torch.Tensor]:
     """In bfloat16, and float32 where the network keeps that; every placement is given the same tensors."""
-    random, model = torch.Generator().manual_seed(0), build(layers)
+    random, model = torch.Generator().manual_seed(0), build(shape)
     islands = set(model._keep_in_fp32_modules)
     kinds = {name: torch.float32 if islands & set(name.split(".")) else torch.bfloat16 for name in model.state_dict()}
     shapes = {name: value.shape for name, value in model.state_dict().items()}
@@ -149,7 +150,8 @@ def predicted(shape: TransformerShape, sequence: SequenceShape, placement: Place
         weights = memory.largest_layer(shape, 2)
     else:
         weights = memory.transformer_bytes(shape, 2, placement.storage)
-    active = memory.pass_peak(shape, sequence, 2, on_cpu=True, token_chunk=placement.token_chunk)
+    hooked = placement.offloads or placement.token_chunk is not None
+    active = memory.pass_peak(shape, sequence, 2, on_cpu=True, token_chunk=placement.token_chunk, direct=not hooked)
     return weights + unpacked, active
 
 
@@ -170,31 +172,57 @@ def measure(model: torch.nn.Module, placement: Placement, given: dict) -> tuple[
     return result, there.peak, costs.peak - kept
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=16)
-    arguments = parser.parse_args()
-    shape = TransformerShape(**SIZE, num_layers=arguments.layers)
-    size, frames = (128, 128), 17
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """One placement: bytes of weights and of a pass, counted and predicted, and how far the result is off."""
+
+    placement: Placement
+    weights: float
+    active: float
+    told_weights: float
+    told_active: float
+    off: float
+
+    @property
+    def ratio(self) -> float:
+        """Counted over predicted."""
+        return (self.weights + self.active) / (self.told_weights + self.told_active)
+
+
+def measured(
+    shape: TransformerShape,
+    size: tuple[int, int],
+    frames: int,
+    chunk: int,
+    placements: Iterable[Placement] = PLACEMENTS,
+) -> Iterator[Measured]:
+    """Every placement in turn, with the same weights and inputs; chunks of ``chunk`` tokens."""
     sequence = SequenceShape.of(shape, AutoencoderShape(), size, frames)
     given = inputs(shape, size, frames)
-    expected, state = None, random_weights(arguments.layers)
-    for placement in PLACEMENTS:
-        model = build(arguments.layers)
+    expected, state = None, random_weights(shape)
+    for placement in placements:
+        placement = replace(placement, token_chunk=placement.token_chunk and chunk)
+        model = build(shape)
         model.load_state_dict(state, assign=True)
         result, weights, active = measure(model, placement, given)
         expected = result if expected is None else expected
         told_weights, told_active = predicted(shape, sequence, placement)
-        equal = (
-            "equal" if torch.equal(result, expected) else f"{torch.dist(result, expected) / expected.norm():.1e} off"
-        )
-        ratio = (weights + active) / (told_weights + told_active)
-        print(
-            f"{placement!s:40s} weights {weights / 2**20:7.1f} MiB (predicted {told_weights / 2**20:7.1f}), "
-            f"pass {active / 2**20:6.1f} ({told_active / 2**20:6.1f}), together {ratio:.2f} of it; {equal}",
-            flush=True,
+        off = 0.0 if torch.equal(result, expected) else float(torch.dist(result, expected) / expected.norm())
+        yield Measured(
+            placement=placement,
+            weights=weights,
+            active=active,
+            told_weights=told_weights,
+            told_active=told_active,
+            off=off,
         )
 
 
-if __name__ == "__main__":
-    main()
+def figures() -> Iterator[Figure]:
+    """For the runner."""
+    for each in measured(SCALED, (128, 128), 17, 64):
+        name = str(each.placement)
+        yield Figure(name=f"{name}: weights", value=each.weights / 2**20, unit="MiB")
+        yield Figure(name=f"{name}: pass", value=each.active / 2**20, unit="MiB")
+        yield Figure(name=f"{name}: together", value=each.ratio, unit="of the prediction")
+        yield Figure(name=f"{name}: result", value=each.off, unit="off, relative")

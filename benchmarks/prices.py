@@ -1,18 +1,20 @@
 """What each switch that is not exact costs in quality, with the embedded checkpoint on a bundled example, and in denoising time.
 
-    python benchmarks/prices.py
+    python -m benchmarks prices
 
 Frames in decibels from the exact run in float32 (one level of 255 is 48 dB), over two segments, seed 0, with 8 and with 24
 steps: step caches gain by the number of steps. Seconds are of the process's CPU, one thread; a GPU's differ.
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 import scail2
+from benchmarks.results import Figure
 from scail2.request.placement import Placement, PlacementKind, WeightStorage
 from scail2.request.speed import Speed, StepCache
 
@@ -47,7 +49,8 @@ def film(pipe: torch.nn.Module, steps: int) -> tuple[torch.Tensor, float]:
     return frames, time.process_time() - start
 
 
-def main() -> None:
+def figures() -> Iterator[Figure]:
+    """For the runner: decibels (equal frames: none) and seconds of every switch."""
     torch.set_num_threads(1)
     for steps in (8, 24):
         exact = None
@@ -59,9 +62,6 @@ def main() -> None:
             found, seconds = film(pipe, steps)
             exact = found if exact is None else exact
             error = ((found - exact) / 2).square().mean()
-            decibels = "" if not error else f"{-10 * error.log10().item():.1f} dB"
-            print(f"{steps:2d} steps  {name:20s} {decibels or 'equal':9s} {seconds:.1f} s", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+            if error:
+                yield Figure(name=f"{name}, {steps} steps", value=-10 * error.log10().item(), unit="dB")
+            yield Figure(name=f"{name}, {steps} steps", value=seconds, unit="CPU s")

@@ -1,12 +1,10 @@
-"""How a service holds under many clients: `python benchmarks/service_load.py [--clients 50] [--seconds 120]`.
+"""How a service holds under many clients: `python -m benchmarks service-load`.
 
 Starts `scail2 serve` on loopback with the embedded model and one worker, then lets clients submit, watch, look and cancel at
-random (seeded). Reports latencies of `GET` while the worker renders, refusals, what every client got done, and the server's
-memory at a quarter of the time and at its end, as JSON.
+random (seeded). Gives latencies of `GET` while the worker renders, answers by status, what every client got done, and the
+server's memory at a quarter of the time and at its end.
 """
 
-import argparse
-import json
 import random
 import re
 import statistics
@@ -15,10 +13,13 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
 import httpx
+
+from benchmarks.results import Figure
 
 
 class Load:
@@ -68,26 +69,22 @@ def resident_mib(pid: int) -> float:
     return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
 
 
-def main() -> None:
-    """Runs the load and prints what was seen."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clients", type=int, default=50)
-    parser.add_argument("--seconds", type=float, default=120)
-    given = parser.parse_args()
+def figures(clients: int = 50, seconds: float = 120) -> Iterator[Figure]:
+    """For the runner."""
     with tempfile.TemporaryDirectory() as runs:
         command = [sys.executable, "-m", "scail2", "serve", "--runs", runs, "--port", "0"]
         server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         try:
             address = next(found[0] for line in server.stderr if (found := re.search(r"http://[\d.]+:\d+", line)))
             threading.Thread(target=server.stderr.read, daemon=True).start()
-            print(json.dumps(run_load(address, server.pid, given.clients, given.seconds), indent=1))
+            yield from run_load(address, server.pid, clients, seconds)
         finally:
             server.terminate()
             server.wait(30)
 
 
-def run_load(address: str, pid: int, clients: int, seconds: float) -> dict[str, object]:
-    """The figures."""
+def run_load(address: str, pid: int, clients: int, seconds: float) -> Iterator[Figure]:
+    """The figures of so many clients over so many seconds."""
     settings: dict[str, object] = {"mode": "animation", "frames": 17}
     with resources.as_file(resources.files("scail2") / "assets/example/animation") as folder:
         for field, name in (("reference", "reference.png"), ("driving", "driving.mp4")):
@@ -103,21 +100,15 @@ def run_load(address: str, pid: int, clients: int, seconds: float) -> dict[str, 
         thread.join()
     jobs = httpx.get(f"{address}/metrics", timeout=30).text
     cut = statistics.quantiles(load.latencies, n=100)
-    return {
-        "clients": clients,
-        "seconds": seconds,
-        "gets": len(load.latencies),
-        "get_ms": {
-            "p50": round(1e3 * cut[49], 1),
-            "p99": round(1e3 * cut[98], 1),
-            "max": round(1e3 * max(load.latencies), 1),
-        },
-        "statuses": dict(sorted(load.statuses.items())),
-        "calls_of_the_least_and_most_served": [min(load.done.values()), max(load.done.values())],
-        "server_mib": {"at a quarter": round(early, 1), "at the end": round(resident_mib(pid), 1)},
-        "jobs": dict(re.findall(r'scail2_jobs{state="(\w+)"} (\d+)', jobs)),
-    }
-
-
-if __name__ == "__main__":
-    main()
+    yield Figure(name="clients", value=clients, unit="clients")
+    yield Figure(name="GETs", value=len(load.latencies), unit=f"in {seconds:g} s")
+    for name, value in (("median", cut[49]), ("99th of 100", cut[98]), ("slowest", max(load.latencies))):
+        yield Figure(name=f"GET, {name}", value=1e3 * value, unit="ms")
+    for status, count in sorted(load.statuses.items()):
+        yield Figure(name=f"answers {status}", value=count, unit="answers")
+    yield Figure(name="calls of the least served client", value=min(load.done.values()), unit="calls")
+    yield Figure(name="calls of the most served client", value=max(load.done.values()), unit="calls")
+    yield Figure(name="server at a quarter of the time", value=early, unit="MiB")
+    yield Figure(name="server at the end", value=resident_mib(pid), unit="MiB")
+    for state, count in re.findall(r'scail2_jobs{state="(\w+)"} (\d+)', jobs):
+        yield Figure(name=f"jobs {state}", value=int(count), unit="jobs")

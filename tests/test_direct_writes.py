@@ -33,6 +33,7 @@ ALLOWED = {
     ("training.run_folder", "save_config"): "a log of changes that grows line by line",
     ("training.session", "export_transformer"): STAGED,
     ("training.state", "save_state"): STAGED,
+    ("training.trainer", "Trainer.save"): "asks its context, which has the checkpoint staged and renamed",
     ("video.writer", "VideoWriter._open"): "an encoder streams into the film's staging place",
     ("video.writer", "VideoWriter._publish"): "renames the film from its staging place, once it is known what it replaces",
     ("video.writer", "VideoWriter._reserve"): "the film's staging place",

@@ -8,11 +8,23 @@ from safetensors.torch import load_file
 from tiny import bare_transformer
 
 from scail2.data.cache import CacheWork, write_cache
+from scail2.data.preference_cache import PreferenceCacheWork
+from scail2.data.preferences import PreferenceShards, Strictness
+from scail2.data.puppet_preferences import PuppetPreferences
 from scail2.data.puppet_source import PuppetSource
+from scail2.data.synthesis import PreferenceWork, write_pairs
 from scail2.data.triplet_settings import triplet_settings
 from scail2.devices import Precision
 from scail2.models.autoencoder import AutoencoderPatchTransform
-from scail2.training.config import DataConfig, LossConfig, MixtureKnot, OptimizerConfig, TrainConfig
+from scail2.training.config import (
+    DataConfig,
+    LoRAConfig,
+    LossConfig,
+    MixtureKnot,
+    OptimizerConfig,
+    PreferenceConfig,
+    TrainConfig,
+)
 from scail2.training.state import latest_state
 
 CHANNELS = 8
@@ -58,6 +70,40 @@ def configuration(world: Path, **changes) -> TrainConfig:
         log_every=1,
         checkpoint_every=2,
         accumulation=2,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def cache_preferences(world: Path) -> None:
+    """Six preference pairs of puppets, as `pairs/` and cached as `preferences/` in a world's folder."""
+    source = PuppetPreferences(puppets=PuppetSource(frames=9, height=64, width=64))
+    anything = Strictness(hands_seen=0, largest_error=1e9, least_contrast=0)
+    write_pairs(PreferenceWork(source=source, pairs=6, limits=anything), world / "pairs")
+    job = PreferenceCacheWork(
+        pairs=PreferenceShards([world / "pairs"]),
+        triplets=triplet_settings("nano"),
+        autoencoder=world / "model" / "vae",
+        samples=6,
+        driving_downsample=1,
+    )
+    write_cache(job, world / "preferences")
+
+
+def preferring(world: Path, **changes) -> TrainConfig:
+    base = TrainConfig(
+        name="toy_dpo",
+        model=str(world / "model"),
+        steps=4,
+        data=DataConfig(
+            shards=str(world / "preferences"), batch_size=2, history_probability=0.0, middle_history_probability=0.0
+        ),
+        loss=LossConfig(space="sample"),
+        optimizer=OptimizerConfig(learning_rate=2e-3, clip_norm=1.0, weight_decay=0.0),
+        lora=LoRAConfig(rank=4),
+        preference=PreferenceConfig(),
+        precision=Precision.FLOAT32,
+        log_every=1,
+        checkpoint_every=2,
     )
     return dataclasses.replace(base, **changes)
 

@@ -68,7 +68,7 @@ def default_device() -> torch.device:
     """The first CUDA (or ROCm) or XPU device, else the CPU. Metal ("mps") must be named."""
     import torch
 
-    found = (kind for kind in ("cuda", "xpu") if _count_devices(kind))
+    found = (kind for kind in ("cuda", "xpu") if count_devices(kind))
     return torch.device(next(found, "cpu"))
 
 
@@ -98,13 +98,13 @@ def find_device(device: str | torch.device) -> torch.device:
     """The device of that name (cpu, cuda, cuda:1, mps, …). Raises `InputError` where this machine has none such."""
     import torch
 
-    usable = [f"{kind}:{number}" for kind in _ACCELERATORS for number in range(_count_devices(kind))]
+    usable = [f"{kind}:{number}" for kind in _ACCELERATORS for number in range(count_devices(kind))]
     advice = f"use {', '.join(['cpu', *usable])}"
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError, ValueError):
         raise InputError(f"There is no kind of device called {device!r}: {advice}.") from None
-    if (found.index or 0) >= _count_devices(found.type):
+    if (found.index or 0) >= count_devices(found.type):
         raise InputError(f"PyTorch finds no device {found} on this machine: {advice}.")
     return found
 
@@ -134,8 +134,8 @@ def execution_device(module: torch.nn.Module) -> torch.device:
     return get_module_execution_device(module)
 
 
-def _count_devices(kind: str) -> int:
-    """How many devices of a kind PyTorch can use now."""
+def count_devices(kind: str) -> int:
+    """How many devices of a kind PyTorch can use now; the CPU is one."""
     import torch
 
     if kind == "cpu":

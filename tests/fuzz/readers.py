@@ -23,6 +23,7 @@ from scail2.models.component_folders import load_component_folder
 from scail2.perception.segmenters.given import GivenMasks
 from scail2.perception.store import MaskStore
 from scail2.request.animation import AnimationRequest
+from scail2.training.distributed.files import complete, stored_sizes
 from scail2.training.state import read_progress
 from scail2.video import VideoReader, VideoWriter, read_image
 
@@ -83,6 +84,12 @@ def make_readers(place: Path) -> Iterator[Reader]:
     counts = {"step": 7, "samples": 56, "average_updates": 7}
     torch.save({"optimizers": [{"state": {0: {"exp_avg": torch.ones(4)}}}], **counts}, state / "optimizer.pt")
     yield Reader("training state", state, "optimizer.pt", lambda path: read_progress(path.parent))
+    shards = place / "step-00000008"
+    shards.mkdir()
+    save_file({"weights.transformer.a": torch.ones(3, 4)}, shards / "shard-00001-model-00001-of-00001.safetensors")
+    complete(shards, counts | {"skipped": 0}, 1)
+    for name in ("progress.json", "shard-00001-model-00001-of-00001.safetensors"):
+        yield Reader(f"training shards {name}", shards, name, lambda path: stored_sizes(path.parent))
     yield from _text_readers(place)
 
 

@@ -1,13 +1,15 @@
 """The benchmarks run: every scenario is noted as it comes, a failure stops nothing, and the card's parts work at toy size."""
 
+import itertools
 import json
 import math
 
 import pytest
 
 from benchmarks import __main__ as runner
-from benchmarks import gpu
+from benchmarks import gpu, hardware, placements
 from benchmarks.results import Figure
+from scail2.budget.shapes import TransformerShape
 
 
 def scenario(name, *values, fails=False):
@@ -76,3 +78,25 @@ def test_each_way_to_place_the_toy_gives_its_time(part):
     found = gpu.PARTS[part](gpu.SIZES["toy"], torch.device("cpu"))
     assert all(value >= 0 for value in found.values())
     assert max(found.values()) > 0
+
+
+def test_every_placement_has_on_the_device_what_the_budget_predicts():
+    """Counted over the real classes on real tensors, within a tenth; and the same result where nothing is rounded."""
+    sizes = {"num_attention_heads": 4, "attention_head_dim": 64, "ffn_dim": 688, "num_layers": 6}
+    context = {"text_dim": 64, "text_length": 16, "image_dim": 64, "image_length": 16}
+    shape = TransformerShape(**sizes, **context)
+    found = {str(each.placement): each for each in placements.measured(shape, (64, 128), 17, 64)}
+    assert {name: each for name, each in found.items() if not 0.9 < each.ratio < 1.1} == {}
+    assert len(found) == len(placements.PLACEMENTS)
+    exact = {name for name, each in found.items() if each.off == 0}
+    assert set(found) - exact <= {"resident, fp8", "resident, int8"}
+    resident, offloaded = found["resident"], found["layer-offload"]
+    assert offloaded.weights < 0.4 * resident.weights
+
+
+def test_the_planners_figures_are_among_the_benchmarks():
+    peak, seconds = itertools.islice(hardware.figures(), 2)
+    assert peak.name.startswith("RTX 4060, 896x512x81, quality: block-offload")
+    assert 7 < peak.value <= 8
+    assert (seconds.name, seconds.unit) == (peak.name, "s predicted")
+    assert {"placements", "prices", "hardware", "service-load"} <= set(runner.SCENARIOS)

@@ -8,61 +8,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from training_material import configuration, make_world, weights
+from training_material import cache_preferences, configuration, make_world, preferring, weights
 
-from scail2.data.cache import write_cache
 from scail2.data.dataset import LatentDataset
-from scail2.data.preference_cache import PreferenceCacheWork
-from scail2.data.preferences import PreferenceShards, Strictness
-from scail2.data.puppet_preferences import PuppetPreferences
-from scail2.data.puppet_source import PuppetSource
 from scail2.data.samples import collate
-from scail2.data.synthesis import PreferenceWork, write_pairs
-from scail2.data.triplet_settings import triplet_settings
 from scail2.devices import Precision
 from scail2.errors import InputError
 from scail2.training.batches import cut_window, step_generator
-from scail2.training.config import DataConfig, LoRAConfig, LossConfig, OptimizerConfig, PreferenceConfig, TrainConfig
+from scail2.training.config import LossConfig, PreferenceConfig
 from scail2.training.recipes import recipe
 from scail2.training.session import build_trainer
-
-ANYTHING = Strictness(hands_seen=0, largest_error=1e9, least_contrast=0)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = make_world(tmp_path_factory.mktemp("preferences"))
-    source = PuppetPreferences(puppets=PuppetSource(frames=9, height=64, width=64))
-    write_pairs(PreferenceWork(source=source, pairs=6, limits=ANYTHING), folder / "pairs")
-    pairs = PreferenceShards([folder / "pairs"])
-    job = PreferenceCacheWork(
-        pairs=pairs,
-        triplets=triplet_settings("nano"),
-        autoencoder=folder / "model" / "vae",
-        samples=6,
-        driving_downsample=1,
-    )
-    write_cache(job, folder / "preferences")
+    cache_preferences(folder)
     return folder
-
-
-def preferring(world, **changes) -> TrainConfig:
-    base = TrainConfig(
-        name="toy_dpo",
-        model=str(world / "model"),
-        steps=4,
-        data=DataConfig(
-            shards=str(world / "preferences"), batch_size=2, history_probability=0.0, middle_history_probability=0.0
-        ),
-        loss=LossConfig(space="sample"),
-        optimizer=OptimizerConfig(learning_rate=2e-3, clip_norm=1.0, weight_decay=0.0),
-        lora=LoRAConfig(rank=4),
-        preference=PreferenceConfig(),
-        precision=Precision.FLOAT32,
-        log_every=1,
-        checkpoint_every=2,
-    )
-    return dataclasses.replace(base, **changes)
 
 
 def log(folder) -> list[dict[str, float]]:

@@ -52,7 +52,7 @@ def answers(*pairs: tuple[str, str]) -> list[tuple[Preference, Preference]]:
 
 def test_a_judge_who_likes_the_first_film_decides_nothing():
     result = summarise_comparisons({str(n): answers(("first", "first")) for n in range(4)})
-    assert (result.win, result.tie, result.lose) == (0, 1, 0)
+    assert [share.mean for share in (result.win, result.tie, result.lose)] == [0, 1, 0]
     assert (result.agreement, result.first_liked) == (0, 1)
     assert result.margin.mean == 0
 
@@ -66,7 +66,8 @@ def test_comparisons_are_counted_over_both_orders():
             "undecided": answers(("first", "first"), ("same", "same")),
         }
     )
-    assert (result.win, result.tie, result.lose) == (0.5, 0.25, 0.25)
+    assert [share.mean for share in (result.win, result.tie, result.lose)] == [0.5, 0.25, 0.25]
+    assert 0 <= result.win.low < 0.5 < result.win.high <= 1
     assert result.margin.mean == pytest.approx(0.25)
     assert result.agreement == pytest.approx(4 / 6)
     assert result.first_liked == pytest.approx(5 / 7)
@@ -123,7 +124,7 @@ def test_films_are_judged_and_nothing_is_asked_twice(contest, tmp_path, capsys):
     assert found["systems"]["good"]["imaging"]["mean"]["mean"] == 5
     assert found["systems"]["bad"]["smoothness"]["mean"]["mean"] == 2
     (pair,) = found["comparisons"]
-    assert (pair["system"], pair["against"], pair["imaging"]["win"]) == ("good", "bad", 1)
+    assert (pair["system"], pair["against"], pair["imaging"]["win"]["mean"]) == ("good", "bad", 1)
     assert (pair["imaging"]["agreement"], pair["imaging"]["first_liked"], pair["imaging"]["cases"]) == (1, 0.5, 2)
     assert found["settings"]["judge"]["model"] == "eyes"
     assert run("judge", "films", "--films", contest[1], "--endpoint", tmp_path / "none.toml", "--out", out) == 2
@@ -164,12 +165,13 @@ def test_the_page_is_blind_and_its_votes_are_counted(contest, tmp_path):
     files = [ballot("good", "good"), ballot("good", None, side=1), ballot("bad")]
     (tally,) = count_votes(folder, files)
     assert (tally.system, tally.against, tally.votes, tally.people) == ("good", "bad", 5, 3)
-    assert (tally.win, tally.tie, tally.lose) == (0.6, 0.2, 0.2)
+    assert [share.mean for share in (tally.win, tally.tie, tally.lose)] == [0.6, 0.2, 0.2]
+    assert (tally.win.low, tally.win.high) == (0.5, pytest.approx(2 / 3))  # two cases: 2 of 3 and 1 of 2 votes
     assert tally.margin.mean == pytest.approx((1 / 3 + 1 / 2) / 2)  # each case the mean of its votes
     assert tally.agreement == pytest.approx(1 / 4)
     assert tally.left == pytest.approx(2 / 4)
     assert run("judge", "votes", folder, *files, "--json", tmp_path / "tally.json") == 0
-    assert load_json(tmp_path / "tally.json", dict)["votes"][0]["win"] == 0.6
+    assert load_json(tmp_path / "tally.json", dict)["votes"][0]["win"]["mean"] == 0.6
 
     with pytest.raises(InputError, match="both by votes-0"):
         count_votes(folder, [files[0], files[0]])

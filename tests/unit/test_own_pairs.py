@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from endpoint_server import Turn, scripted_endpoint
 from own_material import FPS, figure, film, make_pair, number_of, write
 from typer.testing import CliRunner
 
@@ -23,6 +24,8 @@ from scail2.data.sources import PairShards
 from scail2.data.triplet_settings import SampleKind, triplet_settings
 from scail2.data.triplets import draw_triplet
 from scail2.errors import InputError
+from scail2.training.config import DataConfig, MixtureKnot
+from scail2.training.latent_batches import LatentBatches
 from scail2.video import probe
 
 SMALL = Reading(size=(64, 64), joints=False)
@@ -272,6 +275,29 @@ def test_bad_videos_are_one_sentence_alone_and_a_reason_in_a_list(tmp_path, capf
     assert "4n + 1" in told
 
 
+def test_captions_are_written_by_an_endpoint(tmp_path, capfd):
+    files = make_pair(tmp_path)
+    words = " ".join(["somebody sways"] * 20)
+    endpoint = tmp_path / "eyes.toml"
+    options = ("--driving-mask", files["driving_mask"], "--target-mask", files["target_mask"], "--endpoint", endpoint)
+    options += ("--size", "64", "--frames", "17", "--poses", "none", "--no-joints", "--out", tmp_path / "out")
+    with scripted_endpoint(Turn({"caption": words}), Turn(refusal="no")) as server:
+        endpoint.write_text(f'address = "{server.address}"\nmodel = "eyes"\nattempts = 1\nretries = 0\n')
+        done = CliRunner().invoke(
+            build_app(), ["pairs", "add", *map(str, (files["driving"], files["target"], *options))]
+        )
+        assert done.exit_code == 0, done.output
+        assert "warning: a clip stays without a caption" in done.stderr
+        # Asked about the target, at four moments.
+        assert [round(float(p[:4, :4].mean() / 2)) for p in server.asked[0].pictures] == [0, 5, 11, 16]
+    pairs = pairs_in(tmp_path / "out")
+    assert [pair.real.caption for pair in pairs.values()] == [words, ""]
+    options += ("--replace", "--frames", "21")
+    told = refused(capfd, "pairs", "add", files["driving"], files["target"], *options)
+    assert server.address in told
+    assert [pair.real.caption for pair in pairs_in(tmp_path / "out").values()] == [words, ""]
+
+
 # ---- text -----------------------------------------------------------------------------------------------------------
 
 
@@ -317,6 +343,23 @@ def test_the_cache_takes_shares_from_what_is_there(tmp_path, capfd):
     own = data[int(data.indices_of("self_driven")[0])]
     assert own.meta["source"] == "alone"
     assert np.array_equal(own.target, own.driving)
+
+
+def test_a_self_driven_share_takes_what_was_cached_as_such(tmp_path, caplog):
+    files = make_pair(tmp_path)
+    single = {role: path for role, path in files.items() if role.startswith("target")} | {"name": "alone"}
+    added(tmp_path / "pairs", files, single)
+    run("cache", "--source", tmp_path / "pairs", "--out", tmp_path / "latents", "--samples", "12", "--workers", "1")
+    data = LatentDataset(tmp_path / "latents")
+
+    def kinds(**shares: float) -> set[str]:
+        config = DataConfig(shards="", batch_size=4, mixture=(MixtureKnot(samples=0, shares=tuple(shares.items())),))
+        batches = LatentBatches(data, config, seed=0)
+        return {kind for step in range(3) for kind in batches.read(step).latents.kinds}
+
+    assert kinds(self_driven=1.0) == {"self_driven"}
+    assert "no share of animation_single" in caplog.text
+    assert kinds(self_driven=0.5, animation_single=0.5) == {"self_driven", "animation_single"}
 
 
 def test_a_cache_of_nothing_is_an_error_and_leaves_nothing(tmp_path, capfd):

@@ -229,6 +229,24 @@ def test_files_that_are_not_quantised_load_as_ever_and_loras_need_whole_numbers(
         )
 
 
+def test_loras_are_fused_before_weights_are_quantised(tmp_path):
+    folder, lora = tmp_path / "model", tmp_path / "a.safetensors"
+    bare_pipeline(transformer=bare_transformer(num_attention_heads=4, attention_head_dim=32)).save_pretrained(folder)
+    exact = load_pipeline(folder)
+    weight = exact.transformer.blocks[0].attn1.to_q.weight
+    torch.manual_seed(0)
+    down, up = torch.randn(2, weight.shape[1]), torch.randn(weight.shape[0], 2)
+    name = "diffusion_model.blocks.0.self_attn.q.lora_{}.weight"
+    save_file({name.format("down"): down, name.format("up"): up}, lora)
+    wanted = weight.detach() + up @ down
+    pipe = load_pipeline(folder, device="cpu", placement=replace(RESIDENT, storage=WeightStorage.INT8), loras=[lora])
+    kept = pipe.transformer.blocks[0].attn1.to_q.weight.dequantize()
+    # Half a step of each row's scale: what rounding the sum is off by, and far less than the LoRA itself.
+    step = wanted.abs().amax(1, keepdim=True) / 127
+    assert ((kept - wanted).abs() <= 0.51 * step + 1e-6).all()
+    assert (up @ down).abs().max() > 10 * step.max()
+
+
 def test_loras_are_fused_into_offloaded_weights_for_good(tmp_path):
     model = tiny_transformer()
     weight = model.blocks[0].attn1.to_q.weight

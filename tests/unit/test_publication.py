@@ -59,6 +59,9 @@ def test_the_card_says_what_was_trained_on_what(adapted, world, tmp_path):
     assert 'license: "mit"' in front
     assert 'base_model: "model"' in front
     assert '"lora"' in front
+    (tmp_path / "card.md").write_text("# Pairs\n\n## Licences\n\nCC-BY-4.0\n")
+    publish(run, tmp_path / "carded", dataclasses.replace(CARD, data_card=tmp_path / "card.md"))
+    assert "### Pairs\n\n#### Licences\n\nCC-BY-4.0\n" in (tmp_path / "carded" / "README.md").read_text()
     for line in (
         "# Toy hands",
         "Drawn by me.",
@@ -114,7 +117,11 @@ def test_a_second_stage_is_trained_on_top_of_the_first(adapted, world, tmp_path)
     for name, value in fused.state_dict().items():
         torch.testing.assert_close(value, merged[name], rtol=1e-6, atol=1e-7)
     publish(tmp_path / "run", tmp_path / "lora", CARD)
-    assert "on top of `toy.safetensors` at 0.5" in (tmp_path / "lora" / "README.md").read_text()
+    card = (tmp_path / "lora" / "README.md").read_text()
+    assert "on top of `toy.safetensors` at 0.5" in card
+    before = card.split("## The stage before: `toy.safetensors` at 0.5")[1].split("## ")[0]
+    assert "| steps | 3 |" in before
+    assert "| of them animation_single |" in before
 
 
 def test_what_cannot_be_merged_is_refused(adapted, world, tmp_path):
@@ -147,14 +154,15 @@ def test_loras_become_part_of_converted_weights(adapted, world, tmp_path, to):
 
 def test_every_sort_of_result_has_its_table(tmp_path):
     interval = {"mean": 0.25, "low": -0.1, "high": 0.5}
+    shares = {name: interval | {"mean": mean} for name, mean in (("win", 0.683), ("tie", 0.034), ("lose", 0.283))}
     files = {
         "bench.json": {"studio_bench": {"ssim": 0.645, "psnr": 19.09, "fvd": 287.1, "clips": 3,
                                         "intervals": {"psnr": [18.0, 20.0], "ssim": [None, None]}},
                        "clips": {}, "settings": {}},
         "judgement.json": {"systems": {"ours": {"imaging": {"mean": interval | {"mean": 4.43}, "spread": 0.2}}},
                            "comparisons": [], "settings": {"judge": {"model": "eyes"}}},
-        "votes.json": {"votes": [{"system": "ours", "against": "a|b", "question": "motion", "win": 0.683, "tie": 0.034,
-                                  "lose": 0.283, "margin": interval, "votes": 60, "people": 5}]},
+        "votes.json": {"votes": [shares | {"system": "ours", "against": "a|b", "question": "motion", "margin": interval,
+                                           "votes": 60, "people": 5}]},
     }  # fmt: skip
     for name, content in files.items():
         (tmp_path / name).write_text(json.dumps(content))

@@ -15,6 +15,7 @@ from scail2.errors import InputError
 from scail2.modes import AnimationMode
 from scail2.request.animation import AnimationRequest, DriftCorrection, read_toml
 from scail2.request.masks import BoxPrompt, MaskRequest, PointPrompt, Prompts, check_files
+from scail2.runs.preparation import inexact
 from scail2.video.rates import parse_rate
 
 FILES = {"reference": "a.png", "driving": "b.mp4", "output": "c.mp4"}
@@ -279,6 +280,15 @@ def test_missing_files_are_named(tmp_path):
     check_files(request)
     with pytest.raises(InputError, match="is a folder, not a picture"):
         check_files(request.with_changes(reference=tmp_path))
+
+
+def test_an_autoencoder_in_bfloat16_is_asked_for_and_is_another_film():
+    plain = AnimationRequest(**FILES, mode="animation")
+    rounded = plain.with_changes(vae_bf16=True)
+    assert (plain.asked_placement.vae_bf16, rounded.asked_placement.vae_bf16) == (False, True)
+    assert (inexact(plain), inexact(rounded)) == ({}, {"vae": "bfloat16"})
+    with pytest.raises(InputError, match="vae_bf16"):
+        AnimationRequest(**FILES, mode="animation", vae_bf16="perhaps")
 
 
 def test_every_setting_is_an_option_and_nothing_else():

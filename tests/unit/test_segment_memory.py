@@ -9,7 +9,7 @@ from tiny import bare_transformer, footage, forward_inputs, tiny_pipeline, tiny_
 from scail2.models import transformer as network
 from scail2.models.memory import SegmentMemory
 
-CLOSE = {"atol": 1e-6, "rtol": 0}
+CLOSE = {"atol": 1e-6, "rtol": 1e-6}
 
 
 def given(model, *, additional: int = 0, history: int = 0, **changes) -> dict:

@@ -16,7 +16,8 @@ from scail2.errors import InputError
 from scail2.training import state
 from scail2.training.config import LossConfig, MixtureKnot, OptimizerConfig, SheetConfig
 from scail2.training.latent_batches import LatentBatches
-from scail2.training.session import build_trainer, with_overrides
+from scail2.training.recipes import with_overrides
+from scail2.training.session import build_trainer
 from scail2.training.state import latest_state
 
 

@@ -6,7 +6,7 @@ import pytest
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from scail2.video.pixels import EXACT, PixelConverter, Turn
-from scail2.video.resize import Interpolation, resize_cover
+from scail2.video.resize import Interpolation, resize_cover, resize_letterbox
 
 FORMATS = [
     "yuv420p",
@@ -71,3 +71,47 @@ def test_turned_pictures_are_the_packed_ones_turned(turn):
     found = turned.convert(frame)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(resize_cover(found, 32, 32), resize_cover(expected, 32, 32))
+
+
+def drawn(height: int, width: int, layout: str) -> av.VideoFrame:
+    """A disc with a hard edge on slanted stripes."""
+    rows, columns = np.mgrid[:height, :width]
+    pixels = np.stack([columns * 255 // width, rows * 255 // height, (rows + 2 * columns) // 24 % 2 * 90], axis=-1)
+    pixels[np.hypot(rows - height / 3, columns - width / 2) < height / 5] = (230, 40, 90)
+    frame = av.VideoFrame.from_ndarray(pixels.astype(np.uint8), format="rgb24")
+    return VideoReformatter().reformat(frame, format=layout)
+
+
+def converter(height: int, width: int, turn: Turn, interpolation=Interpolation.BICUBIC) -> PixelConverter:
+    return PixelConverter("film", height=height, width=width, rotation=turn, interpolation=interpolation)
+
+
+@pytest.mark.parametrize("layout", ["yuv420p", "nv12", "yuv444p", "yuv420p10le"])
+@pytest.mark.parametrize("transpose", [False, True])
+@pytest.mark.parametrize(
+    ("target", "covers", "factor"), [((90, 60), True, 3), ((96, 100), False, 3), ((140, 140), True, 1)]
+)
+def test_shrinking_in_the_converter_leaves_the_fitted_picture_as_it_was(layout, transpose, target, covers, factor):
+    frame = drawn(540, 720, layout)
+    size, target = ((720, 540), target[::-1]) if transpose else ((540, 720), target)
+    turn = Turn(transpose, False, transpose)
+    fit = resize_cover if covers else resize_letterbox
+    whole = converter(*size, turn).convert(frame)
+    shrinking = converter(*size, turn)
+    shrinking.shrink(*target, covers=covers)
+    small = shrinking.convert(frame)
+    assert small.shape == (size[0] // factor, size[1] // factor, 3)
+    apart = np.abs(fit(small, *target).astype(int) - fit(whole, *target))
+    assert apart.max() <= 3
+    assert apart.mean() < 0.35
+
+
+def test_masks_and_sides_that_leave_a_rest_are_not_shrunk():
+    upright = Turn(False, False, False)
+    mask = converter(540, 720, upright, Interpolation.NEAREST)
+    prime = converter(542, 722, upright)  # halves are 271 and 361, and a half is more than is wanted
+    for each, frame in ((mask, drawn(540, 720, "yuv420p")), (prime, drawn(542, 722, "yuv420p"))):
+        each.shrink(140, 140, covers=True)
+        assert each.convert(frame).shape[:2] == (frame.height, frame.width)
+    prime.shrink(90, 90, covers=True)
+    assert prime.convert(drawn(542, 722, "yuv420p")).shape[:2] == (271, 361)

@@ -7,6 +7,7 @@ theirs in `scail2.budget.autoencoders`. What an allocator wastes and a driver re
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 
 from scail2.budget.operations import (
@@ -64,9 +65,11 @@ def largest_matrix(shape: TransformerShape, itemsize: int) -> float:
     return itemsize * shape.dim * max(shape.dim, shape.ffn_dim)
 
 
+@lru_cache(maxsize=64)
 def largest_layer(shape: TransformerShape, itemsize: int) -> float:
-    """Bytes of the largest single layer: a block's largest matrix, or the float32 projection of the timestep."""
-    return max(largest_matrix(shape, itemsize), _FLOAT * 6 * shape.dim**2)
+    """Bytes of the largest single layer: a block's largest matrix, the float32 projection of the timestep, or an embedding."""
+    weights = {name: sizes for name, sizes in parameter_shapes(replace(shape, num_layers=1)).items() if len(sizes) > 1}
+    return max(weight_bytes({name: sizes}, itemsize) for name, sizes in weights.items())
 
 
 def transformer_bytes(shape: TransformerShape, itemsize: int, storage: WeightStorage = WeightStorage.FULL) -> float:
@@ -106,8 +109,8 @@ def pass_peak(
     branch = stream + (half if itemsize < _FLOAT else 0)
     inner = sequence.total * shape.ffn_dim * itemsize
     product = half + (stream if itemsize < _FLOAT else 0)
-    # What attention needs beside queries, keys and values: heads in one piece and its result twice, or its result alone.
-    attending = 5 * half if on_cpu and itemsize < _FLOAT else half
+    # Beside queries, keys and values: these in float32 before heads lie in one piece, or attention's result alone.
+    attending = 4 * half if on_cpu and itemsize < _FLOAT else half
     kept = _kept_by_pass(shape, sequence, itemsize)
     if token_chunk is not None and token_chunk < sequence.total:
         share = token_chunk / sequence.total

@@ -180,9 +180,13 @@ def _model_facts(folder: Path) -> dict[str, Any]:
     if not config.is_file():
         raise InputError(f"{folder} is no pipeline folder (transformer/config.json is missing): convert it first")
     facts = load_json(config, dict[str, Any])
+    from scail2.checkpoints.loading_bars import no_loading_bars
+
     takes_embeddings = facts.get("text_dim") is not None or facts.get("image_dim") is not None
+    with no_loading_bars():
+        embedder = PipelineEmbedder(folder) if takes_embeddings else None
     return {
         "autoencoder": folder / "vae",
         "driving_downsample": decode(facts.get("driving_downsample", 2), Annotated[int, Between(1, 2)], config),
-        "embedder": PipelineEmbedder(folder) if takes_embeddings else None,
+        "embedder": embedder,
     }

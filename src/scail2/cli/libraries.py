@@ -14,7 +14,11 @@ from dataclasses import dataclass
 from scail2.models.light_imports import defer
 
 # For people who build models, not for those who run them; `from_pretrained` and the schedulers raise many of these.
-_WARNINGS: tuple[tuple[type[Warning], str], ...] = ((FutureWarning, r"diffusers\b"),)
+_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
+    (FutureWarning, r"diffusers\b"),
+    # Sharded layers return views, which must not be added to in place; where gradients are on, the network never does.
+    (UserWarning, r"torch\.distributed\.fsdp\._fully_shard\._fsdp_state"),
+)
 
 
 @dataclass(frozen=True, slots=True)

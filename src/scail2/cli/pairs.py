@@ -1,5 +1,7 @@
 """`scail2 pairs`: motion pairs of one's own videos, made, looked at, and told about."""
 
+import json
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,9 +13,12 @@ from scail2.cli.terminal import Terminal, say, write_json
 from scail2.errors import InputError
 
 if TYPE_CHECKING:
-    from scail2.data.own.folder import Outcome
-    from scail2.data.own.making import Laid, Making
+    from collections.abc import Iterator
+
+    from scail2.data.own.folder import Adding, Outcome
+    from scail2.data.own.making import Captioner, Laid, Making
     from scail2.data.own.sources import OwnSource
+    from scail2.data.own.timing import Array
 
 HELP = """Motion pairs of your own videos: two clips in which different people do the same, or single ones.
 
@@ -48,6 +53,14 @@ def add(
     target_mask: Annotated[Path | None, typer.Option(help="Mask of the second.", rich_help_panel=_ABOUT)] = None,
     caption: Annotated[str, typer.Option(help="What the target shows.", rich_help_panel=_ABOUT)] = "",
     driving_caption: Annotated[str, typer.Option(help="What the driving video shows.", rich_help_panel=_ABOUT)] = "",
+    endpoint: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml",
+            help="Address and model of an OpenAI-compatible endpoint that writes the captions which are not given.",
+            rich_help_panel=_ABOUT,
+        ),
+    ] = None,
     offset: Annotated[
         float | None,
         typer.Option(
@@ -134,6 +147,8 @@ def add(
     Both videos are read at one rate and size, laid over each other in time by how the bodies move, cut at scene cuts and to
     lengths of 4n+1; what is not good enough is named and left out.
     """
+    from scail2.data.own.folder import Adding
+
     said = {
         "name": name, "caption": caption, "driving_caption": driving_caption, "offset": offset, "characters": characters,
         "scene": scene, "text": text or [], "licence": licence, "consent": consent, "note": note, "style": style,
@@ -152,7 +167,37 @@ def add(
         },
         {"frames": frames, "search": search, "poses": poses, "mask_pairs": mask_pairs},
     )
-    _add(sources, out, making, replace=replace, as_json=as_json)
+    must_exist(endpoint, "--endpoint")
+    with _captioner(endpoint) as (captioner, who):
+        _add(
+            sources, out, Adding(making=making, captioner=captioner, captioned_by=who, replace=replace), as_json=as_json
+        )
+
+
+@contextmanager
+def _captioner(endpoint: Path | None) -> "Iterator[tuple[Captioner | None, str]]":
+    """What writes captions, and its identity; nobody without an endpoint."""
+    if endpoint is None:
+        yield None, ""
+        return
+    from scail2.data.endpoint.client import Endpoint
+    from scail2.data.endpoint.failures import NoAnswerError
+    from scail2.data.endpoint.settings import EndpointSettings
+    from scail2.files.documents import load_toml
+    from scail2.synthesis.generators.protocol import Clip
+    from scail2.synthesis.roles.endpoint import EndpointCaptioner
+
+    with Endpoint(load_toml(endpoint, EndpointSettings)) as asked:
+        writer = EndpointCaptioner(endpoint=asked)
+
+        def caption(frames: "Array") -> str:
+            try:
+                return writer.caption(Clip(frames=frames, fps=16), "", 0).value
+            except NoAnswerError as error:
+                say(f"warning: a clip stays without a caption: {error}", stderr=True)
+                return ""
+
+        yield caption, json.dumps(writer.describe(), sort_keys=True)
 
 
 def _sources(videos: list[Path], said: dict[str, Any]) -> "list[OwnSource]":
@@ -208,17 +253,17 @@ def _making(reading: dict[str, Any], limits: dict[str, Any], cutting: dict[str, 
     return Making(reading=Reading(**reading), limits=Limits(**limits), **cutting | {"poses": style})
 
 
-def _add(sources: "list[OwnSource]", out: Path, making: "Making", *, replace: bool, as_json: bool) -> None:
+def _add(sources: "list[OwnSource]", out: Path, adding: "Adding", *, as_json: bool) -> None:
+    import dataclasses
+
     from scail2.cli.progress import counted_progress
-    from scail2.data.own.folder import Adding, add_sources
+    from scail2.data.own.folder import add_sources
     from scail2.request.paths import refuse_overwriting
 
     refuse_overwriting([out], [(role, path) for source in sources for role, path in source.files])
     told: list[dict[str, Any]] = []
     with counted_progress(Terminal(stderr=True), "looking for characters") as progress:
-        adding = Adding(
-            making=making, replace=replace, progress=progress, laid=None if as_json else lambda laid: say(_laid(laid))
-        )
+        adding = dataclasses.replace(adding, progress=progress, laid=None if as_json else lambda laid: say(_laid(laid)))
         for outcome in add_sources(sources, out, adding):
             if as_json:
                 told.append(_as_json(outcome))

@@ -19,6 +19,9 @@ def publish(
     data_note: Annotated[
         str, typer.Option(help="Where the training material comes from and with what right it was used.")
     ] = "",
+    data_card: Annotated[
+        Path | None, typer.Option(metavar="card.md", help="Data card of `scail2 pairs card`, to become part of it.")
+    ] = None,
     evaluation: Annotated[
         list[Path] | None,
         typer.Option(help="Results for the card: JSON of evaluate or judge (may be repeated)."),
@@ -32,7 +35,9 @@ def publish(
     from scail2.training.publication import Card
     from scail2.training.publication import publish as make
 
-    card = Card(title=title, licence=licence, data_note=data_note, evaluations=tuple(evaluation or ()))
+    card = Card(
+        title=title, licence=licence, data_note=data_note, data_card=data_card, evaluations=tuple(evaluation or ())
+    )
     for name in make(run, out, card, merge=merge):
         say(f"wrote {out / name}")
     say("Read README.md before you give it away: it tells the names of your model, cache and evaluation files.")

@@ -1,11 +1,25 @@
 """`scail2 train`: run a training recipe over cached latents."""
 
+import logging
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scail2.cli.terminal import say, show_log
 from scail2.errors import InputError
+
+if TYPE_CHECKING:
+    from scail2.training.job import TrainingJob
+
+
+class Checkpointing(StrEnum):
+    """What of the forward pass is not kept but computed again."""
+
+    NONE = "none"
+    SELECTIVE = "selective"
+    FULL = "full"
 
 
 def register(app: typer.Typer) -> None:
@@ -55,11 +69,23 @@ def train(
     device: Annotated[
         str | None, typer.Option(help="Device, for example cuda:1 or mps (default: the GPU, else the CPU).")
     ] = None,
-    compile_blocks: Annotated[bool | None, typer.Option("--compile/--no-compile", help="Compile the blocks.")] = None,
-    nproc: Annotated[int, typer.Option(min=1, help="--plan: cards that train together, one process each.")] = 1,
-    sequence_parallel: Annotated[
-        int, typer.Option(min=1, help="--plan: so many of them share each sequence of tokens.")
+    nproc: Annotated[
+        int,
+        typer.Option(min=1, help="Processes of this machine that train together, one on each GPU; cards of --plan."),
     ] = 1,
+    sequence_parallel: Annotated[
+        int,
+        typer.Option(
+            min=1, help="So many of the processes share each sequence of tokens; divides --nproc and the heads."
+        ),
+    ] = 1,
+    checkpointing: Annotated[
+        Checkpointing | None,
+        typer.Option(
+            help="What the backward pass computes again: nothing, all but attention, or all (default: the recipe's)."
+        ),
+    ] = None,
+    compile_blocks: Annotated[bool | None, typer.Option("--compile/--no-compile", help="Compile the blocks.")] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what it takes of each card, how long and at what cost; train nothing.")
     ] = False,
@@ -72,20 +98,16 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="--plan: as JSON on stdout.")] = False,
 ) -> None:
     """Train; run the same command again to resume. Ctrl-C ends after the step, with a checkpoint."""
-    import logging
-
     from scail2.checkpoints.model_folder import check_model
     from scail2.cli.options import must_exist
-    from scail2.cli.terminal import say, show_log
 
     check_model(model)
     must_exist(data, "--data")
     must_exist(start_from, "--start-from")
+    from scail2.training.job import TrainingJob
     from scail2.training.recipes import recipe as find_recipe
-    from scail2.training.run_folder import training_folder
-    from scail2.training.session import build_trainer, count_parameters, export_transformer, with_overrides
+    from scail2.training.recipes import with_overrides
 
-    show_log(logging.INFO, "%(asctime)s %(message)s")
     config = with_overrides(
         find_recipe(recipe),
         shards=data,
@@ -97,6 +119,8 @@ def train(
         seed=seed,
         checkpoint_every=checkpoint_every,
         compile_blocks=compile_blocks,
+        gradient_checkpointing=None if checkpointing is None else checkpointing != Checkpointing.NONE,
+        selective_checkpointing=None if checkpointing is None else checkpointing == Checkpointing.SELECTIVE,
         sheets_every=sheets,
         sheets_shards=sheet_data,
     )
@@ -106,19 +130,44 @@ def train(
         cards = Cards(count=nproc, sequence=sequence_parallel, card=card, memory=memory, price=price, device=device)
         plan_training(config, cards, size, as_json=as_json)
         return
-    if nproc * sequence_parallel > 1:
-        raise InputError("Training by several processes can be planned (--plan), but not be done yet.")
     if output is None:
         raise InputError(
             "A training needs a folder for its checkpoints: give --output, or --plan to see what it would take."
         )
-    with training_folder(output, config, start_from) as folder:
-        trainer = build_trainer(config, folder, start_from=start_from, device=device, change=change)
-        trained, total = count_parameters(trainer.transformer)
-        say(f"{config.name}: training {trained:,} of {total:,} parameters on {trainer.context.device}")
-        checkpoint = trainer.run()
-        exported = export_transformer(config, folder, folder / ("adapter" if config.lora else "transformer"))
-    say(f"step {trainer.step}: checkpoint {checkpoint}, averaged weights {exported}")
+    job = TrainingJob(config=config, output=output, start_from=start_from, device=device, change=change)
+    _train_as_asked(job, nproc, sequence_parallel)
+
+
+def _train_as_asked(job: "TrainingJob", nproc: int, sequence: int) -> None:
+    """By this process, by others that are started for it, or as one of torchrun's."""
+    from scail2.training.distributed.layout import Layout, Place, check_machine, device_kind
+    from scail2.training.job import carry_out
+
+    place = Place.in_environment()
+    begin_rank(0 if place is None else place.rank)
+    if place is None and nproc == sequence == 1:
+        from scail2.training.parallel import ParallelContext
+
+        carry_out(job, ParallelContext.detect(job.device), say)
+        return
+    layout = Layout(nproc if place is None else place.processes, sequence)
+    layout.check(job.config)
+    if place is not None:
+        from scail2.training.distributed.rank import train_as_one_of
+
+        if nproc not in (1, place.processes):
+            raise InputError(f"torchrun has started {place.processes} processes: leave --nproc {nproc} away.")
+        train_as_one_of(job, layout, place, say)
+        return
+    from scail2.training.distributed.launch import launch
+
+    check_machine(nproc, device_kind(job.device))
+    launch(job, layout, begin_rank, "scail2.cli.preloaded")
+
+
+def begin_rank(rank: int) -> None:
+    """A training process's log: one of them writes what all would, the others what goes wrong."""
+    show_log(logging.INFO if rank == 0 else logging.ERROR, "%(asctime)s %(message)s")
 
 
 def _with_whole_path(lora: str) -> str:

@@ -116,6 +116,12 @@ class LatentBatch:
         moved = {k: v.to(device, non_blocking=non_blocking) for k, v in tensors.items() if isinstance(v, Tensor)}
         return replace(self, **moved)
 
+    def only(self, rows: slice) -> "LatentBatch":
+        """Some of its samples."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        along = {k: v[rows] for k, v in values.items() if isinstance(v, Tensor) or k in _OF_SAMPLES}
+        return replace(self, **along)
+
     def region_weight(self, weights: Sequence[tuple[str, float]]) -> Tensor:
         """``(B, 1, Tl, h, w)``: for each cell the largest weight of the regions that touch it, 0 elsewhere.
 
@@ -133,6 +139,8 @@ class LatentBatch:
         return torch.stack(planes, dim=1).amax(dim=1, keepdim=True)
 
 
+# What a batch says of each of its samples beside its tensors.
+_OF_SAMPLES = ("keys", "kinds", "captions", "from_middle")
 # Tensors that every batch has, those that it has when all its samples do, and those that stay with the sample.
 REQUIRED = ("target", "reference", "driving", "reference_mask", "driving_mask", "character")
 _BATCHED = (

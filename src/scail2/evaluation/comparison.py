@@ -59,3 +59,21 @@ def interval_of_means(values: Sequence[float], *, level: float = 0.95, draws: in
     if len(known) < 2:
         return Interval(float(known.mean()) if len(known) else float("nan"), float("nan"), float("nan"))
     return paired_interval(known[None], level=level, draws=draws, seed=seed)
+
+
+def interval_of_share(
+    hits: Sequence[int], totals: Sequence[int], *, level: float = 0.95, draws: int = 10_000, seed: int = 0
+) -> Interval:
+    """Share of hits among all, and its percentile bootstrap interval over cases, which keep their answers together.
+
+    Args:
+        hits, totals: of each case; a single case has no interval, low and high are nan.
+    """
+    found, asked = np.asarray(hits, float), np.asarray(totals, float)
+    mean = float(found.sum() / asked.sum()) if asked.sum() else float("nan")
+    if len(found) < 2:
+        return Interval(mean, float("nan"), float("nan"))
+    drawn = np.random.default_rng(seed).multinomial(len(found), np.full(len(found), 1 / len(found)), size=draws)
+    shares = (drawn @ found) / (drawn @ asked)
+    low, high = np.quantile(shares, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean, float(low), float(high))

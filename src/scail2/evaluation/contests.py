@@ -158,7 +158,7 @@ class Judgement:
             table.add_column(name.replace("_", " "))
         for (one, other), by_dimension in self.comparisons.items():
             cells = [
-                f"{100 * c.win:.0f} / {100 * c.tie:.0f} / {100 * c.lose:.0f}; {100 * c.agreement:.0f} %"
+                f"{100 * c.win.mean:.0f} / {100 * c.tie.mean:.0f} / {100 * c.lose.mean:.0f}; {100 * c.agreement:.0f} %"
                 for c in by_dimension.values()
             ]
             table.add_row(one, other, *cells)

@@ -18,7 +18,7 @@ from PIL import Image
 from rich.table import Table
 
 from scail2.errors import InputError
-from scail2.evaluation.comparison import Interval, interval_of_means
+from scail2.evaluation.comparison import Interval, interval_of_means, interval_of_share
 from scail2.evaluation.contests import Contest
 from scail2.files.documents import Between, load_json
 from scail2.files.ownership import Kind, check_file, is_document, new_folder
@@ -144,7 +144,7 @@ class Tally:
     """One pair of systems and one question.
 
     Attributes:
-        win, tie, lose: shares of all votes, from the first system's side.
+        win, tie, lose: shares of all votes, from the first system's side, with 95 % intervals (bootstrap over cases).
         margin: wins minus losses, in [−1, 1], with its 95 % interval (bootstrap over cases, each the mean of its votes).
         agreement: share of pairs of people that say the same of a case; nan where nobody shares one.
         left: share of the votes for a film that are for the left one; 0.5 is fair.
@@ -153,9 +153,9 @@ class Tally:
     system: str
     against: str
     question: str
-    win: float
-    tie: float
-    lose: float
+    win: Interval
+    tie: Interval
+    lose: Interval
     margin: Interval
     agreement: float
     left: float
@@ -201,16 +201,20 @@ def _tally(names: tuple[str, str, str], votes: Sequence[tuple[str, str, int, int
     of_case: dict[str, list[int]] = {}
     for case, _, worth, _ in votes:
         of_case.setdefault(case, []).append(worth)
-    worths, sides = np.array([each[2] for each in votes]), np.array([each[3] for each in votes])
+    sides = np.array([each[3] for each in votes])
+
+    def share(worth: int) -> Interval:
+        return interval_of_share([each.count(worth) for each in of_case.values()], [*map(len, of_case.values())])
+
     same = [one == other for each in of_case.values() for one, other in itertools.combinations(each, 2)]
     chosen = sides[sides != 0]
     return Tally(
         system=names[0],
         against=names[1],
         question=names[2],
-        win=float((worths > 0).mean()),
-        tie=float((worths == 0).mean()),
-        lose=float((worths < 0).mean()),
+        win=share(1),
+        tie=share(0),
+        lose=share(-1),
         margin=interval_of_means([float(np.mean(each)) for each in of_case.values()]),
         agreement=float(np.mean(same)) if same else float("nan"),
         left=float((chosen > 0).mean()) if len(chosen) else float("nan"),
@@ -238,7 +242,10 @@ def tallies_table(tallies: Iterable[Tally]) -> Table:
         table.add_column(name)
     for each in tallies:
         margin = each.margin
-        shares = (f"{100 * value:.1f} %" for value in (each.win, each.tie, each.lose))
+        shares = (
+            f"{100 * share.mean:.1f} % ({100 * share.low:.1f} … {100 * share.high:.1f})"
+            for share in (each.win, each.tie, each.lose)
+        )
         interval = f"{100 * margin.mean:+.1f} ({100 * margin.low:+.1f} … {100 * margin.high:+.1f})"
         told = (f"{100 * value:.0f} %" if value == value else "–" for value in (each.agreement, each.left))
         table.add_row(each.system, each.against, each.question, *shares, interval, *told)

@@ -12,7 +12,7 @@ from typing import Literal, Protocol, TypeVar
 import numpy as np
 from pydantic import BaseModel, Field
 
-from scail2.evaluation.comparison import Interval, interval_of_means
+from scail2.evaluation.comparison import Interval, interval_of_means, interval_of_share
 
 Array = np.ndarray
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -172,14 +172,15 @@ class Comparison:
     """Two systems in one dimension: shares of cases won, tied and lost by the first, and what the answers are worth.
 
     Attributes:
+        win, tie, lose: with 95 % intervals (bootstrap over cases).
         margin: wins minus losses, in [−1, 1], with its 95 % interval (bootstrap over cases).
         agreement: share of pairs of questions, one in each order, that name the same film (or both none).
         first_liked: share of the answers that name a film which name the one shown first; 0.5 is fair.
     """
 
-    win: float
-    tie: float
-    lose: float
+    win: Interval
+    tie: Interval
+    lose: Interval
     margin: Interval
     agreement: float
     first_liked: float
@@ -203,11 +204,12 @@ def summarise_comparisons(answers: Mapping[str, Sequence[tuple[Preference, Prefe
                 named += answer.better != "same"
                 named_first += answer.better == "first"
         balances.append(float(np.sign(balance)))
-    values = np.array(balances)
+    once = [1] * len(balances)
+    win, tie, lose = (interval_of_share([int(each == worth) for each in balances], once) for worth in (1, 0, -1))
     return Comparison(
-        win=float((values > 0).mean()),
-        tie=float((values == 0).mean()),
-        lose=float((values < 0).mean()),
+        win=win,
+        tie=tie,
+        lose=lose,
         margin=interval_of_means(balances),
         agreement=float(np.mean(agreeing)),
         first_liked=named_first / named if named else float("nan"),

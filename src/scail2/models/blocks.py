@@ -15,15 +15,8 @@ from diffusers.models.transformers.transformer_wan import (
     _get_added_kv_projections,
 )
 from torch import nn
-from torch.nn import functional
 
-
-def _may_overwrite() -> bool:
-    """Whether fresh intermediates may be overwritten: no gradient needs them and no compiler plans memory itself.
-
-    On a CPU the pages of a new ten-megabyte tensor cost as much as computing a GELU into them.
-    """
-    return not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+from scail2.models.direct_linear import DirectLinear, may_overwrite, take_directly, tanh_gelu
 
 
 def _branched(x: torch.Tensor) -> torch.Tensor:
@@ -52,7 +45,7 @@ def rotate_pairs(x: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
         return torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1).flatten(-2)
     # One kernel over contiguous memory; strided halves took 13 times as long on a CPU at 1856 x 512.
     pairs, turns = (torch.view_as_complex(y.unflatten(-1, (-1, 2))) for y in (x.float(), factors))
-    return torch.view_as_real(pairs.mul_(turns) if _may_overwrite() else pairs * turns).flatten(-2)
+    return torch.view_as_real(pairs.mul_(turns) if may_overwrite() else pairs * turns).flatten(-2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +88,13 @@ class SCAIL2AttnProcessor(WanAttnProcessor):
             query, text = self.project_own(attn, hidden_states, rotary_emb, rows)
         else:
             query = attn.to_q(hidden_states)
-            query, text = _heads(attn, _normalised(attn.norm_q, query).to(query.dtype)), context.text
+            query, text = _laid_out(_heads(attn, _normalised(attn.norm_q, query)), query.dtype), context.text
         # Only self-attention is spread over ranks: the context has too few tokens and an odd count.
         parallel = self._parallel_config if context is None else None
         output = self.attend(query, text, attention_mask, parallel)
         if context is not None and context.image is not None:
             image = self.attend(query, context.image, None, None)
-            output = output.add_(image) if _may_overwrite() else output + image
+            output = output.add_(image) if may_overwrite() else output + image
         return attn.to_out[1](attn.to_out[0](output))
 
     def project(self, attn: WanAttention, encoder_hidden_states: torch.Tensor) -> ProjectedContext:
@@ -111,14 +104,12 @@ class SCAIL2AttnProcessor(WanAttnProcessor):
             image_context = encoder_hidden_states[:, : self.image_length]
             encoder_hidden_states = encoder_hidden_states[:, self.image_length :]
             key, value = _get_added_kv_projections(attn, image_context)
-            image = _heads(attn, _normalised(attn.norm_added_k, key).to(value.dtype)), _heads(attn, value)
+            image = _own_context(attn, attn.norm_added_k, key, value)
         if attn.fused_projections:
             key, value = attn.to_kv(encoder_hidden_states).chunk(2, dim=-1)
         else:
             key, value = attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states)
-        return ProjectedContext(
-            (_heads(attn, _normalised(attn.norm_k, key).to(value.dtype)), _heads(attn, value)), image
-        )
+        return ProjectedContext(_own_context(attn, attn.norm_k, key, value), image)
 
     def project_own(
         self, attn: WanAttention, hidden_states: torch.Tensor, rotary_emb: tuple | None, rows: slice | None
@@ -135,10 +126,13 @@ class SCAIL2AttnProcessor(WanAttnProcessor):
         query, key, value = (_heads(attn, x) for x in (query, key, value))
         if rotary_emb is not None:
             query, key = rotate_pairs(query, rotary_emb[0][:, rows]), rotate_pairs(key, rotary_emb[0])
-        return query.type_as(value), (key.type_as(value), value)
+        dtype = value.dtype  # one after the other: each float32 form is gone before the next is cast
+        query = _laid_out(query, dtype)
+        key = _laid_out(key, dtype)
+        return query, (key, _laid_out(value, dtype))
 
     def attend(self, query, key_value, attention_mask, parallel_config) -> torch.Tensor:
-        query, key, value = (_laid_out(x) for x in (query, *key_value))
+        key, value = key_value
         output = dispatch_attention_fn(
             query,
             key,
@@ -156,11 +150,20 @@ def _heads(attn: WanAttention, x: torch.Tensor) -> torch.Tensor:
     return x.unflatten(2, (attn.heads, -1))
 
 
-def _laid_out(x: torch.Tensor) -> torch.Tensor:
-    """Half-precision attention on a CPU is an eighth faster, bit for bit the same, when each head lies in one piece."""
-    if x.device.type == "cpu" and x.dtype.itemsize == 2 and not torch.compiler.is_compiling():
-        return x.transpose(1, 2).contiguous().transpose(1, 2)
-    return x
+def _own_context(attn: WanAttention, norm: nn.RMSNorm, key: torch.Tensor, value: torch.Tensor):
+    """Keys, normalised, and values of a context as attention takes them."""
+    key, dtype = _normalised(norm, key), value.dtype
+    return _laid_out(_heads(attn, key), dtype), _laid_out(_heads(attn, value), dtype)
+
+
+def _laid_out(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """``(B, L, heads, head_dim)`` in a type; half precision on a CPU with each head in one piece.
+
+    Attention is an eighth faster then, bit for bit the same.
+    """
+    if x.device.type == "cpu" and dtype.itemsize == 2 and not torch.compiler.is_compiling():
+        return x.transpose(1, 2).to(dtype, memory_format=torch.contiguous_format).contiguous().transpose(1, 2)
+    return x.to(dtype)
 
 
 def _normalised(norm: nn.RMSNorm, x: torch.Tensor) -> torch.Tensor:
@@ -169,7 +172,7 @@ def _normalised(norm: nn.RMSNorm, x: torch.Tensor) -> torch.Tensor:
     Under autocast the projections return bfloat16 while the norm is float32, which has no kernel of its own. On a CPU
     the library composes the norm from six kernels; these three passes overwrite ``x``, or its float32 copy.
     """
-    if _may_overwrite() and x.device.type == "cpu" and x.dtype in _NORMALISED_HERE and type(norm) is nn.RMSNorm:
+    if may_overwrite() and x.device.type == "cpu" and x.dtype in _NORMALISED_HERE and type(norm) is nn.RMSNorm:
         x = x.float()
         mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
         return x.mul_(mean_square.add_(norm.eps).rsqrt_()).mul_(norm.weight)
@@ -194,10 +197,10 @@ class TanhGELU(nn.Module):
         self.proj = proj
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        hidden_states = self.proj(_branched(hidden_states))
-        if _may_overwrite():
-            return torch.ops.aten.gelu_(hidden_states, approximate="tanh")
-        return functional.gelu(hidden_states, approximate="tanh")
+        hidden_states = _branched(hidden_states)
+        if isinstance(self.proj, DirectLinear):
+            return self.proj(hidden_states, gelu=True)
+        return tanh_gelu(self.proj(hidden_states))
 
 
 def build_block(config) -> WanTransformerBlock:
@@ -221,4 +224,5 @@ def build_block(config) -> WanTransformerBlock:
         block.attn2.set_processor(SCAIL2AttnProcessor(config.image_length))
     else:
         block.attn2, block.norm2 = NoCrossAttention(), nn.Identity()
+    take_directly(block)
     return block

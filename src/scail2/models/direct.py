@@ -115,9 +115,11 @@ def _attend_within(
 ) -> torch.Tensor:
     """Self-attention: a block's first third."""
     gate = modulation_of(block, inputs.modulation)[2]
-    branch = within_branch(block, hidden_states, inputs.modulation)
-    branch = block.attn1(branch, None, None, inputs.rotary_emb, rows=rows)
-    return add_gated(hidden_states if rows is None else hidden_states[:, rows], branch, gate)
+    seen = within_branch(block, hidden_states, inputs.modulation)
+    branch = block.attn1(seen, None, None, inputs.rotary_emb, rows=rows)
+    if rows is not None:
+        hidden_states, seen = hidden_states[:, rows], seen[:, rows]
+    return add_gated(hidden_states, branch, gate, seen)
 
 
 def within_branch(block: WanTransformerBlock, hidden_states: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
@@ -133,7 +135,8 @@ def attend_context(
     shift, scale, gate = modulation_of(block, modulation)[3:]
     if context is not None:
         hidden_states.add_(block.attn2(block.norm2(hidden_states), context=context))
-    return add_gated(hidden_states, block.ffn(block.norm3(hidden_states).mul_(1 + scale).add_(shift)), gate)
+    seen = block.norm3(hidden_states).mul_(1 + scale).add_(shift)
+    return add_gated(hidden_states, block.ffn(seen), gate, seen)
 
 
 def modulation_of(block: WanTransformerBlock, modulation: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -141,6 +144,14 @@ def modulation_of(block: WanTransformerBlock, modulation: torch.Tensor) -> tuple
     return (block.scale_shift_table + modulation).chunk(6, dim=1)
 
 
-def add_gated(hidden_states: torch.Tensor, branch: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
-    """Adds a gated branch to the residual stream, which is overwritten; so is the branch."""
-    return hidden_states.add_(branch.mul_(gate) if branch.dtype == gate.dtype else branch * gate)
+def add_gated(
+    hidden_states: torch.Tensor, branch: torch.Tensor, gate: torch.Tensor, spare: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Adds a gated branch to the residual stream, which is overwritten; so is the branch.
+
+    Args:
+        spare: of the stream's shape and type, no longer needed: a half-precision branch is gated into it.
+    """
+    if branch.dtype == gate.dtype:
+        return hidden_states.add_(branch.mul_(gate))
+    return hidden_states.add_(branch * gate if spare is None else spare.copy_(branch).mul_(gate))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional
+
+from scail2.models.direct_linear import DirectLinear, linear
 
 
-class ScaledLinear(nn.Linear):
+class ScaledLinear(DirectLinear):
     """A linear layer whose matrix is float8 or int8 numbers times a scale, one for all or one for each row.
 
     The product is rounded to the computed type just as it is when a file is loaded into full weights, so results are the
@@ -29,6 +30,6 @@ class ScaledLinear(nn.Linear):
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.compute_dtype = compute_dtype
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, gelu: bool = False) -> torch.Tensor:
         weight = self.weight.float().mul_(self.weight_scale).to(self.compute_dtype)
-        return functional.linear(hidden_states, weight, self.bias)
+        return linear(hidden_states, weight, self.bias, gelu=gelu)

@@ -82,6 +82,7 @@ class AnimationRequest(MaskRequest):
         SAMPLING,
         "Form in which the transformer's large matrices are kept: auto, full, stored (as in the file), fp8, int8 or nf4.",
     )
+    vae_bf16: bool = setting(False, SAMPLING, "Autoencoder in bfloat16: less memory, faster on GPUs, not exact.")
     attention: AttentionKernel = setting(
         AttentionKernel.AUTO, SAMPLING, "What computes attention: auto, sdpa, flash, flash3, sage (8 bits) or cudnn."
     )
@@ -144,7 +145,7 @@ class AnimationRequest(MaskRequest):
     @property
     def asked_placement(self) -> Placement:
         """What is said of where the model is to be; the rest is left to be chosen."""
-        return Placement(kind=self.placement, storage=self.weights or WeightStorage.AUTO)
+        return Placement(kind=self.placement, storage=self.weights or WeightStorage.AUTO, vae_bf16=self.vae_bf16)
 
     @property
     def speed(self) -> Speed:
@@ -252,6 +253,7 @@ _CONVERTERS = {
     "placement": lambda name, value: values.choice(PlacementKind)(name, EARLIER_PLACEMENTS.get(value, value)),
     "attention": values.choice(AttentionKernel),
     "compile": values.flag,
+    "vae_bf16": values.flag,
     "cache": values.choice(StepCache),
     "weights": values.optional(values.choice(WeightStorage)),
     "audio": _audio,

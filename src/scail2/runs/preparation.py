@@ -276,14 +276,15 @@ class Preparation:
                 "black_out": request.black_out_reference,
                 "drift_correction": str(request.drift_correction),
             }
-            | ({"inexact": inexact} if (inexact := _inexact(request)) else {})
+            | ({"inexact": changed} if (changed := inexact(request)) else {})
         )
 
 
-def _inexact(request: AnimationRequest) -> dict[str, str]:
+def inexact(request: AnimationRequest) -> dict[str, str]:
     """What of a request makes a model compute something else than it would; kept out of keys where nothing does."""
     lossy = request.weights in (WeightStorage.FP8, WeightStorage.INT8, WeightStorage.NF4)
-    return request.speed.inexact() | ({"weights": str(request.weights)} if lossy else {})
+    weights = {"weights": str(request.weights)} if lossy else {}
+    return request.speed.inexact() | weights | ({"vae": "bfloat16"} if request.vae_bf16 else {})
 
 
 def hash_pixels(picture: np.ndarray) -> str:

@@ -16,7 +16,20 @@ SEVERAL_FILES = frozenset({"additional_references", "additional_reference_masks"
 NAMED = frozenset({"model", "lora"})
 # Decided by the service: places on its disk, and what its machine computes with.
 WITHHELD = frozenset(
-    {"output", "masks", "sam3", "device", "dtype", "offload", "placement", "weights", "attention", "compile", "cache"}
+    {
+        "output",
+        "masks",
+        "sam3",
+        "device",
+        "dtype",
+        "offload",
+        "placement",
+        "weights",
+        "vae_bf16",
+        "attention",
+        "compile",
+        "cache",
+    }
 )
 FORMATS = (".mp4", ".mkv", ".mov", ".webm", ".gif", ".webp")
 

@@ -186,9 +186,9 @@ def _character_pools() -> dict[str, Callable[[Table, str, str], CharacterPool]]:
 
 
 def _checks() -> dict[str, Callable[[Table, str, str], ClipCheck]]:
-    from scail2.synthesis.whole_clips import Unmeasured
+    from scail2.synthesis.whole_clips import MeasuredClips, Unmeasured
 
-    return {"none": _of(Unmeasured)}
+    return {"none": _of(Unmeasured), "measures": _of(MeasuredClips)}
 
 
 def _generators(plan: SynthesisPlan, where: str) -> dict[AnimationMode, Generator]:

@@ -1,6 +1,9 @@
-"""Which samples a step trains on: a pure function of (seed, step), so that resuming needs no sampler state."""
+"""Which samples a step trains on: a pure function of (seed, step), so that resuming needs no sampler state.
 
-from dataclasses import dataclass, replace
+How many processes share the work changes nothing of that: each takes its part of the same micro-batches.
+"""
+
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -10,14 +13,19 @@ from scail2.training.config import MixtureKnot
 
 @dataclass(frozen=True, slots=True)
 class TrainingBatch:
-    """Cached samples of one position mode, cut to the same window that starts at latent frame ``frame_offset``."""
+    """Cached samples of one position mode, cut to the same window that starts at latent frame ``frame_offset``.
+
+    ``rows`` are the samples that this process computes where several share the batch: draws and normalisers are those of the
+    whole batch, and the parts' losses add up to its loss.
+    """
 
     latents: LatentBatch
     frame_offset: int = 0
+    rows: slice = field(default_factory=lambda: slice(None))
 
     def to(self, device: torch.device) -> "TrainingBatch":
         """The same batch on ``device``."""
-        return TrainingBatch(self.latents.to(device), self.frame_offset)
+        return replace(self, latents=self.latents.to(device))
 
 
 # Everything of a batch that runs along the video; references are never cut.

@@ -85,7 +85,7 @@ def _judged_rows(file: str, content: Mapping[str, Any]) -> Iterator[str]:
 
 def _vote_rows(file: str, content: Mapping[str, Any]) -> Iterator[str]:
     for each in content["votes"]:
-        shares = " / ".join(_number(100 * each[name], 1) for name in ("win", "tie", "lose"))
+        shares = " / ".join(_number(100 * each[name]["mean"], 1) for name in ("win", "tie", "lose"))
         margin = each["margin"]
         span = f"{_number(margin['mean'], 2)} ({_number(margin['low'], 2)} … {_number(margin['high'], 2)})"
         who = f"{cell(each['system'])} | {cell(each['against'])} | {cell(each['question'])}"

@@ -158,8 +158,9 @@ class TrainConfig:
     ``model`` is a diffusers folder with a ``transformer`` to start from, ``fused`` LoRA files (PATH or PATH:STRENGTH) that are
     made part of its weights first: what was trained before, for a preference stage say. ``precision`` is what the forward
     pass computes in; without it bfloat16 where the device multiplies it natively, else float32. ``batch_size`` ×
-    ``accumulation`` samples make a step. A step whose loss or gradient is not finite changes no weight; ``most_skipped`` of
-    them in a row end the run.
+    ``accumulation`` samples make a step. ``gradient_checkpointing`` keeps only the blocks' inputs for the backward pass and
+    computes the rest again, but for attention where ``selective_checkpointing`` says so. A step whose loss or gradient is not
+    finite changes no weight; ``most_skipped`` of them in a row end the run.
     """
 
     name: str
@@ -179,6 +180,7 @@ class TrainConfig:
     precision: Precision | None = None
     compile_blocks: bool = False
     gradient_checkpointing: bool = False
+    selective_checkpointing: bool = False
     log_every: int = 20
     checkpoint_every: int = 500
     keep_checkpoints: int = 2

@@ -4,10 +4,11 @@ import torch
 from torch import nn
 
 from scail2.devices import without_gradients
+from scail2.training.distributed.tensors import own_part
 
 
 class WeightAverage:
-    """Keeps decay·average + (1 − decay)·weights of every trained parameter, in fp32.
+    """Keeps decay·average + (1 − decay)·weights of every trained parameter, in fp32; of sharded ones, sharded alike.
 
     Early on the effective decay is (1 + n) / (10 + n) after n updates, so that the average forgets the initial weights.
     """
@@ -24,8 +25,8 @@ class WeightAverage:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         parameters = dict(model.named_parameters())
         names = list(self.average)
-        averages = [self.average[n] for n in names]
-        torch._foreach_lerp_(averages, [parameters[n].detach().float() for n in names], 1 - decay)
+        averages = [own_part(self.average[n]) for n in names]
+        torch._foreach_lerp_(averages, [own_part(parameters[n].detach()).float() for n in names], 1 - decay)
 
     @without_gradients
     def copy_to(self, model: nn.Module) -> None:

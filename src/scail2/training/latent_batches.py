@@ -24,14 +24,18 @@ _SAMPLE_DRAWS = 1
 
 
 class LatentBatches:
-    """``batches(micro_step)``: draws, reads, cuts and stacks samples; reads the following micro-batch in the background.
+    """``batches(micro_step)``: draws, reads, cuts and stacks samples; reads the micro-batch that follows in the background.
 
     A "self_driven" share is served by samples that were cached as such, or, where there are none, by single-character animation
     samples driven by their own target.
+
+    Args:
+        stride: from one micro-batch that is asked for to the next: other processes train on those between.
     """
 
-    def __init__(self, dataset: LatentDataset, config: DataConfig, seed: int) -> None:
+    def __init__(self, dataset: LatentDataset, config: DataConfig, seed: int, *, stride: int = 1) -> None:
         self.dataset = dataset
+        self.stride = stride
         self.config = dataclasses.replace(config, mixture=_without_absent_kinds(config.mixture, dataset))
         self.seed = seed
         self._samples_before = 0
@@ -42,7 +46,8 @@ class LatentBatches:
     def __call__(self, micro_step: int) -> TrainingBatch:
         future = self._ahead.pop(micro_step, None)
         batch = future.result() if future is not None else self.read(micro_step)
-        self._ahead = {micro_step + 1: self._reader.submit(self.read, micro_step + 1)}
+        following = micro_step + self.stride
+        self._ahead = {following: self._reader.submit(self.read, following)}
         return batch
 
     def resume_at(self, micro_step: int, samples: int) -> None:

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from scail2.training.config import OptimizerConfig
+from scail2.training.distributed.muon import GatheringMuon
+from scail2.training.distributed.tensors import is_sharded
 
 
 def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
@@ -32,16 +34,19 @@ class OptimizerSet:
     def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> None:
         self.config = config
         trained = [(name, p) for name, p in named_parameters if p.requires_grad]
+        names = {id(p): name for name, p in trained}
         hidden = [p for name, p in trained if config.muon_learning_rate and _is_hidden_weight(name, p)]
         chosen = {id(p) for p in hidden}
         # Muon takes matrices: a convolution's weights are looked at as one, in the same memory.
         matrices = [p if p.ndim == 2 else nn.Parameter(p.detach().view(len(p), -1)) for p in hidden]
         self._views = [(p, matrix) for p, matrix in zip(hidden, matrices, strict=True) if p is not matrix]
+        names |= {id(matrix): names[id(p)] for p, matrix in self._views}
         rest = [p for _, p in trained if id(p) not in chosen]
         self.parameters = [p for _, p in trained]
         self.optimizers: list[torch.optim.Optimizer] = []
         if matrices:
-            self.optimizers.append(torch.optim.Muon(matrices, lr=config.muon_learning_rate, weight_decay=0.0))
+            muon = GatheringMuon if any(map(is_sharded, matrices)) else torch.optim.Muon
+            self.optimizers.append(muon(matrices, lr=config.muon_learning_rate, weight_decay=0.0))
         if rest:
             self.optimizers.append(
                 torch.optim.AdamW(_decay_groups(rest, config.weight_decay), lr=config.learning_rate, betas=config.betas)
@@ -49,16 +54,19 @@ class OptimizerSet:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["initial_lr"] = group["lr"]
+        self.names = [[names[id(p)] for p in _parameters(optimizer)] for optimizer in self.optimizers]
 
     def step(self, factor: float) -> float:
         """Clips, steps with the learning rates times ``factor``, clears gradients; returns the norm before clipping.
 
         A norm that is not finite changes nothing but the gradients, which are dropped.
         """
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        norm = norm.full_tensor() if is_sharded(norm) else norm
         if not math.isfinite(norm):
             self.drop_gradients()
             return float(norm)
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip_norm or math.inf, norm)
         for convolution, matrix in self._views:
             matrix.grad, convolution.grad = convolution.grad.view_as(matrix), None
         for optimizer in self.optimizers:
@@ -78,7 +86,7 @@ class OptimizerSet:
         return [optimizer.state_dict() for optimizer in self.optimizers]
 
     def load_state_dict(self, states: list[dict]) -> None:
-        """Restores moments from :meth:`state_dict`; rates and other settings stay those of this run's recipe.
+        """Restores moments from :meth:`state_dict`, made of tensors like its own; settings stay those of this run's recipe.
 
         Raises:
             ValueError: the states are of other optimisers or other parameters.
@@ -90,6 +98,16 @@ class OptimizerSet:
             optimizer.load_state_dict(state)
             for group, own in zip(optimizer.param_groups, settings, strict=True):
                 group.update(own)
+
+    def named_parameters(self) -> list[dict[str, nn.Parameter]]:
+        """What each optimiser trains, by name and in the order of its states; convolutions as the matrices they are to Muon."""
+        return [
+            dict(zip(names, _parameters(o), strict=True)) for names, o in zip(self.names, self.optimizers, strict=True)
+        ]
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """From a finished training to its users: weights in published names, and a card that says what they are and what they saw."""
 
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 from scail2.checkpoints.transformer_files import convert_transformer
 from scail2.data.dataset import LatentDataset
 from scail2.errors import InputError
-from scail2.files.documents import load_json
+from scail2.files.documents import load_json, read_document
 from scail2.files.ownership import new_folder
 from scail2.files.user_paths import split_lora
 from scail2.loading.places import parse_lora
@@ -30,12 +31,14 @@ class Card:
         title: the card's heading.
         licence: of the weights, as the Hub spells it: `mit`, `apache-2.0`, `other` …
         data_note: where the training material comes from and with what right it was used.
+        data_card: `card.md` of `scail2 pairs card`, which becomes part of the card.
         evaluations: result files, as `card_results.results` takes them.
     """
 
     title: str
     licence: str
     data_note: str = ""
+    data_card: Path | None = None
     evaluations: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
@@ -80,7 +83,9 @@ def publish(run: Path, out: Path, card: Card, *, merge: bool = False) -> list[st
     """
     if not (run / CONFIG).is_file():
         raise InputError(f"{run} is no training's folder: it has no {CONFIG}.")
-    refuse_overwriting([out], [("run", run), *(("evaluation", path) for path in card.evaluations)])
+    given = [("evaluation", path) for path in card.evaluations]
+    given += [("data card", card.data_card)] if card.data_card is not None else []
+    refuse_overwriting([out], [("run", run), *given])
     facts = load_json(run / CONFIG, _Run, unknown=True)
     if merge and facts.lora is None:
         raise InputError(f"{run} trained the weights themselves: there are no adapters to merge, leave --merge away.")
@@ -127,7 +132,8 @@ def model_card(run: Path, facts: _Run, card: Card, *, merged: bool = False) -> s
         f"{kind} for SCAIL-2's transformer, trained on `{base}` with the recipe `{facts.name}` of scail2.",
         "## Use\n\n" + _use(facts, adapters),
         "## Training\n\n" + _listed(_training(run, facts)),
-        "## Training data\n\n" + _data(facts, card),
+        "## Training data\n\n" + "\n\n".join([*_said(card), _data(facts)]),
+        *_stages_before(facts),
         "## Evaluation\n\n" + results(card.evaluations),
         f"## Licence\n\n{card.licence}. The base model's licence goes on to hold for what is derived from it.",
     ]
@@ -179,13 +185,35 @@ def _training(run: Path, facts: _Run) -> Iterator[tuple[str, Any]]:
         yield "changed on the way", (run / "changes.jsonl").read_text(encoding="utf-8").count("\n")
 
 
-def _data(facts: _Run, card: Card) -> str:
-    parts = [card.data_note.strip()] if card.data_note.strip() else []
+def _said(card: Card) -> Iterator[str]:
+    """What a person says of the training data: the note, and the data card with its headings below the section's."""
+    if card.data_note.strip():
+        yield card.data_note.strip()
+    if card.data_card is not None:
+        text = read_document(card.data_card).decode("utf-8", "replace")
+        yield re.sub(r"^#", "###", text, flags=re.MULTILINE).strip()
+
+
+def _stages_before(facts: _Run) -> Iterator[str]:
+    """What was trained before and is part of the weights that this run began with, as far as its runs are still there."""
+    for name, given in map(split_lora, facts.fused):
+        path, strength = Path(name), 1.0 if given is None else float(given)
+        told = f"## The stage before: `{path.name}` at {strength:g}\n\n"
+        run = path.parent.parent
+        if path.parent.name != "adapter" or not (run / CONFIG).is_file():
+            yield told + "Not trained by a run that was there when this card was written."
+            continue
+        before = load_json(run / CONFIG, _Run, unknown=True)
+        yield told + _listed(_training(run, before)) + "\n\n" + _data(before)
+        yield from _stages_before(before)
+
+
+def _data(facts: _Run) -> str:
     shards = Path(str(facts.data.get("shards", "")))
     try:
         dataset = LatentDataset(shards)
     except InputError:
-        return "\n\n".join([*parts, f"The cache `{shards.name}` was not there when this card was written."])
+        return f"The cache `{shards.name}` was not there when this card was written."
     lines: list[tuple[str, Any]] = [("samples", len(dataset))]
     lines += [(f"of them {kind.value}", count) for kind, count in dataset.kinds.items()]
     lines += [("with an empty caption", dataset.empty_captions)] if dataset.empty_captions else []
@@ -194,7 +222,7 @@ def _data(facts: _Run, card: Card) -> str:
     if (shards / "cache.json").is_file():
         described = load_json(shards / "cache.json", dict[str, Any])
         lines += [(f"cache: {name}", described[name]) for name in ("source", "recipe", "seed") if name in described]
-    return "\n\n".join([*parts, _listed(lines)])
+    return _listed(lines)
 
 
 def _listed(lines: Any) -> str:

@@ -249,3 +249,21 @@ def recipe(name: str) -> TrainConfig:
     if name not in RECIPES:
         raise InputError(f"There is no training recipe {name!r}; choose one of {', '.join(RECIPES)}.")
     return RECIPES[name]()
+
+
+def with_overrides(config: TrainConfig, *, rate: float = 1.0, **changes: Any) -> TrainConfig:
+    """A copy with learning rates times ``rate``, and with what is given (not None) replaced.
+
+    ``shards`` and ``batch_size`` are its data's, ``sheets_every`` and ``sheets_shards`` its contact sheets'.
+    """
+    given = {name: value for name, value in changes.items() if value is not None}
+    data: dict[str, Any] = {name: given.pop(name) for name in ("shards", "batch_size") if name in given}
+    sheets = {name: given.pop(f"sheets_{name}") for name in ("every", "shards") if f"sheets_{name}" in given}
+    rates = {f"{name}learning_rate": rate * getattr(config.optimizer, f"{name}learning_rate") for name in ("", "muon_")}
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, **data),
+        sheets=dataclasses.replace(config.sheets, **sheets),
+        optimizer=dataclasses.replace(config.optimizer, **rates),
+        **given,
+    )

@@ -30,7 +30,7 @@ TRAINING = Kind(
 _FREE = frozenset(
     {
         "steps", "checkpoint_every", "log_every", "keep_checkpoints", "sheets", "compile_blocks",
-        "gradient_checkpointing",
+        "gradient_checkpointing", "selective_checkpointing",
     }
 )  # fmt: skip
 _SAMPLED_BLOCKS, _BLOCK = 16, 1 << 20

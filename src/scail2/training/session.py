@@ -1,10 +1,8 @@
 """From a recipe's configuration to a running trainer, and from its checkpoint back to a pipeline folder."""
 
-import dataclasses
 import logging
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -24,9 +22,10 @@ from scail2.training.latent_batches import LatentBatches
 from scail2.training.objectives.dpo import PreferenceObjective
 from scail2.training.objectives.supervised import FlowMatchingObjective, Objective
 from scail2.training.parallel import ParallelContext
+from scail2.training.recomputation import checkpoint_blocks
 from scail2.training.run_folder import exported_folder, refuse_change
 from scail2.training.sheets import ContactSheets
-from scail2.training.state import latest_state, load_weights, state_step
+from scail2.training.state import is_state, latest_state, load_weights, state_step
 from scail2.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -60,7 +59,7 @@ def load_trainable(config: TrainConfig) -> SCAIL2Transformer3DModel:
     if config.frozen is not None:
         keep_frozen(transformer, config.frozen)
     if config.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
+        checkpoint_blocks(transformer, keep_attention=config.selective_checkpointing)
     return transformer
 
 
@@ -107,6 +106,7 @@ def build_trainer(
     start_from: Path | None = None,
     device: str | None = None,
     change: bool = False,
+    context: ParallelContext | None = None,
 ) -> Trainer:
     """Assembles a trainer over cached latents.
 
@@ -116,32 +116,41 @@ def build_trainer(
         start_from: another run's folder or checkpoint whose weights, averages and optimiser moments begin this run.
         device: where to train; None takes `default_device`.
         change: whether a run that has checkpoints may go on with other settings, data or model than it had.
+        context: the processes that train together; None is this one, on ``device``.
 
     Raises:
         InputError: this machine has no such device, data or checkpoint do not fit, or the run would be changed unasked.
     """
     if not change:
         refuse_change(directory, config)
-    context = ParallelContext.detect(device)
+    context = context or ParallelContext.detect(device)
     if config.frozen is not None and context.world_size > 1:
         raise InputError(
             f"The recipe {config.name} is for one card; several share the weights by themselves: finetune_lora."
         )
-    transformer = load_trainable(config)
-    batches = LatentBatches(LatentDataset(config.data.shards), config.data, config.seed)
-    batches.tell_of_empty_captions()
-    torch.manual_seed(config.seed)
-    if config.preference is not None:
-        objective: Objective = PreferenceObjective(transformer, config, batches.empty_prompt)
-    else:
-        objective = FlowMatchingObjective(transformer, config, batches.part_channels, batches.empty_prompt)
-    sheets = contact_sheets(config, batches.dataset, transformer)
-    trainer = Trainer(config, objective, transformer, batches, directory, context=context, sheets=sheets)
+    stride = context.share(config.accumulation, config.data.batch_size).stride
+    batches = LatentBatches(LatentDataset(config.data.shards), config.data, config.seed, stride=stride)
+    if context.speaks:
+        batches.tell_of_empty_captions()
+    with context.in_turn():
+        transformer = load_trainable(config)
+        objective = _objective(config, transformer, batches, context)
+        sheets = contact_sheets(config, batches.dataset, transformer)
+        if config.compile_blocks:  # now, since sharding makes other classes of the blocks
+            transformer.compile_repeated_blocks()
+        trainer = Trainer(config, objective, transformer, batches, directory, context=context, sheets=sheets)
     if start_from is not None and latest_state(directory / "checkpoints") is None:
         trainer.start_from(_checkpoint_of(start_from))
-    if config.compile_blocks:
-        transformer.compile_repeated_blocks()
     return trainer
+
+
+def _objective(
+    config: TrainConfig, transformer: nn.Module, batches: LatentBatches, context: ParallelContext
+) -> Objective:
+    torch.manual_seed(config.seed)
+    if config.preference is not None:
+        return PreferenceObjective(transformer, config, batches.empty_prompt)
+    return FlowMatchingObjective(transformer, config, batches.part_channels, batches.empty_prompt, context.whole_tokens)
 
 
 def contact_sheets(
@@ -197,7 +206,7 @@ def export_transformer(config: TrainConfig, directory: Path, output: Path) -> Pa
 
 
 def _checkpoint_of(path: Path) -> Path:
-    state = path if (path / "optimizer.pt").exists() else latest_state(path / "checkpoints")
+    state = path if is_state(path) else latest_state(path / "checkpoints")
     if state is None:
         raise InputError(f"{path} holds no checkpoint to start from.")
     return state
@@ -208,21 +217,3 @@ def count_parameters(module: nn.Module) -> tuple[int, int]:
     sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
     kept_apart = getattr(module, "frozen_numbers", 0)
     return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes) + kept_apart
-
-
-def with_overrides(config: TrainConfig, *, rate: float = 1.0, **changes: Any) -> TrainConfig:
-    """A copy with learning rates times ``rate``, and with what is given (not None) replaced.
-
-    ``shards`` and ``batch_size`` are its data's, ``sheets_every`` and ``sheets_shards`` its contact sheets'.
-    """
-    given = {name: value for name, value in changes.items() if value is not None}
-    data: dict[str, Any] = {name: given.pop(name) for name in ("shards", "batch_size") if name in given}
-    sheets = {name: given.pop(f"sheets_{name}") for name in ("every", "shards") if f"sheets_{name}" in given}
-    rates = {f"{name}learning_rate": rate * getattr(config.optimizer, f"{name}learning_rate") for name in ("", "muon_")}
-    return dataclasses.replace(
-        config,
-        data=dataclasses.replace(config.data, **data),
-        sheets=dataclasses.replace(config.sheets, **sheets),
-        optimizer=dataclasses.replace(config.optimizer, **rates),
-        **given,
-    )

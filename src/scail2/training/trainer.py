@@ -4,6 +4,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +23,7 @@ from scail2.training.parallel import ParallelContext
 from scail2.training.records import TrainingRecord
 from scail2.training.run_folder import save_config
 from scail2.training.skipped import SkippedSteps
-from scail2.training.state import Counts, latest_state, load_state, prune_states, save_state, state_step
+from scail2.training.state import Counts, latest_state, load_state, state_step
 
 logger = logging.getLogger(__name__)
 
@@ -72,45 +73,54 @@ class Trainer:
         self.batches = batches
         self.directory = directory
         self.context = context or ParallelContext.detect()
+        self.share = self.context.share(config.accumulation, config.data.batch_size)
         self.sheets = sheets
         self.trained = nn.ModuleDict({"transformer": transformer, "auxiliary": objective.auxiliary})
-        self.context.wrap(self.trained)
+        self.context.place(transformer, objective.auxiliary, config.precision)
         self.optimizers = OptimizerSet(self.trained.named_parameters(), config.optimizer)
         self.average = WeightAverage(transformer, config.ema_decay) if config.ema_decay else None
         self.step = 0
         self.samples = 0
         self.skipped = SkippedSteps(config.most_skipped)
-        self._stop = False
+        self._asked_to_stop = self._stop = False
 
     def run(self) -> Path:
         """Trains; returns the last checkpoint. SIGTERM and SIGINT end the run after the step, with a checkpoint."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self._resume()
-        save_config(self.directory, self.config)
-        record = TrainingRecord(self.directory, from_step=self.step)
+        record = None
+        if self.context.speaks:
+            save_config(self.directory, self.config)
+            record = TrainingRecord(self.directory, from_step=self.step)
         previous = {s: signal.signal(s, self._request_stop) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
             for numbers in self._steps():
-                if self.step % self.config.log_every == 0 or self.step == self.config.steps:
+                if record is not None and (self.step % self.config.log_every == 0 or self.step == self.config.steps):
                     record.write(self.step, **numbers)
                     logger.info("%s", " ".join([f"step {self.step}", *(f"{k} {v:.4g}" for k, v in numbers.items())]))
                 if self.step % self.config.checkpoint_every == 0:
                     self.save()
                 if self.sheets is not None and self.step % self.config.sheets.every == 0:
-                    record.picture(self.step, self._sheet(self.sheets))
+                    picture = self._sheet(self.sheets)
+                    if record is not None:
+                        record.picture(self.step, picture)
         finally:
-            record.close()
+            if record is not None:
+                record.close()
             for number, handler in previous.items():
                 signal.signal(number, handler)
+        self.context.settle()
         newest = latest_state(self.directory / "checkpoints")
-        return newest if newest is not None and state_step(newest) == self.step else self.save()
+        if newest is None or state_step(newest) != self.step:
+            newest = self.save()
+            self.context.settle()
+        return newest
 
     def save(self) -> Path:
         """Writes a checkpoint and drops old ones."""
         counts = Counts(step=self.step, samples=self.samples, skipped=self.skipped.total)
-        path = save_state(self.directory / "checkpoints", counts, self.trained, self.optimizers, self.average)
-        prune_states(self.directory / "checkpoints", self.config.keep_checkpoints)
-        return path
+        place = self.directory / "checkpoints"
+        return self.context.save(self.config, place, counts, self.trained, self.optimizers, self.average)
 
     def start_from(self, checkpoint: Path) -> None:
         """Takes weights, averages and optimiser state of another run; counts steps from 0 and goes on counting samples."""
@@ -153,19 +163,19 @@ class Trainer:
     def _gradients(self) -> tuple[dict[str, float], int]:
         """Accumulates the gradients of one step; returns mean loss terms and the number of samples."""
         sums: dict[str, torch.Tensor] = {}
-        seen = 0
-        for part in range(self.config.accumulation):
-            micro_step = self.step * self.config.accumulation + part
-            batch = self.batches(micro_step).to(self.context.device)
+        seen, share, first = 0, self.share, self.step * self.config.accumulation
+        for micro_step in range(first + share.first, first + self.config.accumulation, share.stride):
+            batch = replace(self.batches(micro_step).to(self.context.device), rows=share.rows)
             generator = step_generator(self.config.seed, micro_step, _LOSS_DRAWS)
             losses = self.objective.losses(batch, generator)
             while (found := self._next(losses)) is not None:
                 loss, terms = found
-                (loss / self.config.accumulation).backward()
+                self.context.backward(loss / self.config.accumulation)
                 for name, value in terms.items():
                     sums[name] = sums.get(name, 0) + value / self.config.accumulation
-            seen += len(batch.latents.keys)
-        return {name: float(value) for name, value in sums.items()}, seen
+            seen += len(batch.latents.keys) * share.stride
+        terms, self._stop = self.context.agree(sums, self._asked_to_stop)
+        return terms, seen
 
     def _next(self, losses: Iterator[Loss]) -> Loss | None:
         """The forward pass in the run's precision; the backward pass is the caller's, outside of it."""
@@ -194,4 +204,4 @@ class Trainer:
             self.transformer.train()
 
     def _request_stop(self, *_: object) -> None:
-        self._stop = True
+        self._asked_to_stop = True

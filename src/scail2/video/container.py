@@ -72,6 +72,10 @@ class ContainerFrames:
         self._decoded = iter(())
         self._container.close()
 
+    def shrink(self, height: int, width: int, *, covers: bool) -> None:
+        """See `PixelConverter.shrink`."""
+        self._pixels.shrink(height, width, covers=covers)
+
     # Opening
 
     def _choose(self) -> list[Note]:

@@ -106,6 +106,8 @@ class VideoReader:
         self.source_info = info = self._pictures.info
         self.fps = info.fps if wanted_rate is None else wanted_rate
         self.height, self.width = (info.height, info.width) if size is None else (int(size[0]), int(size[1]))
+        if isinstance(self._pictures, ContainerFrames):
+            self._pictures.shrink(self.height, self.width, covers=self._fit is Fit.COVER)
         self.has_audio, self.has_alpha = info.has_audio, info.has_alpha
         self._source_index = self._sampling()
         self._kept: OrderedDict[int, np.ndarray] = OrderedDict()

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scail2.data.endpoint.failures import EndpointError
 from scail2.data.own.making import Captioner, Laid, MadeClip, Making, clips_of, lay
 from scail2.data.own.sources import OwnSource, to_json
 from scail2.data.own.verdicts import Discard, Reason, Refused
@@ -126,6 +127,7 @@ def add_sources(sources: Sequence[OwnSource], directory: str | Path, adding: Add
 
     Raises:
         InputError: the folder holds something else, or a source of that name made in another way; nothing came of any.
+        EndpointError: captions cannot be had; the sources before are whole.
     """
     with _claimed(Path(directory)) as (folder, ledger):
         digests = {source.name: adding.digest_of(source) for source in sources}
@@ -183,6 +185,8 @@ def _add(source: OwnSource, folder: Path, adding: Adding, identity: str, *, alon
                     clips[made.pair.construction.value] += 1
                 else:
                     discarded.append(made)
+    except EndpointError:
+        raise  # it says nothing about this source: the same command goes on here once the endpoint answers
     except InputError as error:
         if alone:
             raise

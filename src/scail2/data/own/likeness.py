@@ -37,13 +37,13 @@ def fingerprint(pair: MotionPair) -> Array:
 
 def _bits(clip: Clip) -> Array:
     rows, columns = (np.flatnonzero(clip.region.any(axis=axes)) for axes in ((0, 2), (0, 1)))
-    box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) if len(rows) else (0, 0, *clip.frames.shape[2:0:-1])
+    box = 0.0, 0.0, float(clip.frames.shape[2]), float(clip.frames.shape[1])
+    if len(rows):
+        box = float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
     bits = []
     for number in np.linspace(0, len(clip.frames) - 1, _MOMENTS).round().astype(int):
-        grey = Image.fromarray(clip.frames[number]).convert("L").resize(
-            (_CELLS + 1, _CELLS), Image.Resampling.BOX, box=tuple(float(each) for each in box)
-        )  # fmt: skip
-        values = np.asarray(grey).astype(int)
+        grey = Image.fromarray(clip.frames[number]).convert("L")
+        values = np.asarray(grey.resize((_CELLS + 1, _CELLS), Image.Resampling.BOX, box=box)).astype(int)
         bits.append((values[:, 1:] > values[:, :-1] + 2).ravel())
     return np.concatenate(bits)
 

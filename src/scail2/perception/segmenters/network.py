@@ -5,6 +5,7 @@ Shapes: pictures float (B, 3, H, W) in [-1, 1], H and W multiples of 16; feature
 """
 
 import json
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from scail2.errors import InputError
 from scail2.files.documents import Between, parse_json
@@ -145,6 +147,15 @@ class Familiarity:
     def probability(self, signatures: Tensor) -> Tensor:
         """(B,) in [0, 1]: 1 well inside the learnt world, one half at the limit, falling to 0 beyond it."""
         return 1 / (1 + (self.distance(signatures) / self.limit).clamp_max(1e4) ** 4)
+
+
+def for_inference(network: SegmentationNetwork) -> SegmentationNetwork:
+    """The same network, whose normalisations are part of its convolutions (equal to 1e-5) and whose pixels lie together."""
+    made = deepcopy(network).eval()
+    for part in list(made.modules()):
+        if isinstance(part, nn.Sequential) and len(part) > 1 and isinstance(part[1], nn.BatchNorm2d):
+            part[0], part[1] = fuse_conv_bn_eval(part[0], part[1]), nn.Identity()
+    return made.to(memory_format=torch.channels_last)
 
 
 def save_network(directory: Path, network: SegmentationNetwork, familiarity: Familiarity, facts: dict) -> Path:

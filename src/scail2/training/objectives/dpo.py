@@ -88,27 +88,33 @@ class PreferenceObjective(FlowMatchingObjective):
                 "The recipe trains on preference pairs, but the cached samples hold none: make them with scail2 preferences and "
                 "cache those shards."
             )
-        draw = self.draw(batch, generator)
-        region = latents.region_weight(settings.regions) * (1 - draw.history)
+        whole, rows = self.draw(batch, generator), batch.rows
+        draw, own, worse = whole.only(rows), latents.only(rows), latents.rejected[rows]
+        region = latents.region_weight(settings.regions) * (1 - whole.history)
         if latents.excluded is not None:
             region = region * (latents.excluded.amax(1, keepdim=True) == 0)
+        seen = (region.flatten(1).sum(dim=1) > 0).float()
+        region, shown = region[rows], seen[rows] / seen.sum().clamp(min=1)
         # No pass runs under no_grad, where the network takes other kernels: in bfloat16 their rounding alone, times β, would be
         # a preference. Without adapters nothing is trainable, so no graph is built; the rejected video's is let go at once.
-        reference = [self._reference_error(video, draw, region) for video in (latents.target, latents.rejected)]
-        rejected = self._error(self.velocity(latents.rejected, draw), latents.rejected, draw, region).detach()
-        velocity = self.velocity(latents.target, draw)
-        preferred = self._error(velocity, latents.target, draw, region)
+        reference = [self._reference_error(video, draw, region) for video in (own.target, worse)]
+        rejected = self._error(self.velocity(worse, draw), worse, draw, region).detach()
+        velocity = self.velocity(own.target, draw)
+        preferred = self._error(velocity, own.target, draw, region)
         differences = preferred.detach() - reference[0], rejected - reference[1]
         loss, logit = bias_aware_dpo_loss(*differences, settings.beta)
-        sft = self.matching(velocity, latents, draw)
+        sft = self.matching(velocity, latents, whole, rows)
         # d(mean −log σ(z)) / d(Δ of each sample), for the preferred video; the rejected one's is its negative.
-        pull = 0.5 * settings.beta * torch.sigmoid(-logit) / len(logit)
-        seen = (region.flatten(1).sum(dim=1) > 0).float()
-        terms = {"sft": sft.detach(), "preference": loss.mean(), "reference_error": _mean(reference[0], seen)}
-        terms |= _terms(differences, logit, seen)
+        pull = 0.5 * settings.beta * torch.sigmoid(-logit) / len(seen)
+        terms = {
+            "sft": sft.detach(),
+            "preference": loss.sum() / len(seen),
+            "reference_error": (reference[0] * shown).sum(),
+        }
+        terms |= _terms(differences, logit, shown)
         yield sft + settings.weight * (pull * preferred).sum(), terms
         del velocity, preferred, sft
-        again = self._error(self.velocity(latents.rejected, draw), latents.rejected, draw, region)
+        again = self._error(self.velocity(worse, draw), worse, draw, region)
         yield -settings.weight * (pull * again).sum(), {}
 
     def concern(self, terms: dict[str, float]) -> str | None:
@@ -138,18 +144,14 @@ class PreferenceObjective(FlowMatchingObjective):
 
 
 def _terms(
-    differences: tuple[torch.Tensor, torch.Tensor], logit: torch.Tensor, seen: torch.Tensor
+    differences: tuple[torch.Tensor, torch.Tensor], logit: torch.Tensor, shown: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Numbers for the log, over the samples that show the region."""
+    """Numbers for the log: means over the batch's samples that show the region, each of which counts ``shown``."""
     right = (logit > 0).float() + 0.5 * (logit == 0).float()
     return {
-        "delta_preferred": _mean(differences[0], seen),
-        "delta_rejected": _mean(differences[1], seen),
-        "logit": _mean(logit, seen),
-        "implicit_accuracy": _mean(right, seen),
-        "saturation": _mean((logit.abs() > _SATURATED).float(), seen),
+        "delta_preferred": (differences[0] * shown).sum(),
+        "delta_rejected": (differences[1] * shown).sum(),
+        "logit": (logit * shown).sum(),
+        "implicit_accuracy": (right * shown).sum(),
+        "saturation": ((logit.abs() > _SATURATED).float() * shown).sum(),
     }
-
-
-def _mean(values: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    return (values * seen).sum() / seen.sum().clamp(min=1)

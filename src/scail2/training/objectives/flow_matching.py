@@ -51,6 +51,7 @@ def flow_matching_loss(
     t: torch.Tensor,
     weight: torch.Tensor,
     config: LossConfig,
+    rows: slice = slice(None),
 ) -> torch.Tensor:
     """The weighted mean squared error of a velocity.
 
@@ -61,15 +62,17 @@ def flow_matching_loss(
         velocity, target: ``(B, C, T, H, W)``.
         t: ``(B,)`` in (0, 1].
         weight: ``(B, 1, T, H, W)``; 0 takes a cell out of the loss (history, masked regions).
+        rows: the samples of the batch that ``velocity``, ``target`` and ``t`` are of; ``weight`` is all samples', and the result
+            is their part of the batch's loss.
 
     Returns:
         A scalar: the mean of the samples' weighted sums over all their elements, or, with ``config.reduction`` "kept", the
         batch's weighted sum over the sum of its weights.
     """
-    error = squared_error(velocity, target, t, config) * weight
+    error = squared_error(velocity, target, t, config) * weight[rows]
     if config.reduction == "kept":
         return error.sum() / weight.sum().clamp(min=1e-6)
-    return error.mean()
+    return error.mean() * (len(error) / len(weight))
 
 
 def squared_error(velocity: torch.Tensor, target: torch.Tensor, t: torch.Tensor, config: LossConfig) -> torch.Tensor:

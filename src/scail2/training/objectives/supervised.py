@@ -3,7 +3,7 @@
 The trainer knows only the protocol; preference optimisation is another objective of the same form.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -20,11 +20,11 @@ from scail2.training.objectives.flow_matching import add_noise, flow_matching_lo
 from scail2.training.objectives.parts import HiddenStateTap, PartAlignment, coverage_tokens
 
 Loss = tuple[torch.Tensor, dict[str, torch.Tensor]]
-"""A scalar to make smaller, and detached numbers for the log."""
+"""A scalar to make smaller, and detached numbers for the log; both add up over the parts of a micro-batch."""
 
 
 class Objective(Protocol):
-    """Turns one micro-batch into losses; may own parameters that are trained and then thrown away."""
+    """Turns one micro-batch, or this process's rows of it, into losses; may own parameters that are trained and thrown away."""
 
     auxiliary: nn.Module
 
@@ -58,6 +58,13 @@ class NoiseDraw:
     history: torch.Tensor  # (B, 1, T, h, w), one on frames that stay clean
     inputs: dict[str, Any]
 
+    def only(self, rows: slice) -> "NoiseDraw":
+        """What was drawn for some of the samples."""
+        inputs = {
+            name: value[rows] if isinstance(value, torch.Tensor) else value for name, value in self.inputs.items()
+        }
+        return NoiseDraw(self.t[rows], self.noise[rows], self.history[rows], inputs)
+
 
 class FlowMatchingObjective:
     """Flow matching with clean history, weighted characters and optional part supervision.
@@ -67,6 +74,7 @@ class FlowMatchingObjective:
         config: the run's configuration.
         part_channels: channels of the cached part coverage; 0 when the samples carry none.
         empty_prompt: ``(512, text_dim)``, stands in for dropped captions; needed where samples carry prompts.
+        whole_tokens: makes hidden states of all tokens out of those that this process has.
     """
 
     def __init__(
@@ -75,10 +83,12 @@ class FlowMatchingObjective:
         config: TrainConfig,
         part_channels: int = 0,
         empty_prompt: torch.Tensor | None = None,
+        whole_tokens: Callable[[torch.Tensor], torch.Tensor] = lambda tokens: tokens,
     ) -> None:
         self.transformer = transformer
         self.config = config
         self.empty_prompt = empty_prompt
+        self._whole_tokens = whole_tokens
         self.auxiliary = nn.ModuleDict()
         self._tap: HiddenStateTap | None = None
         if config.loss.alignment_weight > 0:
@@ -106,13 +116,14 @@ class FlowMatchingObjective:
 
     def loss(self, batch: TrainingBatch, generator: torch.Generator) -> Loss:
         """The one loss. All draws come from ``generator`` (on the CPU)."""
-        latents, draw = batch.latents, self.draw(batch, generator)
-        velocity = self.velocity(latents.target, draw)
-        matching = self.matching(velocity, latents, draw)
+        latents, draw, rows = batch.latents, self.draw(batch, generator), batch.rows
+        velocity = self.velocity(latents.target[rows], draw.only(rows))
+        matching = self.matching(velocity, latents, draw, rows)
         terms = {"matching": matching.detach()}
         total = matching
         if self._tap is not None:
-            alignment = self._alignment(latents, self._tap)
+            own = latents.only(rows)
+            alignment = self._alignment(own, self._tap) * (len(own.keys) / len(latents.keys))
             terms["alignment"] = alignment.detach()
             total = total + self.config.loss.alignment_weight * alignment
         return total, terms
@@ -139,10 +150,11 @@ class FlowMatchingObjective:
             return_dict=False,
         )[0]
 
-    def matching(self, velocity: torch.Tensor, latents: LatentBatch, draw: NoiseDraw) -> torch.Tensor:
-        """The flow-matching loss of a velocity for the batch's targets, a scalar."""
+    def matching(self, velocity: torch.Tensor, latents: LatentBatch, draw: NoiseDraw, rows: slice) -> torch.Tensor:
+        """The flow-matching loss of a velocity for the targets of the batch's ``rows``, a scalar: their part of the batch's."""
         weight = self._weight(latents) * (1 - draw.history)
-        return flow_matching_loss(velocity, draw.noise - latents.target, draw.t, weight, self.config.loss)
+        target = draw.noise[rows] - latents.target[rows]
+        return flow_matching_loss(velocity, target, draw.t[rows], weight, self.config.loss, rows)
 
     def _weight(self, latents: LatentBatch) -> torch.Tensor:
         """``(B, 1, T, h, w)``: more on characters and regions, nothing in cells touched by an excluded one (burned-in text)."""
@@ -181,4 +193,4 @@ class FlowMatchingObjective:
         known = parts if parts[2] is not None else parts[:2]
         patch = tuple(self.transformer.config.patch_size)
         coverage = torch.cat([coverage_tokens(part, patch) for part in known], dim=1)
-        return self.auxiliary["parts"](tap.take()[:, : coverage.shape[1]], coverage)
+        return self.auxiliary["parts"](self._whole_tokens(tap.take())[:, : coverage.shape[1]], coverage)
