@@ -10,6 +10,7 @@ from scail2.cli.app import main
 from scail2.errors import InputError
 from scail2.synthesis.generators import facts
 from scail2.synthesis.generators.catalogue import NAMES, facts_of, make_generator
+from scail2.synthesis.plan import load_plan, make_bench
 
 TOOL = {
     "python": "/usr/bin/python3",
@@ -73,3 +74,19 @@ def test_every_fact_is_shown(capsys):
 def test_facts_need_no_heavy_library():
     code = "import sys, scail2.synthesis.generators.catalogue; sys.exit(bool({'torch', 'skia', 'diffusers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_plan_names_tools_from_its_own_folder_and_the_measured_check(tmp_path):
+    (tmp_path / "MoCha").mkdir()
+    (tmp_path / "plan.toml").write_text(
+        'pairs = 1\ncheck = { play = "measures", limits = { motion = 0.5 }, without = ["hand_blur"] }\n'
+        "[generators.replacement]\n"
+        'name = "mocha"\ntool = { python = "../envs/bin/python", folder = "MoCha", timeout = 60 }\n'
+    )
+    plan = load_plan(tmp_path / "plan.toml")
+    tool = plan.generators.replacement["tool"]
+    assert tool["folder"] == str(tmp_path / "MoCha")
+    assert tool["python"] == str(tmp_path / "../envs/bin/python")
+    limits = make_bench(plan, "plan.toml").check.describe()["limits"]
+    assert limits["motion"] == 0.5
+    assert "hand_blur" not in limits

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import nn
 
 from scail2.devices import Precision, default_device, find_device, has_native_bf16
+from scail2.errors import InputError
 from scail2.training.config import TrainConfig
 from scail2.training.ema import WeightAverage
 from scail2.training.optimizers import OptimizerSet
@@ -81,7 +82,16 @@ class ParallelContext:
         return tokens
 
     def share(self, accumulation: int, batch_size: int) -> StepShare:
-        """This process's part of each step."""
+        """This process's part of each step.
+
+        Raises:
+            InputError: a process would have nothing to do, or several would do the same.
+        """
+        if self.world_size > 1:
+            raise InputError(
+                "Each of these processes would train the same: use scail2 train, with --nproc or under torchrun, or give "
+                "build_trainer a ShardedContext."
+            )
         return share_of_step(0, 1, accumulation, batch_size)
 
     def backward(self, loss: torch.Tensor) -> None:
