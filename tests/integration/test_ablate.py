@@ -1,6 +1,8 @@
 """`scail2 ablate` at toy size: one table from a plan, nothing done twice, more ablations later, other plans refused."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,7 @@ from scail2.data.ablations import ABLATION_CATALOGUE, AblationPlan
 from scail2.evaluation.ablations import MEASURES, ArmClip, compare
 from scail2.training.ablations import Experiment
 
+ROOT = Path(__file__).parents[2]
 PLAN = """
 ablations = {ablations}
 seeds = [0, 1]
@@ -106,6 +109,21 @@ def test_a_network_above_five_million_is_refused(tmp_path):
     assert run("ablate", path, "--out", tmp_path / "out") == 2
     path.write_text(path.read_text().replace("binding_slots", "slots"))
     assert run("ablate", path, "--out", tmp_path / "out") == 2
+
+
+def test_the_plans_that_are_shown_are_plans(tmp_path):
+    shown = re.search(r"```toml\n(.*?)```", (ROOT / "docs" / "science.md").read_text(), re.DOTALL)[1]
+    (tmp_path / "first-look.toml").write_text(shown)
+    first, whole = (
+        AblationPlan.load(path) for path in (tmp_path / "first-look.toml", ROOT / "examples/ablations.toml")
+    )
+    assert first.ablations == ("binding_slots", "environment_switch_one_rope", "mode_positions")
+    assert {arm.name for arm in first.arms} == {"base", "one_rope", "no_slots", "no_switch_one_rope"}
+    assert whole.ablations == tuple(ABLATION_CATALOGUE)
+    # The sum in docs/training.md: ten arms of pairs and three of preferences.
+    assert [len([arm for arm in whole.arms if (arm.follows is None) is own]) for own in (True, False)] == [10, 3]
+    page = (ROOT / "docs" / "science.md").read_text()
+    assert page.index("<!-- ablations: begin -->") < page.index("<!-- ablations: end -->")
 
 
 @pytest.mark.parametrize("name", ABLATION_CATALOGUE)

@@ -302,9 +302,9 @@ def test_a_plans_players_decide_what_a_pair_is_expected_to_take(tmp_path, capsys
     assert rows["edit"] == ["edit", "cpu", "2.50", "0"]
     assert out.count("500 pairs: ") == 1
     plan.write_text("pairs = 500\n")
-    code, _, err = dry_run(capsys, "--plan", plan)
-    assert code == 2
-    assert "needs neither GPU nor endpoint" in err
+    code, out, err = dry_run(capsys, "--plan", plan)
+    assert (code, err) == (0, "")
+    assert "the published way in place of this plan's puppets" in out
 
 
 def test_files_that_hold_no_stage_times_are_refused(tmp_path, capsys):

@@ -120,6 +120,12 @@ def test_pose_driven_checkpoints_are_given_pose_renders():
     assert (driving == 0).all(axis=-1).mean() > 0.5  # skeletons on black
 
 
+def test_masks_that_contradict_the_mode_on_purpose_are_not_complained_about(caplog):
+    settings = {"clips": 1, "tasks": ["replacement_single"], "frames": 5, "size": (32, 32), "num_inference_steps": 1}
+    evaluate_pipeline(bare_pipeline(), variant="nano+no_environment_switch", **settings)
+    assert caplog.messages == []
+
+
 def test_one_rope_gives_the_network_the_positions_of_animation_in_both_modes():
     pipe = bare_pipeline()
     settings = {"clips": 1, "tasks": ["replacement_single"], "frames": 5, "size": (32, 32), "num_inference_steps": 1}

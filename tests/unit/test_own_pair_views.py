@@ -188,3 +188,31 @@ def test_no_character_or_motion_is_in_two_splits():
     assert counts == [60, 20, 20]
     assert split(apart, shares, salt="x") != split(apart, shares)
     assert split(list(reversed(apart)), shares) == split(apart, shares)
+
+
+def test_pairs_of_other_makers_are_listed_too(tmp_path):
+    run(
+        "synthesize",
+        "--out",
+        tmp_path / "pairs",
+        "--pairs",
+        "3",
+        "--size",
+        "32",
+        "--frames",
+        "9",
+        "--no-poses",
+        "--workers",
+        "1",
+    )
+    told = json.loads(run("pairs", "check", tmp_path / "pairs", "--json"))
+    assert (told["pairs"], told["lengths"], told["seconds"]) == (3, {"9": 3}, 1.688)
+    run("pairs", "card", tmp_path / "pairs", "--out", tmp_path / "card", "--split", "0.7,0.3")
+    card = json.loads((tmp_path / "card" / "card.json").read_text())
+    assert (card["pairs"], card["people"], card["splits"]) == (
+        3,
+        {"groups": 3, "unnamed": 3},
+        {"train": 2, "validation": 1},
+    )
+    run("pairs", "select", tmp_path / "pairs", "--out", tmp_path / "halves", "--split", "0.7,0.3")
+    assert [len(pairs_in(tmp_path / "halves" / name)) for name in ("train", "validation")] == [2, 1]

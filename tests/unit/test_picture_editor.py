@@ -1,19 +1,28 @@
 """The pose editor through diffusers: a tiny random pipeline of the real class, run as the real one is."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from editor_material import tiny_editor
+from endpoint_server import scripted_endpoint
 from PIL import Image
-from synthesis_material import pair_loop, puppet_bench, puppet_roles
+from synthesis_material import answered, pair_loop, puppet_bench, puppet_roles
 
+from scail2.cli.app import main
+from scail2.data.shards import DamageReport, find_shards, read_index
 from scail2.data.triplet_settings import SampleKind
 from scail2.errors import InputError
-from scail2.synthesis.loop import Job
+from scail2.modes import AnimationMode
+from scail2.synthesis.bench import Job
+from scail2.synthesis.events import Reason
+from scail2.synthesis.generators.puppets import PuppetGenerator
+from scail2.synthesis.machine import Budget
+from scail2.synthesis.report import reported
 from scail2.synthesis.roles.picture_editor import DiffusersEditor
 from scail2.synthesis.roles.protocol import Edit, Finding, Picture, RoleError, Ruling, Task, Told
-from scail2.synthesis.roles.puppets import PuppetJudge
+from scail2.synthesis.roles.puppets import PuppetJudge, PuppetSelector
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +116,67 @@ def test_another_pipeline_of_its_kind_is_a_matter_of_settings(editor):
     made = other.edit(edit, "Wave.", 1).image.astype(int)
     shown = np.asarray(Image.fromarray(edit.guide).resize((64, 64)).resize((48, 48)), int)
     assert np.abs(made - shown).mean() < 8
+
+
+def test_a_whole_plan_runs_with_an_endpoint_for_every_role_and_the_real_pipeline(tmp_path, editor, monkeypatch):
+    """What a laboratory runs, with a server that answers by a script and a pipeline that has learnt nothing."""
+    monkeypatch.setattr(DiffusersEditor, "loaded", editor.loaded)
+    with scripted_endpoint(answers=answered) as server:
+        (tmp_path / "lab.toml").write_text(
+            f"""pairs = 4
+            in_flight = 2
+            shares = {{ animation_single = 2, replacement_multi = 1, pose_single = 1 }}
+            motions = {{ pool = "puppets", frames = 5, height = 48, width = 48 }}
+            characters = {{ pool = "puppets", height = 48, width = 48 }}
+            [endpoint]
+            address = "{server.address}"
+            model = "eyes"
+            prices = {{ prompt = 10, answer = 20 }}
+            [roles.editor]
+            play = "diffusers"
+            model = "tiny"
+            pixels = 4096
+            steps = 1
+            dtype = "float32"
+            """
+        )
+        with pytest.raises(SystemExit) as ended:
+            main(
+                ["synthesize", "--plan", str(tmp_path / "lab.toml"), "--out", str(tmp_path / "pairs"), "--workers", "1"]
+            )
+    assert ended.value.code == 0
+    report = json.loads((tmp_path / "pairs" / "report.json").read_text())
+    assert report["accepted"] == {"animation_single": 2, "replacement_multi": 1, "pose_single": 1}
+    edits = [asked for asked in server.asked if "You write instructions for a picture editor" in asked.text]
+    assert report["edits"] == len(edits) == 4
+    assert report["tokens"] == 110 * sum(asked.form != "json_schema" for asked in server.asked)
+    assert report["cost"] == pytest.approx(report["tokens"] / 110 * (100 * 10 + 10 * 20) / 1e6)
+    keys = [r.key for shard in find_shards(tmp_path / "pairs") for r in read_index(shard, DamageReport())]
+    assert keys == [f"{n:07d}" for n in range(4)]
+
+
+class Noise:
+    """A generator whose clips nobody could mask."""
+
+    facts = PuppetGenerator().facts
+
+    def describe(self):
+        return {}
+
+    def generate(self, character, motion, mode, masks, seed):
+        pixels = np.random.default_rng(seed).integers(0, 256, motion.clip.frames.shape, np.uint8)
+        return replace(motion.clip, frames=pixels)
+
+
+def test_clips_in_which_nobody_is_found_are_refused_before_they_are_judged(tmp_path):
+    budget, roles = Budget(draws=1, characters=1, clips=1), puppet_roles(0.0, selector=PuppetSelector(picky=0.0))
+    bench = puppet_bench(roles, generators=dict.fromkeys(AnimationMode, Noise()), budget=budget)
+    loop = pair_loop(tmp_path, bench)
+    state = loop.run(Job(key="0", number=0, kind=SampleKind.ANIMATION_SINGLE), attempts=1)
+    assert state.cause is Reason.CLIP_CHECK
+    report = reported([pair_loop(tmp_path, bench).attempts("0")])
+    assert report.clips == {"refused by measures": report.clips_generated}
+    assert sum(report.refusals.values()) == report.clips_generated
 
 
 def test_the_loop_runs_with_it(tmp_path, editor):

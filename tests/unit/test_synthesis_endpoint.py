@@ -5,20 +5,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from endpoint_server import Asked, Turn, busy, scripted_endpoint
-from synthesis_material import pair_loop, puppet_bench, puppet_roles
+from endpoint_server import Turn, busy, scripted_endpoint
+from synthesis_material import WELL, answered, pair_loop, puppet_bench, puppet_roles
 
 from scail2.data.endpoint.client import Endpoint
 from scail2.data.endpoint.settings import AnswerForm, EndpointSettings, Prices
 from scail2.data.triplet_settings import SampleKind
 from scail2.modes import AnimationMode
+from scail2.synthesis.bench import Job
 from scail2.synthesis.events import Phase
-from scail2.synthesis.loop import Job
 from scail2.synthesis.report import reported
 from scail2.synthesis.roles import endpoint as roles
 from scail2.synthesis.roles.protocol import Edit, Finding, Made, Picture, Task
-
-WELL = {"remark": "", "pose": "right", "environment": "right", "character": "right", "quality": "good"}
 
 
 def client(server, **changes) -> Endpoint:
@@ -100,21 +98,6 @@ def test_a_judge_sees_moments_of_both_clips_beside_each_other_and_whom_is_meant(
         assert np.array_equal(shown[:, -48:], clip.frames[number])
     assert "exactly the scene at the left" in asked.text
     assert "of the 2 people there, number" in asked.text
-
-
-def answered(asked: Asked) -> Turn:
-    """A server that plays all roles: it knows them by their schema, which the prompt holds where forms are not taken."""
-    if asked.form == "json_schema":
-        return Turn("no schemas here", status=400)
-    first = {
-        "candidate": {"reason": "…", "candidate": 1},
-        "instruction": {"instruction": "Do it."},
-        "caption": {"caption": "A dance."},
-    }
-    for key, answer in first.items():
-        if f'"{key}": {{' in asked.text:
-            return Turn(f"Sure!\n```json\n{json.dumps(answer)}\n```")
-    return Turn(json.dumps(WELL))
 
 
 def test_the_whole_loop_by_an_endpoint_that_takes_no_schemas_and_is_busy_at_first(tmp_path):

@@ -29,23 +29,33 @@ RayAddress = Annotated[
     str | None,
     typer.Option("--ray", help="Work in Ray actors: auto, an address, or local.", rich_help_panel=_PANEL),
 ]
+GpusEach = Annotated[
+    float,
+    typer.Option("--gpus-each", min=0, help="GPUs of each Ray actor, also a part of one.", rich_help_panel=_PANEL),
+]
 
 
-def make_crew(workers: int, rank: int | None, ranks: int | None, own_only: bool, ray: str | None) -> "Crew":
+def make_crew(
+    workers: int, rank: int | None, ranks: int | None, own_only: bool, ray: str | None, gpus: float = 0.0
+) -> "Crew":
     """The crew that these options mean.
 
     Raises:
-        InputError: a rank that is none; half of a rank.
+        InputError: a rank that is none; half of a rank; GPUs for actors that there are not.
     """
     from scail2.cli.libraries import quiet_process
+    from scail2.errors import InputError
     from scail2.execution.crew import Crew
     from scail2.execution.ranks import given_rank
 
+    if gpus and ray is None:
+        raise InputError("--gpus-each is for Ray's actors: give --ray, too, or leave it out.")
     return Crew(
         workers=workers or os.cpu_count() or 1,
         start=quiet_process,
         rank=given_rank(rank, ranks, own_only=own_only),
         ray=ray,
+        gpus=gpus,
     )
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scail2.cli.crew import OwnOnly, RankCount, RankNumber, RayAddress, Workers, make_crew, tell_missing
+from scail2.cli.crew import GpusEach, OwnOnly, RankCount, RankNumber, RayAddress, Workers, make_crew, tell_missing
 from scail2.cli.stages import CardName, Cores, DryRun, FiguresFile, Gpus, Measured, Price, Requests
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def synthesize(
     ranks: RankCount = None,
     own_only: OwnOnly = False,
     ray: RayAddress = None,
+    gpus_each: GpusEach = 0.0,
     resume: Annotated[bool, typer.Option(help="Continue a folder begun with the same settings.")] = False,
     plan: Annotated[
         Path | None, typer.Option(help="TOML file of a whole synthesis: pools, roles, generators, budgets.")
@@ -91,7 +92,7 @@ def synthesize(
         return
     if out is None:
         raise InputError("--out names the folder for the shards; without it only --dry-run and --generators work.")
-    crew = make_crew(workers, rank, ranks, own_only, ray)
+    crew = make_crew(workers, rank, ranks, own_only, ray, gpus_each)
     if plan is not None:
         refuse_what_the_plan_says(context)
         synthesize_by_plan(plan, out, pairs if is_given(context, "pairs") else None, crew, resume, figures)

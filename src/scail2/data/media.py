@@ -43,6 +43,15 @@ def decode_video(payload: bytes) -> np.ndarray:
         raise ValueError(f"unreadable video: {error}") from error
 
 
+def count_frames(payload: bytes) -> int:
+    """How many pictures a video file's bytes hold, without decoding them; raises ValueError for what is no video."""
+    try:
+        with av.open(io.BytesIO(payload)) as container:
+            return sum(packet.size > 0 for packet in container.demux(video=0))
+    except (av.FFmpegError, IndexError) as error:
+        raise ValueError(f"unreadable video: {error}") from error
+
+
 def encode_png(image: np.ndarray) -> bytes:
     """uint8 `(H, W, 3)` → PNG bytes."""
     buffer = io.BytesIO()

@@ -2,18 +2,18 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from scail2.data import pairs
 from scail2.data.endpoint.failures import NoAnswerError
-from scail2.data.triplet_settings import SampleKind
 from scail2.errors import InputError
 from scail2.execution.figures import Resource
 from scail2.execution.stages import StageBoard
 from scail2.modes import AnimationMode
+from scail2.synthesis.annotation import annotated
+from scail2.synthesis.bench import Bench, Job
 from scail2.synthesis.events import (
     Captioned,
     ClipChecked,
@@ -29,76 +29,13 @@ from scail2.synthesis.events import (
     Selected,
     Woven,
 )
-from scail2.synthesis.generators.protocol import Character, Clip, Generator, Motion
+from scail2.synthesis.generators.protocol import Character, Clip, Motion
 from scail2.synthesis.journal import Attempt, Circumstances, Happening, PairJournal, replayed
-from scail2.synthesis.machine import Budget, State, advance, begin
-from scail2.synthesis.pools.protocol import CharacterPool, MotionPool, PoolMotion
+from scail2.synthesis.machine import State, advance, begin
+from scail2.synthesis.pools.protocol import PoolMotion
 from scail2.synthesis.replacing import one_performer, replaced_motion
-from scail2.synthesis.roles.protocol import Edit, Made, Picture, RoleError, Roles, Told
+from scail2.synthesis.roles.protocol import Edit, Made, Picture, RoleError, Told
 from scail2.synthesis.store import Store
-
-
-class Verdict(Protocol):
-    """What the measures of a clip come to."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether all of them are within their bounds."""
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Those that are not, in words."""
-
-
-class ClipCheck(Protocol):
-    """Measures whole clips."""
-
-    def check(self, made: Made) -> Verdict:
-        """Of a generated clip."""
-
-    def describe(self) -> dict[str, Any]:
-        """JSON-able facts in which a continued run must agree."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bench:
-    """Everything that pairs are made with.
-
-    Attributes:
-        generators: for animation and for replacement.
-        candidates: characters that the selector may choose from.
-    """
-
-    motions: MotionPool
-    characters: CharacterPool
-    roles: Roles
-    generators: Mapping[AnimationMode, Generator]
-    check: ClipCheck
-    budget: Budget
-    candidates: int = 4
-    seed: int = 0
-
-    def describe(self) -> dict[str, Any]:
-        """What decides what comes out."""
-        return {
-            "motions": self.motions.describe(),
-            "characters": self.characters.describe(),
-            "roles": self.roles.describe(),
-            "generators": {mode.value: generator.describe() for mode, generator in self.generators.items()},
-            "check": self.check.describe(),
-            "budget": dataclasses.asdict(self.budget),
-            "candidates": self.candidates,
-        }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """A pair to make: its key in the shards, its number in the run, its kind."""
-
-    key: str
-    number: int
-    kind: SampleKind
-
 
 _LOSSES = 2  # of one thing, which is made again each time
 
@@ -123,6 +60,7 @@ class PairLoop:
         self.bench, self._journal, self._store = bench, journal, store
         self._board = board or StageBoard({phase.value: Resource.CPU for phase in Phase if not phase.is_over})
         self._known = journal.attempts()
+        self._annotations: dict[str | None, pairs.Clip] = {}
 
     def attempts(self, key: str) -> list[Attempt]:
         """What the journal held of a pair when the loop began."""
@@ -259,8 +197,15 @@ class PairLoop:
         return Generated(clip=self._store.keep(clip.frames), seed=seed), Told(value=None)
 
     def _check_clip(self, state: State, seed: int) -> tuple[Event, Told[Any]]:
-        verdict = self.bench.check.check(self._made(state, state.clip, state.clip_seed))
-        return ClipChecked(passed=verdict.passed, reasons=tuple(verdict.reasons)), Told(value=None)
+        made = self._made(state, state.clip, state.clip_seed)
+        verdict = self.bench.check.check(made)
+        passed, reasons = verdict.passed, tuple(verdict.reasons)
+        if passed:
+            try:
+                self._annotate(state, state.clip, made)
+            except InputError as error:  # whoever cannot be found cannot be masked
+                passed, reasons = False, (str(error),)
+        return ClipChecked(passed=passed, reasons=reasons), Told(value=None)
 
     def _judge_clip(self, state: State, seed: int) -> tuple[Event, Told[Any]]:
         told = self.bench.roles.judge.judge_clip(self._made(state, state.clip, state.clip_seed), seed)
@@ -312,6 +257,19 @@ class PairLoop:
             seed=last.seed,
             mode=state.kind.mode,
         )
+
+    def annotated(self, state: State) -> pairs.Clip:
+        """The last clip of an accepted pair, with its characters."""
+        return self._annotate(state, state.replaced[-1].clip, self.made(state))
+
+    def _annotate(self, state: State, clip: str | None, made: Made) -> pairs.Clip:
+        """Finding somebody takes seconds: what was found in the check is kept for the pair."""
+        found = self._annotations.get(clip)
+        if found is None:
+            found = annotated(made, self.bench.generators[state.kind.mode], self.pool_motion(state).real)
+            self._annotations.clear()
+            self._annotations[clip] = found
+        return found
 
     def _made(self, state: State, clip: str | None, seed: int) -> Made:
         assert state.character is not None

@@ -71,7 +71,7 @@ class State:
         excluded: candidates that failed for this performer.
         task: of the next edit; `picture` is what it edits, None for the character's own.
         replaced: accepted so far: performer, character, picture, clip, the clip's seed.
-        cause: why something was given up last; the reason of a discarded pair.
+        cause: why something was given up last; the reason of a discarded pair. `trouble`: its last failure, in words.
     """
 
     kind: SampleKind
@@ -99,6 +99,7 @@ class State:
     clips: int = 0
     failures: int = 0
     cause: Reason | None = None
+    trouble: str = ""
 
     @property
     def performer(self) -> int:
@@ -156,7 +157,7 @@ def advance(state: State, event: Event, budget: Budget) -> State:
         raise ValueError(f"{type(event).__name__} cannot happen in the phase {state.phase.value}")
     state = replace(state, events=state.events + 1)
     if isinstance(event, Failed):
-        return _failed(state, budget)
+        return _failed(replace(state, trouble=event.message), budget)
     return _STEPS[state.phase](state, event, budget)
 
 

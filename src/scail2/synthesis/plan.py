@@ -12,9 +12,9 @@ from scail2.errors import InputError
 from scail2.files.documents import Between, DocumentError, decode, load_toml
 from scail2.files.user_paths import expanded
 from scail2.modes import AnimationMode
+from scail2.synthesis.bench import Bench, ClipCheck
 from scail2.synthesis.generators.catalogue import make_generator
 from scail2.synthesis.generators.protocol import Generator
-from scail2.synthesis.loop import Bench, ClipCheck
 from scail2.synthesis.machine import Budget, begin
 from scail2.synthesis.pools.protocol import CharacterPool, MotionPool
 from scail2.synthesis.roles.protocol import Captioner, Judge, PoseEditor, Roles, Selector, Weaver

@@ -1,5 +1,6 @@
 """What a synthesis came to, read from its journals alone: yield, discards by reason, what it took, one-shot editing beside it."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -13,6 +14,8 @@ from scail2.synthesis.journal import Attempt, PairJournal
 from scail2.synthesis.machine import Budget
 from scail2.synthesis.roles.protocol import Finding
 
+_REASONS = 8
+
 
 @dataclass(frozen=True, kw_only=True)
 class SynthesisReport:
@@ -25,7 +28,7 @@ class SynthesisReport:
         edited: attempts for which pictures were edited; `edited_accepted` of them were accepted, and of `first_good` the first
             edit passed, which is what one-shot editing would have kept.
         edits, clips_generated: in all.
-        pictures, clips: what the judge found, and what the measures refused.
+        pictures, clips: what the judge found, and what the measures refused; `refusals` why, most frequent first, # for numbers.
         tokens, cost, seconds: by phase.
     """
 
@@ -42,6 +45,7 @@ class SynthesisReport:
     clips_generated: int
     pictures: dict[str, int]
     clips: dict[str, int]
+    refusals: dict[str, int]
     tokens: int
     cost: float
     seconds: dict[str, float]
@@ -82,6 +86,8 @@ class SynthesisReport:
             )
             yield "  found: " + ", ".join(f"{finding} {count}" for finding, count in self.pictures.items())
             yield f"clips: {self.clips_generated} generated, " + ", ".join(f"{k} {n}" for k, n in self.clips.items())
+        for reason, count in self.refusals.items():
+            yield f"  {count} × {reason}"
         if self.tokens:
             yield f"endpoint: {self.tokens} tokens, cost {self.cost:g}"
 
@@ -121,6 +127,7 @@ def reported(pairs: Iterable[list[Attempt]]) -> SynthesisReport:
         clips_generated=sums.counts["clips"],
         pictures=dict(sums.pictures.most_common()),
         clips=dict(sums.clips.most_common()),
+        refusals=dict(sums.refusals.most_common(_REASONS)),
         tokens=sums.counts["tokens"],
         cost=round(sums.cost, 6),
         seconds={phase: round(value, 2) for phase, value in sums.seconds.items()},
@@ -131,6 +138,7 @@ class _Sums:
     def __init__(self) -> None:
         self.counts, self.kinds = Counter[str](), Counter[SampleKind]()
         self.discards, self.pictures, self.clips = Counter[str](), Counter[str](), Counter[str]()
+        self.refusals = Counter[str]()
         self.cost = 0.0
         self.seconds: dict[str, float] = {}
 
@@ -165,6 +173,7 @@ class _Sums:
                     self.pictures[each.event.finding.value] += 1
                 case ClipChecked(passed=False):
                     self.clips["refused by measures"] += 1
+                    self.refusals.update(re.sub(r"-?\d[\d.]*", "#", reason) for reason in each.event.reasons)
                 case ClipJudged():
                     self.clips[each.event.finding.value] += 1
         if judged and over:

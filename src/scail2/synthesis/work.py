@@ -15,15 +15,17 @@ from scail2.execution.overlap import overlapped
 from scail2.execution.stages import StageBoard
 from scail2.execution.tasks import Message, Watch
 from scail2.synthesis.assembly import assembled
-from scail2.synthesis.events import Phase
+from scail2.synthesis.bench import Bench, Job
+from scail2.synthesis.events import Phase, Reason
 from scail2.synthesis.journal import PairJournal
-from scail2.synthesis.loop import Bench, Job, PairLoop
+from scail2.synthesis.loop import PairLoop
 from scail2.synthesis.plan import SynthesisPlan, make_bench
 from scail2.synthesis.stages import ASSEMBLE, stage_board
 from scail2.synthesis.store import Store
 
 FORMAT = 1
 NAME = "pairs"
+_IN_A_ROW = 8  # what fails time after time is not the pairs' fault
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +77,14 @@ class PlanWork:
         def make(place: int, key: str) -> "_Written | str":
             return self._make(loop, jobs[place])
 
-        keys = [job.key for job in jobs]
+        keys, silent = [job.key for job in jobs], 0
         for job, made in zip(
             jobs, overlapped(keys, make, watch, self._board, in_flight=self.plan.in_flight), strict=True
         ):
             reason = made.result if isinstance(made.result, str) else made.reason
+            silent = silent + 1 if isinstance(made.result, str) and made.result.startswith(Reason.NO_ANSWER) else 0
+            if silent >= _IN_A_ROW:
+                raise InputError(f"{silent} pairs in a row were given up for want of answers, the last with {reason}")
             if isinstance(made.result, _Written):
                 writer.write(job.key, made.result.meta, made.result.members)
                 self._board.count()
@@ -92,12 +97,9 @@ class PlanWork:
         state = loop.run(job, self.plan.attempts)
         if state.phase is not Phase.ACCEPTED:
             assert state.cause is not None
-            return state.cause.value
+            return f"{state.cause.value}: {state.trouble}" if state.cause is Reason.NO_ANSWER else state.cause.value
         with self._board.at(ASSEMBLE, job.number):
-            try:
-                meta, members = pair_members(assembled(loop, job, state))
-            except InputError as error:
-                return str(error)
+            meta, members = pair_members(assembled(loop, job, state))
         return _Written({**meta, "num_parts": self.bench.motions.num_parts}, members)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What is in a folder of pairs, from its shards' records alone: nothing is decoded."""
+"""What is in a folder of pairs, from its shards' records: nothing is decoded."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scail2.data.media import count_frames
 from scail2.data.own.folder import LEDGER, OWN_PAIRS, Ledger, read_ledger
 from scail2.data.own.sources import Consent
-from scail2.data.shards import DamageReport, Record, find_shards, read_index
+from scail2.data.shards import DamagedSample, DamageReport, Record, find_shards, read_index
 from scail2.errors import InputError
 
 # What `scail2 pairs add` makes; its sources' names are those of files.
@@ -60,7 +61,8 @@ class Listed:
         """What ties it to other pairs: they may not lie in another split. Names count as written, but for case."""
         ties = {("character", name.casefold()) for name in self.characters}
         ties |= {("motion", self.motion.casefold())} if self.motion else set()
-        ties |= {("source", self.source)} if self.made in _OWN or not ties else set()
+        # A generator's word for its pairs names no performance of its own.
+        ties |= {("source", self.source)} if self.made in _OWN else set()
         hashes = self.record.meta.get("meta", {}).get("hashes", {})
         return ties | {("file", str(each)) for each in (hashes.values() if isinstance(hashes, Mapping) else ())}
 
@@ -75,7 +77,8 @@ def listed(record: Record) -> Listed:
         characters += list(made_of)
         styles += [each.get("style") for each in made_of.values() if isinstance(each, Mapping)]
     place = meta.get("place")
-    frames = place[1] - place[0] if isinstance(place, list) and len(place) == 2 else 0
+    # Other makers of pairs do not say how long they are.
+    frames = place[1] - place[0] if isinstance(place, list) and len(place) == 2 else _counted(record)
     rate = _rate(meta.get("fps", 16))
     try:
         consent = Consent(meta.get("consent", Consent.UNKNOWN))
@@ -89,6 +92,13 @@ def listed(record: Record) -> Listed:
         characters=_words(characters), frames=frames, seconds=frames / rate,
         measures=meta.get("measures", {}), captioned=bool(caption),
     )  # fmt: skip
+
+
+def _counted(record: Record) -> int:
+    try:
+        return count_frames(record.read("real.mkv"))
+    except (DamagedSample, ValueError):
+        return 0
 
 
 def _words(values: Sequence[Any]) -> tuple[str, ...]:
