@@ -77,6 +77,7 @@ def test_every_construction_is_made_and_can_be_stored(tmp_path, kind):
     same_scene = np.abs(pair.synthetic.frames.astype(int) - pair.real.frames)[outside].max(axis=-1) <= 24
     assert (same_scene.mean() > 0.95) == (kind in (SampleKind.REPLACEMENT_SINGLE, SampleKind.REPLACEMENT_MULTI))
     json.dumps(pair.meta)
+    assert (pair.meta["fps"], pair.meta["source"]) == ("16", "synthesis")
     assert pair.synthetic.caption != pair.real.caption != ""
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -98,6 +99,7 @@ def _drawn_motion(pool: DrawnMotions, name: str) -> PoolMotion:
         caption=described_take(take),
     )
     meta = {"start": take.start, "split": take.split, "salt": take.salt, "licence": "Apache-2.0"}
+    meta["fps"] = str(Fraction(pool.fps).limit_denominator(1001))
     return PoolMotion(motion=motion, real=real, meta=meta)
 
 
