@@ -80,9 +80,9 @@ def test_further_arguments_are_the_pipelines_own(editor):
     guided = replace(editor, arguments={"true_cfg_scale": 6.0, "negative_prompt": "blurred"})
     guided.__dict__["loaded"] = editor.loaded
     assert not np.array_equal(guided.edit(an_edit(), "Wave.", 1).image, plain)
-    mistaken = replace(editor, arguments={"strenght": 1})
+    mistaken = replace(editor, arguments={"no_such_option": 1})
     mistaken.__dict__["loaded"] = editor.loaded
-    with pytest.raises(InputError, match=r"does not take what it is given: .*strenght"):
+    with pytest.raises(InputError, match=r"does not take what it is given: .*no_such_option"):
         mistaken.edit(an_edit(), "Wave.", 1)
 
 

@@ -17,10 +17,8 @@ def register(app: typer.Typer) -> None:
     app.command("synthesize")(synthesize)
 
 
-def _show_generators(wanted: bool) -> None:
-    """Prints the facts of every generator and ends."""
-    if not wanted:
-        return
+def _show_generators() -> None:
+    """Prints the facts of every generator."""
     from scail2.cli.terminal import say
     from scail2.synthesis.generators.facts import ALL
 
@@ -32,7 +30,6 @@ def _show_generators(wanted: bool) -> None:
         say(f"  cost: {cost} ({each.measured_on})")
         for line in each.cannot:
             say(f"  cannot: {line}")
-    raise typer.Exit
 
 
 def synthesize(
@@ -71,8 +68,6 @@ def synthesize(
         bool,
         typer.Option(
             "--generators",
-            callback=_show_generators,
-            is_eager=True,
             help="Show what can generate clips: licence, cost, and what each cannot do.",
         ),
     ] = False,
@@ -81,6 +76,9 @@ def synthesize(
 
     With --plan: pairs by a loop of selecting, editing, judging and generating, as the plan says.
     """
+    if generators:
+        _show_generators()
+        return
     from scail2.cli.options import need, parse_size
     from scail2.cli.planned_synthesis import is_given, refuse_what_the_plan_says, synthesize_by_plan
     from scail2.cli.stages import stage_display
@@ -93,7 +91,7 @@ def synthesize(
         _predict(plan, pairs if plan is None or is_given(context, "pairs") else None, measured, card, machines)
         return
     if out is None:
-        raise InputError("--out names the folder for the shards; without it only --dry-run works.")
+        raise InputError("--out names the folder for the shards; without it only --dry-run and --generators work.")
     crew = make_crew(workers, rank, ranks, own_only, ray, gpus_each)
     if plan is not None:
         refuse_what_the_plan_says(context)
