@@ -1,5 +1,6 @@
 """Several processes of one test, forked, since importing everything again would take each of them seconds."""
 
+import gc
 import multiprocessing
 import os
 import traceback
@@ -22,8 +23,11 @@ def together(count: int, folder: Path, act: Callable[..., None], *arguments: Any
     forked = multiprocessing.get_context("fork")
     store = folder / f"rendezvous-{act.__name__}"
     crew = [forked.Process(target=_one, args=(rank, count, store, act, arguments)) for rank in range(count)]
+    gc.collect()  # a child that clears away a decoder of its parent's would wait for threads that it does not have
+    gc.freeze()
     for process in crew:
         process.start()
+    gc.unfreeze()
     for process in crew:
         process.join(seconds)
     for process in crew:

@@ -108,6 +108,8 @@ def test_faintness_is_about_the_strength_of_edges_and_not_their_place():
     assert faintness(truth, truth).max() < 1e-6
     moved, blurred, flat = (faintness(v, truth)[..., 8] for v in (edge(17, 0.5), edge(16, 6), torch.zeros_like(truth)))
     assert moved.max() < 1e-3 < 0.3 < blurred.min() < flat.min()
+    dots = ((torch.arange(32)[:, None] + torch.arange(32)) % 2).float().expand(1, 3, 1, 32, 32)
+    torch.testing.assert_close(faintness(dots, truth)[..., 3:-3, 8], flat[..., 3:-3], rtol=0, atol=0.01)
     # Half as strong everywhere: 1 − (2·½ + c) / (1 + ¼ + c), in the window's middle where c is nothing.
     assert faintness(truth / 2, truth).max() == pytest.approx(0.2, abs=0.01)
 
