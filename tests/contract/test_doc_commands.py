@@ -103,8 +103,9 @@ def _program(words: tuple[str, ...]) -> Path | None:
     if words[0] != "python" or words[1] == "-c":
         return None
     if words[1] == "-m":
-        within = Path(words[2].replace(".", "/") + ".py")
-        return ROOT / within if words[2].startswith("benchmarks.") else ROOT / "src" / within
+        top = ROOT if words[2].partition(".")[0] == "benchmarks" else ROOT / "src"
+        within = top / words[2].replace(".", "/")
+        return within / "__main__.py" if within.is_dir() else within.with_suffix(".py")
     return ROOT / words[1]
 
 
@@ -131,6 +132,8 @@ def _check(command: Command, *, strictly: bool) -> None:
         assert program.is_file(), command
         source = program.read_text(encoding="utf-8")
         missing = [word for word in words[2:] if word.startswith("--") and f'"{word}"' not in source]
+        if words[1:3] == ("-m", "benchmarks"):
+            missing += [word for word in words[3:] if not word.startswith("--") and f'name="{word}"' not in source]
         assert not missing, f"{command}: {missing}"
     elif words[0] == "pip":
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
