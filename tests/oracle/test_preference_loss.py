@@ -86,10 +86,12 @@ def scripted(videos, noise, policy, reference, mask, **settings):
         excluded=None,
         character=torch.zeros_like(region),
         region_weight=lambda _regions: region,
+        only=lambda _rows: latents,
     )
     draw = NoiseDraw(torch.full((len(noise),), 0.4), torch.tensor(noise), torch.zeros_like(region), {})
+    batch = SimpleNamespace(latents=latents, rows=slice(None), draw=draw)
     total, terms = 0.0, {}
-    for loss, told in Scripted(network, config).losses(SimpleNamespace(latents=latents, draw=draw), None):
+    for loss, told in Scripted(network, config).losses(batch, None):
         loss.backward()
         total, terms = total + loss.item(), terms | told
     gradients = {name: parameter.grad for name, parameter in network.policy.items()}
