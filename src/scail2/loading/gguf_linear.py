@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import torch
 from diffusers.quantizers.gguf.utils import GGML_QUANT_SIZES, GGUFLinear, dequantize_functions
-from torch.nn import functional
+
+from scail2.models.direct_linear import DirectLinear, linear
 
 
-class ExactGgufLinear(GGUFLinear):
+class ExactGgufLinear(GGUFLinear, DirectLinear):
     """diffusers' layer, which unpacks in float16; this one does it in float32, as `scail2.load_transformer` does."""
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """(..., in) to (..., out) in the computed type."""
+    def forward(self, inputs: torch.Tensor, gelu: bool = False) -> torch.Tensor:
+        """(..., in) to (..., out) in the computed type, after a GELU if asked for."""
         weight = unpack(self.weight.as_tensor(), self.weight.quant_type).to(self.compute_dtype)
-        return functional.linear(inputs, weight, self.bias)
+        return linear(inputs, weight, self.bias, gelu=gelu)
 
 
 def unpack(stored: torch.Tensor, block_type: int) -> torch.Tensor:
