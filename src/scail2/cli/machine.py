@@ -30,6 +30,7 @@ EXTRAS = {
     "people": (("ai_edge_litert", "cv2"), "masks of real people without a download"),
     "data": (("skia",), "drawing puppets: scail2 synthesize, train nano, evaluate"),
     "serve": (("fastapi", "uvicorn", "httpx"), "scail2 serve: runs behind an HTTP address"),
+    "synthesis": (("openai", "pydantic"), "models asked over an address: judges, captions, scail2 synthesize --plan"),
     "ray": (("ray",), "work spread over machines"),
     "train": (("tensorboard",), "training curves in TensorBoard"),
     "quantised": (("torchao", "bitsandbytes"), "weights in int8 and nf4"),
