@@ -10,14 +10,12 @@ many steps and differ in the loss alone.
 """
 
 import dataclasses
-import json
 import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import typer
 
@@ -28,16 +26,12 @@ from scail2.data.puppet_preferences import PuppetPreferences
 from scail2.data.puppet_source import PuppetSource
 from scail2.data.synthesis import PreferenceWork, write_pairs
 from scail2.data.triplet_settings import triplet_settings
-from scail2.evaluation.comparison import paired_interval
-from scail2.evaluation.protocols import evaluate_pipeline
+from scail2.evaluation.arms import START, ArmMeasures
 from scail2.files.public.embedded import embedded_model_path
-from scail2.files.staging import atomic_file
 from scail2.loading.by_name import load_pipeline
 from scail2.training.config import TrainConfig
 from scail2.training.recipes import recipe
-from scail2.training.run_folder import training_folder
-from scail2.training.session import build_trainer, export_transformer
-from scail2.training.state import latest_state, state_step
+from scail2.training.session import train_to_end
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 logger = logging.getLogger("preferences")
@@ -124,12 +118,7 @@ def train(
     for seed in range(seeds):
         for arm in arms:
             config = dataclasses.replace(ARMS[arm](base), name=arm, seed=seed)
-            with training_folder(_run(folder, arm, seed), config) as place:
-                state = latest_state(place / "checkpoints")
-                if state is None or state_step(state) < steps:
-                    logger.info("%s, training %d", arm, seed)
-                    build_trainer(config, place).run()
-                export_transformer(config, place, place / "adapter")
+            train_to_end(config, folder / "runs" / f"{arm}-{seed}")
 
 
 @app.command()
@@ -141,62 +130,24 @@ def measure(
     frames: Frames = 17,
 ) -> None:
     """Measures the untrained model and every finished adapter on the same held-out clips."""
-    adapters = {"start": None} | {
+    adapters = {START: None} | {
         f"{path.parents[1].name}": path for path in sorted(folder.glob("runs/*/adapter/*.safetensors"))
     }
+    measures = ArmMeasures(folder=folder, names=MEASURES)
     for name, adapter in adapters.items():
-        place = folder / "measures" / f"{name}.json"
-        if place.exists():
+        if measures.place(name).exists():
             continue
         pipe = load_pipeline(model, loras=[] if adapter is None else [adapter])
-        pipe.set_progress_bar_config(disable=True)
-        report = evaluate_pipeline(pipe, "test", clips, tasks=[TASK], frames=frames, size=(size, size))
-        rows = [{key: each[key] for key in MEASURES} for each in report.tasks[TASK].outputs]
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(place) as file:
-            file.write(json.dumps(rows, indent=1).encode())
-        logger.info("%s: hands %.2f dB", name, np.nanmean([row["hand_psnr"] for row in rows]))
+        hands = measures.measure(name, pipe, "test", clips, [TASK], frames=frames, size=(size, size))
+        logger.info("%s: hands %.2f dB", name, hands)
 
 
 @app.command()
 def table(folder: Folder) -> None:
     """Mean differences with 95 % intervals: every arm against the start, and preference arms against supervised ones."""
-    found = {arm: _measured(folder, arm) for arm in ("start", *ARMS)}
-    found = {arm: values for arm, values in found.items() if values}
-    comparisons = [(arm, "start") for arm in found if arm != "start"]
-    comparisons += [
-        (arm, other) for arm in found if arm.startswith("dpo") for other in found if other.startswith("sft")
-    ]
-    rows = []
-    for arm, other in comparisons:
-        row: dict[str, Any] = {"arm": arm, "against": other, "trainings": len(found[arm])}
-        for name in MEASURES:
-            count = min(len(found[arm]), len(found[other])) if other != "start" else len(found[arm])
-            ours = np.stack([each[name] for each in found[arm][:count]])
-            theirs = np.stack([each[name] for each in (found[other] * count)[:count]])
-            interval = paired_interval(ours - theirs)
-            row[name] = dataclasses.asdict(interval)
-        rows.append(row)
-    with atomic_file(folder / "table.json") as file:
-        file.write(json.dumps(rows, indent=1).encode())
-    lines = ["| arm | against | trainings | " + " | ".join(MEASURES) + " |", "|---" * (3 + len(MEASURES)) + "|"]
-    for row in rows:
-        cells = [f"{row[m]['mean']:+.3f} ({row[m]['low']:+.3f} … {row[m]['high']:+.3f})" for m in MEASURES]
-        lines.append(f"| {row['arm']} | {row['against']} | {row['trainings']} | " + " | ".join(cells) + " |")
-    with atomic_file(folder / "table.md") as file:
-        file.write(("\n".join(lines) + "\n").encode())
-    typer.echo("\n".join(lines))
-
-
-def _run(folder: Path, arm: str, seed: int) -> Path:
-    return folder / "runs" / f"{arm}-{seed}"
-
-
-def _measured(folder: Path, arm: str) -> list[dict[str, np.ndarray]]:
-    """Per training, measure -> values of the clips."""
-    paths = sorted(folder.glob(f"measures/{arm}-[0-9]*.json")) or sorted(folder.glob(f"measures/{arm}.json"))
-    stored = [json.loads(path.read_text()) for path in paths]
-    return [{name: np.array([row[name] for row in rows], float) for name in MEASURES} for rows in stored]
+    comparisons = [(arm, START) for arm in ARMS]
+    comparisons += [(arm, other) for arm in ARMS if arm.startswith("dpo") for other in ARMS if other.startswith("sft")]
+    typer.echo(ArmMeasures(folder=folder, names=MEASURES).write_table(comparisons))
 
 
 if __name__ == "__main__":

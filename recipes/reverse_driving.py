@@ -10,32 +10,26 @@ true one is the target, in `forward` the other way round; pairs, source of refer
 """
 
 import dataclasses
-import json
 import logging
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import torch
 import typer
 
 from scail2.data.cache import CacheWork, write_cache
 from scail2.data.sources import PairShards
 from scail2.data.triplet_settings import SampleKind, triplet_settings
-from scail2.evaluation.comparison import paired_interval
-from scail2.evaluation.protocols import evaluate_pipeline
+from scail2.evaluation.arms import START, ArmMeasures
 from scail2.execution.crew import Crew
 from scail2.files.public.embedded import embedded_model_path
-from scail2.files.staging import atomic_file
 from scail2.loading.by_name import load_pipeline
 from scail2.synthesis.plan import GeneratorTables, RoleTables, SynthesisPlan
 from scail2.synthesis.work import PlanWork, carry_out
 from scail2.training.config import MixtureKnot
 from scail2.training.recipes import recipe
-from scail2.training.run_folder import training_folder
-from scail2.training.session import build_trainer, export_transformer
-from scail2.training.state import latest_state, state_step
+from scail2.training.session import train_to_end
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 logger = logging.getLogger("reverse_driving")
@@ -118,12 +112,7 @@ def train(
             shards = str(folder / "latents" / arm)
             own = dataclasses.replace(base.data, shards=shards, batch_size=batch_size, mixture=mixture)
             config = dataclasses.replace(base, name=arm, seed=seed, data=own, keep_checkpoints=1)
-            with training_folder(folder / "runs" / f"{arm}-{seed}", config) as place:
-                state = latest_state(place / "checkpoints")
-                if state is None or state_step(state) < steps:
-                    logger.info("%s, training %d", arm, seed)
-                    build_trainer(config, place).run()
-                export_transformer(config, place, place / "transformer")
+            train_to_end(config, folder / "runs" / f"{arm}-{seed}")
 
 
 @app.command()
@@ -136,53 +125,22 @@ def measure(
 ) -> None:
     """Measures the untrained model and every finished training on the same held-out clips, whose motion is true."""
     trained = {path.parent.name: path for path in sorted(folder.glob("runs/*/transformer"))}
-    for name, transformer in ({"start": None} | trained).items():
-        place = folder / "measures" / f"{name}.json"
-        if place.exists():
+    measures = ArmMeasures(folder=folder, names=MEASURES)
+    for name, transformer in ({START: None} | trained).items():
+        if measures.place(name).exists():
             continue
         pipe = load_pipeline(model)
         if transformer is not None:
             pipe.transformer = type(pipe.transformer).from_pretrained(transformer)
-        pipe.set_progress_bar_config(disable=True)
-        report = evaluate_pipeline(pipe, "holdout", clips, tasks=list(TASKS), frames=frames, size=(size, size))
-        rows = [{key: each[key] for key in MEASURES} for task in TASKS for each in report.tasks[task].outputs]
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(place) as file:
-            file.write(json.dumps(rows, indent=1).encode())
-        logger.info("%s: limbs %.4f", name, np.nanmean([row["limb_iou"] for row in rows]))
+        limbs = measures.measure(name, pipe, "holdout", clips, TASKS, frames=frames, size=(size, size))
+        logger.info("%s: limbs %.4f", name, limbs)
 
 
 @app.command()
 def table(folder: Folder) -> None:
     """Mean differences, reverse minus forward and both minus the start, with 95 % intervals over clips and trainings."""
-    found = {arm: _measured(folder, arm) for arm in ("start", *ARMS)}
-    rows = []
-    for arm, other in (("reverse", "forward"), ("reverse", "start"), ("forward", "start")):
-        ours, theirs = found[arm], found[other]
-        count = len(ours) if other == "start" else min(len(ours), len(theirs))
-        if not count or not theirs:
-            continue
-        row: dict[str, Any] = {"arm": arm, "against": other, "trainings": count}
-        for name in MEASURES:
-            differences = np.stack([ours[n][name] - theirs[n % len(theirs)][name] for n in range(count)])
-            row[name] = dataclasses.asdict(paired_interval(differences))
-        rows.append(row)
-    with atomic_file(folder / "table.json") as file:
-        file.write(json.dumps(rows, indent=1).encode())
-    lines = ["| arm | against | trainings | " + " | ".join(MEASURES) + " |", "|---" * (3 + len(MEASURES)) + "|"]
-    for row in rows:
-        cells = [f"{row[m]['mean']:+.4f} ({row[m]['low']:+.4f} … {row[m]['high']:+.4f})" for m in MEASURES]
-        lines.append(f"| {row['arm']} | {row['against']} | {row['trainings']} | " + " | ".join(cells) + " |")
-    with atomic_file(folder / "table.md") as file:
-        file.write(("\n".join(lines) + "\n").encode())
-    typer.echo("\n".join(lines))
-
-
-def _measured(folder: Path, arm: str) -> list[dict[str, np.ndarray]]:
-    """Per training, measure -> values of the clips."""
-    paths = sorted(folder.glob(f"measures/{arm}-[0-9]*.json")) or sorted(folder.glob(f"measures/{arm}.json"))
-    stored = [json.loads(path.read_text()) for path in paths]
-    return [{name: np.array([row[name] for row in rows], float) for name in MEASURES} for rows in stored]
+    comparisons = (("reverse", "forward"), ("reverse", START), ("forward", START))
+    typer.echo(ArmMeasures(folder=folder, names=MEASURES, digits=4).write_table(comparisons))
 
 
 if __name__ == "__main__":

@@ -40,9 +40,7 @@ from scail2.training.config import LoRAConfig, MixtureKnot, TrainConfig
 from scail2.training.nano.autoencoder import fit_basis
 from scail2.training.nano.initial import untrained
 from scail2.training.recipes import nano, nano_continue, nano_dpo
-from scail2.training.run_folder import training_folder
-from scail2.training.session import build_trainer, export_transformer
-from scail2.training.state import latest_state, state_step
+from scail2.training.session import train_to_end
 
 logger = logging.getLogger(__name__)
 
@@ -285,17 +283,7 @@ class Experiment:
         Raises:
             KeyboardInterrupt: somebody stopped it; the run has a checkpoint.
         """
-        config = self.config(arm, seed)
-        with training_folder(self.run(arm, seed), config) as place:
-            state = latest_state(place / "checkpoints")
-            if state is None or state_step(state) < config.steps:
-                trainer = build_trainer(config, place, device="cpu")
-                trainer.run()
-                if trainer.step < config.steps:
-                    raise KeyboardInterrupt
-            exported = place / ("adapter" if config.lora else "transformer")
-            if not exported.is_dir():
-                export_transformer(config, place, exported)
+        train_to_end(self.config(arm, seed), self.run(arm, seed), device="cpu")
 
     def pipeline(self, arm: Arm, seed: int) -> SCAIL2Pipeline:
         """A trained arm, ready to animate."""

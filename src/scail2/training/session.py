@@ -23,7 +23,7 @@ from scail2.training.objectives.dpo import PreferenceObjective
 from scail2.training.objectives.supervised import FlowMatchingObjective, Objective
 from scail2.training.parallel import ParallelContext
 from scail2.training.recomputation import checkpoint_blocks
-from scail2.training.run_folder import exported_folder, refuse_change
+from scail2.training.run_folder import exported_folder, refuse_change, training_folder
 from scail2.training.sheets import ContactSheets
 from scail2.training.state import is_state, latest_state, load_weights, state_step
 from scail2.training.trainer import Trainer
@@ -203,6 +203,27 @@ def export_transformer(config: TrainConfig, directory: Path, output: Path) -> Pa
             told = {"recipe": config.name, "steps": str(state_step(checkpoint)), "rank": str(config.lora.rank)}
             write_lora(folder / f"{config.name}.safetensors", adapters, alpha=_alpha(config.lora), metadata=told)
     return output if config.lora is None else output / f"{config.name}.safetensors"
+
+
+def train_to_end(config: TrainConfig, output: Path, *, device: str | None = None) -> Path:
+    """Trains in a folder of its own until all steps are done, unless they are, and exports; returns the export.
+
+    Raises:
+        KeyboardInterrupt: somebody stopped it; the folder has a checkpoint to go on from.
+    """
+    with training_folder(output, config) as place:
+        exported = place / ("adapter" if config.lora else "transformer")
+        state = latest_state(place / "checkpoints")
+        if state is None or state_step(state) < config.steps:
+            logger.info("training %s, seed %d", config.name, config.seed)
+            trainer = build_trainer(config, place, device=device)
+            trainer.run()
+            if trainer.step < config.steps:
+                raise KeyboardInterrupt
+            export_transformer(config, place, exported)
+        elif not exported.is_dir():
+            export_transformer(config, place, exported)
+        return exported
 
 
 def _checkpoint_of(path: Path) -> Path:
