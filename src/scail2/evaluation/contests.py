@@ -31,6 +31,7 @@ from scail2.evaluation.judging import (
 from scail2.files.documents import load_json
 from scail2.files.ownership import Kind, is_document
 from scail2.files.staging import atomic_file
+from scail2.files.storage import hash_file
 from scail2.video import VideoReader, read_image
 
 Array = np.ndarray
@@ -250,7 +251,7 @@ class _Case:
         path = contest.references.get(name)
         if path is None:
             return cls(films, None, None, frames, asking)
-        return cls(films, read_image(path), _digest(path), frames, asking)
+        return cls(films, read_image(path), hash_file(path), frames, asking)
 
     def score(self, system: str, dimension: Dimension, repeat: int) -> Score:
         film = self.films[system]
@@ -284,12 +285,7 @@ class _Film:
             picked = shown(wanted, count)
             numbers = {int(n): reader.frames(int(n), int(n) + 1)[0] for n in {*picked.spread, *picked.neighbours}}
         spread, neighbours = (np.stack([numbers[int(n)] for n in each]) for each in (picked.spread, picked.neighbours))
-        return cls(ShownFilm(spread=spread, neighbours=neighbours), _digest(path))
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return cls(ShownFilm(spread=spread, neighbours=neighbours), hash_file(path))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,6 @@ from scail2.data.own.verdicts import Discard, Limits, Measures, Reason, Refused,
 from scail2.data.pairs import Clip, MotionPair, frames_of_all
 from scail2.data.triplet_settings import SampleKind
 from scail2.errors import InputError
-from scail2.files.storage import hash_file
 from scail2.perception.segmenters.people.skeleton import SkeletonStyle
 
 # Median difference, of 255, of the pixels outside all characters, up to which two videos show one scene.
@@ -132,7 +131,7 @@ def lay(source: OwnSource, making: Making, stack: ExitStack, progress: Progress 
         stack.callback(materials[side].reader.close)
     target, driving = materials["target"], materials.get("driving")
     fps = making.reading.fps
-    hashes = {side: hash_file(path)[:16] for side, path in source.videos.items()}
+    hashes = {side: source.hashes[path][:16] for side, path in source.videos.items()}
     if driving is None:
         return Laid(source=source, target=target, driving=None, signals=None, size=size, fps=fps, hashes=hashes)
     _check_characters(source, target, driving)

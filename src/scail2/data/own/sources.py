@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,17 @@ class OwnSource:
         named += [("text mask", region.mask) for region in self.text]
         return [(role, path) for role, path in named if path is not None]
 
+    @cached_property
+    def hashes(self) -> dict[Path, str]:
+        """SHA-256 of every file by its path: large files are read once."""
+        return {path: hash_file(path) for path in {path for _, path in self.files}}
+
     def identity(self) -> dict[str, Any]:
         """What of a source decides what is made of it: the bytes of its files and all that was said."""
         said = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("target", "driving", "rights")}
         said |= {"rights": [self.rights.licence, self.rights.consent.value, self.rights.note]}
         said |= {"text": [(each.side, each.box, each.seconds) for each in self.text]}
-        hashes = [[role, hash_file(path)] for role, path in self.files]
+        hashes = [[role, self.hashes[path]] for role, path in self.files]
         return {name: str(value) for name, value in said.items() if not name.endswith("_mask")} | {"files": hashes}
 
 
