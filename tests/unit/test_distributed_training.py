@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -430,6 +431,14 @@ def test_a_process_that_fails_says_why_and_the_others_end(root, tmp_path, forkin
     told = r"Process 1 of 2 \(counted from 0\) failed: RuntimeError: the cable came off\. .* begins again"
     with pytest.raises(InputError, match=told):
         launch.launch(job, PAIR, broken_in_step_1)
+
+
+def test_of_two_that_failed_the_first_to_say_so_began_it():
+    lost = launch._Failure(rank=0, said="RuntimeError: connection closed by peer", mistake=False, at=8.2, code=1)
+    began = launch._Failure(rank=1, said="RuntimeError: the cable came off.", mistake=False, at=8.1, code=1)
+    killed = launch._Failure(rank=2, said=None, mistake=False, at=math.inf, code=-9)
+    assert min([lost, began], key=launch._consequence) is began
+    assert min([lost, began, killed], key=launch._consequence) is killed
 
 
 def test_an_interruption_ends_all_after_the_step_with_a_checkpoint(root, tmp_path, forking):

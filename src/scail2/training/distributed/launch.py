@@ -6,6 +6,7 @@ is in the checkpoints, and the same command goes on from there.
 """
 
 import logging
+import math
 import os
 import signal
 import tempfile
@@ -34,11 +35,15 @@ _GRACE_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """How a process ended before its time: what it said itself (whether the user's mistake), or its exit code."""
+    """How a process ended before its time: what it said itself (whether the user's mistake) and when, or its exit code.
+
+    ``at`` is in seconds of the machine's monotonic clock, which all its processes share; infinite where nothing was said.
+    """
 
     rank: int
     said: str | None
     mistake: bool
+    at: float
     code: int | None
 
 
@@ -86,10 +91,10 @@ class _Member:
         code = self.process.exitcode
         if not code:
             return None
-        said, mistake = None, False
+        said, mistake, at = None, False, math.inf
         with suppress(EOFError, OSError):  # a killed process says nothing
-            said, mistake = self.told.recv()
-        return _Failure(self.rank, said, mistake, code)
+            said, mistake, at = self.told.recv()
+        return _Failure(self.rank, said, mistake, at, code)
 
     def kill(self) -> None:
         """Ends it whatever it does."""
@@ -127,11 +132,11 @@ def _failures(crew: Sequence[_Member], known: dict[int, _Failure]) -> dict[int, 
     return {rank: failure for rank, failure in found if failure is not None}
 
 
-def _consequence(failure: _Failure) -> int:
-    """How likely a failure is only what followed from another: a killed process says nothing, its partners say much."""
+def _consequence(failure: _Failure) -> tuple[int, float]:
+    """How likely a failure is only what followed from another: a killed process says nothing, its partners say much, later."""
     if failure.code is not None and failure.code < 0:
-        return 0
-    return 1 if failure.mistake else 2
+        return 0, failure.at
+    return 1 if failure.mistake else 2, failure.at
 
 
 def _as_error(failure: _Failure, job: TrainingJob, layout: Layout) -> InputError:
@@ -164,6 +169,9 @@ def _work(
     begin: Callable[[int], None] | None,
     tell: Connection,
 ) -> None:
+    def say_why(text: str, mistake: bool = False) -> None:
+        tell.send((text, mistake, time.monotonic()))
+
     Thread(target=_end_with_launcher, daemon=True).start()
     if begin is not None:
         begin(rank)
@@ -173,15 +181,15 @@ def _work(
 
         train_as_one_of(job, layout, place, _say, rendezvous)
     except InputError as error:
-        tell.send((str(error), True))
+        say_why(str(error), mistake=True)
         code = 2
     except KeyboardInterrupt:
         code = 130
     except BaseException as error:
         if is_out_of_memory(error):
-            tell.send((NO_MEMORY, False))
+            say_why(NO_MEMORY)
         else:
-            tell.send((traceback.format_exception_only(error)[-1].strip(), False))
+            say_why(traceback.format_exception_only(error)[-1].strip())
             logger.debug("rank %d failed", rank, exc_info=True)
         code = 1
     else:

@@ -17,11 +17,10 @@ def train_as_one_of(
     device = _own_device(job.device, place)
     backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, init_method=rendezvous, rank=place.rank, world_size=place.processes)
-    try:
-        carry_out(job, ShardedContext.create(device, layout, place), say)
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
+    carry_out(job, ShardedContext.create(device, layout, place), say)
+    dist.barrier()
+    # Not after a failure: the others would notice the closed connections before this process has said what went wrong.
+    dist.destroy_process_group()
 
 
 def _own_device(wanted: str | None, place: Place) -> torch.device:
