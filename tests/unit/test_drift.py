@@ -281,7 +281,7 @@ def test_a_plot_of_one_segment_and_of_measures_that_are_not_finite(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "low, high, most, whole, expected",
+    ("low", "high", "most", "whole", "expected"),
     [
         (-0.05, 1.05, 5, False, [0, 0.25, 0.5, 0.75, 1]),
         (-0.07, 0.07, 5, False, [-0.05, 0, 0.05]),

@@ -75,7 +75,9 @@ def plot(report: DriftReport, path: str | os.PathLike, *, limit: float | None = 
         lines = {name: list(_points(report, value)) for name, value in series.items()}
         special = [neutral] if limit is None or row else [neutral, limit]
         values = [value for line in lines.values() for _, value in line] + special
-        panel = _Panel(draw, _TOP + row * _PITCH, _widened(min(numbers), max(numbers)), _widened(min(values), max(values)))
+        panel = _Panel(
+            draw, _TOP + row * _PITCH, _widened(min(numbers), max(numbers)), _widened(min(values), max(values))
+        )
         panel.title(title, unit, [name for name, line in lines.items() if line])
         if row == len(_PANELS) - 1:
             panel.shade(segment.index for segment in report.segments if segment.is_frozen)
