@@ -133,6 +133,25 @@ assert is_compiled_module.__module__ == "diffusers.utils.torch_utils"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_garbage_of_the_start_is_collected_once_and_later_garbage_as_ever():
+    code = """
+import gc
+from scail2.cli.collection import collect_after_start
+usual, begun = gc.get_threshold(), gc.get_stats()[0]["collections"]
+collect_after_start()
+collect_after_start()  # a command within a command
+kept = [[] for _ in range(400_000)]
+result["during"] = gc.get_stats()[0]["collections"] - begun
+kept += [[] for _ in range(200_000)]
+result["after"] = gc.get_stats()[0]["collections"] - begun
+result["threshold"] = gc.get_threshold() == usual
+result["callbacks"] = len(gc.callbacks)
+"""
+    found = in_fresh_python(code)
+    assert (found["during"], found["threshold"], found["callbacks"]) == (0, True, 0)
+    assert found["after"] > 100
+
+
 def test_diffusers_that_is_there_already_stays_as_it_is():
     code = """
 del sys.meta_path[0]  # as if nothing had been asked for yet

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from scail2.cli.collection import collect_after_start
 from scail2.cli.libraries import quiet_libraries
 from scail2.cli.signals import INTERRUPTED, stoppable
 from scail2.cli.terminal import GuardedStream, StreamError, Terminal, VisibleFormatter
@@ -82,6 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point. Exit codes: 0 success; 2 bad input or a refusal of the operating system, with one sentence on stderr;
     130, 143 and 129 when stopped by Ctrl-C, TERM and HUP; 141 when nobody reads the output any more.
     """
+    collect_after_start()
     defer()  # in a program of our own only: who imports the package gets diffusers whole
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a stream that is not a file has no such setting
