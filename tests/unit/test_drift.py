@@ -1,6 +1,7 @@
 """Drift: every measure must rise with the fault it is named after, and correction must take the fault away."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from scail2.drift import measure as drift
 from scail2.drift.colour import LabStatistics, lab_to_rgb, rgb_to_lab
-from scail2.drift.plot import plot
+from scail2.drift.plot import plot, ticks
 from scail2.errors import InputError
 
 FRAMES, HEIGHT, WIDTH = 8, 64, 80
@@ -247,14 +248,50 @@ def test_limit():
 
 
 def test_plot(tmp_path):
-    report = report_of([0, 0.1, 0.2])
-    plot(report, tmp_path / "drift.png", limit=0.5)
-    picture = np.asarray(Image.open(tmp_path / "drift.png").convert("RGB"))
+    report = report_of([0, 0.1, 0.2, 0.1])
+    report.add(replace(report.segments[3], longest_freeze=4))
+    plot(report, tmp_path / "drift.png", limit=2 * report.worst)
+    picture = np.asarray(Image.open(tmp_path / "drift.png").convert("RGB")).astype(int)
     assert picture.shape == (1200, 900, 3)
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
     assert [p.name for p in tmp_path.iterdir()] == ["drift.png"]
+
+    def rows(colour, top, bottom):
+        """Where a colour is seen in one panel: per column the mean row, NaN without it."""
+        seen = (np.abs(picture[top:bottom] - colour) < 20).all(axis=-1)
+        with np.errstate(invalid="ignore"):
+            return (seen * np.arange(top, bottom)[:, None]).sum(axis=0) / seen.sum(axis=0)
+
+    # In the first panel the highest score lies half-way between those of the first segment and the limit.
+    score, limit = rows((31, 119, 180), 46, 219), rows((214, 39, 40), 46, 219)
+    first, highest = np.flatnonzero(np.isfinite(score))[0] + 4, int(np.nanargmin(score))
+    assert score[highest] == pytest.approx((score[first] + np.nanmean(limit)) / 2, abs=2)
+    assert (highest - first) / (np.flatnonzero(np.isfinite(score))[-1] - 4 - first) == pytest.approx(2 / 3, abs=0.02)
+    assert np.isfinite(rows((255, 217, 183), 967, 1138)[830:870]).all()  # the frozen segment, in the last panel
+    assert np.isnan(rows((255, 217, 183), 967, 1138)[:500]).all()
     with pytest.raises(InputError, match="no segments"):
         plot(drift.DriftReport(), tmp_path / "none.png")
+
+
+def test_a_plot_of_one_segment_and_of_measures_that_are_not_finite(tmp_path):
+    report = report_of([0])
+    plot(report, tmp_path / "one.png")
+    report.add(replace(report.segments[0], index=1, seam_energy=float("inf")))
+    plot(report, tmp_path / "two.png")
+    assert Image.open(tmp_path / "two.png").size == (900, 1200)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "most", "whole", "expected"),
+    [
+        (-0.05, 1.05, 5, False, [0, 0.25, 0.5, 0.75, 1]),
+        (-0.07, 0.07, 5, False, [-0.05, 0, 0.05]),
+        (-1.6, 33.6, 10, True, [0, 5, 10, 15, 20, 25, 30]),
+        (-0.05, 0.05, 10, True, [0]),
+        (0.95, 3.8, 5, False, [1, 2, 3]),
+    ],
+)
+def test_ticks_are_round_numbers(low, high, most, whole, expected):
+    assert ticks(low, high, most, whole=whole) == pytest.approx(expected)
 
 
 # Correction

@@ -38,6 +38,11 @@ with pipe.progress_bar(total=1), pipe.transformer.cache_context("cond"):
     result["early"] = [name for name in {HEAVY} if name in sys.modules]
 left = [name for name in sys.modules if type(sys.modules[name]).__name__ == "_StandIn"]
 result["left"] = left
+from importlib.metadata import packages_distributions
+from diffusers.utils import import_utils
+result["listed early"] = "_known" in vars(import_utils._package_map)
+result["listed"] = import_utils._package_map["cv2" if "cv2" in import_utils._package_map else "PIL"] != []
+result["as ever"] = dict(import_utils._package_map) == packages_distributions()
 
 from diffusers.loaders import lora_base
 from diffusers.hooks import layerwise_casting
@@ -63,6 +68,7 @@ if find_spec("scipy"):  # nothing of ours needs it, but where it is, a scheduler
     found = in_fresh_python(code)
     assert found["early"] == []
     assert found["left"] == []
+    assert (found["listed early"], found["listed"], found["as ever"]) == (False, True, True)
     assert not found["plain is an adapter"]
     assert not found["asking imports"]
     assert found["adapter is one"]

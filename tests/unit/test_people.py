@@ -16,7 +16,7 @@ from scail2.perception.checks import framing
 from scail2.perception.checks.extents import pair_extents
 from scail2.perception.checks.validate import check_masks
 from scail2.perception.segmenters.detail import detail_factor, with_detail
-from scail2.perception.segmenters.people.joints import Joints, find_joints, motion_error
+from scail2.perception.segmenters.people.joints import Joints, body_near, find_joints, motion_error, posture_near
 from scail2.perception.segmenters.people.network import OUTSIDE, Body, PoseNetwork, Square, crop, installed, placed
 from scail2.perception.segmenters.people.places import Finding, PlaceFinder
 from scail2.perception.segmenters.people.segmenter import PeopleSegmenter
@@ -64,6 +64,19 @@ def test_a_square_goes_to_the_network_and_back_to_its_place():
         overlap = np.count_nonzero(back & disc) / np.count_nonzero(back | disc)
         assert overlap > (0.97 if square.side < 256 else 0.85), square
     assert placed(np.zeros((8, 8), np.float32), Square(10, 10, 8), 64, 64)[40, 40] == OUTSIDE
+
+
+def test_joints_without_an_outline_are_the_same_joints(network, dancer):
+    frame = dancer.array[4]
+    for square in (Square(220, 120, 260), Square(200, 130, 300, 0.5), Square(20, 20, 64)):
+        body, posture = network.body(frame, square), network.posture(frame, square)
+        assert (posture.square, posture.presence, posture.following) == (square, body.presence, body.following)
+        np.testing.assert_array_equal(posture.joints, body.joints)
+        np.testing.assert_array_equal(posture.visibility, body.visibility)
+        seen = posture_near(network, frame, square), body_near(network, frame, square)
+        assert [each and each.following for each in seen] == [seen[0] and seen[0].following] * 2
+    operations = [len(each._get_ops_details()) for each in (network._joints, network._body)]
+    assert operations[0] < 0.8 * operations[1]
 
 
 def test_a_body_that_lies_has_a_square_that_lies():
@@ -142,7 +155,14 @@ def test_somebody_who_is_lost_for_a_moment_is_the_same_person(network, x, side, 
     def found(x, side, corner):
         nothing = np.zeros((33, 2), np.float32)
         square = Square(x, 100, side)
-        body = Body(square, 1.0, nothing, nothing[:, 0], np.zeros((0, 0), np.float32), square)
+        body = Body(
+            square=square,
+            presence=1.0,
+            joints=nothing,
+            visibility=nothing[:, 0],
+            following=square,
+            outline=np.zeros((0, 0), np.float32),
+        )
         footprint = np.zeros((64, 64), bool)
         footprint[corner : corner + 8] = True
         return Finding(body, footprint)

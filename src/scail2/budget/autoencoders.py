@@ -125,4 +125,4 @@ def _patch_decoding(shape: AutoencoderShape, size: tuple[int, int], frames: int,
     if itemsize == _FLOAT:
         return clip + refined * pixels * _FLOAT * (6.5 + 5 * finest)
     cast_weights = itemsize * shape.weights.parameters  # autocast keeps them
-    return clip + refined * pixels * (_FLOAT * 11.4 + itemsize * 6.1 * finest) + cast_weights
+    return clip + refined * pixels * (_FLOAT * 11.4 + itemsize * 4 * finest) + cast_weights

@@ -34,7 +34,7 @@ EXTRAS = {
     "ray": (("ray",), "work spread over machines"),
     "train": (("tensorboard",), "training curves in TensorBoard"),
     "quantised": (("torchao", "bitsandbytes"), "weights in int8 and nf4"),
-    "plot": (("matplotlib",), "drift.png, the picture of a run's drift"),
+    "plot": (("matplotlib",), "plots of evaluations and ablations"),
 }
 
 

@@ -70,5 +70,6 @@ class Glance:
 def _cells(frame: np.ndarray) -> np.ndarray:
     """Means float32 (8, 8, 3) of a frame (H, W, 3) in [0, 1], in grey levels; rows and columns left over are left out."""
     height, width = frame.shape[0] // GRID, frame.shape[1] // GRID
-    blocks = frame[: height * GRID, : width * GRID].reshape(GRID, height, GRID, width, 3)
-    return blocks.mean(axis=(1, 3), dtype=np.float32) * 255
+    # Rows first, in which pixels lie beside each other.
+    rows = frame[: height * GRID, : width * GRID].reshape(GRID, height, GRID * width * 3).mean(axis=1, dtype=np.float32)
+    return rows.reshape(GRID, GRID, width, 3).mean(axis=2, dtype=np.float32) * 255

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from scail2.drift.colour import ColourStatistics, as_float_frames, check_mask, colour_statistics, luma, rgb_to_lab
+from scail2.drift.colour import ColourStatistics, as_float_frames, check_mask, colour_statistics, lab_planes, luma
 
 if TYPE_CHECKING:
     import torch
@@ -129,13 +129,12 @@ def _character(frame: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, 
 def _histogram(crop: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """8 lightness bins and 8 × 8 cells of a* and b* (±64, the rest in the outer cells), each part summing to 1."""
     step = max(1, max(crop.shape[:2]) // 128)
-    lab = rgb_to_lab(crop[::step, ::step][inside[::step, ::step]])
-    if not len(lab):
-        lab = rgb_to_lab(crop[inside])
+    sampled = inside[::step, ::step]
+    lab = lab_planes(crop[::step, ::step][sampled] if sampled.any() else crop[inside])
     bins = _HISTOGRAM_BINS
-    lightness = _soft_bins(lab[:, 0] / 100.0, bins)
-    chroma = [_soft_bins(lab[:, axis] / (2 * _CHROMA_REACH) + 0.5, bins) for axis in (1, 2)]
-    plane = chroma[0].T @ chroma[1] / len(lab)
+    lightness = _soft_bins(lab[0] / 100.0, bins)
+    chroma = [_soft_bins(axis / (2 * _CHROMA_REACH) + 0.5, bins) for axis in lab[1:]]
+    plane = chroma[0].T @ chroma[1] / lab.shape[1]
     return np.concatenate([lightness.mean(axis=0), plane.reshape(-1)])
 
 

@@ -12,9 +12,9 @@ themselves stay as they are: whoever imports one gets it whole. Where diffusers 
 
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib import import_module
+from importlib import import_module, metadata
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -145,6 +145,8 @@ def uncompiled(function: Callable | None = None, recursive: bool = True, **_: An
 def _standing_in() -> Iterator[None]:
     """Stand-ins in the place of what is not imported yet, for as long as the context lasts."""
     with ExitStack() as stack:
+        stack.callback(setattr, metadata, "packages_distributions", metadata.packages_distributions)
+        metadata.packages_distributions = Distributions
         for name in _DEFERRED:
             if name in sys.modules:
                 continue
@@ -159,6 +161,26 @@ def _standing_in() -> Iterator[None]:
                 setattr(transformers, name, Deferred(module, name))
                 stack.callback(vars(transformers).pop, name, None)
         yield
+
+
+_packages_distributions = metadata.packages_distributions
+
+
+class Distributions(Mapping[str, list[str]]):
+    """``packages_distributions()`` of the standard library, which reads every library's list of files, when it is asked."""
+
+    @functools.cached_property
+    def _known(self) -> Mapping[str, list[str]]:
+        return _packages_distributions()
+
+    def __getitem__(self, package: str) -> list[str]:
+        return self._known[package]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
 
 
 def is_compiled_module(module: Any) -> bool:

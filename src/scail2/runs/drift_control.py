@@ -55,6 +55,7 @@ class DriftControl:
         self.masks = SharedFrames(prepared.masks.driving_mask)
         self.driving = WatchedFrames(prepared.driving, looked_at(prepared.plan.segments))
         self.motion = MotionCheck(self.driving)
+        self._last: tuple[str, np.ndarray] | None = None  # hash of the frames measured last, and the end of them
 
     @property
     def corrects(self) -> bool:
@@ -108,7 +109,7 @@ class DriftControl:
         )
 
     def finish(self) -> None:
-        """Writes ``drift.json`` and, where matplotlib is installed, ``drift.png`` from the measures of all segments."""
+        """Writes ``drift.json`` and ``drift.png`` from the measures of all segments."""
         report = DriftReport()
         for index in self.store.finished():
             if (known := self._known(index)) is not None:
@@ -117,17 +118,9 @@ class DriftControl:
         picture = path.with_suffix(".png")
         drawn = {"limit": self.request.drift_limit, "sha256": hash_file(picture) if is_present(picture) else None}
         if drawn["sha256"] is None or _written(path) != report.to_json() | {"picture": drawn}:
-            drawn["sha256"] = self._draw(report, picture)
-            write_sealed(path, report.to_json() | {"picture": drawn})
-
-    def _draw(self, report: DriftReport, picture: Path) -> str | None:
-        """Draws ``drift.png`` and returns its hash, None where that cannot be done."""
-        try:
             drift_plot.plot(report, picture, limit=self.request.drift_limit)
-        except InputError as problem:
-            self.journal.emit("plot_left_out", reason=str(problem))
-            return None
-        return hash_file(picture)
+            drawn["sha256"] = hash_file(picture)
+            write_sealed(path, report.to_json() | {"picture": drawn})
 
     def _known(self, index: int) -> SegmentDrift | None:
         """The measures stored beside a segment, if they are of its present frames; damaged ones are made again."""
@@ -146,8 +139,7 @@ class DriftControl:
             frames = source.frames(0, len(source))
         tail = first = None
         if index:
-            before = self.store.frames(index - 1)
-            tail = before.frames(max(0, len(before) - _TAIL), len(before))
+            tail = self._tail(index - 1)
             first = self._first
         masks = self.masks.frames(segment.first_new, segment.stop)
         characters = _region(masks)
@@ -162,7 +154,15 @@ class DriftControl:
         )
         error = self.motion.measure(segment, frames, masks)
         self.driving.forget(segment.stop)
+        self._last = (self.store.known(index).frames_sha256, frames[-_TAIL:].copy())
         return replace(measured, motion_error=error)
+
+    def _tail(self, index: int) -> np.ndarray:
+        """The last frames of a finished segment, from its file where it is not the one that was measured last."""
+        if self._last is not None and self._last[0] == self.store.known(index).frames_sha256:
+            return self._last[1]
+        source = self.store.frames(index)
+        return source.frames(max(0, len(source) - _TAIL), len(source))
 
     def _driving(
         self, segment: Segment, tail: int, characters: np.ndarray, first: SegmentDrift | None

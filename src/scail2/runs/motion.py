@@ -10,19 +10,19 @@ from scail2.masks import BINDING_SLOTS, split_mask
 from scail2.perception.segmenters.people.joints import (
     SMALLEST_BODY,
     Joints,
-    body_near,
     body_on,
     is_tall_enough,
     motion_error,
+    posture_near,
 )
 from scail2.perception.segmenters.people.network import PoseNetwork, installed
 from scail2.runs.watching import WatchedFrames
 from scail2.segments import Segment, SegmentPlan
 
 if TYPE_CHECKING:
-    from scail2.perception.segmenters.people.network import Body
+    from scail2.perception.segmenters.people.network import Body, Posture
 
-# One frame in so many is looked at, but at least so many a segment: two looks at every person in both videos, 17 ms each.
+# One frame in so many is looked at, but at least so many a segment: four looks at every person, 40 ms in all.
 _EVERY, _LEAST = 8, 5
 _MISSING = "joints are found with the extra `people`: pip install 'scail2[people]', then resume the run"
 _SMALL = f"no character of the driving video is {SMALLEST_BODY} pixels tall, joints of smaller ones are not looked for"
@@ -69,7 +69,7 @@ class MotionCheck:
         if not any(is_tall_enough(mask) for slot in BINDING_SLOTS for mask in shown[slot]):
             return MotionError(reason=_SMALL)
         wanted: list[list[Body | None]] = []
-        made: list[list[Body | None]] = []
+        made: list[list[Posture | None]] = []
         for slot in BINDING_SLOTS:
             if shown[slot].any():
                 theirs = [
@@ -89,6 +89,6 @@ class MotionCheck:
             errors=tuple(round(float(np.nanmax(errors[:, each])), 4) for each in known),
         )
 
-    def _same(self, frame: np.ndarray, body: "Body | None") -> "Body | None":
+    def _same(self, frame: np.ndarray, body: "Body | None") -> "Posture | None":
         """The output's body where the driving video has one."""
-        return None if body is None else body_near(self._network, frame, body.square)
+        return None if body is None else posture_near(self._network, frame, body.square)

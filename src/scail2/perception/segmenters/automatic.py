@@ -6,6 +6,7 @@ sure, the refusal names the ways that there are.
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,13 +50,12 @@ class AutomaticSegmenter:
 
     def choose(self, frames: SizedFrames, prompts: Prompts | None = None) -> VideoSegmenter:
         """The segmenter for a clip; imports torch, which given masks do without."""
-        from scail2.perception.segmenters.embedded import EmbeddedSegmenter
         from scail2.perception.segmenters.people import network as people
         from scail2.perception.segmenters.plain import PlainBackgroundSegmenter, flat_background
 
         if prompts is not None and prompts.placed:
             return self._people()
-        embedded = EmbeddedSegmenter.load()
+        embedded = self._for_puppets
         confidence = float(embedded.confidences(_sampled(frames)).mean())
         if confidence >= embedded.refuse_below:
             return self._embedded(embedded)
@@ -72,6 +72,12 @@ class AutomaticSegmenter:
             f"{embedded.refuse_below:.2f}). For real people: pip install 'scail2[people]', or let SAM3 find them "
             f"(`scail2 masks --sam3 WEIGHTS --text person`, then --masks DIR); or supply a mask with {option}."
         )
+
+    @cached_property
+    def _for_puppets(self) -> "EmbeddedSegmenter":
+        from scail2.perception.segmenters.embedded import EmbeddedSegmenter
+
+        return EmbeddedSegmenter.load()
 
     def _embedded(self, loaded: "EmbeddedSegmenter") -> VideoSegmenter:
         from scail2.perception.segmenters.embedded import EmbeddedSegmenter

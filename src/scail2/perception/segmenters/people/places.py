@@ -133,7 +133,7 @@ class PlaceFinder:
             if any(_alike(square, each.body.following) for each in found):
                 continue
             # A body's own landmarks place its square better than the detector's two points.
-            body = self.network.body(frame, self.network.body(frame, square).following)
+            body = self.network.body(frame, self.network.posture(frame, square).following)
             here = Finding.of(body, frame)
             if body.presence < PRESENT or any(map(here.same_person, found)):
                 continue
