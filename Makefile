@@ -1,6 +1,8 @@
 # `make demo` animates the bundled example, `make test` runs the test suite; both set up .venv first.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+# Processes that tests are spread over, by file, so that what a file's tests share is made once. Each takes up to 3 GB.
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -21,7 +23,7 @@ demo: $(VENV)/.installed
 	$(BIN)/scail2 demo --output demo.mp4
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

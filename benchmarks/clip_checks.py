@@ -3,8 +3,10 @@
 Good clips are what the puppet renderer makes, exact or with a good estimator's error, noisy as a decoder's output is. Bad ones
 have one fault each, which is known. Each measure's curve is that of the clips with its own faults against the good ones; its
 limit is where five times the share of good clips refused and the share of bad ones missed are least together. A measure that
-does not tell them apart gets none. Half of the clips choose the limits, the other half tells how often they are wrong. Joints,
-which cost most, are measured of good clips and of those whose fault is in pose or hands.
+does not tell them apart gets none. Half of the clips choose the limits, the other half whether a measure gets one. So both
+halves have had a say, and what limits are worth is told by clips that had none: ``--fresh FIRST`` measures clips of other
+numbers and holds the package's limits against them, choosing nothing. Joints, which cost most, are measured of good clips and
+of those whose fault is in pose or hands.
 
 Writes `measures.jsonl` (a stopped run goes on), `roc.json`, `roc.png` and `faults.png`; with ``--write`` the limits into the
 package, `src/scail2/synthesis/limits.py`.
@@ -27,6 +29,7 @@ from scail2.synthesis.checks import check_clip
 from scail2.synthesis.generators.protocol import Array, Character, Clip, Motion
 from scail2.synthesis.generators.puppet_world import PuppetCharacter, PuppetTake
 from scail2.synthesis.generators.puppets import PuppetGenerator
+from scail2.synthesis.limits import LIMITS
 from scail2.synthesis.measures import MEANING, Measure
 
 ANIMATION, REPLACEMENT = AnimationMode.ANIMATION, AnimationMode.REPLACEMENT
@@ -38,6 +41,7 @@ _WORTH = 5.0
 _INTO_THE_GAP = 0.25
 # A measure whose area is smaller, or whose limit refuses more of the other good clips, is told and refuses nothing.
 _TELLING, _MOST_REFUSED = 0.8, 0.1
+_NUMBERS = 1_000  # of good clips, and of those of each fault
 LIMITS_FILE = Path(__file__).parents[1] / "src" / "scail2" / "synthesis" / "limits.py"
 
 
@@ -245,17 +249,17 @@ def noisy(frames: Array, scene: Scene) -> Array:
     return (frames + noise).round().clip(0, 255).astype(np.uint8)
 
 
-def clips(good_ones: int, bad_ones: int) -> Iterator[tuple[Callable[[Scene], Array], Scene]]:
-    """What makes every clip of what; bad ones have numbers of their own."""
-    for number in range(good_ones):
+def clips(good_ones: int, bad_ones: int, first: int = 0) -> Iterator[tuple[Callable[[Scene], Array], Scene]]:
+    """What makes every clip of what, from a number on; bad ones have numbers of their own, a thousand for each fault."""
+    for number in range(first, first + good_ones):
         yield good, Scene(number)
     makers = sorted({make for each in FAULTS.values() for make in each}, key=lambda make: make.__name__)
-    for number in range(bad_ones):
+    for number in range(first, first + bad_ones):
         for place, make in enumerate(makers):
             yield make, Scene(10_000 + 1_000 * place + number)
 
 
-def measured(good_ones: int, bad_ones: int, out: Path) -> list[dict]:
+def measured(good_ones: int, bad_ones: int, out: Path, first: int = 0) -> list[dict]:
     """Measures of every clip, also written as they come; goes on where an earlier run stopped."""
     file, network, rows = out / "measures.jsonl", PoseNetwork(), []
     if file.exists():
@@ -263,7 +267,7 @@ def measured(good_ones: int, bad_ones: int, out: Path) -> list[dict]:
     known = {(row["label"], row["number"]) for row in rows}
     shown: dict[str, list[Array]] = {}
     with file.open("a") as lines:
-        for make, scene in clips(good_ones, bad_ones):
+        for make, scene in clips(good_ones, bad_ones, first):
             label, is_known = make.__name__, (make.__name__, scene.number) in known
             if is_known and len(shown.setdefault(label, [])) >= _SHOWN:
                 continue
@@ -337,30 +341,50 @@ def curves(rows: list[dict]) -> dict[Measure, dict]:
     """Limit and shares of every measure, chosen on one half and told on the other; the area is that of all clips."""
     told = {}
     for measure in Measure:
-        labels = {make.__name__ for make in FAULTS[measure]}
         halves = [[row for row in rows if side_of(row) == side] for side in (0, 1)]
-        chosen = limit_of(*(values(halves[0], measure, each) for each in ({"good"}, labels)))
-        right, wrong = (values(halves[1], measure, each) for each in ({"good"}, labels))
-        area = auc(*(values(rows, measure, each) for each in ({"good"}, labels)))
-        told[measure] = {
-            "value": chosen if area >= _TELLING and (right > chosen).mean() <= _MOST_REFUSED else None,
-            "auc": round(area, 3),
-            "refused_good": round(float((right > chosen).mean()), 3),
-            "found_bad": round(float((wrong > chosen).mean()), 3),
-            "good": len(right),
-            "bad": len(wrong),
-        }
+        chosen = limit_of(*_right_and_wrong(halves[0], measure))
+        found = told_of(halves[1], measure, chosen)
+        area = round(auc(*_right_and_wrong(rows, measure)), 3)
+        keeps = area >= _TELLING and found["refused_good"] <= _MOST_REFUSED
+        told[measure] = {**found, "value": chosen if keeps else None, "auc": area}
+    return told
+
+
+def _right_and_wrong(rows: list[dict], measure: Measure) -> tuple[Array, Array]:
+    labels = {make.__name__ for make in FAULTS[measure]}
+    return values(rows, measure, {"good"}), values(rows, measure, labels)
+
+
+def told_of(rows: list[dict], measure: Measure, limit: float) -> dict:
+    """What a limit does with clips, and the area of these."""
+    right, wrong = _right_and_wrong(rows, measure)
+    return {
+        "value": limit,
+        "auc": round(auc(right, wrong), 3),
+        "refused_good": round(float((right > limit).mean()), 3),
+        "found_bad": round(float((wrong > limit).mean()), 3),
+        "good": len(right),
+        "bad": len(wrong),
+    }
+
+
+def fresh(rows: list[dict]) -> dict[Measure, dict]:
+    """What the package's limits do with clips that none of them was chosen on; no shares for measures without a limit."""
+    told = {}
+    for measure in Measure:
+        held = told_of(rows, measure, LIMITS[measure].value if measure in LIMITS else np.inf)
+        none = {"value": None, "refused_good": None, "found_bad": None}
+        told[measure] = held if measure in LIMITS else held | none
     return told
 
 
 def together(rows: list[dict], told: dict[Measure, dict]) -> dict[str, float]:
-    """Share of clips of each label that any limit refuses, of those that chose none."""
+    """Share of clips of each label that any limit refuses."""
     refused: dict[str, list[bool]] = {}
     for row in rows:
-        if side_of(row):
-            limits = {name: told[Measure(name)]["value"] for name in row["values"]}
-            beyond = any(limits[name] is not None and value > limits[name] for name, value in row["values"].items())
-            refused.setdefault(row["label"], []).append(beyond)
+        limits = {name: told[Measure(name)]["value"] for name in row["values"]}
+        beyond = any(limits[name] is not None and value > limits[name] for name, value in row["values"].items())
+        refused.setdefault(row["label"], []).append(beyond)
     return {label: round(float(np.mean(each)), 3) for label, each in refused.items()}
 
 
@@ -410,21 +434,33 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--good", type=int, default=240)
     parser.add_argument("--bad", type=int, default=60, help="clips of each fault")
+    parser.add_argument(
+        "--fresh", type=int, metavar="FIRST", help="choose nothing: the package's limits on clips from this number on"
+    )
     parser.add_argument("--write", action="store_true", help="write the limits into the package")
     given = parser.parse_args()
+    if given.fresh is not None and (given.write or max(given.good, given.bad) + given.fresh > _NUMBERS):
+        parser.error(f"--fresh chooses no limits that could be written, and there are {_NUMBERS} numbers")
     given.out.mkdir(parents=True, exist_ok=True)
-    rows = measured(given.good, given.bad, given.out)
-    told = curves(rows)
-    refused = together(rows, told)
+    rows = measured(given.good, given.bad, given.out, given.fresh or 0)
+    told = curves(rows) if given.fresh is None else fresh(rows)
+    refused = together(rows if given.fresh is not None else [row for row in rows if side_of(row)], told)
     (given.out / "roc.json").write_text(json.dumps({"measures": told, "refused": refused}, indent=1) + "\n")
     plot(rows, given.out / "roc.png")
     for measure, each in told.items():
-        shares = f"good refused {each['refused_good']:.1%}, bad found {each['found_bad']:.1%}"
-        limit = "none" if each["value"] is None else f"{each['value']:g}"
-        print(f"{measure.value:12} limit {limit:<8} AUC {each['auc']:.3f}  {shares}")
-    print("refused by any limit:", ", ".join(f"{label} {share:.0%}" for label, share in refused.items()))
+        print(f"{measure.value:12} AUC {each['auc']:.3f}  {_limit_told(each)}")
+    print("refused by any limit:", ", ".join(f"{label} {share:.1%}" for label, share in refused.items()))
     if given.write:
         LIMITS_FILE.write_text(source(told, rows))
+
+
+def _limit_told(each: dict) -> str:
+    if each["value"] is None:
+        return "no limit"
+    shares = (
+        f"good refused {each['refused_good']:.1%} of {each['good']}, bad found {each['found_bad']:.1%} of {each['bad']}"
+    )
+    return f"limit {each['value']:<8g} {shares}"
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def test_every_solver_shift_and_number_of_steps(solver, shift):
         assert np.abs(sampled(solver, steps, shift, x) - expected).max() <= TOLERANCES["solvers"]
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None)
 @given(
     solver=st.sampled_from(["unipc", "dpm++"]),
     steps=st.integers(1, 1000),

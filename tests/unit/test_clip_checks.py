@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("skia")
 
-from benchmarks.clip_checks import auc, limit_of, source
+from benchmarks.clip_checks import FAULTS, auc, clips, fresh, limit_of, source, together
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
 from scail2.synthesis.checks import check_clip, told
@@ -83,6 +83,25 @@ def test_a_limit_lies_between_both_near_the_good_or_where_least_is_wrong():
     # One good clip in forty among the bad ones is given up, many are not.
     assert limit_of(np.append(good, 0.9), np.full(20, 0.8)) == pytest.approx(0.5)
     assert limit_of(np.append(good, np.full(20, 0.9)), np.full(20, 0.8)) == pytest.approx(0.9)
+
+
+def test_fresh_clips_tell_of_the_packages_limits_and_choose_nothing():
+    limit = LIMITS[Measure.OUTLINE].value
+    beyond, within = {Measure.OUTLINE: limit + 0.01}, {Measure.OUTLINE: limit - 0.01}
+    every = dict.fromkeys(Measure, 0.0)
+    rows = [{"label": "good", "number": n, "values": every | (beyond if n == 1 else within)} for n in range(8)]
+    rows += [{"label": "late", "number": n, "values": every | (within if n == 1 else beyond)} for n in range(4)]
+    others = {make.__name__ for makers in FAULTS.values() for make in makers} - {"late", "other_motion"}
+    rows += [{"label": label, "number": 0, "values": every} for label in sorted(others)]
+    told = fresh(rows)
+    assert told[Measure.OUTLINE] == {
+        "value": limit, "auc": 0.812, "refused_good": 0.125, "found_bad": 0.75, "good": 8, "bad": 4,
+    }  # fmt: skip
+    assert (told[Measure.HANDS]["value"], told[Measure.HANDS]["refused_good"]) == (None, None)
+    assert together(rows, told) == {"good": 0.125, "late": 0.75} | {row["label"]: 0.0 for row in rows[12:]}
+    chosen, drawn = ({(make.__name__, scene.number) for make, scene in clips(120, 12, first)} for first in (0, 200))
+    assert len(chosen) == len(drawn) == 120 + 13 * 12
+    assert not chosen & drawn
 
 
 def test_the_file_of_limits_is_what_the_calibration_writes():

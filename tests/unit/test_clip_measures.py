@@ -139,6 +139,20 @@ def test_outlines_forgive_place_size_and_body_and_see_another_motion():
     assert outline_error(np.zeros_like(masks), masks) == 1
 
 
+def test_thin_arms_of_two_bodies_that_move_alike_need_not_cover_the_same_cells():
+    def thin(slope):
+        masks = np.zeros((FRAMES, SIDE, SIDE), bool)
+        masks[:, 16:48, 24:36] = True
+        for frame, turn in enumerate(np.sin(np.arange(FRAMES))):
+            arm = 29 + round(9 * turn) + slope
+            masks[frame, arm : arm + 2, 24:48] = True
+        return masks
+
+    assert not (thin(2) & thin(0))[:, :, 36:].any()
+    assert outline_error(thin(2), thin(0)) < 0.35
+    assert outline_error(thin(2)[::-1], thin(0)) > 0.95
+
+
 # ---- the whole picture ----------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,10 @@
 """Questions to an endpoint over real HTTP: typed answers, and every fault that servers and models have."""
 
 import json
+import multiprocessing
+import os
 import socket
+from contextlib import suppress
 from dataclasses import replace
 from typing import Literal
 
@@ -255,6 +258,70 @@ def test_a_budget_holds_over_processes_and_for_servers_that_count_nothing():
         assert 2100 <= spent.estimated_tokens == spent.tokens <= 2150
         with Endpoint(wanted, Account(replace(spent, prompt_tokens=2500))) as endpoint, pytest.raises(BudgetSpentError):
             endpoint.ask("?", [], Verdict)
+
+
+@pytest.mark.parametrize(
+    ("budget", "asked"), [(Budget(requests=7), 7), (Budget(tokens=661), 7), (Budget(cost=0.65), 7), (Budget(), 20)]
+)
+def test_processes_that_share_an_account_share_its_budget(budget, asked, tmp_path):
+    """Two at once, then a third one after them."""
+    forked = multiprocessing.get_context("fork")
+    with scripted_endpoint(Turn(GOOD, usage=(100, 10))) as server:
+        wanted = settings(server, budget=budget, prices=Prices(prompt=1000.0))
+
+        def ask_on(questions=10):
+            with Endpoint(wanted, Account(file=tmp_path / "journal" / "spent.json")) as endpoint:
+                with suppress(BudgetSpentError):
+                    for _ in range(questions):
+                        endpoint.ask("?", [], Verdict)
+                os._exit(0)
+
+        crew = [forked.Process(target=ask_on) for _ in range(2)]
+        for process in crew:
+            process.start()
+        for process in crew:
+            process.join()
+        assert [process.exitcode for process in crew] == [0, 0]
+        # Where requests are counted none is too many; of what is only known by its answer, one may be under way.
+        under_way = 0 if budget.tokens is None and budget.cost is None else 1
+        assert asked <= len(server.asked) <= asked + under_way
+        account = Account(file=tmp_path / "journal" / "spent.json")
+        answers = len(server.asked)
+        assert account.spent == Spent(
+            requests=answers, answers=answers, prompt_tokens=100 * answers, answer_tokens=10 * answers,
+            cost=pytest.approx(0.1 * answers), statuses={"200": answers},
+        )  # fmt: skip
+        if budget != Budget():
+            with Endpoint(wanted, account) as endpoint, pytest.raises(BudgetSpentError, match="raise budget"):
+                endpoint.ask("?", [], Verdict)
+            raised = Budget(requests=100, tokens=10**6, cost=50.0)
+            with Endpoint(replace(wanted, budget=raised), account) as endpoint:
+                endpoint.ask("?", [], Verdict)
+            assert account.spent.requests == answers + 1
+        assert [path.name for path in (tmp_path / "journal").iterdir()] == ["spent.json"]
+
+
+def test_what_is_no_account_is_refused_before_anything_is_asked(tmp_path):
+    (tmp_path / "spent.json").write_text('{"spent": {"cost": "much"}}')
+    account = Account(file=tmp_path / "spent.json")
+    with scripted_endpoint(Turn(GOOD)) as server, Endpoint(settings(server), account) as endpoint:
+        with pytest.raises(InputError, match=r"spent\.json.*cost"):
+            endpoint.ask("?", [], Verdict)
+        assert server.asked == []
+
+
+def test_those_who_share_an_account_take_turns(tmp_path):
+    """Each has the next turn after the other's; a turn beyond belief was taken before a clock was set back."""
+    now, slept = [100.0], []
+    paces = [
+        Pace(30, Account(file=tmp_path / "spent.json"), clock=lambda: now[0], sleep=slept.append) for _ in range(2)
+    ]
+    for each in (*paces, *paces):
+        each.wait()
+    assert slept == [2.0, 4.0, 6.0]
+    now[0] -= 2 * 1001
+    paces[0].wait()
+    assert len(slept) == 3
 
 
 def test_requests_are_spaced():

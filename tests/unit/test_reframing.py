@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -64,6 +64,9 @@ def box_of(mask: np.ndarray) -> np.ndarray:
     x=st.floats(0.1, 0.9),
     feet=st.floats(0.6, 1.0),
 )
+@example(
+    aspect=0.4375, target=2.0, share=0.9375, wanted=0.5, x=0.25, feet=1.0
+)  # a pixel from the edge that is continued
 @settings(max_examples=150, deadline=None)
 def test_the_window_shows_the_whole_figure_at_the_wanted_share(aspect, target, share, wanted, x, feet):
     picture, mask = draw(size_of(aspect, 14_000), share, x=x, feet=feet)

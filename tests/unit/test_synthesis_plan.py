@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from doc_pages import PAGES, blocks
+from endpoint_server import Turn, scripted_endpoint
 from PIL import Image
 from synthesis_material import SIZE
 
@@ -190,6 +191,32 @@ def test_a_plan_names_its_players_and_paths_lie_beside_it(tmp_path):
     assert "http" not in json.dumps(bench.describe())  # where an endpoint is served does not decide what comes out
     assert set(bench.generators) == set(AnimationMode)
     assert set(make_bench(SynthesisPlan(pairs=1, shares={SampleKind.POSE_SINGLE: 1.0}), "plan").generators) == set()
+
+
+def test_what_an_endpoint_costs_is_bounded_for_the_folder(tmp_path):
+    """Not for a worker or a call: whoever goes on with the folder finds the budget spent, until it is raised."""
+    with scripted_endpoint(Turn({"caption": "A dance."})) as server:
+
+        def plan(requests):
+            text = SMALL.replace("pairs = 6", "pairs = 3")
+            text += '[roles.captioner]\nplay = "endpoint"\n[roles.judge]\nplay = "puppets"\n'
+            text += '[roles.selector]\nplay = "puppets"\n[roles.weaver]\nplay = "puppets"\n'
+            text += f'[endpoint]\naddress = "{server.address}"\nmodel = "m"\nbudget = {{ requests = {requests} }}\n'
+            return load_plan(plan_file(tmp_path, text))
+
+        def work(requests):
+            return PlanWork(plan=plan(requests), folder=tmp_path / "pairs", where="plan")
+
+        for _ in range(2):
+            with pytest.raises(InputError, match=r"requests 3 of 3, after 3 answers; raise budget\.requests to go on"):
+                carry_out(work(3), crew=Crew(), resume=True)
+            assert len(server.asked) == 3
+        assert carry_out(work(100), crew=Crew(), resume=True).held == 3
+    spent = json.loads((tmp_path / "pairs" / "journal" / "endpoint.json").read_text())["spent"]
+    # A caption of the true and one of the made clip; of pairs of poses, only the true one.
+    report = read_report(tmp_path / "pairs", plan(100).budget)
+    assert spent["requests"] == len(server.asked) == 2 * 3 - report.accepted.get("pose_single", 0)
+    assert spent["prompt_tokens"] + spent["answer_tokens"] == 110 * spent["requests"]
 
 
 def test_the_plans_of_the_page_are_plans(tmp_path, monkeypatch):

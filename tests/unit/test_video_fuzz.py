@@ -91,9 +91,7 @@ def _quiet():
     av.logging.set_level(level)
 
 
-bounded = settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+bounded = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @bounded

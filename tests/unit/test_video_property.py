@@ -78,7 +78,7 @@ def films(draw):
 
 
 @given(film=films())
-@settings(max_examples=60, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_film_is_read_as_it_was_meant(tmp_path_factory, film):
     folder = tmp_path_factory.mktemp("film")
     with VideoReader(made_films.write(film, folder)) as reader:

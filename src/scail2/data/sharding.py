@@ -14,7 +14,7 @@ from scail2.execution.crew import Crew, run_for_rank
 from scail2.execution.tasks import Ended, Lost, Message, Outcome, Settled, Watch
 from scail2.files.disk_errors import WRITING, naming
 from scail2.files.documents import DocumentError, load_json
-from scail2.files.ownership import InUseError, Kind, is_document, lock_beside, locked, shared_folder
+from scail2.files.ownership import InUseError, Kind, is_document, is_free, lock_beside, locked, shared_folder
 from scail2.files.staging import atomic_file
 
 CONTENTS = "shards.json"
@@ -100,8 +100,9 @@ def run_shards(
 
     def leave(place: Path) -> None:
         _remove_locks(place)
-        if failed and not any(place.glob("shard-*.tar")):
-            # Work that cannot be done leaves no folder that the right one would have to be given another name for.
+        if failed and is_free(place, apart_from=run.description):
+            # Work that cannot be done leaves no folder that the right one would have to be given another name for. Where it
+            # left shards or journals, the same work goes on from there.
             (place / run.description).unlink(missing_ok=True)
 
     with shared_folder(run.directory, _kind(run), leave) as place:

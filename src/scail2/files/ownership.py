@@ -284,10 +284,11 @@ def _was_interrupted(folder: Path) -> bool:
     return folder.is_dir() and any(is_staging(each) for each in folder.iterdir())
 
 
-def is_free(folder: Path) -> bool:
-    """Whether a folder is empty, apart from this program's lock and temporaries."""
+def is_free(folder: Path, apart_from: str = "") -> bool:
+    """Whether a folder is empty, apart from this program's lock and temporaries, and a file of that name."""
     return all(
-        (each.name.startswith(".") and each.name.endswith(LOCK)) or is_staging(each) for each in folder.iterdir()
+        each.name == apart_from or (each.name.startswith(".") and each.name.endswith(LOCK)) or is_staging(each)
+        for each in folder.iterdir()
     )
 
 

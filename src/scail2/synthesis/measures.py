@@ -31,6 +31,8 @@ _SPECK = 0.12
 # Pixels around characters, as a share of the shorter side, that belong neither to them nor to the scene.
 _SOFT_EDGE = 0.02
 _NORMAL_HEIGHT = 48
+# Cells over which outlines are softened, twice: another body's arm is where the performer's is to within half of that.
+_SOFTENED = 7
 _NOT_PICTURED = "it is not known where in its picture the character is: give a mask"
 
 
@@ -167,22 +169,35 @@ def _parts(frames: Array, region: Array) -> list[SegmentStatistics]:
 
 
 def outline_error(shown: Array, performer: Array) -> float:
-    """1 - correlation over time of two outlines bool (T, H, W), each brought to one usual place and height.
+    """1 - correlation over time of two outlines bool (T, H, W), each brought to one usual place and height, and softened.
 
     Of each cell only its difference from its mean over the clip counts, so bodies may differ: what is compared is when which
-    part of the picture is covered. 0 is one motion, 1 are two that have nothing in common. NaN where the performer hardly
-    moves or fewer than three frames show both; 1 where the character is never seen.
+    part of the picture is covered. Softened, since arms are thin: of two bodies that move alike they cover other cells. 0 is one
+    motion, 1 are two that have nothing in common. NaN where the performer hardly moves or fewer than three frames show both; 1
+    where the character is never seen.
     """
     both = np.flatnonzero(shown.any(axis=(1, 2)) & performer.any(axis=(1, 2)))
     if not len(both):
         return 1.0
-    ours, theirs = (_normal(mask[both]).reshape(len(both), -1).astype(np.float32) for mask in (shown, performer))
-    covered = float(theirs.sum() / len(theirs))
+    ours, theirs = (_normal(mask[both]).astype(np.float32) for mask in (shown, performer))
+    if len(both) < _FEWEST or ((theirs - theirs.mean(axis=0)) ** 2).sum() < _STILL * theirs.sum():
+        return float("nan")
+    ours, theirs = (_softened(each) for each in (ours, theirs))
     ours, theirs = ours - ours.mean(axis=0), theirs - theirs.mean(axis=0)
     energies = float((ours**2).sum()), float((theirs**2).sum())
-    if len(both) < _FEWEST or energies[1] < _STILL * covered * len(theirs):
-        return float("nan")
     return 1.0 - float((ours * theirs).sum()) / max(np.sqrt(energies[0] * energies[1]), 1e-9)
+
+
+def _softened(cells: Array) -> Array:
+    """Cells (T, H, W), each the mean of its neighbourhood, taken twice along both axes; nothing is beyond the edges."""
+    for axis in (1, 2, 1, 2):
+        length = cells.shape[axis]
+        around = [(0, 0)] * 3
+        around[axis] = (_SOFTENED // 2 + 1, _SOFTENED // 2)
+        sums = np.cumsum(np.pad(cells, around), axis=axis, dtype=np.float64)
+        ends = [np.take(sums, range(start, start + length), axis=axis) for start in (_SOFTENED, 0)]
+        cells = (ends[0] - ends[1]) / _SOFTENED
+    return cells
 
 
 def _normal(masks: Array) -> Array:

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from scail2.data.endpoint.account import Account
 from scail2.data.pairs import pair_members
 from scail2.data.sharding import ShardRun, ShardSummary, run_shards
 from scail2.data.shards import ShardWriter
@@ -25,6 +26,7 @@ from scail2.synthesis.store import Store
 
 FORMAT = 1
 NAME = "pairs"
+JOURNALS = "journal"
 _IN_A_ROW = 8  # what fails time after time is not the pairs' fault
 
 
@@ -49,8 +51,8 @@ class PlanWork:
 
     @cached_property
     def bench(self) -> Bench:
-        """What works."""
-        return make_bench(self.plan, self.where)
+        """What works; what an endpoint is asked for counts against one budget, whoever works in the folder, and whenever."""
+        return make_bench(self.plan, self.where, Account(file=self.folder / JOURNALS / "endpoint.json"))
 
     @cached_property
     def jobs(self) -> list[Job]:
@@ -122,7 +124,7 @@ class _Written:
 
 def journal_path(folder: Path, number: int) -> Path:
     """Where the journal of a shard lies."""
-    place = folder / "journal"
+    place = folder / JOURNALS
     place.mkdir(parents=True, exist_ok=True)
     return place / f"shard-{number:05d}.jsonl"
 

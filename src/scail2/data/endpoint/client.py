@@ -35,6 +35,7 @@ _HEADERS = frozenset(
     {"host", "accept", "accept-encoding", "authorization", "connection", "content-type", "content-length", "user-agent"}
     | {"x-stainless-raw-response"}  # by which the client knows that the body is wanted as it came
 )
+_RETRIES = "x-stainless-retry-count"  # in which the client counts how often it sent a request before
 # A server that does not know a form says so in one of these ways; some only fail.
 _REFUSED_FORM = frozenset({400, 404, 415, 422, 501})
 _BYTES_A_TOKEN, _TOKENS_A_PICTURE = 3, 1000
@@ -105,7 +106,8 @@ class Endpoint:
 
     Args:
         settings: which, and how.
-        account: where its requests, tokens and cost are summed; several endpoints may share one. Its own by default.
+        account: where its requests, tokens and cost are summed; several endpoints may share one, and then one budget and one
+            pace. Its own by default.
 
     Raises:
         InputError: the key's variable is not set.
@@ -115,7 +117,7 @@ class Endpoint:
         self.settings = settings
         self.account = account or Account()
         self._key = settings.key()
-        self._pace = Pace(settings.requests_per_minute)
+        self._pace = Pace(settings.requests_per_minute, self.account)
         self._lock = Lock()
         self._first, self._known = 0, False  # the form to begin with, and whether it has worked
         hooks: dict[str, list[Callable[..., Any]]] = {"request": [self._before], "response": [self._after]}
@@ -244,7 +246,7 @@ class Endpoint:
         )
 
     def _complete(self, question: _Question, form: AnswerForm) -> _Choice:
-        self.account.check(self.settings)
+        self.account.admit(self.settings)
         asked: dict[str, Any] = {
             "model": self.settings.model,
             "messages": question.messages,
@@ -319,12 +321,14 @@ class Endpoint:
         return line if len(line) <= _LONGEST_REASON else line[:_LONGEST_REASON] + "…"
 
     def _before(self, request: "httpx2.Request") -> None:
+        is_retry = request.headers.get(_RETRIES, "0") != "0"
         for name in set(request.headers) - _HEADERS:
             del request.headers[name]
         if self._key is None:
             request.headers.pop("authorization", None)
         self._pace.wait()
-        self.account.add_request()
+        if is_retry:
+            self.account.add_retry()
 
     def _after(self, response: "httpx2.Response") -> None:
         self.account.add_status(response.status_code)

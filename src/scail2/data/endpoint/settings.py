@@ -32,7 +32,11 @@ class Prices:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Ceilings of everything that is asked of one endpoint; None for none. The request that passes one is the last."""
+    """Ceilings of everything that is asked of one endpoint; None for none.
+
+    Requests that are under way when one is reached are the last. In a synthesis they hold for the folder: for all workers,
+    machines and calls together; elsewhere for one call of the command.
+    """
 
     requests: Annotated[int, Between(1, 10**9)] | None = None
     tokens: Annotated[int, Between(1, 10**12)] | None = None
@@ -51,7 +55,7 @@ class EndpointSettings:
         timeout: seconds without a byte before a request fails.
         retries: further attempts at a request that met a busy or failing server (429, 5xx, a broken connection).
         attempts: answers asked for in one form until one can be used.
-        requests_per_minute: at most so many, evenly spaced; None for as fast as it goes.
+        requests_per_minute: at most so many, evenly spaced, by whoever shares the budget; None for as fast as it goes.
         answer_tokens: length to which an answer may grow; doubled for each answer that was cut.
         token_limit_name: the parameter in which that is told.
         temperature: None leaves it to the server.

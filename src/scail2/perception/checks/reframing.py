@@ -110,18 +110,24 @@ def reframe(picture: np.ndarray, labels: np.ndarray, window: Window, size: tuple
 def _empty_border(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The picture with the characters taken out of its outermost rows and columns, so that they can be continued."""
     emptied = picture.copy()
-    for line, here in (
-        (emptied[0], labels[0]),
-        (emptied[-1], labels[-1]),
-        (emptied[:, 0], labels[:, 0]),
-        (emptied[:, -1], labels[:, -1]),
+    for line, lines in (
+        (emptied[0], labels),
+        (emptied[-1], labels[::-1]),
+        (emptied[:, 0], labels.T),
+        (emptied[:, -1], labels.T[::-1]),
     ):
-        # Two pixels more on both sides: soft outlines belong to the character as well.
-        free = np.flatnonzero(np.convolve(here > 0, np.ones(5), mode="same") == 0)
-        if 0 < len(free) < len(here):
-            places = np.arange(len(here))
+        # Two pixels more on all sides: soft outlines belong to the character as well. Less where that leaves nothing.
+        free = next((found for margin in (2, 1, 0) if len(found := _free_of(lines, margin))), np.arange(0))
+        if 0 < len(free) < len(line):
+            places = np.arange(len(line))
             after = np.searchsorted(free, places).clip(0, len(free) - 1)
             before = (after - 1).clip(0)
             nearest = np.where(np.abs(free[after] - places) <= np.abs(free[before] - places), free[after], free[before])
             line[:] = line[nearest]
     return emptied
+
+
+def _free_of(lines: np.ndarray, margin: int) -> np.ndarray:
+    """Places on the first of these lines that are more than ``margin`` pixels from every character."""
+    near = (lines[: margin + 1] > 0).any(axis=0)
+    return np.flatnonzero(np.convolve(near, np.ones(2 * margin + 1), mode="same") == 0)

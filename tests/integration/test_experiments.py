@@ -1,0 +1,87 @@
+"""The experiments of `recipes/` at toy size: they go through, tell the numbers they measured, and do nothing twice."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from recipe_material import Experiment, toy_model
+
+from scail2.data.dataset import LatentDataset
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(0)
+    return toy_model(tmp_path_factory.mktemp("toy"))
+
+
+def carried_out(name, folder, steps):
+    """The experiment, every step done; a second time nothing is written again."""
+    experiment = Experiment(name, folder)
+    for verb, options in steps.items():
+        experiment.run(verb, *options)
+    done = experiment.times()
+    assert len(done) > 4
+    for verb in ("data", "train", "measure"):
+        experiment.run(verb, *steps[verb])
+    assert experiment.times() == done
+    return experiment
+
+
+def table_of(folder):
+    """Rows of the table by (arm, against)."""
+    return {(row["arm"], row["against"]): row for row in json.loads((folder / "table.json").read_text())}
+
+
+def test_preferences_against_the_preferred_films_alone(model, tmp_path):
+    size = ("--model", model, "--size", 64, "--frames", 5)
+    steps = {
+        "data": (*size, "--pairs", 4, "--workers", 1),
+        "train": ("--model", model, "--seeds", 1, "--steps", 1, "--batch-size", 2, "--arm", "sft", "--arm", "dpo"),
+        "measure": (*size, "--clips", 2),
+        "table": (),
+    }
+    carried_out("preferences", tmp_path / "hands", steps)
+    rows = table_of(tmp_path / "hands")
+    assert list(rows) == [("sft", "start"), ("dpo", "start"), ("dpo", "sft")]
+    differences = {pair: row["hand_psnr"]["mean"] for pair, row in rows.items()}
+    assert differences["sft", "start"] != 0  # a step changes something
+    assert differences["dpo", "sft"] == pytest.approx(differences["dpo", "start"] - differences["sft", "start"])
+
+
+def test_reverse_driving_against_forward_driving(model, tmp_path):
+    size, folder = ("--model", model, "--size", 64, "--frames", 5), tmp_path / "reverse"
+    steps = {
+        "data": (*size, "--pairs", 4, "--workers", 1),
+        "train": ("--model", model, "--seeds", 1, "--steps", 1, "--batch-size", 2),
+        "measure": (*size, "--clips", 2),
+        "table": (),
+    }
+    experiment = carried_out("reverse_driving", folder, steps)
+    # What drives one arm is what the other learns to make, pair by pair.
+    reverse, forward = (LatentDataset(folder / "latents" / arm) for arm in ("reverse", "forward"))
+    assert len(reverse) == len(forward) == 4
+    for number in range(4):
+        one, other = reverse[number], forward[number]
+        assert (one.key, one.kind, one.meta["forward"], other.meta["forward"]) == (other.key, other.kind, False, True)
+        assert torch.equal(one.target, other.driving)
+        assert torch.equal(one.driving, other.target)
+        assert not torch.equal(one.target, one.driving)
+    # The table tells the differences of the measures that lie beside it.
+    rows = table_of(folder)
+    assert list(rows) == [("reverse", "forward"), ("reverse", "start"), ("forward", "start")]
+    names = {"reverse": "reverse-0", "forward": "forward-0", "start": "start"}
+    clips = {arm: json.loads((folder / "measures" / f"{name}.json").read_text()) for arm, name in names.items()}
+    told = (folder / "table.md").read_text()
+    for (arm, against), row in rows.items():
+        assert row["trainings"] == 1
+        for measure in experiment.module.MEASURES:
+            ours, theirs = (np.array([clip[measure] for clip in clips[each]], float) for each in (arm, against))
+            assert len(ours) == 4  # two of each task
+            mean = np.nanmean(ours - theirs)
+            assert row[measure]["mean"] == pytest.approx(mean, abs=1e-9)
+            assert row[measure]["low"] <= mean <= row[measure]["high"]
+            assert f"{mean:+.4f} (" in told
+    for other in ("forward", "start"):  # a step changes something, and the arms' steps are not the same
+        assert rows["reverse", other]["character_psnr"]["mean"] != 0
