@@ -14,6 +14,10 @@ import torch
 from run_material import make_request
 from tiny import SIZE, bare_pipeline
 
+# What a run loads only when it works is loaded here, once, before the forks.
+import scail2.runs.executor
+import scail2.runs.moved
+import scail2.runs.task  # noqa: F401
 from scail2.runs import RunDirectory
 from scail2.runs.segment_store import SegmentStore
 

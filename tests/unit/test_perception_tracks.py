@@ -170,6 +170,35 @@ def test_folders_that_are_no_store_are_refused(tmp_path):
 # ---- following ------------------------------------------------------------------------------------------------------
 
 
+def flooded(mask: np.ndarray) -> np.ndarray:
+    """Regions of 8 neighbours found pixel by pixel, numbered in the order of their last pixels."""
+    numbers, left = np.zeros(mask.shape, int), {tuple(place) for place in np.argwhere(mask).tolist()}
+    for place in sorted(left, reverse=True):
+        waiting, number = [place] if place in left else [], numbers.max() + 1
+        while waiting:
+            y, x = waiting.pop()
+            if (y, x) in left:
+                left.remove((y, x))
+                numbers[y, x] = number
+                waiting += [(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+    return numbers
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.4, 0.6, 1.0])
+def test_regions_are_those_that_a_flood_fills_from_the_largest(share):
+    random = np.random.default_rng(3)
+    for height, width in ((1, 9), (9, 1), (12, 17), (24, 24)):
+        mask = random.random((height, width)) < share
+        found, expected = components(mask), flooded(mask)
+        pairs = set(zip(found[mask].tolist(), expected[mask].tolist(), strict=True))
+        assert len(pairs) == found.max() == expected.max()  # one number of the one for each of the other
+        assert not found[~mask].any()
+        sizes = np.bincount(found.ravel())[1:]
+        assert (np.diff(sizes) <= 0).all()
+        large = components(mask, smallest=4)
+        assert np.array_equal(large, np.where(found <= (sizes >= 4).sum(), found, 0))
+
+
 def test_components_count_regions_from_the_largest():
     mask = np.zeros((12, 12), bool)
     mask[1:3, 1:3] = mask[5:11, 5:11] = True

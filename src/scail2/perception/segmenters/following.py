@@ -23,22 +23,39 @@ _BINS = 4
 def components(mask: np.ndarray, *, smallest: int = 1) -> np.ndarray:
     """Connected regions (8 neighbours) of a bool (H, W) mask, numbered 1, 2, … from the largest: int32 (H, W)."""
     height, width = mask.shape
-    numbers = np.where(mask, np.arange(1, height * width + 1, dtype=np.int32).reshape(height, width), 0)
-    while True:
-        grown = numbers
-        for axis in (0, 1):
-            padded = np.pad(grown, [(1, 1) if a == axis else (0, 0) for a in range(2)])
-            length = mask.shape[axis]
-            grown = np.maximum.reduce([np.take(padded, range(k, k + length), axis) for k in range(3)])
-        grown = np.where(mask, grown, 0)
-        if np.array_equal(grown, numbers):
-            break
-        numbers = grown
-    found, inverse, counts = np.unique(numbers, return_inverse=True, return_counts=True)
-    table = np.zeros(len(found), np.int32)
-    big = [i for i in np.argsort(-counts, kind="stable") if found[i] and counts[i] >= smallest]
+    padded = np.zeros((height, width + 2), np.int8)
+    padded[:, 1:-1] = mask
+    edges = np.diff(padded, axis=1)
+    rows, starts = np.nonzero(edges > 0)
+    ends = np.nonzero(edges < 0)[1]  # of the runs in the same order, exclusive
+    lengths, roots = ends - starts, _joined(rows, starts, ends, width)
+    counts = np.bincount(roots, weights=lengths, minlength=len(roots)).astype(int)
+    order = np.argsort(-counts, kind="stable")
+    table = np.zeros(len(roots), np.int32)
+    big = order[counts[order] >= max(1, smallest)]
     table[big] = np.arange(1, len(big) + 1)
-    return table[inverse].reshape(height, width)
+    numbered = np.zeros((height, width), np.int32)
+    numbered[mask] = np.repeat(table[roots], lengths)
+    return numbered
+
+
+def _joined(rows: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int) -> np.ndarray:
+    """For runs of pixels in the order of reading, the last run of the region that each belongs to."""
+    here, below = rows * (width + 2), (rows + 1) * (width + 2)
+    first = np.searchsorted(here + ends, below + starts, side="left")
+    beyond = np.searchsorted(here + starts, below + ends, side="right")
+    parents = list(range(len(rows)))
+
+    def root(run: int) -> int:
+        while parents[run] != run:
+            parents[run] = run = parents[parents[run]]
+        return run
+
+    for run, (low, high) in enumerate(zip(first.tolist(), beyond.tolist(), strict=True)):
+        for other in range(low, high):
+            one, two = root(run), root(other)
+            parents[min(one, two)] = max(one, two)
+    return np.array([root(run) for run in range(len(rows))], np.intp)
 
 
 def colour_histogram(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
