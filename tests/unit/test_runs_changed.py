@@ -64,7 +64,7 @@ def paint_over(path: Path) -> Path:
         ({"codec": "mpeg1"}, "codec must be one of"),
         ({"codec": "gif"}, "is written to .gif files"),
         ({"mode": "replacement"}, "background"),
-        ({"driving_mask": "painted over"}, ""),
+        ({"driving_mask": "painted over"}, "no character was found in the driving video"),
     ],
 )
 def test_a_refused_change_leaves_the_run_as_it_was(run, pipe, changes, sentence):
