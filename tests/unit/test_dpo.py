@@ -223,8 +223,9 @@ def test_recipes_and_caches_that_do_not_fit_are_refused_in_words(world, tmp_path
 
 def test_supervised_training_may_weigh_the_hands(world, tmp_path):
     """The comparison that the published method is held against: the loss on the preferred video, more of it on hands."""
-    plain = preferring(world, preference=None)
-    weighted = dataclasses.replace(plain, loss=LossConfig(space="sample", regions=(("hands", 3.0),)))
+    loss = LossConfig(space="sample", character_weight=2.0)
+    plain = dataclasses.replace(preferring(world, preference=None), loss=loss)
+    weighted = dataclasses.replace(plain, loss=dataclasses.replace(loss, regions=(("hands", 3.0),)))
     losses = []
     for name, config in (("plain", plain), ("weighted", weighted)):
         trainer = build_trainer(config, tmp_path / name)
@@ -234,7 +235,8 @@ def test_supervised_training_may_weigh_the_hands(world, tmp_path):
     velocity = trainer.objective.velocity(batch.target, draw)
     hands = batch.regions[:, batch.region_names.index("hands")][:, None]
     rate = (draw.t.square() / draw.t.clamp(min=0.3)).view(-1, 1, 1, 1, 1)
-    extra = (3 * hands * rate * (velocity - (draw.noise - batch.target)).square()).mean().item()
+    before = 1 + 2 * batch.character.mean(1, keepdim=True)
+    extra = (3 * hands * before * rate * (velocity - (draw.noise - batch.target)).square()).mean().item()
     assert losses[1] - losses[0] == pytest.approx(extra, rel=1e-4)
 
 

@@ -30,7 +30,7 @@ class LossConfig:
     published training does, so a sample counts as much as is left of it; "kept" divides by the weights that are left in the
     whole batch. Latent cells of characters weigh 1 + ``character_weight``. ``alignment_weight`` adds part supervision of
     hidden states (:mod:`scail2.training.objectives.parts`) read after block ``alignment_block``. ``regions`` are (name, weight)
-    of cached regions (of preference samples: hands, faces, feet) whose cells weigh so much more.
+    of cached regions (of preference samples: hands, faces, feet) whose cells weigh 1 + weight times as much.
     """
 
     space: str = "velocity"

@@ -160,7 +160,8 @@ class FlowMatchingObjective:
         """``(B, 1, T, h, w)``: more on characters and regions, nothing in cells touched by an excluded one (burned-in text)."""
         weight = 1 + self.config.loss.character_weight * latents.character.mean(1, keepdim=True)
         if self.config.loss.regions:
-            weight = weight + latents.region_weight(self.config.loss.regions)
+            # Times, not plus: within a box around a hand the hand keeps its lead over what is behind it.
+            weight = weight * (1 + latents.region_weight(self.config.loss.regions))
         return weight if latents.excluded is None else weight * (latents.excluded.amax(1, keepdim=True) == 0)
 
     def _inputs(self, batch: TrainingBatch, generator: torch.Generator) -> dict[str, Any]:
