@@ -33,6 +33,8 @@ EXAMPLE = ROOT / "src/scail2/assets/example/animation"
 FRAMES = 21  # four segments of the tiny model
 ALL = [block for page in PAGES for block in blocks(page)]
 SHELLS = [block for block in ALL if block.language in SHELL and not block.runs_elsewhere]
+# Command lines of the repository beside `scail2`.
+RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 # What a page takes for granted when its first command is given.
 _RUN = "scail2 animate --reference girl.png --driving dance.mp4 --run-dir RUN --drift-correction reinhard-first --output film.mp4"
 BEFORE = {"docs/long-video.md": _RUN}
@@ -79,7 +81,7 @@ def _resolved(words: tuple[str, ...]) -> tuple[click.Command, list[str]] | None:
     """The verb that words of a `scail2` or recipe command reach, and what is left for it; None for other programs."""
     if words[0] == "scail2":
         command, rest = _cli(None), list(words[1:])
-    elif words[:2] == ("python", "recipes/nano.py"):
+    elif words[0] == "python" and ROOT / words[1] in RECIPES:
         command, rest = _cli(ROOT / words[1]), list(words[2:])
     else:
         return None
@@ -154,7 +156,7 @@ def test_every_command_of_a_block_is_understood(block):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_options_in_the_text_exist(page):
-    commands = [each for cli in (None, ROOT / "recipes/nano.py") for each in _every_command(_cli(cli))]
+    commands = [each for cli in (None, *RECIPES) for each in _every_command(_cli(cli))]
     known = {name for each in commands for option in each.params for name in (*option.opts, *option.secondary_opts)}
     for span in spans(page):
         if span.words[0].startswith("--") and span.words[0].strip("-"):
