@@ -1,4 +1,4 @@
-"""What tests of the experiments in `recipes/` share: a toy model in the place of the embedded one, and the recipes' commands."""
+"""What tests of whole trainings share: a toy model in the place of the embedded one, and the commands of `recipes/`."""
 
 import importlib.util
 from pathlib import Path
@@ -13,19 +13,25 @@ from scail2.pipeline import SCAIL2Pipeline
 RECIPES = Path(__file__).parents[1] / "recipes"
 
 
-def toy_model(folder: Path) -> Path:
-    """A pipeline folder for clips of 64x64, whose autoencoder only rearranges pixels."""
+def toy_model(folder: Path, side: int = 64, **autoencoder: int) -> Path:
+    """A pipeline folder of the embedded checkpoint's classes for clips of side x side; its autoencoder only rearranges pixels."""
+    vae, shift = AutoencoderPatchTransform(**autoencoder), side // 16
+    channels = vae.config.z_dim
     transformer = bare_transformer(
-        in_channels=68, out_channels=64, num_layers=3, rope_reference_height_shift=4, rope_driving_width_shift=4
+        in_channels=channels + 4,
+        out_channels=channels,
+        num_layers=3,
+        rope_reference_height_shift=shift,
+        rope_driving_width_shift=shift,
     )
     SCAIL2Pipeline(
         transformer=transformer,
-        vae=AutoencoderPatchTransform(),
+        vae=vae,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=4.0),
         default_preset="nano",
         segment_frame_length=9,
-        native_height=64,
-        native_width=64,
+        native_height=side,
+        native_width=side,
     ).save_pretrained(folder / "model")
     return folder / "model"
 

@@ -7,13 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from recipe_material import toy_model
 from safetensors.torch import load_file
-from tiny import bare_transformer
 
 from scail2.cli.app import main
-from scail2.models.autoencoder import AutoencoderPatchTransform
-from scail2.pipeline import SCAIL2Pipeline
 
 KIB = 1024
 SIZE = 4 * KIB * KIB
@@ -40,17 +37,8 @@ def disk(tmp_path_factory):
 def world(tmp_path_factory):
     """A tiny model and cached samples for it, on another disk."""
     folder = tmp_path_factory.mktemp("world")
-    shifts = {"rope_reference_height_shift": 2, "rope_driving_width_shift": 2}
-    SCAIL2Pipeline(
-        transformer=bare_transformer(in_channels=12, out_channels=8, num_layers=3, **shifts),
-        vae=AutoencoderPatchTransform(z_dim=8, num_static_channels=6),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=4.0),
-        default_preset="nano",
-        segment_frame_length=9,
-        native_height=32,
-        native_width=32,
-    ).save_pretrained(folder / "model")
-    assert call("cache", *CACHE, "--autoencoder", folder / "model" / "vae", "--out", folder / "latents") == 0
+    model = toy_model(folder, 32, z_dim=8, num_static_channels=6)
+    assert call("cache", *CACHE, "--autoencoder", model / "vae", "--out", folder / "latents") == 0
     return folder
 
 

@@ -3,11 +3,9 @@
 import json
 
 import pytest
-from diffusers import FlowMatchEulerDiscreteScheduler
-from tiny import bare_transformer
+from recipe_material import toy_model
 
 from scail2.cli.app import main
-from scail2.models.autoencoder import AutoencoderPatchTransform
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.pipeline import SCAIL2Pipeline
 
@@ -16,22 +14,8 @@ FIGURES = ("character_psnr", "character_ssim", "background_psnr", "frame_differe
 
 
 @pytest.fixture(scope="module")
-def toy_model(tmp_path_factory):
-    """A pipeline folder of the embedded checkpoint's classes and strides, tiny and untrained."""
-    folder = tmp_path_factory.mktemp("toy") / "model"
-    transformer = bare_transformer(
-        in_channels=68, out_channels=64, num_layers=3, rope_reference_height_shift=4, rope_driving_width_shift=4
-    )
-    SCAIL2Pipeline(
-        transformer=transformer,
-        vae=AutoencoderPatchTransform(),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=4.0),
-        default_preset="nano",
-        segment_frame_length=9,
-        native_height=64,
-        native_width=64,
-    ).save_pretrained(folder)
-    return folder
+def model(tmp_path_factory):
+    return toy_model(tmp_path_factory.mktemp("toy"))
 
 
 def run(*arguments: object) -> None:
@@ -41,20 +25,20 @@ def run(*arguments: object) -> None:
     assert not stopped.value.code, arguments
 
 
-def test_synthesize_cache_train_evaluate(toy_model, tmp_path):
+def test_synthesize_cache_train_evaluate(model, tmp_path):
     pairs, latents, trained, report = (tmp_path / name for name in ("pairs", "latents", "run", "report.json"))
     run("synthesize", "--recipe", "nano", "--pairs", 40, "--frames", 9, "--size", 64, "--no-poses",
         "--workers", 1, "--out", pairs)  # fmt: skip
     run("cache", "--source", pairs, "--recipe", "nano", "--samples", 64,
-        "--autoencoder", toy_model / "vae", "--workers", 1, "--out", latents)  # fmt: skip
-    train = ("train", "nano_continue", "--data", latents, "--model", toy_model, "--output", trained, "--no-compile")
+        "--autoencoder", model / "vae", "--workers", 1, "--out", latents)  # fmt: skip
+    train = ("train", "nano_continue", "--data", latents, "--model", model, "--output", trained, "--no-compile")
     run(*train, "--steps", 2, "--batch-size", 2)
     run(*train, "--steps", 4, "--batch-size", 2, "--sheets", 2, "--sheet-data", latents)
     steps = [json.loads(line)["step"] for line in (trained / "log.jsonl").read_text().splitlines()]
     assert steps[-1] == 4
     assert [path.name for path in (trained / "samples").iterdir()] == ["step-0000004.png"]
 
-    pipeline = SCAIL2Pipeline.from_pretrained(toy_model)
+    pipeline = SCAIL2Pipeline.from_pretrained(model)
     pipeline.transformer = SCAIL2Transformer3DModel.from_pretrained(trained / "transformer")
     pipeline.save_pretrained(tmp_path / "model")
     run("evaluate", tmp_path / "model", "--clips", 1, "--frames", 9, "--size", 64, "--steps", 1, "--json", report)
