@@ -28,6 +28,7 @@ SWITCHES = {
     "--weights int8": (replace(RESIDENT, storage=WeightStorage.INT8), Speed()),
     "--weights nf4": (replace(RESIDENT, storage=WeightStorage.NF4), Speed()),
     "--cache first-block": (RESIDENT, Speed(cache=StepCache.FIRST_BLOCK)),
+    "--cache mag": (RESIDENT, Speed(cache=StepCache.MAG)),
     "--cache taylorseer": (RESIDENT, Speed(cache=StepCache.TAYLORSEER)),
 }
 

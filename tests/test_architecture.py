@@ -65,6 +65,7 @@ INSIDE = {
     "pipeline": [
         {
             "presets",
+            "magnitudes",
             "step_caches",
             "hub_files",
             "output",

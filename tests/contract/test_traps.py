@@ -24,7 +24,14 @@ from scail2.errors import InputError
 from scail2.models.autoencoder import AutoencoderPatchTransform
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.pipeline import SCAIL2Pipeline
-from scail2.pipeline.step_caches import check_caches, check_token_split, reset_caches, taylorseer_config
+from scail2.pipeline.step_caches import (
+    MagnitudeCacheConfig,
+    begin_segment,
+    check_caches,
+    check_token_split,
+    taylorseer_config,
+)
+from scail2.request.speed import Magnitudes
 
 
 def output(model, **changes) -> torch.Tensor:
@@ -100,9 +107,20 @@ def test_2_caches_are_forgotten_between_segments(config):
     whole = list(pipe.stream(**arguments, generator=torch.Generator().manual_seed(0)))
     generator = torch.Generator()
     generator.set_state(whole[0].next_generator_state)
-    reset_caches(pipe.transformer)
+    begin_segment(pipe.transformer, torch.zeros(3))
     alone = list(pipe.stream(**arguments, generator=generator, start_segment=1, history=whole[0].history))
     assert torch.equal(alone[0].frames, whole[1].frames)
+
+
+def test_2_mag_cache_for_another_number_of_steps_is_refused():
+    pipe = bare_pipeline()
+    arguments = footage(5) | {"mode": "animation", "num_inference_steps": 4}
+    pipe.transformer.enable_cache(MagCacheConfig(num_inference_steps=3, mag_ratios=[1.0] * 3))
+    with pytest.raises(InputError, match="enabled for 3 steps, and this segment has 4"):
+        pipe(**arguments)
+    pipe.transformer.disable_cache()
+    pipe.transformer.enable_cache(MagnitudeCacheConfig(magnitudes=Magnitudes((1000.0, 0.0), (1.0, 0.0))))
+    pipe(**arguments)
 
 
 # 3. First Block Cache measures its own rank's tokens.

@@ -33,7 +33,7 @@ from scail2.models.autoencoder import AutoencoderPatchTransform
 from scail2.models.memory import SegmentMemory
 from scail2.models.streamed_autoencoder import stream_autoencoder
 from scail2.request.placement import Placement, PlacementKind, WeightStorage
-from scail2.request.speed import Speed, StepCache, attending_steps
+from scail2.request.speed import Magnitudes, Speed, StepCache, attending_steps
 
 # The embedded model, and the 14B with three of its blocks: their sum is what grows with the number of blocks.
 EMBEDDED = TransformerShape(
@@ -122,7 +122,8 @@ def test_a_guided_segment_costs_what_the_forms_say(shape):
 
 
 @pytest.mark.parametrize(
-    ("cache", "attending"), [(StepCache.FIRST_BLOCK, None), (StepCache.TAYLORSEER, attending_steps(5))]
+    ("cache", "attending"),
+    [(StepCache.FIRST_BLOCK, None), (StepCache.MAG, None), (StepCache.TAYLORSEER, attending_steps(5))],
 )
 def test_step_caches_keep_and_spare_what_the_forms_say(cache, attending):
     shape = TransformerShape(
@@ -131,7 +132,10 @@ def test_step_caches_keep_and_spare_what_the_forms_say(cache, attending):
     size, frames, passes, steps = (64, 64), 9, 2, 5
     network, inputs = small_network(shape, torch.bfloat16, CPU), pass_inputs(shape, size, frames, CPU)
     sequence = sequence_of(shape, size, frames)
-    speed_up(network, CPU, Speed(cache=cache), Placement(kind=PlacementKind.RESIDENT))
+    still = Magnitudes((1000.0, 0.0), (0.0, 0.0))
+    with torch.no_grad():
+        network(**inputs)  # rotary factors are kept without a cache, too
+    speed_up(network, CPU, Speed(cache=cache), Placement(kind=PlacementKind.RESIDENT), still)
     with torch.no_grad(), Costs() as costs:
         for step in range(steps):
             inputs["timestep"] = torch.full((1,), 900.0 - 100 * step)

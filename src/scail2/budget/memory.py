@@ -146,11 +146,14 @@ def memory_bytes(shape: TransformerShape, sequence: SequenceShape, itemsize: int
 def step_cache_bytes(shape: TransformerShape, sequence: SequenceShape, cache: StepCache, passes: int) -> float:
     """What a step cache keeps between steps, for each of a step's passes, in float32 as the residual stream is.
 
-    Of the first block its result and what it and the others changed; of TaylorSeer every attention's result and its change.
+    Of the first block its result and what it and the others changed; by magnitudes the first block's input and what all
+    changed; of TaylorSeer every attention's result and its change.
     """
     stream = sequence.total * shape.dim * _FLOAT
     if cache is StepCache.FIRST_BLOCK:
         return 3.0 * passes * stream
+    if cache is StepCache.MAG:
+        return 2.0 * passes * stream
     if cache is StepCache.TAYLORSEER:
         return 2.0 * (2 if shape.has_context else 1) * shape.num_layers * passes * stream
     return 0.0

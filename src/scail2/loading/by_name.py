@@ -16,12 +16,13 @@ from scail2.loading.choosing import choose_placement
 from scail2.loading.component_files import ENCODERS
 from scail2.loading.components import folder_dtypes
 from scail2.loading.encoders_in_turn import StoredEncoders
+from scail2.loading.magnitudes import find_magnitudes
 from scail2.loading.places import model_place, parse_lora
 from scail2.loading.placing import place_pipeline
 from scail2.loading.precision import default_precision
 from scail2.loading.speed import speed_up
 from scail2.request.placement import Placement, PlacementKind, WeightStorage
-from scail2.request.speed import Speed
+from scail2.request.speed import Speed, StepCache
 
 if TYPE_CHECKING:
     from scail2.pipeline import SCAIL2Pipeline
@@ -69,13 +70,14 @@ def load_pipeline(
     kept = encoders and not chosen_placement.frees_encoders
     if fused and chosen_placement.storage is WeightStorage.STORED:
         raise InputError("LoRAs are fused into whole numbers, not into weights as stored: use --weights full or fp8.")
+    magnitudes = find_magnitudes(path, fused) if speed.cache is StepCache.MAG else None
     pipe = _load(path, weights_dtype, where, chosen_placement, encoders=kept)
     if fused:
         apply_loras(pipe.transformer, fused, reversible=False)
     if encoders and not kept:
         pipe.encoder_source = StoredEncoders(path, weights_dtype, where, streamed=chosen_placement.offloads)
     place_pipeline(pipe, where, chosen_placement)
-    speed_up(pipe.transformer, where, speed, chosen_placement)
+    speed_up(pipe.transformer, where, speed, chosen_placement, magnitudes)
     return pipe
 
 

@@ -11,7 +11,7 @@ import torch
 
 from scail2.errors import InputError
 from scail2.request.placement import Placement
-from scail2.request.speed import TAYLOR_FIRST, TAYLOR_INTERVAL, AttentionKernel, Speed, StepCache
+from scail2.request.speed import TAYLOR_FIRST, TAYLOR_INTERVAL, AttentionKernel, Magnitudes, Speed, StepCache
 
 # diffusers' names, and the packages that bring the kernels (none: PyTorch has them).
 _KERNELS = {
@@ -23,10 +23,18 @@ _KERNELS = {
 }
 # How far the first block's result may move, as a share of it, while the others' are taken from the step before.
 FIRST_BLOCK_THRESHOLD = 0.08
+# How much of what blocks add may be missed over the steps that are guessed in a row, and how many these may be. (diffusers'
+# defaults. In the first fifth of the steps nothing is guessed.)
+MAG_THRESHOLD, MAG_SKIPS = 0.06, 3
 
 
-def speed_up(transformer: Any, device: torch.device, speed: Speed, placement: Placement) -> None:
+def speed_up(
+    transformer: Any, device: torch.device, speed: Speed, placement: Placement, magnitudes: Magnitudes | None = None
+) -> None:
     """Applies the choices to a transformer that has been placed.
+
+    Args:
+        magnitudes: of this transformer; `StepCache.MAG` needs them.
 
     Raises:
         InputError: a kernel's package or device is missing, or two choices exclude each other.
@@ -34,7 +42,7 @@ def speed_up(transformer: Any, device: torch.device, speed: Speed, placement: Pl
     if speed.attention is not AttentionKernel.AUTO:
         set_attention(transformer, device, speed.attention)
     if speed.cache is not StepCache.OFF:
-        _cache_steps(transformer, speed.cache)
+        _cache_steps(transformer, speed.cache, magnitudes)
     if speed.compile:
         _compile(transformer, device, speed, placement)
 
@@ -59,21 +67,23 @@ def set_attention(transformer: Any, device: torch.device, kernel: AttentionKerne
             processor._attention_backend = backend
 
 
-def _cache_steps(transformer: Any, cache: StepCache) -> None:
+def _cache_steps(transformer: Any, cache: StepCache, magnitudes: Magnitudes | None) -> None:
     from diffusers import FirstBlockCacheConfig
 
-    from scail2.pipeline.step_caches import taylorseer_config
+    from scail2.pipeline.step_caches import MagnitudeCacheConfig, taylorseer_config
 
     if cache is StepCache.FIRST_BLOCK:
-        transformer.enable_cache(FirstBlockCacheConfig(threshold=FIRST_BLOCK_THRESHOLD))
-    else:
-        transformer.enable_cache(
-            taylorseer_config(
-                cache_interval=TAYLOR_INTERVAL,
-                disable_cache_before_step=TAYLOR_FIRST,
-                taylor_factors_dtype=torch.float32,
-            )
+        config = FirstBlockCacheConfig(threshold=FIRST_BLOCK_THRESHOLD)
+    elif cache is StepCache.TAYLORSEER:
+        config = taylorseer_config(
+            cache_interval=TAYLOR_INTERVAL,
+            disable_cache_before_step=TAYLOR_FIRST,
+            taylor_factors_dtype=torch.float32,
         )
+    else:
+        assert magnitudes is not None
+        config = MagnitudeCacheConfig(magnitudes=magnitudes, threshold=MAG_THRESHOLD, max_skip_steps=MAG_SKIPS)
+    transformer.enable_cache(config)
 
 
 def _compile(transformer: Any, device: torch.device, speed: Speed, placement: Placement) -> None:

@@ -42,7 +42,7 @@ from scail2.pipeline.stages import (
     PromptConditions,
     SegmentOutput,
 )
-from scail2.pipeline.step_caches import reset_caches
+from scail2.pipeline.step_caches import begin_segment
 from scail2.pipeline.visiting import VisitedByEncoders
 from scail2.segments import SegmentPlan
 
@@ -204,7 +204,7 @@ class SCAIL2Pipeline(SavedPipeline, CallState, VisitedByEncoders, SCAIL2LoraLoad
         device, dtype = get_module_execution_device(self.transformer), self.transformer.dtype
         scheduler = fresh_scheduler(self.scheduler, settings)
         set_timesteps(scheduler, settings.steps, device)
-        reset_caches(self.transformer)
+        begin_segment(self.transformer, scheduler.timesteps)
         self._num_timesteps = len(scheduler.timesteps)
         predict = VelocityPredictor(
             transformer=self.transformer,

@@ -6,13 +6,16 @@ from the segment before, guidance switched off, nothing hooked at all); this mod
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import FirstBlockCacheConfig, PyramidAttentionBroadcastConfig
+from diffusers import FirstBlockCacheConfig, MagCacheConfig, PyramidAttentionBroadcastConfig
 from diffusers.hooks import TaylorSeerCacheConfig
 
 from scail2.errors import InputError
+from scail2.request.speed import Magnitudes
 
 # TaylorSeer matches names fully, and its defaults match no module of a Wan block.
 TAYLORSEER_PATTERNS = (r"blocks\.\d+\.attn[12]",)
@@ -24,10 +27,45 @@ def taylorseer_config(**settings: Any) -> TaylorSeerCacheConfig:
     return TaylorSeerCacheConfig(cache_identifiers=list(TAYLORSEER_PATTERNS), **settings)
 
 
-def reset_caches(transformer: torch.nn.Module) -> None:
-    """Forget what step caches remember: a new segment starts from new noise, and an old residual would be wrong."""
-    if transformer.is_cache_enabled:
-        transformer._reset_stateful_cache()
+@dataclass(kw_only=True)
+class MagnitudeCacheConfig(MagCacheConfig):
+    """``MagCacheConfig`` for any number of steps and any schedule: its ratios are those of ``magnitudes`` at a segment's steps.
+
+    The last step is always computed: nothing after it mends a guess, which would cost six decibels with the embedded model.
+    """
+
+    magnitudes: Magnitudes
+
+    def __post_init__(self) -> None:
+        self.fit(self.magnitudes.timesteps)
+        super().__post_init__()
+
+    def fit(self, timesteps: Sequence[float]) -> None:
+        """Takes on a schedule; the hooks, which hold this object, go by it from their next step on."""
+        self.num_inference_steps = len(timesteps)
+        self.mag_ratios = torch.tensor([*self.magnitudes.ratios(timesteps)[:-1], torch.inf])
+
+
+def begin_segment(transformer: torch.nn.Module, timesteps: torch.Tensor) -> None:
+    """Forget what step caches remember: a new segment starts from new noise, and an old residual would be wrong.
+
+    Args:
+        timesteps: of all the segment's steps, in 0..1000.
+
+    Raises:
+        InputError: a plain ``MagCacheConfig`` was made for another number of steps; it would start over in the middle.
+    """
+    if not transformer.is_cache_enabled:
+        return
+    transformer._reset_stateful_cache()
+    config, steps = transformer._cache_config, len(timesteps)
+    if isinstance(config, MagnitudeCacheConfig):
+        config.fit(timesteps.tolist())
+    elif isinstance(config, MagCacheConfig) and config.num_inference_steps != steps:
+        raise InputError(
+            f"MagCache was enabled for {config.num_inference_steps} steps, and this segment has {steps}: enable it with "
+            f"num_inference_steps={steps}, or with scail2.pipeline.step_caches.MagnitudeCacheConfig, which fits any number."
+        )
 
 
 def check_caches(transformer: torch.nn.Module, *, guided: bool) -> None:

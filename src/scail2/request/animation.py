@@ -88,7 +88,9 @@ class AnimationRequest(MaskRequest):
     )
     compile: bool = setting(False, SAMPLING, "Compile the transformer's blocks: faster steps after a slow first one.")
     cache: StepCache = setting(
-        StepCache.OFF, SAMPLING, "Reuse results of earlier steps: off, first-block or taylorseer. Faster, not exact."
+        StepCache.OFF,
+        SAMPLING,
+        "Reuse results of earlier steps: off, first-block, mag or taylorseer. Faster, not exact.",
     )
     preset: str | None = setting(None, SAMPLING, "Named sampling settings; without it the model's own.")
     num_inference_steps: int | None = setting(

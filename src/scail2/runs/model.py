@@ -13,11 +13,13 @@ from scail2.devices import Precision, default_kind
 from scail2.files.documents import DocumentError, decode
 from scail2.files.storage import digest, is_present
 from scail2.loading.facts import FROM_FILES, ModelFacts, stored_facts
+from scail2.loading.magnitudes import find_magnitudes
 from scail2.loading.places import encoder_places, model_place, parse_lora
 from scail2.loading.precision import default_precision
 from scail2.request.animation import AnimationRequest
 from scail2.request.names import under_present_names
 from scail2.request.placement import Placement
+from scail2.request.speed import StepCache
 from scail2.runs.layout import EMBEDDINGS
 from scail2.runs.sealed import read_sealed, write_sealed
 
@@ -140,6 +142,11 @@ class ModelHandle:
                 )
             self._pipe.set_progress_bar_config(disable=True)
         return self._pipe
+
+    def check_speed(self) -> None:
+        """Refuses a step cache that needs what was not measured of this model. (One handed in is taken as it is.)"""
+        if self._request.cache is StepCache.MAG and not self._given:
+            find_magnitudes(self._request.model, self._request.lora)
 
     def place_as(self, placement: Placement) -> None:
         """The model will lie so, as it was chosen for the job."""
