@@ -57,6 +57,7 @@ from scail2.training.nano.fresh_clips import FreshClipConfig, FreshClips
 from scail2.training.nano.growth import grow
 from scail2.training.nano.initial import untrained
 from scail2.training.nano.refiner import RefinerConfig, RefinerTraining, joint_refiner, load_networks, with_refiner
+from scail2.training.objectives.pictures import PictureLoss
 from scail2.training.parallel import ParallelContext
 from scail2.training.state import latest_state, load_weights
 from scail2.video import VideoReader, VideoWriter
@@ -120,6 +121,7 @@ def refine(
     joint: bool = False,
     adversarial: float = 0.0,
     contrast: float = 0.0,
+    character: float = PictureLoss().character,
     rate: float = 1.0,
     first_pair: int = FreshClipConfig().first_index,
 ) -> None:
@@ -140,7 +142,7 @@ def refine(
     source = PuppetSource(split="train", frames=FRAMES, height=SIZE, width=SIZE)
     clips = FreshClips(source, vae, ConditionGeometry.of(transformer), FreshClipConfig(first_index=first_pair))
     config = joint_refiner(steps) if joint else RefinerConfig(steps=steps)
-    loss = dataclasses.replace(config.loss, contrast=contrast)
+    loss = dataclasses.replace(config.loss, contrast=contrast, character=character, detail=character)
     optimizer = scaled(config.optimizer, rate)
     config = dataclasses.replace(config, adversarial=adversarial, loss=loss, optimizer=optimizer)
     directory = folder / into

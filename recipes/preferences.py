@@ -59,9 +59,11 @@ def _beta(config: TrainConfig, beta: float) -> TrainConfig:
 ARMS: dict[str, Callable[[TrainConfig], TrainConfig]] = {
     "sft": _supervised,
     "sft_hands": lambda config: _supervised(config, regions=(("hands", HAND_WEIGHT),)),
-    "dpo": lambda config: config,
+    "dpo": lambda config: _beta(config, 5000.0),
     "dpo_beta500": lambda config: _beta(config, 500.0),
 }
+# Adapters that are measured at less than their strength, too; the strength was chosen on the validation split.
+WEAKENED = {"dpo_beta500_at_0.7": ("dpo_beta500", 0.7)}
 Arms = Annotated[list[str], typer.Option("--arm", help=f"Of {', '.join(ARMS)}; repeatable.")]
 
 
@@ -130,11 +132,8 @@ def measure(
     frames: Frames = 17,
 ) -> None:
     """Measures the untrained model and every finished adapter on the same held-out clips."""
-    adapters = {START: None} | {
-        f"{path.parents[1].name}": path for path in sorted(folder.glob("runs/*/adapter/*.safetensors"))
-    }
     measures = ArmMeasures(folder=folder, names=MEASURES)
-    for name, adapter in adapters.items():
+    for name, adapter in {START: None, **_adapters(folder)}.items():
         if measures.place(name).exists():
             continue
         pipe = load_pipeline(model, loras=[] if adapter is None else [adapter])
@@ -142,11 +141,22 @@ def measure(
         logger.info("%s: hands %.2f dB", name, hands)
 
 
+def _adapters(folder: Path) -> dict[str, tuple[Path, float]]:
+    """Every finished adapter and its strength, by arm and seed."""
+    trained = {path.parents[1].name: path for path in sorted(folder.glob("runs/*/adapter/*.safetensors"))}
+    found = {name: (path, 1.0) for name, path in trained.items()}
+    for arm, (whole, strength) in WEAKENED.items():
+        seeds = [name.rpartition("-")[2] for name in trained if name.rpartition("-")[0] == whole]
+        found |= {f"{arm}-{seed}": (trained[f"{whole}-{seed}"], strength) for seed in seeds}
+    return found
+
+
 @app.command()
 def table(folder: Folder) -> None:
     """Mean differences with 95 % intervals: every arm against the start, and preference arms against supervised ones."""
-    comparisons = [(arm, START) for arm in ARMS]
-    comparisons += [(arm, other) for arm in ARMS if arm.startswith("dpo") for other in ARMS if other.startswith("sft")]
+    arms = [*ARMS, *WEAKENED]
+    comparisons = [(arm, START) for arm in arms]
+    comparisons += [(arm, other) for arm in arms if arm.startswith("dpo") for other in arms if other.startswith("sft")]
     typer.echo(ArmMeasures(folder=folder, names=MEASURES).write_table(comparisons))
 
 

@@ -38,16 +38,18 @@ def test_preferences_against_the_preferred_films_alone(model, tmp_path):
     size = ("--model", model, "--size", 64, "--frames", 5)
     steps = {
         "data": (*size, "--pairs", 4, "--workers", 1),
-        "train": ("--model", model, "--seeds", 1, "--steps", 1, "--batch-size", 2, "--arm", "sft", "--arm", "dpo"),
+        "train": ("--model", model, "--seeds", 1, "--steps", 1, "--batch-size", 2, "--arm", "sft", "--arm", "dpo_beta500"),
         "measure": (*size, "--clips", 2),
         "table": (),
     }
     carried_out("preferences", tmp_path / "hands", steps)
     rows = table_of(tmp_path / "hands")
-    assert list(rows) == [("sft", "start"), ("dpo", "start"), ("dpo", "sft")]
+    whole, weak = "dpo_beta500", "dpo_beta500_at_0.7"
+    assert list(rows) == [("sft", "start"), (whole, "start"), (weak, "start"), (whole, "sft"), (weak, "sft")]
     differences = {pair: row["hand_psnr"]["mean"] for pair, row in rows.items()}
     assert differences["sft", "start"] != 0  # a step changes something
-    assert differences["dpo", "sft"] == pytest.approx(differences["dpo", "start"] - differences["sft", "start"])
+    assert differences[whole, "sft"] == pytest.approx(differences[whole, "start"] - differences["sft", "start"])
+    assert differences[weak, "start"] not in (0, differences[whole, "start"])
 
 
 def test_reverse_driving_against_forward_driving(model, tmp_path):

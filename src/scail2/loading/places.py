@@ -6,15 +6,20 @@ from pathlib import Path
 
 from scail2.checkpoints.downloads import local_path, refuse_absent
 from scail2.errors import InputError
-from scail2.files.public.embedded import embedded_model_path
+from scail2.files.public.embedded import embedded_lora, embedded_model_path
 from scail2.files.user_paths import check_strength, split_lora
 from scail2.loading.component_files import ENCODERS, find_components
 
 
 def parse_lora(lora: str | Path | tuple[str | Path, float]) -> tuple[Path, float]:
-    """``PATH``, ``PATH:STRENGTH`` or (path, strength) -> path and strength (1 if not given); the file must exist."""
+    """``PATH``, ``PATH:STRENGTH`` or (path, strength) -> path and strength (1 if not given); the file must exist.
+
+    A name that is no path may be that of an adapter of the embedded model.
+    """
     name, strength = lora if isinstance(lora, tuple) else split_lora(str(lora))
     path = Path(name)
+    if not path.exists():
+        path = embedded_lora(str(name)) or path
     if not path.exists():
         raise InputError(f"There is no LoRA file {path}.")
     return path, 1.0 if strength is None else check_strength(float(strength), path)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from scail2.errors import InputError
+from scail2.files.public.embedded import embedded_lora
 from scail2.files.public.installed import installed_model
 from scail2.files.user_paths import check_strength, expanded, split_lora
 
@@ -31,7 +32,7 @@ def lies_inside(path: Path, folder: Path) -> bool:
 def absolute_lora(text: str, folder: Path | None = None) -> str:
     """``PATH`` or ``PATH:STRENGTH`` with an absolute path, relative ones counted from ``folder`` (the working folder).
 
-    Names that are no paths (``hub:…``) stay as they are.
+    The name of an adapter of the embedded model stands for its file; others that are no paths (``hub:…``) stay as they are.
     """
     if text.startswith("hub:"):
         return text
@@ -39,7 +40,8 @@ def absolute_lora(text: str, folder: Path | None = None) -> str:
     path, strength = split_lora(text, folder)
     if strength is not None:
         check_strength(float(strength), path)
-    absolute = os.path.abspath(folder / expanded(path))
+    place = folder / expanded(path)
+    absolute = os.path.abspath(place if place.exists() else embedded_lora(path) or place)
     return absolute if strength is None else f"{absolute}:{strength}"
 
 

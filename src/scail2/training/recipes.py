@@ -179,7 +179,11 @@ def dpo() -> TrainConfig:
 
 
 def nano_dpo() -> TrainConfig:
-    """The same for the embedded checkpoint: its noise levels and loss, smaller adapters."""
+    """The same for the embedded checkpoint: its noise levels and loss, smaller adapters.
+
+    Its two errors differ so much more than a large network's that at β 5000 every preference is settled after 40 steps, and
+    nothing more is learnt from it: β is a tenth (docs/science.md).
+    """
     start = nano_continue()
     return dataclasses.replace(
         start,
@@ -190,7 +194,7 @@ def nano_dpo() -> TrainConfig:
         loss=dataclasses.replace(start.loss, alignment_weight=0.0),
         optimizer=dataclasses.replace(dpo().optimizer, learning_rate=1e-4, weight_decay=0.0),
         lora=LoRAConfig(rank=32),
-        preference=PreferenceConfig(),
+        preference=PreferenceConfig(beta=500.0),
         ema_decay=0.0,
         log_every=5,
         compile_blocks=False,

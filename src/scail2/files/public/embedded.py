@@ -1,5 +1,6 @@
-"""The small model that ships inside the package."""
+"""The small model that ships inside the package, and the adapters that come with it."""
 
+import re
 from pathlib import Path
 
 CAN = (
@@ -16,3 +17,9 @@ CANNOT = (
 def embedded_model_path() -> Path:
     """Its folder."""
     return Path(__file__).parents[2] / "assets" / "nano"
+
+
+def embedded_lora(name: str) -> Path | None:
+    """The file of an adapter of the embedded model by its name, such as ``nano-dpo``; None where there is none of that name."""
+    path = embedded_model_path() / "loras" / f"{name}.safetensors"
+    return path if re.fullmatch(r"[a-z0-9-]+", name) and path.is_file() else None
