@@ -4,6 +4,7 @@ python recipes/preferences.py data     out/hands                # preference pai
 python recipes/preferences.py train    out/hands                # every arm, three trainings each
 python recipes/preferences.py measure  out/hands                # held-out puppets, every clip
 python recipes/preferences.py table    out/hands                # out/hands/table.md and table.json
+python recipes/preferences.py package  out/hands nano-dpo.safetensors    # one adapter, ready to ship
 
 Each step goes on where it was interrupted, and passes over what is done. Arms train the same adapters on the same samples for as
 many steps and differ in the loss alone.
@@ -18,6 +19,8 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from safetensors import safe_open
+from safetensors.torch import save
 
 from scail2.data.cache import write_cache
 from scail2.data.preference_cache import PreferenceCacheWork
@@ -28,6 +31,7 @@ from scail2.data.synthesis import PreferenceWork, write_pairs
 from scail2.data.triplet_settings import triplet_settings
 from scail2.evaluation.arms import START, ArmMeasures
 from scail2.files.public.embedded import embedded_model_path
+from scail2.files.staging import atomic_file
 from scail2.loading.by_name import load_pipeline
 from scail2.training.config import TrainConfig
 from scail2.training.recipes import recipe
@@ -158,6 +162,23 @@ def table(folder: Folder) -> None:
     comparisons = [(arm, START) for arm in arms]
     comparisons += [(arm, other) for arm in arms if arm.startswith("dpo") for other in arms if other.startswith("sft")]
     typer.echo(ArmMeasures(folder=folder, names=MEASURES).write_table(comparisons))
+
+
+@app.command()
+def package(
+    folder: Folder,
+    output: Annotated[Path, typer.Argument(help="The file; one that is there is replaced.")],
+    training: Annotated[str, typer.Option(help="ARM-SEED.")] = "dpo_beta500-0",
+    strength: Annotated[float, typer.Option(help="What will be its strength 1.")] = 0.7,
+) -> None:
+    """Writes one training's adapter in half precision, its strength made part of its weights."""
+    path, _ = _adapters(folder)[training]
+    with safe_open(path, "pt") as file:
+        words, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    scaled = {name: strength * each if "lora_up" in name else each for name, each in tensors.items()}
+    with atomic_file(output) as opened:
+        opened.write(save({name: each.half() for name, each in scaled.items()}, {**words, "strength": f"{strength:g}"}))
+    logger.info("%s: %d numbers", output, sum(each.numel() for each in scaled.values()))
 
 
 if __name__ == "__main__":

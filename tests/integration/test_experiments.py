@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from recipe_material import Experiment, toy_model
+from safetensors.torch import load_file
 
 from scail2.data.dataset import LatentDataset
 
@@ -38,11 +39,24 @@ def test_preferences_against_the_preferred_films_alone(model, tmp_path):
     size = ("--model", model, "--size", 64, "--frames", 5)
     steps = {
         "data": (*size, "--pairs", 4, "--workers", 1),
-        "train": ("--model", model, "--seeds", 1, "--steps", 1, "--batch-size", 2, "--arm", "sft", "--arm", "dpo_beta500"),
+        "train": (
+            "--model",
+            model,
+            "--seeds",
+            1,
+            "--steps",
+            1,
+            "--batch-size",
+            2,
+            "--arm",
+            "sft",
+            "--arm",
+            "dpo_beta500",
+        ),
         "measure": (*size, "--clips", 2),
         "table": (),
     }
-    carried_out("preferences", tmp_path / "hands", steps)
+    experiment = carried_out("preferences", tmp_path / "hands", steps)
     rows = table_of(tmp_path / "hands")
     whole, weak = "dpo_beta500", "dpo_beta500_at_0.7"
     assert list(rows) == [("sft", "start"), (whole, "start"), (weak, "start"), (whole, "sft"), (weak, "sft")]
@@ -50,6 +64,14 @@ def test_preferences_against_the_preferred_films_alone(model, tmp_path):
     assert differences["sft", "start"] != 0  # a step changes something
     assert differences[whole, "sft"] == pytest.approx(differences[whole, "start"] - differences["sft", "start"])
     assert differences[weak, "start"] not in (0, differences[whole, "start"])
+    # The packaged adapter is the trained one at that strength.
+    [trained] = (tmp_path / "hands" / "runs" / "dpo_beta500-0" / "adapter").glob("*.safetensors")
+    experiment.run("package", tmp_path / "hands.safetensors", "--strength", 0.5)
+    before, after = load_file(trained), load_file(tmp_path / "hands.safetensors")
+    for name, weights in before.items():
+        expected = weights * (0.5 if "lora_up" in name else 1.0)
+        torch.testing.assert_close(after[name], expected.half(), rtol=0, atol=0)
+    assert max(float(each.abs().max()) for name, each in after.items() if "lora_up" in name) > 0
 
 
 def test_reverse_driving_against_forward_driving(model, tmp_path):

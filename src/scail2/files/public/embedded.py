@@ -7,6 +7,7 @@ CAN = (
     "animate one or two drawn puppets with thick limbs, slow motion, a still camera; stand them in for others",
     "128x128 pixels, 16 frames a second, any length",
     "run on a CPU, without any download",
+    "draw hands closer with --lora nano-dpo, at a little of the background",
 )
 CANNOT = (
     "photographs, people, animals, faces and fingers: that takes the 14B",

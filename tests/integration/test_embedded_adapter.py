@@ -1,0 +1,41 @@
+"""The adapter that ships with the embedded model: found by its name, and it draws hands closer."""
+
+import numpy as np
+import pytest
+
+from scail2 import load_pipeline
+from scail2.errors import InputError
+from scail2.evaluation.protocols import evaluate_pipeline
+from scail2.files.public.embedded import embedded_lora
+from scail2.loading.places import parse_lora
+from scail2.request.animation import AnimationRequest
+
+
+def test_an_adapter_is_found_by_its_name_unless_a_file_is_called_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = embedded_lora("nano-dpo")
+    assert parse_lora("nano-dpo") == (shipped, 1.0)
+    assert parse_lora("nano-dpo:0.5") == (shipped, 0.5)
+    named = AnimationRequest(reference="a.png", driving="b.mp4", output="c.mp4", lora=("nano-dpo:0.5",))
+    assert named.lora == (f"{shipped}:0.5",)
+    for wrong in ("nano-dpo2", "../loras/nano-dpo"):
+        assert embedded_lora(wrong) is None
+        with pytest.raises(InputError, match=f"There is no LoRA file {wrong}"):
+            parse_lora(wrong)
+    (tmp_path / "nano-dpo").touch()
+    assert parse_lora("nano-dpo")[0].absolute() == tmp_path / "nano-dpo"
+
+
+def test_hands_are_drawn_closer_and_the_rest_stays():
+    measures = {}
+    for name, loras in {"plain": [], "adapted": ["nano-dpo"]}.items():
+        pipe = load_pipeline(loras=loras, dtype="float32")
+        pipe.set_progress_bar_config(disable=True)
+        report = evaluate_pipeline(pipe, "test", 4, tasks=["animation_single"], frames=9, size=(128, 128))
+        clips = report.tasks["animation_single"].outputs
+        measures[name] = {each: np.mean([clip[each] for clip in clips]) for each in clips[0]}
+    gain = {name: measures["adapted"][name] - measures["plain"][name] for name in measures["plain"]}
+    assert gain["hand_psnr"] > 0.2
+    assert abs(gain["head_psnr"]) < 0.1
+    assert gain["character_psnr"] > 0
+    assert gain["background_psnr"] > -0.3
