@@ -11,6 +11,7 @@ from run_material import make_request, save_model
 from tiny import bare_pipeline, footage
 
 from scail2 import load_pipeline
+from scail2.budget.machines import named_machine
 from scail2.cli.app import main
 from scail2.errors import InputError
 from scail2.loading.magnitudes import find_magnitudes, keep_magnitudes
@@ -143,6 +144,7 @@ def test_mag_takes_what_was_measured_of_these_weights_or_came_with_them(tmp_path
     request = make_request(tmp_path, frames=5, model=str(folder), device="cpu", cache="mag")
     with pytest.raises(InputError, match=f"scail2 calibrate --model {folder}"):
         RunDirectory.create(tmp_path / "film.run", request).plan()
+    RunDirectory.create(tmp_path / "elsewhere.run", request).plan(machine=named_machine("RTX 4090", None))
     with pytest.raises(InputError, match="--cache mag needs to know"):
         load_pipeline(folder, device="cpu", speed=Speed(cache=StepCache.MAG))
     (folder / "magnitudes.json").write_text(json.dumps(asdict(STILL)))
