@@ -181,8 +181,8 @@ def dpo() -> TrainConfig:
 def nano_dpo() -> TrainConfig:
     """The same for the embedded checkpoint: its noise levels and loss, smaller adapters.
 
-    Its two errors differ so much more than a large network's that at β 5000 every preference is settled after 40 steps, and
-    nothing more is learnt from it: β is a tenth (docs/science.md).
+    At the published β 5000 every preference of its is settled after 40 steps and little more is learnt from it: β is a tenth
+    (docs/science.md, "Preferences").
     """
     start = nano_continue()
     return dataclasses.replace(
