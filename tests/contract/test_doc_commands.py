@@ -20,9 +20,11 @@ import numpy as np
 import pytest
 import typer
 from doc_pages import NEEDS, PAGES, ROOT, SHELL, Block, Command, blocks, commands, spans
+from peft import LoraConfig
 from run_material import FPS
 from tiny import SIZE, bare_pipeline, bare_transformer
 
+from scail2.checkpoints.lora import save_lora
 from scail2.cli.app import build_app
 from scail2.data.puppet_source import PuppetSource
 from scail2.data.triplet_settings import SampleKind
@@ -221,9 +223,11 @@ def outcomes(tmp_path_factory):
     place = tmp_path_factory.mktemp("pages")
     model = place / "package" / "assets" / "nano"
     # As deep as the recipes that the pages name suppose.
-    bare_pipeline(transformer=bare_transformer(num_layers=3), native_height=SIZE, native_width=SIZE).save_pretrained(
-        model
-    )
+    stand_in = bare_pipeline(transformer=bare_transformer(num_layers=3), native_height=SIZE, native_width=SIZE)
+    stand_in.save_pretrained(model)
+    stand_in.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
+    (model / "loras").mkdir()
+    save_lora(stand_in.transformer, model / "loras" / "nano-dpo.safetensors")
     steps = [{"where": "imports", "words": ["info", str(ROOT / "src/scail2/assets/nano")], "folder": str(place)}]
     for page in PAGES:
         mine = [block for block in blocks(page) if block.language in SHELL and block.runs]
