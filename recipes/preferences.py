@@ -42,6 +42,7 @@ logger = logging.getLogger("preferences")
 
 MEASURES = ("hand_psnr", "head_psnr", "character_psnr", "background_psnr", "limb_iou", "sharpness")
 TASK = "animation_single"
+_DOWN, _UP = ".lora_down.weight", ".lora_up.weight"
 # What somebody would try by hand. (At its first step the published preference loss weighs hands by λ · β / 4 = 12.5.)
 HAND_WEIGHT = 5.0
 
@@ -170,15 +171,30 @@ def package(
     output: Annotated[Path, typer.Argument(help="The file; one that is there is replaced.")],
     training: Annotated[str, typer.Option(help="ARM-SEED.")] = "dpo_beta500-0",
     strength: Annotated[float, typer.Option(help="What will be its strength 1.")] = 0.7,
+    rank: Annotated[int, typer.Option(min=1, help="So many of its directions, the strongest, are kept.")] = 20,
 ) -> None:
     """Writes one training's adapter in half precision, its strength made part of its weights."""
     path, _ = _adapters(folder)[training]
     with safe_open(path, "pt") as file:
         words, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    scaled = {name: strength * each if "lora_up" in name else each for name, each in tensors.items()}
+    kept: dict[str, torch.Tensor] = {}
+    for name, down in tensors.items():
+        if name.endswith(_DOWN):
+            above = name.removesuffix(_DOWN) + _UP
+            kept[above], kept[name] = _strongest(strength * tensors[above], down, rank)
+    words |= {"strength": f"{strength:g}", "rank": str(rank)}
     with atomic_file(output) as opened:
-        opened.write(save({name: each.half() for name, each in scaled.items()}, {**words, "strength": f"{strength:g}"}))
-    logger.info("%s: %d numbers", output, sum(each.numel() for each in scaled.values()))
+        opened.write(save({name: each.half().contiguous() for name, each in kept.items()}, words))
+    logger.info("%s: %d numbers", output, sum(each.numel() for each in kept.values()))
+
+
+def _strongest(up: torch.Tensor, down: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best approximation of ``up @ down`` of a rank, as two factors of like size: its singular value decomposition, cut."""
+    left, inner = torch.linalg.qr(up)
+    right, outer = torch.linalg.qr(down.T)
+    u, values, v = torch.linalg.svd(inner @ outer.T, full_matrices=False)
+    root = values[:rank].sqrt()
+    return left @ u[:, :rank] * root, root[:, None] * (v[:rank] @ right.T)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from scail2 import load_pipeline
 from scail2.errors import InputError
@@ -24,6 +25,19 @@ def test_an_adapter_is_found_by_its_name_unless_a_file_is_called_so(tmp_path, mo
             parse_lora(wrong)
     (tmp_path / "nano-dpo").touch()
     assert parse_lora("nano-dpo")[0].absolute() == tmp_path / "nano-dpo"
+
+
+def test_small_differences_survive_in_half_precision():
+    """Weights are stored in float16: what an adapter adds is mostly below the last bit of their bfloat16 rounding."""
+    plain, adapted = (load_pipeline(loras=loras, dtype="float32").transformer for loras in ([], ["nano-dpo"]))
+    half = load_pipeline(loras=["nano-dpo"], dtype="bfloat16").transformer
+    before = dict(plain.named_parameters())
+    other = dict(half.named_parameters())
+    for name, weight in adapted.named_parameters():
+        if torch.equal(weight, before[name]):
+            continue
+        assert torch.equal(other[name], weight.bfloat16()), name
+    assert any(each.dtype == torch.bfloat16 for each in other.values())
 
 
 def test_hands_are_drawn_closer_and_the_rest_stays():

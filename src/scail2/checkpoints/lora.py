@@ -44,6 +44,7 @@ def apply_loras(
     *,
     reversible: bool = True,
     skip: Sequence[str] = (),
+    unrounded: Callable[[str], torch.Tensor | None] = lambda name: None,
 ) -> list[LoraReport]:
     """Fuses LoRAs into a transformer in place: ``W += sum(strength * delta)``, in the order given.
 
@@ -58,6 +59,8 @@ def apply_loras(
             stay on disk). False drops each as soon as it is replaced.
         skip: published modules whose entries are left out, in every file (``patch_embedding``: a LoRA made for a Wan
             model of other input channels). Without it such a file is refused.
+        unrounded: a parameter as it was before it was rounded to the type it has now, None where it was not. Added to
+            that, and rounded once, small differences survive; added to a rounded weight those below its last bit are lost.
 
     Returns:
         What each file held, in order.
@@ -79,7 +82,9 @@ def apply_loras(
     copies = _offloaded_copies(transformer)
     for name, contributions in additions.items():
         original = parameters[name].data
-        fused = _fused(original, contributions)
+        finer = unrounded(name)
+        exact = original if finer is None else finer.to(original.device)
+        fused = _fused(exact, contributions).to(original.dtype)
         if reversible:
             state.originals.setdefault(name, original)
         _replace(parameters[name], fused, copies)
@@ -146,7 +151,7 @@ def _fused(original: torch.Tensor, contributions: list[tuple[LoraFile, LoraDelta
     total = original.to(dtype, copy=True)
     for lora, delta, strength in contributions:
         total.add_(lora.value(delta, dtype, original.device), alpha=strength)
-    return total.to(original.dtype)
+    return total
 
 
 def unfuse_loras(transformer: torch.nn.Module) -> None:
