@@ -1,5 +1,7 @@
 """The adapter that ships with the embedded model: found by its name, and it draws hands closer."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,13 @@ import torch
 from scail2 import load_pipeline
 from scail2.errors import InputError
 from scail2.evaluation.protocols import evaluate_pipeline
-from scail2.files.public.embedded import embedded_lora
+from scail2.files.public.embedded import embedded_lora, embedded_model_path
 from scail2.loading.places import parse_lora
 from scail2.request.animation import AnimationRequest
+from scail2.request.placement import WeightStorage
+from scail2.training import session
+from scail2.training.config import FrozenConfig
+from scail2.training.recipes import nano_dpo
 
 
 def test_an_adapter_is_found_by_its_name_unless_a_file_is_called_so(tmp_path, monkeypatch):
@@ -23,6 +29,9 @@ def test_an_adapter_is_found_by_its_name_unless_a_file_is_called_so(tmp_path, mo
         assert embedded_lora(wrong) is None
         with pytest.raises(InputError, match=f"There is no LoRA file {wrong}"):
             parse_lora(wrong)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own.safetensors").touch()
+    assert parse_lora("~/own.safetensors:2") == (tmp_path / "own.safetensors", 2.0)
     (tmp_path / "nano-dpo").touch()
     assert parse_lora("nano-dpo")[0].absolute() == tmp_path / "nano-dpo"
 
@@ -38,6 +47,21 @@ def test_small_differences_survive_in_half_precision():
             continue
         assert torch.equal(other[name], weight.bfloat16()), name
     assert any(each.dtype == torch.bfloat16 for each in other.values())
+
+
+def test_a_training_fuses_it_as_a_run_does(monkeypatch):
+    """Also under a frozen bfloat16 base, where its adapters would else learn against rounded differences."""
+    monkeypatch.setattr(session, "keep_frozen", lambda *given: None)  # which empties the parameters
+    half = load_pipeline(loras=["nano-dpo"], dtype="bfloat16").transformer
+    frozen = FrozenConfig(storage=WeightStorage.FULL, offload=False)
+    config = dataclasses.replace(
+        nano_dpo(), model=str(embedded_model_path()), fused=("nano-dpo",), frozen=frozen, gradient_checkpointing=False
+    )
+    trained = {
+        name.replace(".base_layer", ""): each for name, each in session.load_trainable(config).named_parameters()
+    }
+    for name, weight in half.named_parameters():
+        assert torch.equal(trained[name], weight), name
 
 
 def test_hands_are_drawn_closer_and_the_rest_stays():

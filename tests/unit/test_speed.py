@@ -173,10 +173,11 @@ def test_calibrate_measures_a_model_for_mag_and_keeps_it(tmp_path, monkeypatch, 
     assert asdict(found) == {name: tuple(values) for name, values in told.items()}
     assert found.timesteps[0] == 1000.0
     assert len(found.timesteps) == 3
-    with pytest.raises(SystemExit) as ended:
-        main(words)
-    assert ended.value.code == 2
-    assert "--size belongs to the measuring of a model: name it with --model." in capsys.readouterr().err
+    for word, value in {"--size": "32", "--steps": "3", "--lora": "nano-dpo"}.items():
+        with pytest.raises(SystemExit) as ended:
+            main(["calibrate", word, value])
+        assert ended.value.code == 2
+        assert f"{word} belongs to the measuring of a model: name it with --model." in capsys.readouterr().err
 
 
 def test_the_embedded_model_brings_its_magnitudes(tmp_path, monkeypatch):

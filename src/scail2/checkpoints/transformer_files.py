@@ -76,6 +76,19 @@ def open_transformer(
     return view, model
 
 
+def unrounded_weights(path: Path, dtype: torch.dtype) -> Callable[[str], torch.Tensor | None]:
+    """For `apply_loras`: the weights of a file or diffusers folder as stored, where loading them in ``dtype`` rounded them."""
+    if dtype.itemsize >= torch.float32.itemsize:
+        return lambda name: None
+    view = view_transformer(open_tensor_file(path))
+
+    def unrounded(name: str) -> torch.Tensor | None:
+        stored = names.to_official_name(name)
+        return view.read(stored) if stored in view.sources and view.dtype(stored) != dtype else None
+
+    return unrounded
+
+
 def build_without_memory(cls: type[Transformer], view: TransformerView, words: Mapping[str, Any]) -> Transformer:
     """The model of a configuration on the meta device; InputError where it cannot be that of the file's tensors."""
     arguments = arguments_of(cls, words, f"the configuration of {view.file.path}")

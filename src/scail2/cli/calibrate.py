@@ -29,16 +29,18 @@ def _verb(
     lora: Annotated[
         list[str] | None, typer.Option(help="LoRA that will be fused, PATH[:STRENGTH].", rich_help_panel=_MODEL)
     ] = None,
-    steps: Annotated[int, typer.Option(min=2, max=1000, help="Noise levels to measure.", rich_help_panel=_MODEL)] = 24,
+    steps: Annotated[
+        int | None, typer.Option(min=2, max=1000, help="Noise levels to measure [default: 24].", rich_help_panel=_MODEL)
+    ] = None,
     size: Annotated[
         str | None, typer.Option(help="HEIGHTxWIDTH [default: the model's own].", rich_help_panel=_MODEL)
     ] = None,
 ) -> None:
     if model is None:
-        _refuse_others(lora=lora, size=size)
+        _refuse_others(lora=lora, steps=steps, size=size)
         _measure_machine(device, as_json=as_json)
     else:
-        _measure_model(model, lora or [], device, (steps, size), as_json=as_json)
+        _measure_model(model, lora or [], device, (steps or 24, size), as_json=as_json)
 
 
 def _refuse_others(**given: object) -> None:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scail2.checkpoints import official_names
 from scail2.checkpoints.lora import apply_loras
 from scail2.checkpoints.model_folder import check_pipeline
+from scail2.checkpoints.transformer_files import unrounded_weights
 from scail2.devices import find_device, wanted_dtype
 from scail2.errors import InputError
 from scail2.loading.choosing import choose_placement
 from scail2.loading.component_files import ENCODERS
 from scail2.loading.components import folder_dtypes
 from scail2.loading.encoders_in_turn import StoredEncoders
-from scail2.loading.facts import open_model
 from scail2.loading.magnitudes import find_magnitudes
-from scail2.loading.places import model_place, parse_lora
+from scail2.loading.places import model_place, parse_lora, transformer_place
 from scail2.loading.placing import place_pipeline
 from scail2.loading.precision import default_precision
 from scail2.loading.speed import speed_up
@@ -75,24 +74,13 @@ def load_pipeline(
     magnitudes = find_magnitudes(path, fused) if speed.cache is StepCache.MAG else None
     pipe = _load(path, weights_dtype, where, chosen_placement, encoders=kept)
     if fused:
-        apply_loras(pipe.transformer, fused, reversible=False, unrounded=_stored_finer(path, pipe.transformer.dtype))
+        unrounded = unrounded_weights(transformer_place(path), pipe.transformer.dtype)
+        apply_loras(pipe.transformer, fused, reversible=False, unrounded=unrounded)
     if encoders and not kept:
         pipe.encoder_source = StoredEncoders(path, weights_dtype, where, streamed=chosen_placement.offloads)
     place_pipeline(pipe, where, chosen_placement)
     speed_up(pipe.transformer, where, speed, chosen_placement, magnitudes)
     return pipe
-
-
-def _stored_finer(path: Path, dtype: torch.dtype) -> Callable[[str], torch.Tensor | None]:
-    """Weights of the transformer as its file has them, where that is another type than the one they were loaded in."""
-    view = open_model(path).networks["transformer"]
-
-    def unrounded(name: str) -> torch.Tensor | None:
-        stored = official_names.to_official_name(name)
-        finer = dtype.itemsize < torch.float32.itemsize and stored in view.sources and view.dtype(stored) != dtype
-        return view.read(stored) if finer else None
-
-    return unrounded
 
 
 def _size(lora: tuple[Path, float]) -> int:

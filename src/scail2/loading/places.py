@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scail2.checkpoints.downloads import local_path, refuse_absent
 from scail2.errors import InputError
-from scail2.files.public.embedded import embedded_lora, embedded_model_path
+from scail2.files.public.embedded import embedded_model_path, lora_place
 from scail2.files.user_paths import check_strength, split_lora
 from scail2.loading.component_files import ENCODERS, find_components
 
@@ -17,9 +17,7 @@ def parse_lora(lora: str | Path | tuple[str | Path, float]) -> tuple[Path, float
     A name that is no path may be that of an adapter of the embedded model.
     """
     name, strength = lora if isinstance(lora, tuple) else split_lora(str(lora))
-    path = Path(name)
-    if not path.exists():
-        path = embedded_lora(str(name)) or path
+    path = lora_place(name)
     if not path.exists():
         raise InputError(f"There is no LoRA file {path}.")
     return path, 1.0 if strength is None else check_strength(float(strength), path)
@@ -34,6 +32,11 @@ def model_place(model: str | Path | None) -> Path:
         return path
     refuse_absent(model)
     return local_path(model)
+
+
+def transformer_place(model: Path) -> Path:
+    """The file or folder of a model's transformer."""
+    return model / "transformer" if (model / "model_index.json").is_file() else find_components(model).transformer
 
 
 def encoder_places(model: Path) -> list[Path]:

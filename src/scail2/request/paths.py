@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from scail2.errors import InputError
-from scail2.files.public.embedded import embedded_lora
+from scail2.files.public.embedded import lora_place
 from scail2.files.public.installed import installed_model
 from scail2.files.user_paths import check_strength, expanded, split_lora
 
@@ -40,8 +40,7 @@ def absolute_lora(text: str, folder: Path | None = None) -> str:
     path, strength = split_lora(text, folder)
     if strength is not None:
         check_strength(float(strength), path)
-    place = folder / expanded(path)
-    absolute = os.path.abspath(place if place.exists() else embedded_lora(path) or place)
+    absolute = os.path.abspath(lora_place(path, folder))
     return absolute if strength is None else f"{absolute}:{strength}"
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from scail2.checkpoints.lora import apply_loras
 from scail2.checkpoints.lora_export import write_lora
 from scail2.checkpoints.model_folder import forget_origin
+from scail2.checkpoints.transformer_files import unrounded_weights
 from scail2.data.dataset import LatentDataset
 from scail2.errors import InputError
 from scail2.loading.components import load_autoencoder
@@ -42,7 +43,8 @@ def load_trainable(config: TrainConfig) -> SCAIL2Transformer3DModel:
         raise InputError(f"No transformer in {config.model}; give a diffusers folder with --model.")
     transformer = load_component_folder(SCAIL2Transformer3DModel, folder, torch_dtype=_weights_dtype(config))
     if config.fused:
-        apply_loras(transformer, [parse_lora(each) for each in config.fused], reversible=False)
+        fused = [parse_lora(each) for each in config.fused]
+        apply_loras(transformer, fused, reversible=False, unrounded=unrounded_weights(folder, transformer.dtype))
     if config.lora is not None:
         from peft import LoraConfig
 

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from scail2.files.user_paths import expanded
+
 CAN = (
     "animate one or two drawn puppets with thick limbs, slow motion, a still camera; stand them in for others",
     "128x128 pixels, 16 frames a second, any length",
@@ -18,6 +20,15 @@ CANNOT = (
 def embedded_model_path() -> Path:
     """Its folder."""
     return Path(__file__).parents[2] / "assets" / "nano"
+
+
+def lora_place(name: str | Path, folder: Path = Path()) -> Path:
+    """The file of a LoRA: a path, counted from ``folder``, or where nothing is there an adapter of the embedded model.
+
+    The path where there is neither.
+    """
+    place = folder / expanded(name)
+    return place if place.exists() else embedded_lora(str(name)) or place
 
 
 def embedded_lora(name: str) -> Path | None:
