@@ -63,6 +63,9 @@ def test_a_plan_becomes_a_table_and_goes_on_where_it_was(tmp_path, capsys):
     page.write_text("# Page\n\n<!-- ablations: begin -->\nold\n<!-- ablations: end -->\n\nThe rest.\n")
     ablate = ("ablate", tmp_path / "plan.toml", "--out", out, "--workers", 1)
     write_plan(tmp_path, "preferences")
+    assert run(*ablate, "--page", tmp_path / "plan.toml") == 2
+    assert "has no place for the table" in capsys.readouterr().err
+    assert not out.exists(), "hours are not begun for a table that has no place"
     assert run(*ablate) == 0
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     # Interrupted: one measure is missing, everything else is there.

@@ -79,6 +79,7 @@ def test_animate_then_status_rerender_resume_clean(job, model, capsys):
     assert not np.array_equal(before[9:], after[9:])
     assert call("resume", "film.run") == 0
     assert "unchanged, kept" in capsys.readouterr().err
+    assert "is kept in" not in refusal(capsys, "rerender", "film.run", "--segment", "9")
     assert call("clean", "film.run") == 0
     assert not Path("film.run/superseded").exists()
     assert call("status", "film.run") == 0
@@ -98,6 +99,18 @@ def test_replace_with_json_events_reports_steps_segments_and_drift(tmp_path, mod
     assert RunDirectory.open("kept").request.mode == "replacement"
 
 
+def test_a_refused_plan_has_a_contact_sheet_in_which_the_reason_is_seen(tmp_path, model, monkeypatch, capsys):
+    make_material(tmp_path, characters=2)
+    monkeypatch.chdir(tmp_path)
+    with VideoReader("driving_mask.mkv") as painted:
+        frames = painted.frames(0, 19)
+    frames[10:] = frames[10:, ..., [2, 1, 0]]  # from there on red is blue
+    write_video(tmp_path / "driving_mask.mkv", frames)
+    told = refusal(capsys, "plan", *given(model, "--contact-sheet", "sheet.png"))
+    assert "characters change colour at frames 10" in told
+    assert Image.open("sheet.png").width > SIZE
+
+
 def test_plan_and_dry_run_render_and_keep_nothing(job, model, capsys):
     before = sorted(os.listdir())
     assert call("plan", *given(model, "--json")) == 0
@@ -110,6 +123,7 @@ def test_plan_and_dry_run_render_and_keep_nothing(job, model, capsys):
     assert call("plan", *given(model, "--contact-sheet", "sheet.png", "--run-dir", "planned")) == 0
     assert Image.open("sheet.png").width > SIZE
     assert RunDirectory.open("planned").status().state == "planned"
+    assert "name it sheet.png, not sheet.jpg" in refusal(capsys, "plan", *given(model, "--contact-sheet", "sheet.jpg"))
     Path("holiday.png").write_bytes(Path("reference.png").read_bytes())
     before = {path: Path(path).read_bytes() for path in ("holiday.png", "reference.png", "reference_mask.png")}
     for name in ("holiday.png", "reference.png", "reference_mask.png"):

@@ -101,7 +101,9 @@ def test_conversion_never_replaces_anything(place, capsys):
     assert all(torch.equal(back[name], given[name]) for name in given)
 
 
-@pytest.mark.parametrize(("line", "name", "mark"), [(PAIRS, "pairs", "pairs.json"), (CACHE, "cache", "cache.json")])
+@pytest.mark.parametrize(
+    ("line", "name", "mark"), [(PAIRS, "pairs", "pairs.json"), (CACHE, "cached samples", "cache.json")]
+)
 def test_shards_go_only_where_nothing_else_is(place, capsys, line, name, mark):
     (place / "mine").mkdir()
     (place / "mine" / ".notes.part").write_text("keep")

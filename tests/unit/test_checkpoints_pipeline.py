@@ -1,6 +1,7 @@
 """Loose public files -> one diffusers folder -> a pipeline; and the commands around it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -244,6 +245,8 @@ def test_model_names(tmp_path):
     assert parse_lora((tmp_path / "a.safetensors", 2))[1] == 2.0
     with pytest.raises(InputError, match="no LoRA file"):
         parse_lora("absent.safetensors:0.5")
+    with pytest.raises(InputError, match=r"no LoRA file .*dpo:much. A strength .* comes nano-dpo"):
+        parse_lora("nano-dpo:much")
 
 
 @pytest.mark.parametrize(
@@ -282,6 +285,11 @@ def test_info_and_models(repository, state, tmp_path, capsys):
     output = capsys.readouterr().out
     assert "transformer (official)" in output
     assert "exactly those of its configuration" in output
+    run("info", "nano-dpo")
+    output = capsys.readouterr().out
+    assert "lora" in output
+    assert re.search(r"rank +20", output)
+    assert "1.9 MiB" in output
     run("models")
     output = capsys.readouterr().out
     assert "Embedded model" in output

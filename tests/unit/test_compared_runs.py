@@ -12,7 +12,7 @@ from tiny import SIZE, bare_pipeline
 from scail2.cli.app import main
 from scail2.errors import InputError
 from scail2.runs import RunDirectory
-from scail2.runs.comparison import SideBySide, compared, differing
+from scail2.runs.comparison import ComparedRun, SideBySide, compared, differing
 from scail2.video import VideoReader
 
 WIDTH = 192  # a column is never narrower than its text
@@ -80,6 +80,22 @@ def test_the_numbers_that_differ_are_told(runs):
     assert {name: found[0].numbers[f"worst {name}"] for name in verdict} == verdict
     assert {"seed", "frames"} <= set(differing(found))
     assert not {"mode", "steps", "size", "model"} & set(differing(found))
+
+
+def test_what_was_asked_for_is_among_the_numbers(runs):
+    plain = compared(runs[:2])[0]
+    request = plain.run.request
+    for name, change in {
+        "step cache": {"cache": "first-block"},
+        "drift correction": {"drift_correction": "reinhard-first"},
+        "number format": {"dtype": "float32"},
+        "prompt": {"prompt": "a dancer"},
+        "LoRAs": {"lora": ("nano-dpo:0.5",)},
+        "weights": {"weights": "int8"},
+    }.items():
+        other = ComparedRun("other", RunDirectory(plain.run.path, request.with_changes(**change)))
+        assert differing([plain, other]) == [name]
+    assert plain.numbers["LoRAs"] == "none"
 
 
 def test_the_command_writes_film_and_picture_and_changes_no_run(runs, capsys):

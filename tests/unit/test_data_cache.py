@@ -247,10 +247,19 @@ class TestDamage:
 
     def test_nothing_usable_is_refused(self, tmp_path):
         (tmp_path / "a.tar").write_bytes(b"")
-        with pytest.raises(InputError, match="no usable samples"):
+        with pytest.raises(InputError, match=r"holds no usable samples: shard a\.tar: "):
             LatentDataset(tmp_path)
-        with pytest.raises(InputError, match="no such shard"):
+        with pytest.raises(InputError, match="there is no shard or folder"):
             LatentDataset(tmp_path / "elsewhere")
+        (tmp_path / "film.mp4").write_bytes(b"film")
+        with pytest.raises(InputError, match=r"film\.mp4 is no shard"):
+            LatentDataset(tmp_path / "film.mp4")
+
+    def test_pairs_that_were_not_cached_are_told_from_damage(self, tmp_path):
+        with ShardWriter(shard_path(tmp_path, 0)) as writer:
+            writer.write("0", {"construction": "animation"}, {"target.mkv": b"film"})
+        with pytest.raises(InputError, match="holds no cached samples: make some of it with `scail2 cache --source"):
+            LatentDataset(tmp_path)
 
 
 def test_shards_are_plain_webdataset_and_readable_without_an_index(cache, tmp_path):

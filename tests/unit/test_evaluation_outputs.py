@@ -1,14 +1,17 @@
 """Where `scail2 evaluate` writes: never over a stranger's file, never two at once, the same bytes each time."""
 
+import io
 import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from tiny import bare_pipeline
 
 from scail2.cli.app import main
+from scail2.evaluation.report import EvaluationReport, TaskReport
 from scail2.files.ownership import lock_beside, locked
 
 
@@ -96,3 +99,21 @@ def test_outputs_in_use_are_refused(model, tmp_path, capsys):
             assert evaluate(model, option, place) == 2
         assert f"in use by process {os.getpid()}" in capsys.readouterr().err
     assert tree(tmp_path) == {}
+
+
+def test_every_number_of_the_table_is_readable_in_a_terminal_of_80_columns():
+    output = {"character_psnr": 19.25, "hand_psnr": 17.5, "eyes_found": float("nan")}
+    copied = {"copy_reference": [{"character_psnr": 12.5}], "copy_driving": [{"character_psnr": 9.125}]}
+    tasks = {
+        name: TaskReport(outputs=[output], baselines=copied, seconds=[2.0], height=128, width=128)
+        for name in ("animation_single", "replacement_multi")
+    }
+    report = EvaluationReport(tasks=tasks, settings={"clips": 1, "split": "test"})
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(report.table())
+    lines = [line.split("│")[1:-1] for line in console.export_text().splitlines()]
+    rows = [tuple(cell.strip() for cell in line) for line in lines if line]
+    assert rows.count(("character PSNR, dB", "19.25", "12.50", "9.12")) == 2
+    assert rows.count(("hand PSNR, dB", "17.50", "–", "–")) == 2
+    assert ("eyes found", "–", "–", "–") in rows
+    assert {row[0] for row in rows} >= set(tasks)

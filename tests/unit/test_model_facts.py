@@ -29,6 +29,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5Enco
 
 from scail2.budget.machines import named_machine
 from scail2.budget.shapes import TransformerShape, block_shapes, parameter_shapes
+from scail2.cli.app import main
 from scail2.cli.plan import budget_rows
 from scail2.errors import InputError
 from scail2.loading.by_name import load_pipeline
@@ -126,6 +127,8 @@ def test_a_job_that_no_placement_fits_is_refused_with_a_plan_to_look_at(tmp_path
     run = RunDirectory.create(tmp_path / "film.run", request)
     with pytest.raises(RefusedPlanError, match=r"does not fit a card of 4 GB .* What would fit: ") as refused:
         run.plan(machine=named_machine(None, 4))
+    assert not (tmp_path / "film.run" / "masks").exists(), "nobody looks for characters in vain"
+    assert refused.value.plan["preflight"]["facts"] == {}
     budget = refused.value.plan["budget"]
     assert (budget["fits"], budget["memory_gib"]) == (False, 4)
     assert budget["needs"]["placement"]["vae_tiled"]
@@ -230,3 +233,21 @@ def test_a_pipeline_that_is_handed_in_is_compared_with_the_files_of_the_run(tmp_
         pipe.transformer.blocks[0].ffn.net[2].bias.add_(1)
     with pytest.raises(InputError, match="has changed since this run began"):
         run.resume(pipe)
+
+
+def test_a_size_beyond_the_model_s_positions_is_told_and_one_beyond_the_memory_refused(capsys):
+    """Also on a CPU, which reads weights again where they do not fit: what is computed has nowhere else to be."""
+    example = ROOT / "src" / "scail2" / "assets" / "example" / "animation"
+    given = ["plan", "--reference", example / "reference.png", "--driving", example / "driving.mp4", "--device", "cpu"]
+    given += ["--reference-mask", example / "reference_mask.png", "--driving-mask", example / "driving_mask.mkv"]
+    given += ["--frames", "100", "--json"]
+    told = {}
+    for height in (128, 256, 8000):
+        with pytest.raises(SystemExit) as ended:
+            main([*map(str, given), "--height", str(height)])
+        captured = capsys.readouterr()
+        plan = json.loads(captured.out)
+        told[height] = {each["code"] for each in plan["preflight"]["findings"]} & {"size", "length"}
+        assert (ended.value.code, plan["budget"]["fits"]) == ((2, False) if height == 8000 else (0, True))
+    assert told == {128: {"length"}, 256: {"size", "length"}, 8000: {"size", "length"}}
+    assert "GB of main memory, even as" in captured.err

@@ -254,7 +254,7 @@ def test_size_length_rate_and_polarity_are_refused_or_warned(files):
     found = {(each.code, each.severity.value) for each in report.findings}
     assert {("size", "error"), ("length", "error"), ("polarity", "error"), ("frame_rate", "warning")} <= found
     assert not report.ok
-    with pytest.raises(InputError, match=r"fit the model.*more errors"):
+    with pytest.raises(InputError, match=r"fit the model.* Also: .*; "):
         report.refuse_errors()
 
 

@@ -208,3 +208,7 @@ def test_preference_runs_say_so_and_other_folders_are_refused(adapted, tmp_path)
         publish(tmp_path, tmp_path / "b", CARD)
     with pytest.raises(InputError, match="one line of text"):
         Card(title="", licence="mit")
+    with pytest.raises(
+        InputError, match=r"as the Hub spells it, such as mit, apache-2\.0 or other, not 'free for all'"
+    ):
+        Card(title="Hands", licence="free for all")

@@ -203,6 +203,8 @@ def test_rerender_refuses_what_is_not_rendered(tmp_path, pipe):
     run.execute(pipe)
     with pytest.raises(InputError, match=r"Segment 4 of .* is not rendered; finished are 0 to 3"):
         run.rerender(4, pipe=pipe)
+    with pytest.raises(InputError, match="--seed must be a whole number from 0 to 9223372036854775807, not -7"):
+        run.rerender(1, seed=-7, pipe=pipe)
 
 
 @pytest.mark.parametrize("mode", list(AnimationMode))

@@ -268,7 +268,7 @@ def test_motions_come_from_shards_of_ones_own_videos(tmp_path):
     assert (found.real.caption, found.meta["licence"]) == ("clip 1", "CC0")
     with pytest.raises(InputError, match="is no motion of"):
         pool.motion("elsewhere")
-    with pytest.raises(InputError, match="no such shard or folder"):
+    with pytest.raises(InputError, match="there is no shard or folder"):
         StoredMotions(folders=(tmp_path / "own" / "empty",)).draw(SampleKind.ANIMATION_SINGLE, 0)
 
 

@@ -27,7 +27,7 @@ from scail2.training.session import _in_blocks, finish_adapters
 
 CPU = torch.device("cpu")
 LARGE = TransformerShape()
-SEQUENCE = SequenceShape.of(LARGE, AutoencoderShape(), (512, 896), 81)
+CLIP = (81, 512, 896)
 SMALL = TransformerShape(
     num_attention_heads=2,
     attention_head_dim=128,
@@ -81,25 +81,25 @@ def test_a_training_pass_takes_what_the_forms_say(kind):
 
 def test_adapters_of_the_14b_train_on_24_gigabytes():
     card, config = named_machine("RTX 4090", None), recipe("finetune_lora_24gb")
-    needs = training_needs(LARGE, work_of(config, LARGE, SEQUENCE), card)
+    needs = training_needs(LARGE, work_of(config, LARGE, AutoencoderShape(), CLIP), card)
     assert needs.peak <= 22 * GIB
     assert needs.device_bytes["trained"] == 4 * 32 * 40 * (8 * 2 * 5120 + 2 * (5120 + 13824))
     assert 40 < needs.main_bytes / GIB < 64
-    refuse_training(LARGE, work_of(config, LARGE, SEQUENCE), card, needs)
+    refuse_training(LARGE, work_of(config, LARGE, AutoencoderShape(), CLIP), card, needs)
     # Each of the recipe's means is needed.
     for change in (
         {"storage": WeightStorage.FULL, "offload": False},
         {"storage": WeightStorage.INT8, "offload": False},
     ):
         changed = dataclasses.replace(config, frozen=FrozenConfig(**change))
-        assert training_needs(LARGE, work_of(changed, LARGE, SEQUENCE), card).peak > card.memory
+        assert training_needs(LARGE, work_of(changed, LARGE, AutoencoderShape(), CLIP), card).peak > card.memory
     ranked = dataclasses.replace(config, lora=LoRAConfig(rank=128))
-    assert training_needs(LARGE, work_of(ranked, LARGE, SEQUENCE), card).peak > 24 * GIB
+    assert training_needs(LARGE, work_of(ranked, LARGE, AutoencoderShape(), CLIP), card).peak > 24 * GIB
 
 
 def test_what_does_not_fit_is_refused_with_what_would():
     card = named_machine("H100", None)
-    work = work_of(recipe("finetune"), LARGE, SEQUENCE)
+    work = work_of(recipe("finetune"), LARGE, AutoencoderShape(), CLIP)
     alone = training_needs(LARGE, work, card)
     with pytest.raises(InputError, match=r"needs 30\d\.\d GB of each H100 80 GB, which has 79\.1 GB") as refused:
         refuse_training(LARGE, work, card, alone)
@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_refused_with_what_would():
 def test_a_step_of_full_training_is_so_many_passes():
     """4.31 forward passes, counted with torch's own counter over a checkpointed step of the 14B."""
     card = named_machine("A100 80 GB", None)
-    step = training_needs(LARGE, work_of(recipe("finetune"), LARGE, SEQUENCE), card).step_seconds / 16
+    step = training_needs(LARGE, work_of(recipe("finetune"), LARGE, AutoencoderShape(), CLIP), card).step_seconds / 16
     forward = 3.155e15 / (0.61 * 312e12)
     assert step / forward == pytest.approx(4.31, rel=0.05)
 
@@ -146,3 +146,46 @@ def test_the_command_plans_what_is_cached_and_trains_nothing(tmp_path, capsys, m
         main(["train", "finetune", "--plan", "--size", "896x512"])
     assert ended.value.code == 2
     assert "must be WIDTHxHEIGHTxFRAMES" in capsys.readouterr().err
+
+
+def test_a_recipe_at_704p_is_reckoned_at_704p(capsys):
+    for recipe_name, tokens in {"finetune": 95_920, "finetune_512p": 48_832, "dpo": 48_832}.items():
+        with pytest.raises(SystemExit):
+            main(["train", recipe_name, "--plan", "--memory", "400", "--json"])
+        assert json.loads(capsys.readouterr().out)["tokens"] == tokens
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "finetune", "--plan", "--card", "H100", "--nproc", "8"])
+    assert ended.value.code == 2
+    assert "--nproc 8 --sequence-parallel 4" in capsys.readouterr().err
+
+
+def test_windows_take_a_window_s_time_and_a_whole_clip_s_memory():
+    card, small = named_machine("RTX 4090", None), TransformerShape(num_layers=2, driving_downsample=1)
+    windowed = recipe("nano_dpo")
+    whole = dataclasses.replace(windowed, data=dataclasses.replace(windowed.data, window=None))
+    alone = dataclasses.replace(windowed, data=dataclasses.replace(windowed.data, whole_share=0.0))
+    many, few, fewest = (
+        training_needs(small, work_of(each, small, AutoencoderShape(), (17, 512, 896)), card)
+        for each in (whole, windowed, alone)
+    )
+    assert few.peak == many.peak
+    assert few.step_seconds == pytest.approx(0.2 * many.step_seconds + 0.8 * fewest.step_seconds)
+    assert fewest.step_seconds < 0.5 * many.step_seconds
+
+
+def test_a_size_between_the_model_s_steps_is_refused_with_the_nearest(capsys):
+    for size, nearest in {"100x100x17": "96x96x17", "128x128x16": "128x128x17", "1x128x17": "16x128x17"}.items():
+        with pytest.raises(SystemExit) as ended:
+            main(["train", "nano_dpo", "--plan", "--size", size])
+        assert ended.value.code == 2
+        assert f"the nearest is {nearest}." in capsys.readouterr().err
+
+
+def test_nobody_states_what_a_cpu_reaches(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SCAIL2_HOME", str(tmp_path))
+    with pytest.raises(SystemExit):
+        main(["train", "nano_dpo", "--plan", "--device", "cpu", "--json"])
+    assert json.loads(capsys.readouterr().out)["within"] is None
+    with pytest.raises(SystemExit):
+        main(["train", "nano_dpo", "--plan", "--device", "cpu"])
+    assert "a guess until" in capsys.readouterr().out

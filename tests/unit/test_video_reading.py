@@ -258,6 +258,16 @@ def test_missing_numbers_of_a_folder_are_noted(tmp_path, names, told):
     assert len(VideoReader(tmp_path)) == len(names.split())
 
 
+def test_a_film_among_the_pictures_of_a_folder_is_noted(tmp_path):
+    for name in ("1.png", "2.png"):
+        Image.new("RGB", (16, 16)).save(tmp_path / name)
+    assert not probe(tmp_path).notes
+    write_film(tmp_path / "dance.mp4", 3)
+    (note,) = probe(tmp_path).notes
+    assert (note.code, note.fix) == ("folder", "name dance.mp4 itself if it is meant")
+    assert len(VideoReader(tmp_path)) == 2
+
+
 def test_sequential_windows_with_overlap_decode_each_picture_once(tmp_path):
     """The overlap of five frames between segments must not cost a seek back to the last key frame."""
     film = write_film(tmp_path / "one_key_frame.mp4", 60, options={"g": "1000"})

@@ -16,8 +16,6 @@ from scail2.request.speed import StepCache
 
 # Chunks of tokens that are tried; they change no value, and below the smallest nothing is left to be gained.
 _CHUNKS = (None, 8192)
-# Predictions are within so much of what was measured: with rates measured on the machine, and from stated ones.
-MEASURED_WITHIN, STATED_WITHIN = 0.2, 0.4
 _RUNNERS_UP = 2
 _SIZES = ((704, 1280), (640, 1152), (512, 896), (448, 832), (384, 672), (320, 576), (256, 448))
 
@@ -33,11 +31,6 @@ class Budget:
     advice: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
-    @property
-    def within(self) -> float:
-        """Share by which the time may be off."""
-        return MEASURED_WITHIN if self.machine.rates.measured else STATED_WITHIN
-
     def to_json(self) -> dict[str, Any]:
         """For plan.json and `scail2 plan --json`."""
         return {
@@ -45,7 +38,7 @@ class Budget:
             "memory_gib": round(self.machine.memory / GIB, 2),
             "is_cpu": self.machine.is_cpu,
             "rates": "measured" if self.machine.rates.measured else "stated",
-            "within": self.within,
+            "within": self.machine.within,
             "fits": self.chosen is not None,
             "needs": (self.chosen or self.smallest).to_json(),
             "runners_up": [each.to_json() for each in self.others],
@@ -56,13 +49,16 @@ class Budget:
     def refuse(self) -> None:
         """Raises InputError where nothing fits, naming what would.
 
-        A CPU refuses nothing: weights are mapped from their file, and what main memory does not hold is read again.
+        A CPU refuses no weights: they are mapped from their file, and what main memory does not hold is read again.
         """
-        if self.chosen is not None or self.machine.is_cpu:
+        if self.chosen is not None or (self.machine.is_cpu and self.smallest.working_bytes <= self.machine.memory):
             return
-        need, have = self.smallest.peak / GIB, self.machine.memory / GIB
+        needed = self.smallest.working_bytes if self.machine.is_cpu else self.smallest.peak
+        need, have = needed / GIB, self.machine.memory / GIB
         told = f"This job does not fit {self.machine.name}: it needs {need:.1f} GB of its {have:.1f} GB"
-        if self.machine.main_memory is not None and self.smallest.main_bytes > self.machine.main_memory:
+        if self.machine.is_cpu:
+            told += " of main memory"
+        elif self.machine.main_memory is not None and self.smallest.main_bytes > self.machine.main_memory:
             main = self.machine.main_memory / GIB
             told += f" and {self.smallest.main_bytes / GIB:.1f} GB of {main:.1f} GB main memory"
         advice = f" What would fit: {'; '.join(self.advice)}." if self.advice else ""

@@ -17,6 +17,8 @@ GIB = 1 << 30
 RESERVED, WASTED = 0.7 * GIB, 0.05
 # Shares of the stated peak that are reached: A100 61 % over a whole pass of the 14B, H100 and H200 78-81 % in one product.
 _REACHED = {"matmul": 0.62, "attention": 0.60, "convolution": 0.35, "bandwidth": 0.85}
+# Predictions are within so much of what was measured: with rates measured on the machine, and from stated ones.
+_MEASURED_WITHIN, _STATED_WITHIN = 0.2, 0.4
 _UNKNOWN_CORE = 4e10  # float32 FLOP a second of one core with 256-bit vectors
 
 
@@ -120,6 +122,18 @@ class Machine:
     main_memory: float | None = None
     disk: float | None = None
     is_cpu: bool = False
+
+    @property
+    def within(self) -> float | None:
+        """Share by which times may be off; None of a CPU that was not measured: nobody states what it reaches."""
+        if self.rates.measured:
+            return _MEASURED_WITHIN
+        return None if self.is_cpu else _STATED_WITHIN
+
+
+def told_within(within: float | None) -> str:
+    """How far a time may be off, as what follows it."""
+    return ", a guess until `scail2 calibrate` has measured this CPU" if within is None else f" ± {within:.0%}"
 
 
 def card_rates(card: Card) -> Rates:

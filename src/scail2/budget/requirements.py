@@ -72,6 +72,7 @@ class Requirement:
     Attributes:
         device_bytes: of each stage at its highest, the reserve of driver and allocator included.
         main_bytes: of main memory at its highest; ``pinned_bytes`` of it page-locked.
+        working_bytes: of a CPU's memory at its highest without the weights, which are mapped from their files.
         disk_bytes: of the run's folder and the film.
         seconds: of each stage, over all segments.
     """
@@ -80,6 +81,7 @@ class Requirement:
     device_bytes: dict[str, float]
     main_bytes: float
     pinned_bytes: float
+    working_bytes: float
     disk_bytes: float
     seconds: dict[str, float]
 
@@ -116,6 +118,7 @@ def requirement(model: ModelShape, workload: Workload, placement: Placement, mac
         device_bytes=reckoning.device_bytes(),
         main_bytes=reckoning.main_bytes(),
         pinned_bytes=reckoning.waiting() if placement.offloads and placement.pinned and not machine.is_cpu else 0,
+        working_bytes=reckoning.working_bytes(),
         disk_bytes=_disk_bytes(workload),
         seconds=reckoning.seconds(),
     )
@@ -186,12 +189,21 @@ class _Reckoning:
 
     def device_bytes(self) -> dict[str, float]:
         """Bytes of the device in every stage."""
+        resident = 0.0
+        if not self.placement.frees_encoders:
+            vae = self.model.autoencoder.weights.parameters * self.vae_itemsize
+            resident = sum(self.encoder_weights().values()) + self.resident_transformer() + vae
+        reserved = 0.0 if self.machine.is_cpu else RESERVED
+        return {
+            name: reserved + max(resident, weights) + active * (1 + (0 if self.machine.is_cpu else WASTED))
+            for name, (weights, active) in self.stages().items()
+        }
+
+    def stages(self) -> dict[str, tuple[float, float]]:
+        """Bytes of the weights that every stage works with, and of what it computes."""
         model, workload = self.model, self.workload
         vae = model.autoencoder.weights.parameters * self.vae_itemsize
         encoders = self.encoder_weights()
-        resident = 0.0
-        if not self.placement.frees_encoders:
-            resident = sum(encoders.values()) + self.resident_transformer() + vae
         work: dict[str, tuple[float, float]] = {}
         if model.text_encoder is not None:
             work["text"] = (encoders["text"], memory.text_peak(model.text_encoder, workload.itemsize))
@@ -212,11 +224,7 @@ class _Reckoning:
         work["encode"] = (vae + transformer, self.encoding())
         work["denoise"] = (vae + transformer, denoise)
         work["decode"] = (vae + transformer, self.decoding())
-        reserved = 0.0 if self.machine.is_cpu else RESERVED
-        return {
-            name: reserved + max(resident, weights) + active * (1 + (0 if self.machine.is_cpu else WASTED))
-            for name, (weights, active) in work.items()
-        }
+        return work
 
     def encoding(self) -> float:
         """Bytes beside the weights: of the driving video, and of the pictures and the history that are larger but shorter."""
@@ -237,7 +245,7 @@ class _Reckoning:
 
     def main_bytes(self) -> float:
         """Bytes of main memory: what waits there, and what passes through when it is loaded."""
-        frames = 2 * autoencoders.picture_bytes(self.workload.size, self.longest, 4)
+        frames = self.frame_bytes()
         if self.machine.is_cpu:
             return _PROGRAM + frames + self.peak_on_cpu()
         # A LoRA is fused in float32, one parameter after the other, before anything is quantised.
@@ -248,6 +256,14 @@ class _Reckoning:
         if self.placement.kind is PlacementKind.RESIDENT:
             loading = self.weights() + sum(self.encoder_weights().values())
         return _PROGRAM + frames + loading
+
+    def working_bytes(self) -> float:
+        """Of `main_bytes` on a CPU what no file could give back."""
+        return _PROGRAM + self.frame_bytes() + max(active for _, active in self.stages().values())
+
+    def frame_bytes(self) -> float:
+        """Bytes of a segment's driving frames and film."""
+        return 2 * autoencoders.picture_bytes(self.workload.size, self.longest, 4)
 
     def peak_on_cpu(self) -> float:
         """On a CPU both memories are one."""

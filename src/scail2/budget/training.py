@@ -46,7 +46,8 @@ class TrainingWork:
     """What a training does in a step.
 
     Attributes:
-        sequence: tokens of a sample.
+        sequence: tokens of a sample; ``window`` those of a part of it, which is what all but ``whole_share`` of the
+            micro-batches see.
         samples: of a micro-batch; ``accumulation`` micro-batches make a step.
         rank: of adapters; None trains all weights.
         adapted: inputs and outputs of the layers with adapters, added up over one block.
@@ -58,6 +59,8 @@ class TrainingWork:
 
     sequence: SequenceShape
     steps: int
+    window: SequenceShape | None = None
+    whole_share: float = 0.0
     samples: int = 1
     accumulation: int = 1
     rank: int | None = None
@@ -238,10 +241,17 @@ class _Training:
         return max(loaded, waiting + shape.num_layers * self.tokens * shape.dim * _FLOAT)
 
     def operations(self) -> Operations:
+        """Of one sample, in the mean."""
+        whole = self._operations(self.work.sequence)
+        if self.work.window is None:
+            return whole
+        return whole * self.work.whole_share + self._operations(self.work.window) * (1 - self.work.whole_share)
+
+    def _operations(self, sequence: SequenceShape) -> Operations:
         """Of one sample: forward passes, and each pass with gradients."""
-        whole = transformer_pass(self.shape, self.work.sequence, PassKind(direct=False))
+        whole = transformer_pass(self.shape, sequence, PassKind(direct=False))
         products, attends = self._times()
-        adapters = 2.0 * self.work.sequence.total * self.trained * 4 if self.work.rank is not None else 0.0
+        adapters = 2.0 * sequence.total * self.trained * 4 if self.work.rank is not None else 0.0
         done = Operations(whole.matmul * products + adapters, whole.attention * attends, 3 * whole.convolution)
         return done * self.work.passes + whole * self.work.forwards
 
@@ -303,7 +313,8 @@ def _advice(shape: TransformerShape, work: TrainingWork, machine: Machine, needs
     if work.frozen is None:
         for cards, sequence in sorted(_LAYOUTS, key=lambda each: (each[0], each[1])):
             if (
-                cards > needs.cards
+                (needs.cards, needs.sequence) < (cards, sequence)
+                and cards >= needs.cards
                 and shape.num_attention_heads % sequence == 0
                 and fits(lean, machine, cards, sequence)
             ):

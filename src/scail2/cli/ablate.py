@@ -41,11 +41,13 @@ def ablate(
     need("matplotlib", "plot", "the plot of the table")
     must_exist(page, "--page")
     from scail2.data.ablations import AblationPlan
-    from scail2.evaluation.ablation_report import write_page, write_results
+    from scail2.evaluation.ablation_report import around_table, write_page, write_results
     from scail2.files.ownership import claimed_folder
     from scail2.request.paths import refuse_overwriting
     from scail2.training.ablations import EXPERIMENTS, Experiment
 
+    if page is not None:
+        around_table(page)  # now, not hours later
     chosen = AblationPlan.load(plan)
     refuse_overwriting([out], [("plan", plan)])
     console = Terminal()

@@ -133,6 +133,10 @@ def _pairs_of(source: list[str], puppets: dict[str, Any]) -> Any:
         from scail2.data.puppet_source import PuppetSource
 
         return PuppetSource(**puppets)
+    if "puppets" in source:
+        from scail2.errors import InputError
+
+        raise InputError("--source puppets stands alone: cache them into a folder of their own, and train on both.")
     folders = tuple(Path(name) for name in source)
     return PreferenceShards(folders) if holds_preferences(folders) else PairShards(folders)
 

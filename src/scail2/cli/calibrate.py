@@ -9,8 +9,8 @@ HELP = """Calibrate: measure this machine (products, attention, copies, a block,
 `scail2 plan` reckons with what was measured from then on, and learns from every run. Measure while nothing else works.
 
 With --model, measure that model instead, for `--cache mag`: how large what its blocks add is at every noise level. One segment
-of a bundled example is computed in as many steps as are asked for. (With --json > MODEL/magnitudes.json a model folder brings it
-with it.)
+of a bundled example is computed in as many steps as are asked for. It is kept on this machine and used from then on, before what
+a model folder brings with it. (With --json > MODEL/magnitudes.json a model folder brings it with it.)
 """
 _MODEL = "For --cache mag"
 

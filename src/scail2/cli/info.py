@@ -22,7 +22,9 @@ def info(
 
     from scail2.checkpoints.model_folder import check_model
     from scail2.cli.terminal import Terminal, visible, write_json
+    from scail2.files.public.embedded import embedded_lora
 
+    path = embedded_lora(str(path)) or path
     check_model(path)
     from scail2.checkpoints.downloads import HUB_PREFIX, local_path
     from scail2.loading.inventory import describe
@@ -36,8 +38,10 @@ def info(
     for name, kind in found.components.items():
         table.add_row(name, kind)
     if found.tensors:
-        table.add_row("parameters", f"{found.parameters:,} in {found.tensors} tensors, {found.bytes / 2**30:.2f} GiB")
+        table.add_row("parameters", f"{found.parameters:,} in {found.tensors} tensors, {_size(found.bytes)}")
         table.add_row("stored as", ", ".join(f"{count} x {name}" for name, count in found.formats.items()))
+    if found.ranks:
+        table.add_row("rank", ", ".join(map(str, found.ranks)))
     if found.config:
         table.add_row("configuration", ", ".join(f"{word} {value}" for word, value in sorted(found.config.items())))
     if found.complete:
@@ -45,3 +49,7 @@ def info(
     if found.problem:
         table.add_row("problem", visible(found.problem))
     Terminal(soft_wrap=True).print(table)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**28 else f"{count / 2**20:.1f} MiB"

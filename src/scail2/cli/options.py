@@ -12,6 +12,7 @@ import typer
 from scail2.checkpoints.downloads import HUB_PREFIX
 from scail2.checkpoints.model_folder import check_model
 from scail2.errors import InputError
+from scail2.files.public.embedded import refuse_missing_lora
 from scail2.files.user_paths import expanded, split_lora
 from scail2.modes import AnimationMode
 from scail2.request.animation import AnimationRequest, read_toml
@@ -127,7 +128,7 @@ def _check_sampling(request: AnimationRequest) -> None:
     """Refuses a LoRA that is not there, and a preset that is tuned for LoRAs where none is named, before anything is loaded."""
     for each in request.lora:
         if not each.startswith(HUB_PREFIX):
-            must_exist(Path(split_lora(each)[0]), "--lora")
+            refuse_missing_lora(Path(split_lora(each)[0]))
     if request.preset is not None:
         from scail2.pipeline.presets import preset
 

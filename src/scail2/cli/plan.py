@@ -126,21 +126,25 @@ def _plan_in(folder: Path, request: AnimationRequest, shown: _Shown) -> None:
     from scail2.runs.masking import RefusedPlanError
     from scail2.runs.sealed import read_sealed
 
-    contact_sheet = shown.contact_sheet
-    with _claimed_sheet(contact_sheet, request) as sheet:
+    wanted, made = shown.contact_sheet, folder / "masks" / "contact_sheet.png"
+    with _claimed_sheet(wanted, request) as sheet:
         run = RunDirectory.create(folder, request, renders=False)
+        refused = None
         try:
             run.plan(machine=shown.machine)
+            values = read_sealed(folder / "plan.json", dict[str, Any])
         except RefusedPlanError as error:
-            # A refused run still has a plan to look at.
-            _show(error.plan, shown.as_json)
-            raise
-        if sheet is not None and contact_sheet is not None:
-            with plain_errors("write the contact sheet", contact_sheet):
-                sheet.place.write_bytes((folder / "masks" / "contact_sheet.png").read_bytes())
+            # A refused run still has a plan to look at, and masks, unless it was refused before.
+            refused, values = error, error.plan
+        published = None
+        if sheet is not None and wanted is not None and made.exists():
+            with plain_errors("write the contact sheet", wanted):
+                sheet.place.write_bytes(made.read_bytes())
                 sheet.publish()
-    values = read_sealed(folder / "plan.json", dict[str, Any])
-    _show(values | {"contact_sheet": str(contact_sheet.absolute()) if contact_sheet else None}, shown.as_json)
+            published = str(wanted.absolute())
+    _show(values | {"contact_sheet": published}, shown.as_json)
+    if refused is not None:
+        raise refused
 
 
 @contextmanager
@@ -154,6 +158,8 @@ def _claimed_sheet(path: Path | None, request: AnimationRequest) -> "Iterator[St
     from scail2.request.paths import refuse_overwriting
 
     refuse_overwriting([path], request.input_files)
+    if path.suffix.lower() != ".png":
+        raise InputError(f"--contact-sheet is a PNG picture: name it {path.with_suffix('.png').name}, not {path.name}.")
     with claimed_file(path, SHEETS) as staging:
         yield staging
 
@@ -191,13 +197,17 @@ def plan_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
     facts = values["preflight"]["facts"]
     segments = [f"{each['start']}-{each['stop'] - 1}" for each in values["segments"]]
     shown = segments if len(segments) <= 8 else [*segments[:6], "…", segments[-1]]
+    characters = []
+    if facts:  # else refused before anybody was looked for
+        told = f"{facts['reference_characters']} reference, {facts['driving_characters']} driving"
+        characters = [("characters", told)]
     return [
         ("mode", values["mode"]),
         ("model", values["model"]),
         ("size", f"{values['width']}x{values['height']}"),
         ("length", f"{values['frames']} frames, {values['seconds']} s at {values['fps']} a second"),
         ("segments", f"{len(segments)} ({', '.join(shown)}), overlapping by {values['overlap']}"),
-        ("characters", f"{facts['reference_characters']} reference, {facts['driving_characters']} driving"),
+        *characters,
         (
             "sampling",
             f"{resolved['steps']} steps of {resolved['solver'] or resolved['scheduler']}, "
@@ -211,9 +221,10 @@ def budget_rows(budget: dict[str, Any] | None) -> list[tuple[str, str]]:
     """What a job needs of a machine, in how much time, and what else it could be; nothing where that is not known."""
     if budget is None:
         return []
+    from scail2.budget.machines import told_within
     from scail2.cli.progress import duration
 
-    needs, within = budget["needs"], f"± {budget['within']:.0%}"
+    needs, within = budget["needs"], told_within(budget["within"])
     placed, remarks = needs["placed"], [("note", each) for each in budget.get("remarks", ())]
     beside = f"{needs['disk_gib']:.2f} GB of disk"
     if budget["is_cpu"]:
@@ -225,10 +236,11 @@ def budget_rows(budget: dict[str, Any] | None) -> list[tuple[str, str]]:
         advice = [("fits with", each) for each in budget["advice"]]
         return [("needs", f"{of}: does not fit, even as {placed}"), *advice, *remarks]
     stages = ", ".join(f"{name} {duration(each)}" for name, each in needs["seconds"].items() if each >= 1)
-    basis = "measured here" if budget["rates"] == "measured" else "reckoned from stated speeds"
+    if budget["within"] is not None:
+        within += ", measured here" if budget["rates"] == "measured" else ", reckoned from stated speeds"
     rows = [
         ("needs", f"{of} as {placed}; {beside}"),
-        ("time", f"{duration(needs['total_seconds'])} {within}, {basis} ({stages})"),
+        ("time", f"{duration(needs['total_seconds'])}{within} ({stages})"),
     ]
     rows += [
         (

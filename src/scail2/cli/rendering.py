@@ -1,7 +1,7 @@
 """`scail2 animate` and `scail2 replace`: from options to a run, shown while it works."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,9 @@ from scail2.cli.terminal import Terminal
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
 from scail2.request.animation import AnimationRequest
+
+if TYPE_CHECKING:
+    from scail2.runs.journal import RunEvent
 
 EMBEDDED_NOTE = (
     "No --model: using the embedded checkpoint. It animates figures like the drawn puppets it was trained on, at 128x128 "
@@ -126,14 +129,21 @@ def work(run: Any, action: Any, *, as_json: bool) -> None:
     from scail2.cli.progress import run_events
 
     console = Terminal(stderr=True, quiet=as_json)
+    heard: list[str] = []
     try:
-        with run_events(as_json) as events:
-            output = action(run, events)
+        with run_events(as_json) as show:
+
+            def listen(event: "RunEvent") -> None:
+                heard.append(event.name)
+                show(event)
+
+            output = action(run, listen)
     except KeyboardInterrupt:
         console.say(f"Stopped; every finished segment is kept. Go on with: scail2 resume {run.path}")
         raise typer.Exit(130) from None
     except InputError:
-        if any((run.path / "segments").glob("[0-9]*")):
+        worked = len(set(heard) - {"failed"}) > 1  # what is refused at once leaves no doubt about what was rendered
+        if worked and any((run.path / "segments").glob("[0-9]*")):
             console.say(f"What was rendered so far is kept in {run.path}.")
         raise
     console.say(f"{output} is finished; the run with its segments, masks and measurements is {run.path}.")

@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scail2.budget.machines import GIB, Machine, this_machine
+from scail2.budget.machines import GIB, Machine, this_machine, told_within
 from scail2.budget.operations import SequenceShape
-from scail2.budget.shapes import AutoencoderShape, TransformerShape
+from scail2.budget.shapes import AutoencoderShape, ModelShape, TransformerShape
 from scail2.budget.training import Recomputation, TrainingNeeds, TrainingWork, adapted_channels, training_needs
 from scail2.errors import InputError, short
 
 if TYPE_CHECKING:
     from scail2.training.config import TrainConfig
 
-# Published sizes: what is reckoned with where nothing was cached.
-_USUAL = (81, 512, 896)
+# Published sizes: what is reckoned with where nothing was cached. One recipe is that of the larger one.
+_USUAL, _LARGER = (81, 512, 896), (81, 704, 1280)
+_AT_704P = ("finetune",)
 # Preferences: the reference's errors of both videos and the rejected one's, then both videos with gradients.
 _FORWARDS, _PASSES = 3, 2
-_WITHIN = {True: 0.2, False: 0.4}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,15 +59,17 @@ class Cards:
 def plan_training(config: TrainConfig, cards: Cards, size: str | None, *, as_json: bool) -> None:
     """Shows what a training takes; raises InputError where a card has no room for it, naming what would have."""
     from scail2.cli.terminal import write_json
+    from scail2.loading.facts import size_step
 
     shape, autoencoder, usual, notes = _model(config)
-    clip, told = _clip(config, size, usual)
+    step_h, step_w = size_step(ModelShape(transformer=shape, autoencoder=autoencoder))
+    clip, told = _clip(config, size, usual, (step_w, step_h, autoencoder.scale_factor_temporal))
     if cards.count % cards.sequence or shape.num_attention_heads % cards.sequence:
         raise InputError(
             f"{cards.sequence} cards cannot share sequences: the number must divide the {cards.count} cards and the model's "
             f"{shape.num_attention_heads} heads."
         )
-    work = work_of(config, shape, SequenceShape.of(shape, autoencoder, clip[1:], clip[0]))
+    work = work_of(config, shape, autoencoder, clip)
     machine = cards.machine()
     needs = training_needs(shape, work, machine, cards.count, cards.sequence)
     if cards.count > 1:
@@ -83,7 +85,7 @@ def plan_training(config: TrainConfig, cards: Cards, size: str | None, *, as_jso
         "width": clip[2],
         "size_from": told,
         "tokens": work.sequence.total,
-        "within": _WITHIN[machine.rates.measured],
+        "within": machine.within,
         "needs": needs.to_json(),
         "cost": None if cards.price is None else round(needs.card_hours * cards.price, 2),
         "notes": notes,
@@ -97,14 +99,23 @@ def plan_training(config: TrainConfig, cards: Cards, size: str | None, *, as_jso
     refuse_training(shape, work, machine, needs)
 
 
-def work_of(config: TrainConfig, shape: TransformerShape, sequence: SequenceShape) -> TrainingWork:
-    """A recipe in the words of the budget."""
+def work_of(
+    config: TrainConfig, shape: TransformerShape, autoencoder: AutoencoderShape, clip: tuple[int, int, int]
+) -> TrainingWork:
+    """A recipe on clips of so many frames, height and width, in the words of the budget."""
+    frames, *size = clip
+    sequence = SequenceShape.of(shape, autoencoder, (size[0], size[1]), frames)
+    cut, window = None, config.data.window
+    if window is not None and (short_clip := (window - 1) * autoencoder.scale_factor_temporal + 1) < frames:
+        cut = SequenceShape.of(shape, autoencoder, (size[0], size[1]), short_clip)
     lora, frozen = config.lora, config.frozen
     again = Recomputation.FULL if config.gradient_checkpointing else Recomputation.NONE
     if config.gradient_checkpointing and getattr(config, "selective_checkpointing", False):
         again = Recomputation.SELECTIVE
     return TrainingWork(
         sequence=sequence,
+        window=cut,
+        whole_share=config.data.whole_share,
         steps=config.steps,
         samples=config.data.batch_size,
         accumulation=config.accumulation,
@@ -126,7 +137,7 @@ Clip = tuple[int, int, int]  # frames, height, width
 
 def _model(config: TrainConfig) -> tuple[TransformerShape, AutoencoderShape, Clip, list[str]]:
     """The networks' sizes, of the model's configurations, and its usual clip; the published 14B's where it is not here."""
-    folder = Path(config.model)
+    folder, usual = Path(config.model), _LARGER if config.name in _AT_704P else _USUAL
     if (folder / "model_index.json").is_file():
         from scail2.loading.facts import open_model
 
@@ -139,22 +150,23 @@ def _model(config: TrainConfig) -> tuple[TransformerShape, AutoencoderShape, Cli
 
         place = folder / "transformer"
         shape = decode(read_config(place), TransformerShape, place / "config.json", unknown=True)
-        return shape, AutoencoderShape(), _USUAL, []
+        return shape, AutoencoderShape(), usual, []
     return (
         TransformerShape(),
         AutoencoderShape(),
-        _USUAL,
+        usual,
         [f"{config.model} is not here: reckoned with the published 14B"],
     )
 
 
-def _clip(config: TrainConfig, size: str | None, usual: Clip) -> tuple[Clip, str]:
+def _clip(config: TrainConfig, size: str | None, usual: Clip, steps: tuple[int, int, int]) -> tuple[Clip, str]:
     """Frames, height and width of a sample, and where they are from."""
     if size is not None:
         numbers = size.lower().split("x")
         if len(numbers) != 3 or not all(each.isdecimal() and 0 < int(each) <= 8192 for each in numbers):
             raise InputError(f"--size is {short(size)}; it must be WIDTHxHEIGHTxFRAMES, such as 896x512x81.")
         width, height, frames = map(int, numbers)
+        _refuse_size((width, height, frames), steps)
         return (frames, height, width), "as asked"
     shards = Path(config.data.shards)
     if shards.is_dir():
@@ -167,6 +179,19 @@ def _clip(config: TrainConfig, size: str | None, usual: Clip) -> tuple[Clip, str
     return usual, f"assumed: nothing is cached in {shards}"
 
 
+def _refuse_size(clip: tuple[int, int, int], steps: tuple[int, int, int]) -> None:
+    """Raises InputError where width, height or frames (but for the first) are no multiples of the model's steps."""
+    width, height, frames = clip
+    step_w, step_h, step_t = steps
+    near = (max(1, round(width / step_w)) * step_w, max(1, round(height / step_h)) * step_h)
+    count = round((frames - 1) / step_t) * step_t + 1
+    if (*near, count) != clip:
+        raise InputError(
+            f"--size is {width}x{height}x{frames} (width x height x frames), but the model's steps are {step_w}, {step_h} and "
+            f"{step_t}n+1; the nearest is {near[0]}x{near[1]}x{count}."
+        )
+
+
 def _show(facts: dict[str, Any], needs: TrainingNeeds, machine: Machine) -> None:
     from rich.table import Table
     from rich.text import Text
@@ -176,7 +201,7 @@ def _show(facts: dict[str, Any], needs: TrainingNeeds, machine: Machine) -> None
 
     parts = ", ".join(f"{name} {value / GIB:.1f}" for name, value in needs.device_bytes.items() if value >= 0.05 * GIB)
     shared = f", {needs.sequence} sharing each sample" if needs.sequence > 1 else ""
-    within, cost = f"± {facts['within']:.0%}", facts["cost"]
+    within, cost = told_within(machine.within), facts["cost"]
     rows = [
         ("recipe", f"{facts['recipe']}: {facts['steps']} steps of {facts['samples_a_step']} samples"),
         (
@@ -191,7 +216,7 @@ def _show(facts: dict[str, Any], needs: TrainingNeeds, machine: Machine) -> None
         ),
         (
             "time",
-            f"{duration(needs.step_seconds)} a step, {duration(needs.step_seconds * needs.steps)} in all {within}; "
+            f"{duration(needs.step_seconds)} a step, {duration(needs.step_seconds * needs.steps)} in all{within}; "
             f"{needs.card_hours:.1f} hours of a card" + ("" if cost is None else f", which cost {cost:.2f}"),
         ),
         *(("note", each) for each in facts["notes"]),

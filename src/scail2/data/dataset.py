@@ -1,7 +1,7 @@
 """Cached latents for training: random access into shards, batches that are a pure function of seed and step."""
 
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -42,6 +42,7 @@ class _SampleFacts:
     regions: tuple[str, ...] = ()
 
 
+_NOT_CACHED = "not a cached sample"
 # Caches made before the scale was written down.
 _LEVELS_OF_FORMAT_1 = 255
 
@@ -59,11 +60,22 @@ class LatentDataset:
         for shard in find_shards(*sources):
             self.records += [r for r in read_index(shard, self.damage) if self._is_usable(r)]
         if not self.records:
-            raise InputError(f"no usable samples in {', '.join(map(str, sources))}: {self.damage.lines()[:3]}")
+            raise InputError(self._told_empty(sources))
         self._maps: dict[Path, mmap.mmap] = {}
         self._walk = lru_cache(maxsize=64)(self._epoch_order)
         self._verified = np.zeros(len(self.records), bool)
         self._kinds = np.array([record.meta["kind"] for record in self.records])
+
+    def _told_empty(self, sources: Sequence[str | Path]) -> str:
+        """Why there is nothing to train on."""
+        places = ", ".join(map(str, sources))
+        if self.damage.samples and set(self.damage.samples.values()) == {_NOT_CACHED}:
+            return (
+                f"{places} holds no cached samples: make some of it with `scail2 cache --source {places} --out FOLDER`."
+            )
+        reasons = self.damage.lines()
+        more = f" and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+        return f"{places} holds no usable samples: {'; '.join(reasons[:3])}{more}."
 
     def _is_usable(self, record: Record) -> bool:
         try:
@@ -73,7 +85,7 @@ class LatentDataset:
         else:
             usable = "safetensors" in record.members
         if not usable:
-            self.damage.add_sample(record.shard, record.key, "not a cached sample")
+            self.damage.add_sample(record.shard, record.key, _NOT_CACHED)
         return usable
 
     def __len__(self) -> int:

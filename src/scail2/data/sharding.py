@@ -46,6 +46,11 @@ class ShardRun:
         """Name of the file that says what the folder was made of."""
         return f"{self.name}.json"
 
+    @property
+    def held(self) -> str:
+        """What the folder holds, in words."""
+        return "cached samples" if self.name == "cache" else self.name
+
     def path(self, number: int) -> Path:
         """A shard's file."""
         return shard_path(self.directory, number)
@@ -132,7 +137,7 @@ def _refuse_empty(run: ShardRun, summary: ShardSummary) -> NoReturn:
 def _kind(run: ShardRun) -> Kind:
     """Folders of this run's sort of shards: whose, `_claim` tells apart."""
     return Kind(
-        run.name, run.description, lambda folder: is_document(folder / run.description, {"format", "source", "seed"})
+        run.held, run.description, lambda folder: is_document(folder / run.description, {"format", "source", "seed"})
     )
 
 
@@ -243,7 +248,7 @@ def _claim(run: ShardRun, work: ShardWork, resume: bool) -> bool:
                 file.write(json.dumps(described, indent=1).encode())
             return True
     if not resume:
-        raise InputError(f"{run.directory} already holds {run.name}: go on with --resume or choose another folder")
+        raise InputError(f"{run.directory} already holds {run.held}: go on with --resume or choose another folder")
     old = load_json(path, dict[str, Any])
     changed = [key for key in described if old.get(key) != described[key]]
     if changed:

@@ -187,9 +187,11 @@ def find_shards(*sources: str | Path) -> list[Path]:
             found += inside
         elif source.exists():
             refuse_special(source)
+            if source.suffix != ".tar":
+                raise InputError(f"{source} is no shard (*.tar): name shards, or folders that hold some")
             found.append(source)
         else:
-            raise InputError(f"no such shard or folder: {source}")
+            raise InputError(f"there is no shard or folder {source}")
     return found
 
 

@@ -71,13 +71,19 @@ def write_page(page: Path, table: str) -> None:
     Raises:
         InputError: the page does not have both markers, once each, in this order.
     """
+    before, after = around_table(page)
+    with atomic_file(page) as file:
+        file.write(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}".encode())
+
+
+def around_table(page: Path) -> tuple[str, str]:
+    """What of a page stands before and after its place for the table; errors as in `write_page`."""
     text = read_document(page).decode("utf-8")
     before, begun, rest = text.partition(BEGIN)
     _, ended, after = rest.partition(END)
     if not begun or not ended or BEGIN in rest or END in before + after:
         raise InputError(f"{page} has no place for the table: write the lines {BEGIN} and {END} where it belongs.")
-    with atomic_file(page) as file:
-        file.write(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}".encode())
+    return before, after
 
 
 def plot(results: Sequence[AblationResult], path: Path) -> None:

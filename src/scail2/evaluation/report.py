@@ -12,17 +12,20 @@ from rich.table import Table
 
 from scail2.files.staging import atomic_file
 
-# Columns of the printed table; the JSON has every measure.
-_COLUMNS = {
-    "character_psnr": "charac-\nter\nPSNR",
-    "character_ssim": "charac-\nter\nSSIM",
-    "background_psnr": "back-\nground\nPSNR",
-    "frame_difference_correlation": "motion\ncorre-\nlation",
-    "limb_iou": "limb\nIoU",
-    "sharpness": "sharp-\nness",
-    "edge_f1": "edge\nF1",
-    "eyes_found": "eyes\nfound",
-    "identity": "iden-\ntity",
+# Rows of the printed table; the JSON has every measure.
+_ROWS = {
+    "character_psnr": "character PSNR, dB",
+    "character_ssim": "character SSIM",
+    "head_psnr": "head PSNR, dB",
+    "hand_psnr": "hand PSNR, dB",
+    "background_psnr": "background PSNR, dB",
+    "frame_difference_correlation": "motion correlation",
+    "limb_iou": "limb IoU",
+    "sharpness": "sharpness",
+    "edge_f1": "edge F1",
+    "eyes_found": "eyes found",
+    "identity": "identity",
+    "seconds_per_clip": "seconds a clip",
 }
 
 
@@ -74,17 +77,18 @@ class EvaluationReport:
         return Path(path)
 
     def table(self) -> Table:
-        """The main measures, each task above its baselines."""
+        """The main measures of each task, beside those of its baselines."""
         table = Table(title=f"{self.settings.get('clips')} clips a task, {self.settings.get('split')} split")
-        table.add_column("task", no_wrap=True)
-        for title in _COLUMNS.values():
-            table.add_column(title, justify="right")
-        table.add_column("seconds\na clip", justify="right")
+        baselines = list(dict.fromkeys(name for task in self.tasks.values() for name in task.baselines))
+        for title in ("", "output", *(name.replace("_", " ") for name in baselines)):
+            table.add_column(title, justify="right" if title else "left")
         for name, task in self.tasks.items():
             means = task.to_json()
-            table.add_row(name, *_cells(means), f"{means['seconds_per_clip']:.2f}")
-            for baseline, copied in means["baselines"].items():
-                table.add_row(f"  {baseline.replace('_', ' ')}", *_cells(copied), "", style="dim")
+            columns = [means, *(means["baselines"].get(each, {}) for each in baselines)]
+            table.add_row(name, style="bold")
+            for measure, label in _ROWS.items():
+                cells = [_cell(column.get(measure)) for column in columns]
+                table.add_row(f"  {label}", *cells)
             table.add_section()
         return table
 
@@ -105,6 +109,5 @@ def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else float(value) for name, value in values.items()}
 
 
-def _cells(means: Mapping[str, float | None]) -> list[str]:
-    shown = [means.get(name) for name in _COLUMNS]
-    return ["–" if value is None else f"{value:.2f}" for value in shown]
+def _cell(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

@@ -95,12 +95,12 @@ def load_toml(path: str | Path, kind: type[T]) -> T:
 
 def read_document(path: str | Path) -> bytes:
     """The bytes of a regular file that is not larger than documents are; never waits for a pipe or reads a device."""
+    if os.path.isdir(path):  # which can be opened, but not as a file
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
-            if stat.S_ISDIR(facts.st_mode):
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
             _refuse(path, "it is not a regular file")
         DOCUMENT_BYTES.check(facts.st_size, str(path))
         content = file.read(DOCUMENT_BYTES.value + 1)
@@ -296,7 +296,10 @@ class _Decoder:
             counted = made if isinstance(made, int | float | Fraction) else None if made is None else len(made)
             if counted is not None and not bounds.low <= counted <= bounds.high:
                 what = "" if counted is made else "its length "
-                span = f"from {bounds.low:g} to {bounds.high:g}"
+                span = " to ".join(
+                    f"{int(each)}" if each == int(each) else f"{each:g}" for each in (bounds.low, bounds.high)
+                )
+                span = f"from {span}"
                 _refuse(self.where, f"{_named(key)}: {what}must be {span}, not {short(counted)}")
         return made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,9 @@ from scail2.errors import InputError
 from scail2.loading.component_files import FileKind, kind_of
 from scail2.models.transformer import SCAIL2Transformer3DModel
 
+# The halves of low-rank pairs whose rows are their ranks, in the spellings of peft, kohya and diffusers.
+_LORA_DOWN = re.compile(r"lora_A|lora[._]down")
+
 
 @dataclass(frozen=True, kw_only=True)
 class FileDescription:
@@ -32,6 +36,7 @@ class FileDescription:
         tensors, parameters, bytes: as stored (parameters without scales and markers).
         formats: storage format -> number of tensors.
         config: a transformer's configuration in published words, as far as the file shows it.
+        ranks: of a LoRA's low-rank pairs.
         complete: whether names and shapes are exactly those of the configuration; None if that is not known.
         problem: why not, in a sentence.
         components: of a pipeline folder, name -> class and size of its weights.
@@ -45,6 +50,7 @@ class FileDescription:
     bytes: int = 0
     formats: dict[str, int] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    ranks: list[int] = field(default_factory=list)
     complete: bool | None = None
     problem: str | None = None
     components: dict[str, str] = field(default_factory=dict)
@@ -71,6 +77,8 @@ def describe(path: str | Path) -> FileDescription:
         "bytes": total_bytes(file.tensors.values()),
         "formats": dict(Counter(info.format for info in file.tensors.values()).most_common()),
     }
+    if kind is FileKind.LORA:
+        facts["ranks"] = sorted({info.shape[0] for name, info in file.tensors.items() if _LORA_DOWN.search(name)})
     return (
         FileDescription(**facts | _transformer_facts(path, file))
         if kind is FileKind.TRANSFORMER

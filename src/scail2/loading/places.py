@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scail2.checkpoints.downloads import local_path, refuse_absent
 from scail2.errors import InputError
-from scail2.files.public.embedded import embedded_model_path, lora_place
+from scail2.files.public.embedded import embedded_model_path, lora_place, refuse_missing_lora
 from scail2.files.user_paths import check_strength, split_lora
 from scail2.loading.component_files import ENCODERS, find_components
 
@@ -18,8 +18,7 @@ def parse_lora(lora: str | Path | tuple[str | Path, float]) -> tuple[Path, float
     """
     name, strength = lora if isinstance(lora, tuple) else split_lora(str(lora))
     path = lora_place(name)
-    if not path.exists():
-        raise InputError(f"There is no LoRA file {path}.")
+    refuse_missing_lora(path)
     return path, 1.0 if strength is None else check_strength(float(strength), path)
 
 

@@ -267,7 +267,7 @@ _CONVERTERS = {
     "num_inference_steps": values.optional(values.whole(1, MOST_STEPS)),
     "guidance_scale": values.optional(values.real(0, 100)),
     "shift": values.optional(values.real(0, 100, open_low=True)),
-    "seed": values.whole(0, 2**63 - 1),
+    "seed": values.seed,
     "segment_frame_length": values.optional(values.whole(5, 10_001, stride=4, offset=1)),
     "prev_segment_conditioning_frames": values.optional(values.whole(1, 9_997, stride=4, offset=1)),
     "drift_limit": values.optional(values.real(0, 1e6, open_low=True)),

@@ -87,6 +87,10 @@ def whole(low: int, high: int, *, stride: int = 1, offset: int = 0) -> Convert:
     return convert
 
 
+# Of every noise generator: what torch takes and JSON keeps.
+seed = whole(0, 2**63 - 1)
+
+
 def real(low: float, high: float, *, open_low: bool = False) -> Convert:
     def convert(name: str, value: Any) -> float:
         good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

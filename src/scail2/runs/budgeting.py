@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from scail2.runs.segment_record import SegmentRecord
 
 BUDGET = "budget.json"
 # What the pipeline times of a segment, under the names of the budget's stages.
-_STAGES = {"conditions": "encode", "denoise": "denoise", "decode": "decode"}
+STAGES = {"conditions": "encode", "denoise": "denoise", "decode": "decode"}
 
 
 def budget_of(
@@ -102,13 +102,16 @@ def _itemsize(request: AnimationRequest, facts: ModelFacts, kind: str) -> int:
     return 4 if named == "float32" else 2
 
 
-def refuse_unfit(budget: Budget | None, plan: dict[str, Any]) -> None:
-    """Raises `RefusedPlanError` where no placement fits the machine, naming the nearest settings that do."""
+def refuse_unfit(budget: Budget | None, plan: Callable[[], dict[str, Any]]) -> None:
+    """Raises `RefusedPlanError` where no placement fits the machine, naming the nearest settings that do.
+
+    ``plan`` writes what is known until then, and returns it.
+    """
     try:
         if budget is not None:
             budget.refuse()
     except InputError as error:
-        raise RefusedPlanError(str(error), plan) from error
+        raise RefusedPlanError(str(error), plan()) from error
 
 
 def note_outcome(
@@ -120,7 +123,7 @@ def note_outcome(
         return None
     measured: dict[str, float] = {}
     for record in records:
-        for timed, stage in _STAGES.items():
+        for timed, stage in STAGES.items():
             measured[stage] = measured.get(stage, 0.0) + record.timings.get(timed, 0.0)
     memory = {"main_memory_gib": (budget.chosen.main_bytes, _most_main_memory())}
     if (used := _most_device_memory()) is not None:

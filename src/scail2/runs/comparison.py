@@ -74,6 +74,12 @@ class ComparedRun:
             "solver": sampling["solver"] or sampling.get("scheduler"),
             "guidance": sampling["guidance_scale"],
             "shift": sampling["shift"],
+            "LoRAs": ", ".join(Path(each).name for each in request.lora) or "none",
+            "weights": str(request.weights or "whole"),
+            "number format": str(request.dtype or "as loaded"),
+            "step cache": str(request.cache),
+            "drift correction": str(request.drift_correction),
+            "prompt": request.prompt or "none",
             "size": f"{plan['width']}x{plan['height']}",
             "frames": len(self.frames),
             "segments": f"{len(status.finished)} of {status.segments}",
@@ -170,7 +176,10 @@ class SideBySide:
         font = ImageFont.load_default(11)
         texts = []
         for run, width in zip(self.runs, self._widths, strict=True):
-            numbers = " · ".join(f"{name} {'–' if run.numbers[name] is None else run.numbers[name]}" for name in shown)
+            numbers = " · ".join(
+                f"{name} {'–' if run.numbers[name] is None else textwrap.shorten(str(run.numbers[name]), 60)}"
+                for name in shown
+            )
             wrapped = textwrap.wrap(numbers or "the same settings", max(12, (width - 2 * _MARGIN) // 6))
             texts.append([*textwrap.wrap(run.name, max(12, (width - 2 * _MARGIN) // 6)), *wrapped])
         lines = max(map(len, texts))

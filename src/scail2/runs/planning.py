@@ -164,15 +164,25 @@ class SamplingChoice:
         return self.asked | {"resolved": asdict(settings)}
 
 
-def picture_findings(request: AnimationRequest) -> list[Finding]:
-    """What there is to say about the reference pictures."""
+def run_findings(request: AnimationRequest, facts: ModelFacts, plan: RunPlan) -> list[Finding]:
+    """What there is to say about the reference pictures, the size, and what was asked and will not work as asked."""
     pictures = (request.reference, *request.additional_references)
-    return [each for path in pictures for each in findings.of_file(path.name, notes_on_picture(path))]
-
-
-def sampling_findings(request: AnimationRequest, facts: ModelFacts) -> list[Finding]:
-    """Warnings about what was asked and will not work as asked."""
-    found = [
+    found = [each for path in pictures for each in findings.of_file(path.name, notes_on_picture(path))]
+    if plan.height > facts.largest_size[0] or plan.width > facts.largest_size[1]:
+        largest = f"{facts.largest_size[1]}x{facts.largest_size[0]}"
+        found.append(
+            findings.warning(
+                "size",
+                f"this model tells places of the film from those of its inputs up to {largest} (width x height); "
+                f"at {plan.width}x{plan.height} they fall onto each other",
+                f"render at {largest} at most, and enlarge the film",
+            )
+        )
+    if request.frames and request.frames > plan.total:
+        found.append(
+            findings.info("length", f"{request.frames} frames were asked for; the driving video has {plan.total}")
+        )
+    found += [
         findings.warning("lora", remark, "take one trained on the video model alone if the text matters")
         for remark in facts.lora_remarks
     ]

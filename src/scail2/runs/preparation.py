@@ -37,7 +37,7 @@ from scail2.runs.masking import (
     replace_masks,
 )
 from scail2.runs.model import ModelHandle
-from scail2.runs.planning import RunPlan, SamplingChoice, picture_findings, plan_run, sampling_findings
+from scail2.runs.planning import RunPlan, SamplingChoice, plan_run, run_findings
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.segment_store import hash_frames
 from scail2.runs.sound import sound_findings, with_findings
@@ -126,6 +126,11 @@ class Preparation:
         size = (plan.height, plan.width)
         reader = VideoReader(request.driving, fps=request.fps, size=size, fit=request.fit)
         info = reader.source_info
+        found = [*run_findings(request, facts, plan), *sound_findings(request, plan, info)]
+        budget = budget_of(request, facts, plan, sampling.settings, (self.model.device_kind, self.folder, self.machine))
+        # Masks may take minutes, and memory of their own.
+        unseen = with_findings({"ok": False, "facts": {}, "findings": []}, found)
+        refuse_unfit(budget, lambda: self._write_plan(plan, sampling, facts, unseen, budget))
         driving = KeptFrames(first_frames(reader, plan.total), self.folder)
 
         def enlarged(larger: tuple[int, int]) -> SizedFrames:
@@ -143,15 +148,11 @@ class Preparation:
         report = self._masks(video, self._mask_sources(inputs, plan), plan)
         masks = load_masks(self.folder / "masks", request.mode)
         masks = replace(masks, driving_mask=KeptFrames(masks.driving_mask, self.folder))
-        found = [*picture_findings(request), *sampling_findings(request, facts), *sound_findings(request, plan, info)]
         report = with_findings(report, found)
-        where = (self.model.device_kind, self.folder, self.machine)
-        budget = budget_of(request, facts, plan, sampling.settings, where)
         values = self._write_plan(plan, sampling, facts, report, budget)
         for finding in report["findings"]:
             self.journal.emit("finding", **finding)
         refuse_errors(values)
-        refuse_unfit(budget, values)
         key = self._key(inputs, masks, plan, sampling, facts)
         return Prepared(
             plan=plan,

@@ -7,17 +7,18 @@
     film.preview/small.mp4, sheet.png
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scail2.budget.choice import Budget
 from scail2.files.ownership import claimed_file
 from scail2.perception.preview import INK, SHEETS, grid, palette_overlay, tile_of, write_sheet
 from scail2.request.animation import AlphaMask, AnimationRequest
 from scail2.request.masks import Reframe
+from scail2.runs.budgeting import STAGES
 from scail2.runs.directory import RunDirectory
 from scail2.runs.journal import Listener
 from scail2.runs.model import PipelineCache
@@ -30,7 +31,6 @@ _SHRINK = 0.5
 # Below this short side nobody could be recognised; films that small are previewed at their own size.
 _LEAST_SIDE = 128
 _SHOWN = 6
-_STAGES = ("encode", "denoise", "decode")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,8 +42,8 @@ class Preview:
         frames, size: how many, and (height, width) in pixels.
         seconds: time that rendering them took.
         segments: of the whole film.
-        whole_seconds: what rendering the whole will take: the time of the preview, times how much more work the budget of the
-            model counts for it; where there is no budget, times how many more pixels it has, which is a lower bound.
+        whole_seconds: what rendering the whole will take: the time of each stage of the preview, times how much more work the
+            budget of the model counts for it; where there is no budget, times how many more pixels it has, a lower bound.
         counted: whether the work was counted.
     """
 
@@ -102,17 +102,17 @@ def render_preview(
         prepared = small.plan(pipe=model)
         write_sheet(staging.place, contact_sheet(prepared, SegmentStore(small.path)))
         staging.publish()
-    seconds = small.status().seconds_per_segment or 0.0
-    times, counted = _times_more(whole, prepared)
+    timings = SegmentStore(small.path).known(0).timings
+    whole_seconds, counted = _whole_seconds(whole, prepared, timings)
     return Preview(
         sheet=sheet,
         film=smaller.output,
         masks=whole_dir / "masks",
         frames=prepared.plan.total,
         size=(prepared.plan.height, prepared.plan.width),
-        seconds=seconds,
+        seconds=timings["total"],
         segments=len(whole.plan.segments.segments),
-        whole_seconds=seconds * times,
+        whole_seconds=whole_seconds,
         counted=counted,
     )
 
@@ -167,21 +167,22 @@ def contact_sheet(prepared: Prepared, store: SegmentStore) -> np.ndarray:
     return grid([*above, *below], len(above))
 
 
-def _times_more(whole: Prepared, small: Prepared) -> tuple[float, bool]:
-    """How many times the preview's work the whole film is, and whether that was counted, with attention, or is its pixels."""
-    work = [_rendering(each.budget) for each in (whole, small)]
-    if work[0] and work[1]:
-        return work[0] / work[1], True
+def _whole_seconds(whole: Prepared, small: Prepared, timings: Mapping[str, float]) -> tuple[float, bool]:
+    """What the whole film takes by a preview's seconds, and whether its work was counted, with attention, or is its pixels."""
     one = small.plan.height * small.plan.width * small.plan.segments.segments[0].padded_frames
     every = [whole.plan.height * whole.plan.width * each.padded_frames for each in whole.plan.segments.segments]
-    return sum(every) / one, all(each == one for each in every)
-
-
-def _rendering(budget: Budget | None) -> float | None:
-    """Seconds that a budget expects of the stages of its segments, the loading of the model left out."""
-    if budget is None or budget.chosen is None:
-        return None
-    return sum(seconds for stage, seconds in budget.chosen.seconds.items() if stage in _STAGES)
+    times = sum(every) / one
+    chosen = [None if each.budget is None else each.budget.chosen for each in (whole, small)]
+    counted: dict[str, float] = {}
+    if chosen[0] and chosen[1]:
+        more, less = chosen[0].seconds, chosen[1].seconds
+        counted = {
+            timed: more[stage] / less[stage] for timed, stage in STAGES.items() if less[stage] and timings.get(timed)
+        }
+    found = sum(timings[timed] * ratio for timed, ratio in counted.items())
+    # Writing and measuring go by pixels.
+    rest = timings["total"] - sum(timings[timed] for timed in counted)
+    return found + max(0.0, rest) * times, bool(counted) or all(each == one for each in every)
 
 
 def _duration(seconds: float) -> str:

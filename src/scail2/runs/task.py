@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from scail2.errors import InputError
 from scail2.files.documents import Between, DocumentError
 from scail2.files.storage import is_present
+from scail2.request import values
 from scail2.request.animation import AnimationRequest
 from scail2.runs.budgeting import note_outcome
 from scail2.runs.executor import Executor
@@ -120,6 +121,8 @@ class RunTask:
 
         Without ``seed`` the segment keeps the one it was last rendered with. Refuses a segment that was never rendered.
         """
+        if seed is not None:
+            values.seed("--seed", seed)
         self.check_unchanged()
         finished = self.store.finished()
         if segment not in finished:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scail2.errors import InputError
 from scail2.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ def carry_out(job: TrainingJob, context: "ParallelContext", say: Callable[[str],
     from scail2.training.session import build_trainer, count_parameters, export_transformer
 
     config = job.config
+    if not Path(config.data.shards).exists():  # before a folder is made
+        raise InputError(
+            f"There are no samples at {config.data.shards}: make them with `scail2 cache` or `scail2 preferences` and "
+            "`scail2 cache`, or name those that are there with --data."
+        )
     with context.folder(job.output, config, job.start_from) as folder:
         trainer = build_trainer(config, folder, start_from=job.start_from, change=job.change, context=context)
         if context.speaks:

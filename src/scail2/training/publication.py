@@ -11,7 +11,7 @@ from typing import Any
 
 from scail2.checkpoints.transformer_files import convert_transformer
 from scail2.data.dataset import LatentDataset
-from scail2.errors import InputError
+from scail2.errors import InputError, short
 from scail2.files.documents import load_json, read_document
 from scail2.files.ownership import new_folder
 from scail2.files.user_paths import split_lora
@@ -46,6 +46,10 @@ class Card:
             value = getattr(self, name)
             if not value.strip() or "\n" in value:
                 raise InputError(f"A card's {name} is one line of text, not {value!r}.")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.licence):
+            raise InputError(
+                f"A card's licence is a name as the Hub spells it, such as mit, apache-2.0 or other, not {short(self.licence)}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from scail2.errors import InputError
 from scail2.files.limits import PIXELS
 from scail2.video import rates
-from scail2.video.kinds import PICTURE_SUFFIXES, check_path, identify
+from scail2.video.kinds import FILM_SUFFIXES, PICTURE_SUFFIXES, check_path, identify
 from scail2.video.png_colour import png_conversion
 from scail2.video.profiles import to_srgb
 from scail2.video.source import MAX_FRAMES, Note, VideoInfo, check_frame_size
@@ -145,7 +145,7 @@ class FolderFrames:
         self.ticks = np.arange(len(self._files), dtype=np.int64)
         self.time_base = 1 / FOLDER_FPS
         self.end_tick = len(self._files)
-        notes = _on_missing_numbers([file.name for file in self._files])
+        notes = (*_on_missing_numbers([file.name for file in self._files]), *_on_films([name for name, *_ in entries]))
         self.info = _picture_info(path, "folder", self, fps=FOLDER_FPS, variable=False, notes=notes)
 
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
@@ -195,6 +195,15 @@ def _on_missing_numbers(names: Sequence[str]) -> tuple[Note, ...]:
         "if none were"
     )
     return (Note(code="numbering", message=sentence, fix="put the missing pictures back if there were any"),)
+
+
+def _on_films(names: Sequence[str]) -> tuple[Note, ...]:
+    """A note where films lie beside a folder's pictures: one of them may be meant."""
+    films = sorted(name for name in names if Path(name).suffix.lower() in FILM_SUFFIXES)
+    if not films:
+        return ()
+    sentence = f"the folder's pictures are taken as the film; {films[0]}, which lies there too, is not"
+    return (Note(code="folder", message=sentence, fix=f"name {films[0]} itself if it is meant"),)
 
 
 class AnimatedPicture:

@@ -42,6 +42,7 @@ _SUFFIXES = {
     FileKind.AVIF: (".avif",),
 }
 _KIND_OF_SUFFIX = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes}
+FILM_SUFFIXES = tuple(s for kind, suffixes in _SUFFIXES.items() if kind.is_container for s in suffixes)
 PICTURE_SUFFIXES = tuple(s for kind, suffixes in _SUFFIXES.items() if not kind.is_container for s in suffixes)
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1")
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"moof", b"styp")

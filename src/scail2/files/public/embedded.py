@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from scail2.errors import InputError
 from scail2.files.user_paths import expanded
 
 CAN = (
@@ -29,6 +30,19 @@ def lora_place(name: str | Path, folder: Path = Path()) -> Path:
     """
     place = folder / expanded(name)
     return place if place.exists() else embedded_lora(str(name)) or place
+
+
+def refuse_missing_lora(path: Path) -> None:
+    """Raises `InputError` where there is no such file."""
+    if path.exists():
+        return
+    told = f"There is no LoRA file {path}."
+    if ":" in path.name:
+        told += " A strength behind its last colon would be a number."
+    if not path.suffix:
+        shipped = sorted(each.stem for each in (embedded_model_path() / "loras").glob("*.safetensors"))
+        told += f" With the embedded model comes {', '.join(shipped)}."
+    raise InputError(told)
 
 
 def embedded_lora(name: str) -> Path | None:

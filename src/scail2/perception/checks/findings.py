@@ -102,8 +102,8 @@ def table(findings: Sequence[Finding]) -> "RenderableType":
 
 
 def refuse(findings: Sequence[Finding]) -> None:
-    """Raises `InputError` with the first error among `findings`, and says how many more there are."""
+    """Raises `InputError` with the first error among `findings`, and names the others."""
     errors = [each for each in findings if each.severity is Severity.ERROR]
     if errors:
-        more = f" ({len(errors) - 1} more errors.)" if len(errors) > 1 else ""
+        more = f" Also: {'; '.join(each.message.rstrip('.') for each in errors[1:])}." if len(errors) > 1 else ""
         raise InputError(f"{errors[0].message.rstrip('.')}: {errors[0].fix.rstrip('.')}.{more}")

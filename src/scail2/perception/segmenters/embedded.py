@@ -149,9 +149,7 @@ class EmbeddedSegmenter:
         height, width = rgb.shape[1:3]
         scale = self.network.config.short_side / min(height, width)
         inner = max(STRIDE, round(height * scale)), max(STRIDE, round(width * scale))
-        pictures = torch.from_numpy(np.ascontiguousarray(rgb)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        if inner != (height, width):
-            pictures = F.interpolate(pictures, size=inner, mode="bicubic", antialias=True, align_corners=False)
+        pictures = torch.cat([_resized(frame, inner) for frame in rgb])  # one by one: large frames fill the memory
         pad = -inner[1] % STRIDE, -inner[0] % STRIDE
         return F.pad(pictures.clamp(-1, 1), (0, pad[0], 0, pad[1]), mode="replicate"), inner
 
@@ -205,6 +203,14 @@ def _peaks(vote_x: np.ndarray, vote_y: np.ndarray, size: tuple[int, int], gap: f
         near = (grid_y - row) ** 2 + (grid_x - column) ** 2 < (gap / _VOTE_CELL) ** 2
         blurred = np.where(near, 0, blurred)
     return np.array(peaks)
+
+
+def _resized(frame: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    """A frame uint8 (H, W, 3) as float (1, 3, H', W') from -1 to 1."""
+    picture = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    if size == frame.shape[:2]:
+        return picture
+    return F.interpolate(picture, size=size, mode="bicubic", antialias=True, align_corners=False)
 
 
 def _enlarged(labels: np.ndarray, probability: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
