@@ -40,18 +40,16 @@ EMPTY_PROMPT = "empty_prompt.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheWork:
-    """Motion pairs as samples: everything that fixes a cache's content, and what its workers need. Picklable.
+class CacheSettings:
+    """What fixes a cache's content beside what is cached. Picklable.
 
     Attributes:
         autoencoder: folder of the autoencoder (diffusers layout).
         driving_downsample: 2 where the model takes driving frames at half size, 1 at full size.
         samples: total number of samples.
-        samples_per_shard: rounded to whole pairs.
         embedder: adds prompt and picture embeddings, for models with text and image encoders.
     """
 
-    source: PairSource
     triplets: TripletSettings
     autoencoder: Path
     samples: int
@@ -59,6 +57,26 @@ class CacheWork:
     samples_per_shard: int = 64
     seed: int = 0
     embedder: Embedder | None = None
+
+    def described(self, source: dict[str, Any]) -> dict[str, Any]:
+        """What a continued run must agree in (the number of samples may grow), its source described so."""
+        return {
+            "format": FORMAT,
+            "source": source,
+            "recipe": self.triplets.to_json(),
+            "autoencoder": weights_fingerprint(self.autoencoder),
+            "driving_downsample": self.driving_downsample,
+            "samples_per_shard": self.samples_per_shard,
+            "seed": self.seed,
+            "embedder": None if self.embedder is None else self.embedder.describe(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheWork(CacheSettings):
+    """Motion pairs as samples: all that a cache's workers need; ``samples_per_shard`` is rounded to whole pairs."""
+
+    source: PairSource
 
     @property
     def pairs_per_shard(self) -> int:
@@ -85,17 +103,8 @@ class CacheWork:
         return range(shard * self.pairs_per_shard, min(self.num_pairs, (shard + 1) * self.pairs_per_shard))
 
     def describe(self) -> dict[str, Any]:
-        """What a continued run must agree in (the number of samples may grow)."""
-        return {
-            "format": FORMAT,
-            "source": self.source.describe(),
-            "recipe": self.triplets.to_json(),
-            "autoencoder": weights_fingerprint(self.autoencoder),
-            "driving_downsample": self.driving_downsample,
-            "samples_per_shard": self.samples_per_shard,
-            "seed": self.seed,
-            "embedder": None if self.embedder is None else self.embedder.describe(),
-        }
+        """See `described`."""
+        return self.described(self.source.describe())
 
     @cached_property
     def _ordinals(self) -> list[int]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,8 @@ from torch import Tensor, nn
 
 from scail2 import conditions
 from scail2.conditions import to_pixels
-from scail2.data.cache import FORMAT, weights_fingerprint
+from scail2.data.cache import CacheSettings
 from scail2.data.coverage import latent_coverage
-from scail2.data.embedding import Embedder
 from scail2.data.pairs import Clip, MotionPair
 from scail2.data.preferences import PreferencePair, PreferenceShards
 from scail2.data.shards import DamagedSample, ShardWriter
@@ -27,21 +25,13 @@ from scail2.loading.components import load_autoencoder
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreferenceCacheWork:
-    """Preference pairs as samples; the fields are those of `CacheWork`. Picklable.
+class PreferenceCacheWork(CacheSettings):
+    """Preference pairs as samples. Picklable.
 
-    Attributes:
-        samples: with more of them than pairs, each pair gives several, with slots and augmentation of their own.
+    With more samples than pairs, each pair gives several, with slots and augmentation of their own.
     """
 
     pairs: PreferenceShards
-    triplets: TripletSettings
-    autoencoder: Path
-    samples: int
-    driving_downsample: int = 2
-    samples_per_shard: int = 64
-    seed: int = 0
-    embedder: Embedder | None = None
 
     @property
     def sizes(self) -> list[int]:
@@ -50,17 +40,8 @@ class PreferenceCacheWork:
         return [min(self.samples, start + self.samples_per_shard) - start for start in starts]
 
     def describe(self) -> dict[str, Any]:
-        """What a continued run must agree in (the number of samples may grow)."""
-        return {
-            "format": FORMAT,
-            "source": self.pairs.describe(),
-            "recipe": self.triplets.to_json(),
-            "autoencoder": weights_fingerprint(self.autoencoder),
-            "driving_downsample": self.driving_downsample,
-            "samples_per_shard": self.samples_per_shard,
-            "seed": self.seed,
-            "embedder": None if self.embedder is None else self.embedder.describe(),
-        }
+        """See `described`."""
+        return self.described(self.pairs.describe())
 
     def write_shard(self, writer: ShardWriter, number: int, watch: Watch) -> None:
         """Makes the samples of one shard."""
