@@ -43,6 +43,8 @@ from scail2.pipeline import SCAIL2Pipeline
 from scail2.pipeline.presets import preset
 from scail2.puppets import (
     NANO,
+    NANO_ANIMALS,
+    NANO_ROBOTS,
     Performance,
     Split,
     render,
@@ -124,10 +126,12 @@ def refine(
     character: float = PictureLoss().character,
     rate: float = 1.0,
     first_pair: int = FreshClipConfig().first_index,
+    others: float = 0.0,
 ) -> None:
     """Trains the decoder's refiner on what MODEL generates, with --joint MODEL's transformer, too; FOLDER/INTO is its run.
 
-    Pairs are drawn from --first-pair on; a run that goes on from another should begin where that one ended. Under
+    Pairs are drawn from --first-pair on; a run that goes on from another should begin where that one ended. --others is the
+    share of batches with animals and robots. Under
     `torchrun --nproc-per-node 2` it takes two cores.
     """
     if "WORLD_SIZE" in os.environ:
@@ -139,8 +143,12 @@ def refine(
     transformer = SCAIL2Transformer3DModel.from_pretrained(model / "transformer", dtype=torch.float32)
     if start_from is not None:
         load_networks(folder / start_from, vae, transformer)
-    source = PuppetSource(split="train", frames=FRAMES, height=SIZE, width=SIZE)
-    clips = FreshClips(source, vae, ConditionGeometry.of(transformer), FreshClipConfig(first_index=first_pair))
+    people, *rarer = (
+        PuppetSource(split="train", frames=FRAMES, height=SIZE, width=SIZE, domain=domain.name)
+        for domain in (NANO, NANO_ANIMALS, NANO_ROBOTS)
+    )
+    drawn = FreshClipConfig(first_index=first_pair, others_share=others)
+    clips = FreshClips(people, vae, ConditionGeometry.of(transformer), drawn, others=rarer)
     config = joint_refiner(steps) if joint else RefinerConfig(steps=steps)
     loss = dataclasses.replace(config.loss, contrast=contrast, character=character, detail=character)
     optimizer = scaled(config.optimizer, rate)

@@ -56,6 +56,25 @@ def test_a_batch_follows_from_its_number_and_shows_both_sides_of_a_pair(linear):
     torch.testing.assert_close(driving, shown)
 
 
+def test_others_come_as_often_as_asked(linear):
+    animals = PuppetSource(frames=9, height=32, width=32, domain="nano-animals")
+    config = FreshClipConfig(pairs=1, whole_share=1.0, others_share=0.25)
+    drawn = []
+
+    class Watched:
+        def __getattr__(self, name):
+            return getattr(animals, name)
+
+        def pair(self, kind, index, generator):
+            drawn.append(index)
+            return animals.pair(kind, index, generator)
+
+    clips = FreshClips(SOURCE, linear, ConditionGeometry.of(network()), config, others=[Watched()])
+    batches = [clips(number) for number in range(40)]
+    assert 4 <= len(drawn) <= 16
+    assert torch.equal(batches[7].pixels, clips(7).pixels)
+
+
 def test_windows_are_cut_alike_from_everything(linear):
     whole = fresh_clips(linear, whole_share=1.0, history_share=0.0)
     window = fresh_clips(linear, whole_share=0.0, window=2)

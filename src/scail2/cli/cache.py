@@ -36,7 +36,7 @@ def cache(
     fps: Annotated[float, typer.Option(min=1.0, help="Frame rate of the motion (puppets).")] = 16.0,
     split: Annotated[str, typer.Option(help="train, validation, test or holdout (puppets).")] = "train",
     salt: Annotated[str, typer.Option(help="Draws another, disjoint world of the same split (puppets).")] = "",
-    domain: Annotated[str, typer.Option(help="How varied the puppets are: nano or full.")] = "nano",
+    domain: Annotated[str, typer.Option(help="Which puppets: nano, nano-animals, nano-robots or full.")] = "nano",
     autoencoder: Annotated[
         Path | None, typer.Option(help="Autoencoder folder in diffusers' layout (default: the embedded one).")
     ] = None,

@@ -43,7 +43,7 @@ def evaluate(
     size: Annotated[
         str | None, typer.Option(help="Pixels, one number or HEIGHTxWIDTH (default: 128; own clips by the model).")
     ] = None,
-    domain: Annotated[str, typer.Option(help="How varied the puppets are: nano or full.")] = "nano",
+    domain: Annotated[str, typer.Option(help="Which puppets: nano, nano-animals, nano-robots or full.")] = "nano",
     preset: Annotated[str | None, typer.Option(help="Sampling preset (default: the checkpoint's).")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps, instead of the preset's.")] = None,
     variant: Annotated[str, typer.Option(help="Recipe whose switches the inputs follow, e.g. nano+no_slots.")] = "nano",

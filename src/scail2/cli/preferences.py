@@ -123,7 +123,9 @@ def preferences(
     salt: Annotated[
         str, typer.Option(help="Draws another, disjoint world of the same split.", rich_help_panel=_PUPPETS)
     ] = "",
-    domain: Annotated[str, typer.Option(help="How varied: nano or full.", rich_help_panel=_PUPPETS)] = "nano",
+    domain: Annotated[
+        str, typer.Option(help="Which: nano, nano-animals, nano-robots or full.", rich_help_panel=_PUPPETS)
+    ] = "nano",
     characters: Annotated[int, typer.Option(min=1, max=6, help="In each video.", rich_help_panel=_PUPPETS)] = 1,
     still: Annotated[
         bool, typer.Option(help="References in an unrelated pose, not frames of the video.", rich_help_panel=_PUPPETS)

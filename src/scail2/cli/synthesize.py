@@ -42,7 +42,7 @@ def synthesize(
     fps: Annotated[float, typer.Option(min=1.0, help="Frame rate of the motion.")] = 16.0,
     split: Annotated[str, typer.Option(help="train, validation, test or holdout.")] = "train",
     salt: Annotated[str, typer.Option(help="Draws another, disjoint world of the same split.")] = "",
-    domain: Annotated[str, typer.Option(help="How varied the puppets are: nano or full.")] = "nano",
+    domain: Annotated[str, typer.Option(help="Which puppets: nano, nano-animals, nano-robots or full.")] = "nano",
     poses: Annotated[bool, typer.Option(help="Add pose renders to every pair.")] = True,
     pairs_per_shard: Annotated[int, typer.Option(min=1)] = 32,
     seed: Annotated[int, typer.Option(min=0)] = 0,

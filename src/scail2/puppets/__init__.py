@@ -2,7 +2,7 @@
 
 from scail2.puppets.camera import Camera, Placement, Swing, sample_camera, sample_placements
 from scail2.puppets.characters import Character, sample_character
-from scail2.puppets.domain import DOMAINS, FULL, NANO, PuppetDomain, domain_named
+from scail2.puppets.domain import DOMAINS, FULL, NANO, NANO_ANIMALS, NANO_ROBOTS, PuppetDomain, domain_named
 from scail2.puppets.motions import Motion
 from scail2.puppets.pose import draw_poses, render_pose
 from scail2.puppets.pose_error import DistortedMotion, PoseError, corrupt_joints
@@ -18,6 +18,8 @@ __all__ = [
     "FULL",
     "JOINT_NAMES",
     "NANO",
+    "NANO_ANIMALS",
+    "NANO_ROBOTS",
     "PART_NAMES",
     "Camera",
     "Character",

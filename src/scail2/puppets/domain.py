@@ -1,6 +1,6 @@
 """The variety knobs of the puppet world, and its two named settings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scail2.errors import InputError
 
@@ -72,6 +72,10 @@ NANO = PuppetDomain(
 )
 """What the embedded checkpoint learns: large, thick-limbed people moving slowly before a camera that stands still."""
 
+NANO_ANIMALS = replace(NANO, name="nano-animals", kinds=("animal",))
+NANO_ROBOTS = replace(NANO, name="nano-robots", kinds=("robot",))
+"""The same pictures with others in them: animals that move as animals do, robots as robots do."""
+
 FULL = PuppetDomain(
     name="full",
     kinds=("person", "person", "person", "person", "robot", "animal"),
@@ -102,7 +106,7 @@ FULL = PuppetDomain(
 )
 """Everything the renderer can show."""
 
-DOMAINS = {domain.name: domain for domain in (NANO, FULL)}
+DOMAINS = {domain.name: domain for domain in (NANO, NANO_ANIMALS, NANO_ROBOTS, FULL)}
 
 
 def domain_named(name: str) -> PuppetDomain:

@@ -5,7 +5,7 @@ draw different clips by counting apart.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,6 +42,7 @@ class FreshClipConfig:
         history_share: share of whole clips whose first latent frames are clean.
         history_frames: how many of them.
         first_index: pairs are counted from here.
+        others_share: share of batches from the other sources.
     """
 
     pairs: int = 1
@@ -51,6 +52,7 @@ class FreshClipConfig:
     history_share: float = 0.4
     history_frames: int = 2
     first_index: int = 20_000_000
+    others_share: float = 0.0
 
     def __post_init__(self) -> None:
         if self.pairs < 1 or self.window < 1 or self.history_frames < 1:
@@ -82,6 +84,7 @@ class FreshClips:
         source: draws pairs of its split.
         vae: encodes them.
         geometry: of the transformer they are for.
+        others: draw pairs of who is rarer.
     """
 
     def __init__(
@@ -91,17 +94,22 @@ class FreshClips:
         geometry: ConditionGeometry,
         config: FreshClipConfig,
         triplets: TripletSettings | None = None,
+        others: Sequence[PairSource] = (),
     ) -> None:
+        self.others = tuple(others)
         self.source, self.vae, self.geometry, self.config = source, vae, geometry, config
         self._triplets = dataclasses.replace(triplets or triplet_settings("nano"), shares=config.shares)
 
     def __call__(self, number: int) -> ClipBatch:
         config = self.config
         generator = np.random.default_rng([config.first_index, number])
+        source = self.source
+        if self.others and generator.random() < config.others_share:
+            source = self.others[generator.integers(len(self.others))]
         kind = self._triplets.draw_kind(generator)
         triplets = []
         for index in range(number * config.pairs, (number + 1) * config.pairs):
-            pair = self.source.pair(kind, config.first_index + index, generator)
+            pair = source.pair(kind, config.first_index + index, generator)
             triplets += [draw_triplet(pair, kind, self._triplets, generator, swapped=side) for side in (False, True)]
         latents = torch.cat([encode_video(self.vae, to_pixels(triplet.target)) for triplet in triplets])
         frames, whole = latents.shape[2], bool(generator.random() < config.whole_share)
