@@ -149,7 +149,8 @@ def refine(
     )
     drawn = FreshClipConfig(first_index=first_pair, others_share=others)
     clips = FreshClips(people, vae, ConditionGeometry.of(transformer), drawn, others=rarer)
-    config = joint_refiner(steps) if joint else RefinerConfig(steps=steps)
+    together = 2 * drawn.pairs * context.world_size
+    config = joint_refiner(steps, clips=together) if joint else RefinerConfig(steps=steps)
     loss = dataclasses.replace(config.loss, contrast=contrast, character=character, detail=character)
     optimizer = scaled(config.optimizer, rate)
     config = dataclasses.replace(config, adversarial=adversarial, loss=loss, optimizer=optimizer)

@@ -174,7 +174,8 @@ def test_a_run_trains_the_refiner_only_and_gets_better(linear, tmp_path):
 
 
 def test_a_joint_run_trains_both_and_goes_on_where_it_stopped(linear, tmp_path):
-    config = dataclasses.replace(joint_refiner(4), checkpoint_every=2, log_every=1)
+    assert [joint_refiner(4, clips=clips).accumulation for clips in (2, 4, 16, 64)] == [8, 4, 1, 1]
+    config = dataclasses.replace(joint_refiner(4, clips=8), checkpoint_every=2, log_every=1)
     changes = {"whole_share": 0.5, "history_share": 1.0, "history_frames": 1}
     whole = training(linear, tmp_path / "whole", config, **changes)
     start = {name: value.clone() for name, value in whole.model.state_dict().items()}

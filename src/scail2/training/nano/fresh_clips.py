@@ -47,7 +47,7 @@ class FreshClipConfig:
 
     pairs: int = 1
     shares: Mapping[SampleKind, float] = field(default_factory=lambda: dict(_SHARES))
-    whole_share: float = 0.4
+    whole_share: float = 0.25
     window: int = 2
     history_share: float = 0.4
     history_frames: int = 2

@@ -35,6 +35,8 @@ from scail2.training.state import Counts, latest_state, load_state, prune_states
 logger = logging.getLogger(__name__)
 
 _REFINER_DRAWS = 7
+# Of a joint step: with fewer, orthogonalising the transformer's update is a quarter of the work.
+_CLIPS_A_STEP = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,8 +90,11 @@ def with_refiner(linear: AutoencoderPatchTransform, widths: tuple[int, ...], blo
     return vae
 
 
-def joint_refiner(steps: int) -> RefinerConfig:
-    """Refiner and transformer together, from a trained refiner: lower rates that fall all along, whole steps of 16 clips."""
+def joint_refiner(steps: int, *, clips: int) -> RefinerConfig:
+    """Refiner and transformer together, from a trained refiner: lower rates that fall all along, steps of 16 clips.
+
+    ``clips`` of them are the micro-batches of all processes together.
+    """
     optimizer = OptimizerConfig(
         learning_rate=6e-4,
         muon_learning_rate=0.01,
@@ -101,7 +106,12 @@ def joint_refiner(steps: int) -> RefinerConfig:
         final_fraction=0.02,
     )
     return RefinerConfig(
-        steps=steps, joint=True, accumulation=2, optimizer=optimizer, ema_decay=0.99, checkpoint_every=20
+        steps=steps,
+        joint=True,
+        accumulation=max(1, _CLIPS_A_STEP // clips),
+        optimizer=optimizer,
+        ema_decay=0.99,
+        checkpoint_every=20,
     )
 
 
