@@ -265,6 +265,11 @@ def test_a_plan_tells_segments_before_anything_is_spent(held, material):
         ({"steps": 0}, "steps"),
         ({"nonsense": 1}, "Unknown setting"),
         ({"seed": "x"}, "seed"),
+        ({"prompt": "\ud83d"}, "half a character"),
+        ({"reference": "\ud83d"}, "half a character"),
+        ({"codec": "../x"}, "codec"),
+        ({"preset": "nosuch"}, "unknown preset"),
+        ({"alpha": "driving", "format": ".mp4"}, "transparency"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_at_once(held, material, changes, told):

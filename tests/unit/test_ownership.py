@@ -298,3 +298,17 @@ def test_documents_are_told_by_their_keys(tmp_path):
     found = [path.stem for path in sorted(tmp_path.iterdir()) if is_document(path, {"a", "b"})]
     assert found == ["good"]
     assert not is_document(tmp_path, {"a"})
+
+
+def test_a_folder_that_makes_no_files_is_told_not_waited_for(tmp_path, monkeypatch):
+    """Some file systems answer "there is no such file" to the making of one, for ever."""
+    made = os.open
+
+    def refusing(path, flags, *rest, **more):
+        if str(path).endswith(".lock"):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return made(path, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", refusing)
+    with pytest.raises(FileNotFoundError), locked(tmp_path / "out"):
+        pass

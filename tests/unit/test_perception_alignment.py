@@ -112,6 +112,28 @@ def test_an_uneven_mask_follows_its_uneven_film(uneven, tmp_path, fps):
     assert columns(mask, clip) == clip.source_indices.tolist()
 
 
+def test_an_uneven_mask_shows_its_last_picture_to_the_end_of_the_film(tmp_path):
+    """How long the last picture is on show is stored by some forms and not by others: the mask may end before."""
+    times = [0, 90, 160, 300, 330, 400, 520, 560, 700]
+    frames = mask_frames(len(times))
+    mask = write_uneven_mask(tmp_path / "m.mkv", frames, times)
+    film = write_film(tmp_path / "film.mkv", len(times) + 1, times=[*times, times[-1] + 220], time_base=CLOCK, fps=30)
+    clip = VideoReader(film)
+    assert VideoReader(mask, fps=clip.fps).source_indices[-1] < len(times) - 1
+    shown = [min(index, len(times) - 1) for index in clip.source_indices.tolist()]
+    assert shown.count(len(times) - 1) > 1
+    assert columns(mask, clip) == shown
+
+
+def test_gaps_in_a_folder_of_masks_are_told(even, tmp_path):
+    folder = write_mask(tmp_path / "m", mask_frames())
+    for path in sorted(folder.iterdir(), reverse=True)[:10]:
+        number = int(path.stem.rpartition("_")[2])
+        path.rename(path.with_name(f"frame_{number + 1:06d}.png"))
+    (warning,) = GivenMasks([folder]).segment(VideoReader(even)).warnings
+    assert "1 numbers are missing among its pictures" in warning
+
+
 @pytest.mark.parametrize("fps", [None, 9, 36])
 def test_an_uneven_mask_follows_an_even_film_by_time(even, tmp_path, fps):
     # As if the film had been brought to a constant rate after the mask was made: both last 50 thirtieths of a second.

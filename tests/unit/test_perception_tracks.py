@@ -146,6 +146,43 @@ def test_edited_frames_win_and_pack_again(store):
     assert np.array_equal(MaskStore(store.directory).driving.frames(3, 4)[0], shown)
 
 
+def test_a_frame_erased_in_the_other_background_is_taken_for_what_is_meant(store):
+    before = store.driving.frames(3, 4)
+    folder = store.unpack()
+    erased = before[0].copy()
+    erased[(erased == 0).all(axis=-1)] = 255
+    Image.fromarray(erased).save(folder / "000003.png")
+    edited = MaskStore(store.directory)
+    assert np.array_equal(edited.driving.frames(3, 4), before)
+    assert np.array_equal(edited.driving_for(AnimationMode.REPLACEMENT).frames(3, 4)[0], erased)
+    _, driving = edited.measure()
+    assert "a white background in frames 3 and a black one elsewhere: black is meant." in driving.warnings[0]
+    edited.pack()
+    assert np.array_equal(MaskStore(store.directory).driving.frames(3, 4), before)
+    with pytest.raises(InputError, match="there is nothing to pack"):
+        MaskStore(store.directory).pack()
+
+
+def test_a_reference_mask_of_another_size_is_refused_not_cropped(store):
+    path = store.directory / "reference_mask.png"
+    Image.open(path).rotate(90, expand=True).save(path)
+    for look in (lambda: store.reference, store.measure, store.freeze):
+        with pytest.raises(InputError, match=f"is {HEIGHT}x{WIDTH}, but was made as {WIDTH}x{HEIGHT}"):
+            look()
+    path.unlink()
+    with pytest.raises(InputError, match="holds no reference_mask"):
+        store.freeze()
+    assert not MaskStore(store.directory).frozen
+
+
+@pytest.mark.parametrize("name", ["additional_backgrounds", "warnings", "reference_height"])
+def test_every_damaged_word_of_the_track_file_is_named(store, name):
+    path = store.directory / "tracks.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: {"not": "this"}}))
+    with pytest.raises(InputError, match=f"tracks.json cannot be used: '{name}'"):
+        MaskStore(store.directory)
+
+
 def test_edits_that_change_number_or_palette_are_refused(store):
     folder = store.unpack()
     Image.fromarray(np.full((HEIGHT, WIDTH, 3), (255, 128, 0), np.uint8)).save(folder / "000000.png")

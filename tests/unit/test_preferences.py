@@ -262,9 +262,9 @@ def test_own_videos_become_pairs(own, pair):
 
 
 def test_own_videos_are_brought_to_one_size_with_their_masks_and_boxes(own, pair):
-    source = OwnPreferences.find(roles(own), frames=4, size=(64, 32))
+    source = OwnPreferences.find(roles(own), frames=1, size=(64, 32))
     made = source.preference(0, np.random.default_rng(0))
-    assert made.preferred.shape == (1, 64, 32, 3)  # 4k + 1 of at most 4
+    assert made.preferred.shape == (1, 64, 32, 3)
     # Covered and cropped: 96 become 64 high, and of 64 columns the middle 32 stay.
     expected = pair.preferred_boxes["hands"][:, :1] * (64 / 96) - [16, 0, 16, 0]
     np.testing.assert_allclose(made.preferred_boxes["hands"], expected, atol=1e-3)
@@ -283,6 +283,15 @@ def test_files_that_do_not_fit_are_refused_in_words(own, pair, tmp_path):
     with pytest.raises(InputError, match=r"dance differ in length .*preferred 5, rejected 3"):
         OwnPreferences.find(roles(own)).preference(0, np.random.default_rng(0))
     (own / "rejected" / "dance.mkv").write_bytes(as_file(pair.rejected))
+    for settings, told in (
+        ({"frames": 4}, "4k\\+1 frames, not 4: take 5"),
+        ({"frames": 16}, "not 16: take 17"),
+        ({"size": (50, 64)}, r"multiples of 16, not 50x64 \(height x width\): take 48x64"),
+    ):
+        with pytest.raises(InputError, match=told):
+            OwnPreferences.find(roles(own), **settings)
+    with pytest.raises(InputError, match="reference mask of dance has a white background, but replacement needs black"):
+        OwnPreferences.find(roles(own), mode="replacement").preference(0, np.random.default_rng(0))
     green = paint_mask(pair.reference.tracks[:, None], [BindingSlot.GREEN], "white")
     (own / "reference_mask" / "dance.mkv").write_bytes(as_file(green))
     with pytest.raises(InputError, match="do not show the same characters: red, green"):

@@ -253,7 +253,7 @@ def resolve_config(shapes: Mapping[str, Iterable[int]], *sources: Mapping[str, A
         resolved.update(given)
     if "num_attention_heads" not in resolved:
         raise InputError(
-            f"No tensor shows the number of heads of a width of {width}: pass config={{'num_heads': ...}}."
+            f"No tensor shows the number of heads of a width of {width}: say it, config={{'num_heads': N}} or --config FILE.json."
         )
     return resolved
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -80,10 +81,12 @@ def load_pickle(path: Path) -> Any:
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
+        if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to run what is in it
+            raise InputError(
+                f"{path} holds more than tensors: files that need to run code are refused; get it as safetensors."
+            ) from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"{path} cannot be read as tensors only; files that need to run code are refused: {reason}"
-        ) from error
+        raise InputError(f"{path} is damaged or cut off, or no file of PyTorch's ({reason}): get it again.") from error
 
 
 def _refuse_compressed(path: Path) -> None:

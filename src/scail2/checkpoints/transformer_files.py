@@ -76,6 +76,12 @@ def open_transformer(
     return view, model
 
 
+def refuse_name(out: Path) -> None:
+    """Raises InputError for an output of another name than a checkpoint in one file has."""
+    if out.suffix != ".safetensors":
+        raise InputError(f"{out}: official and ComfyUI checkpoints are one .safetensors file: name it so.")
+
+
 def unrounded_weights(path: Path, dtype: torch.dtype) -> Callable[[str], torch.Tensor | None]:
     """For `apply_loras`: the weights of a file or diffusers folder as stored, where loading them in ``dtype`` rounded them."""
     if dtype.itemsize >= torch.float32.itemsize:
@@ -162,8 +168,7 @@ def convert_transformer(
         plan = {name: (view.shapes[names.to_official_name(name)], dtype) for name, dtype in dtypes.items()}
         write_diffusers_folder(model, out, plan, lambda name, dtype: load(names.to_official_name(name), dtype))
     elif to in ("official", "comfy"):
-        if out.suffix != ".safetensors":
-            raise InputError(f"{out}: official and ComfyUI checkpoints are one .safetensors file: name it so.")
+        refuse_name(out)
         types = {names.to_official_name(name): dtype for name, dtype in dtypes.items()}
         plan = {name: (view.shapes[name], types[name]) for name in view if name in types}
         write_safetensors(out, plan, load, {CONFIG_KEY: json.dumps(names.config_to_official(model.config))})

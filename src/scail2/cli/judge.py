@@ -119,7 +119,10 @@ def votes(
     """Count people's votes: wins, ties and losses with intervals, and how far people agree."""
     from scail2.cli.terminal import Terminal
     from scail2.evaluation.gsb import count_votes, tallies_table, write_tallies
+    from scail2.request.paths import refuse_overwriting
 
+    if json_file is not None:
+        refuse_overwriting([json_file], [("votes", path) for path in ballots])
     tallies = count_votes(folder, ballots)
     if json_file is not None:
         write_tallies(tallies, json_file)

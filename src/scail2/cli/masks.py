@@ -120,9 +120,11 @@ def _preview(
     from scail2.perception.preview import previews, write_preview
     from scail2.perception.store import MaskStore
     from scail2.request.paths import refuse_overwriting
+    from scail2.video import codec_for
 
     store = MaskStore(folder)
     video, picture = output or folder / "preview.mp4", sheet or folder / "preview.png"
+    codec_for(video)
     known = store.info.get("files", {})
     read = [("reference", reference or known.get("reference")), ("driving", driving or known.get("driving"))]
     read += [(path.name, path) for path in folder.iterdir() if not path.name.startswith("preview.")]

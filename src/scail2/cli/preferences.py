@@ -54,7 +54,8 @@ def _generated(
 def _refuse_mixed(own: dict[str, Path], generator: str | None, generated: dict[str, Path | None]) -> None:
     """Refuses options of one way to make pairs beside those of another."""
     if own and generator is not None:
-        raise InputError(f"--generator makes both videos; leave out --{', --'.join(own).replace(' ', '-')}.")
+        given = ", ".join(f"--{name.replace(' ', '-')}" for name in own)
+        raise InputError(f"--generator makes both videos; leave out {given}.")
     stray = [name.replace(" ", "-") for name, path in generated.items() if path is not None]
     if stray and generator is None:
         raise InputError(f"--{', --'.join(stray)} belong to --generator: name one.")

@@ -8,9 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from scail2.cli.options import need
+from scail2.checkpoints.downloads import HUB_PREFIX
+from scail2.cli.options import must_exist, need
 from scail2.cli.terminal import Terminal
 from scail2.errors import InputError
+from scail2.files.public.embedded import refuse_missing_lora
+from scail2.files.user_paths import split_lora
 
 
 def register(app: typer.Typer) -> None:
@@ -42,6 +45,11 @@ def serve(
 
     Secrets that clients must bring come from the environment variable SCAIL2_TOKEN (several: commas between them).
     """
+    from scail2.checkpoints.model_folder import check_model
+
+    for each in model or ():
+        check_model(each)
+    must_exist(sam3, "--sam3")
     loras = dict(_named(each) for each in lora or ())
     serve_with(
         runs=runs, host=host, port=port, models=model, loras=loras, sam3=sam3, gpus=gpus, workers=workers, ray=ray
@@ -86,4 +94,7 @@ def _named(text: str) -> tuple[str, str]:
         raise InputError(f"--lora is NAME=PATH here, not {text!r}: clients say the name.")
     from scail2.request.paths import absolute_lora
 
-    return name, absolute_lora(path)
+    whole = absolute_lora(path)
+    if not whole.startswith(HUB_PREFIX):
+        refuse_missing_lora(Path(split_lora(whole)[0]))
+    return name, whole

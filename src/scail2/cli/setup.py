@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from scail2.cli.terminal import Terminal
+    from scail2.errors import InputError
     from scail2.files.public.catalogue import ModelSet, PublicFile
     from scail2.files.public.choice import Choice
 
@@ -45,7 +46,6 @@ def setup(
 ) -> None:
     """Say which public files to get for this machine's GPU memory, how large they are and where they go; fetch them."""
     from scail2.cli.terminal import Terminal
-    from scail2.errors import InputError
     from scail2.files.public.catalogue import LORAS, model_set
     from scail2.files.public.choice import Choice, choose, layout_for
     from scail2.files.public.installed import converted_folder, is_converted, model_folder
@@ -55,6 +55,8 @@ def setup(
     asked, memory = memory is not None, _told_memory(console, memory)
     choice = choose(memory) if model is None else Choice(model_set(model), layout_for(memory))
     place = model_folder() if folder is None else expanded(folder).absolute()
+    if place.exists() and not place.is_dir():
+        raise InputError(f"--folder: {place} is a file, not a folder.")
     files = list(LORAS) if loras else []
     if is_converted(choice.files, place):
         console.say(f"{choice.files.name} is converted: {converted_folder(choice.files, place)}.")

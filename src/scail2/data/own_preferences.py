@@ -12,7 +12,7 @@ from scail2.data.pairs import Array, Still
 from scail2.data.preferences import REGIONS, PreferencePair
 from scail2.errors import InputError
 from scail2.files.documents import load_json
-from scail2.masks import BindingSlot, check_polarity, paint_mask
+from scail2.masks import BindingSlot
 from scail2.modes import MODE_TRAITS, AnimationMode
 from scail2.perception.segmenters.given import GivenMasks
 from scail2.perception.tracks import TrackedMasks
@@ -21,6 +21,8 @@ from scail2.video.resize import resize_cover
 
 # Sides of clips: what every model's grid divides.
 _SIDE = 32
+# What sides that are asked for must be multiples of: a token of the embedded model; others want more, and say so when cached.
+_STEP = 16
 _NEEDED = ("driving", "driving mask", "preferred", "rejected", "reference mask")
 _FILES = (*_NEEDED, "reference", "boxes")
 
@@ -71,6 +73,7 @@ class OwnPreferences:
                 )
             pairs.append((name, {role: given[role] if each is None else each[name] for role, each in found.items()}))
         settings["mode"] = AnimationMode.parse(settings.get("mode", AnimationMode.ANIMATION))
+        _check_shape(settings.get("frames", cls.frames), settings.get("size"))
         return cls(files=tuple(pairs), **settings)
 
     def __len__(self) -> int:
@@ -98,13 +101,14 @@ class OwnPreferences:
             raise InputError(f"The videos of {name} differ in length at {float(preferred.fps):g} fps (frames: {told}).")
         frames = min(len(preferred), self.frames)
         frames -= (frames - 1) % 4
-        tracks, slots = _tracks(files["driving mask"], driving, frames)
-        still, still_slots = self._reference(files, preferred, size)
+        moving = _moving(files["driving mask"], driving)
+        tracks, slots = _shown(moving, frames)
+        still, still_slots, still_background = self._reference(files, preferred, size)
         if slots != still_slots:
             raise InputError(
                 f"The masks of {name} do not show the same characters: {_colours(slots)}, {_colours(still_slots)}."
             )
-        self._check_masks(name, still, tracks, slots)
+        self._check_masks(name, still_background, moving.background)
         boxes = self._boxes(name, files, {"preferred": preferred, "rejected": rejected}, frames)
         return PreferencePair(
             mode=self.mode,
@@ -121,7 +125,7 @@ class OwnPreferences:
 
     def _reference(
         self, files: Mapping[str, Path], preferred: VideoReader, size: tuple[int, int]
-    ) -> tuple[Still, list[BindingSlot]]:
+    ) -> tuple[Still, list[BindingSlot], str | None]:
         if "reference" in files:
             picture = read_image(files["reference"])[..., :3]
             frame, original = resize_cover(picture[None], *size)[0], picture.shape[:2]
@@ -130,14 +134,18 @@ class OwnPreferences:
             frame, original = preferred.frames(0, 1)[0], (info.height, info.width)
         masks = GivenMasks([files["reference mask"]], original=original).segment(ArrayFrames(frame[None]))
         tracks, slots = _shown(masks, 1)
-        return Still(frame=frame, tracks=tracks[:, 0]), slots
+        return Still(frame=frame, tracks=tracks[:, 0]), slots, masks.background
 
-    def _check_masks(self, name: str, still: Still, tracks: Array, slots: list[BindingSlot]) -> None:
+    def _check_masks(self, name: str, reference: str | None, driving: str | None) -> None:
+        """Refuses masks that are painted for the other mode: a forgotten --mode would teach the wrong one."""
         traits = MODE_TRAITS[self.mode]
-        reference = paint_mask(still.tracks, slots, traits.reference_background)
-        problems = check_polarity(reference, paint_mask(tracks, slots, traits.driving_background), self.mode)
-        if problems:
-            raise InputError(f"The masks of {name} do not fit: {' '.join(problems)}")
+        wanted = {"reference": traits.reference_background, "driving": traits.driving_background}
+        for side, seen in {"reference": reference, "driving": driving}.items():
+            if seen is not None and seen != wanted[side]:
+                raise InputError(
+                    f"The {side} mask of {name} has a {seen} background, but {self.mode.value} needs {wanted[side]}: give the "
+                    "--mode that it was painted for, or masks of this one."
+                )
 
     def _boxes(
         self, name: str, files: Mapping[str, Path], videos: Mapping[str, VideoReader], frames: int
@@ -149,6 +157,17 @@ class OwnPreferences:
             if not found:
                 raise InputError(f"Nobody was found in the {side} video of {name}; give --boxes.")
         return boxes
+
+
+def _check_shape(frames: int, size: tuple[int, int] | None) -> None:
+    """Refuses lengths and sizes that no model takes, before anything is read."""
+    if frames % 4 != 1:
+        raise InputError(f"Clips have 4k+1 frames, not {frames}: take {4 * round((frames - 1) / 4) + 1}.")
+    if size is not None and any(side % _STEP for side in size):
+        told = "x".join(str(max(_STEP, round(side / _STEP) * _STEP)) for side in size)
+        raise InputError(
+            f"Sides of clips are multiples of {_STEP}, not {size[0]}x{size[1]} (height x width): take {told}."
+        )
 
 
 def _named_files(path: Path) -> dict[str, Path] | None:
@@ -178,10 +197,9 @@ def _own_size(video: Path) -> tuple[int, int]:
     return height, width
 
 
-def _tracks(path: Path, driving: VideoReader, frames: int) -> tuple[Array, list[BindingSlot]]:
+def _moving(path: Path, driving: VideoReader) -> TrackedMasks:
     info = driving.source_info
-    masks = GivenMasks([path], original=(info.height, info.width), fps=driving.fps).segment(driving)
-    return _shown(masks, frames)
+    return GivenMasks([path], original=(info.height, info.width), fps=driving.fps).segment(driving)
 
 
 def _shown(masks: TrackedMasks, frames: int) -> tuple[Array, list[BindingSlot]]:

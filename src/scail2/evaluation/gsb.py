@@ -26,7 +26,12 @@ from scail2.files.staging import atomic_file
 from scail2.video import VideoReader, VideoWriter, read_image
 
 KEY, PAGE = "key.json", "page"
-TALLIES = Kind("votes", "votes of scail2 judge", lambda file: is_document(file, {"votes"}))
+# What people's browsers save holds votes, too, and must never be taken for a count of them.
+TALLIES = Kind(
+    "counted votes",
+    "counts of scail2 judge",
+    lambda file: is_document(file, {"votes"}) and not is_document(file, {"votes", "person"}),
+)
 _TEMPLATE = Path(__file__).parents[1] / "assets" / "gsb" / "page.html"
 _EMPTY = '<script type="application/json" id="contest">{}</script>'
 _CHUNK = 16
@@ -179,8 +184,14 @@ def count_votes(folder: Path, ballots: Sequence[Path]) -> list[Tally]:
         if ballot.person in people:
             raise InputError(f"{path} and {people[ballot.person].name} are both by {ballot.person}: leave one out.")
         people[ballot.person] = path
+        answered: set[tuple[str, str]] = set()
         for vote in ballot.votes:
             first, second = _pair(key, vote, path)
+            if (vote.case, vote.question) in answered:
+                raise InputError(
+                    f"{path} answers {vote.question!r} of {vote.case} twice: leave one of the answers out."
+                )
+            answered.add((vote.case, vote.question))
             worth = 0 if vote.better is None else 1 if vote.better == first else -1
             side = 0 if vote.better is None else 1 if vote.better == vote.left else -1
             systems = (key.films[first].system, key.films[second].system)

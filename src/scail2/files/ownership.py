@@ -29,6 +29,7 @@ LOCK = ".lock"
 _NAME_BYTES = 255
 # Whoever looks whether a lock is held takes it for an instant; a few attempts keep that from refusing its owner.
 _ATTEMPTS, _PAUSE = 5, 0.02
+_VANISHED = 1000
 # Those who fill a folder together look at it alone for a moment, when they come and when they go.
 _SHARED_ATTEMPTS = 250
 
@@ -153,13 +154,17 @@ def _in_use(place: Path, holder: str) -> InUseError:
 
 
 def _acquire(path: Path, place: Path, attempts: int, *, shared: bool = False) -> int:
-    attempt = 0
+    attempt = vanished = 0
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
         except FileNotFoundError:
-            continue  # whoever made the folder removed it in between
+            vanished += (
+                1  # whoever made the folder removed it in between; some file systems say so of what they do not allow
+            )
+            if vanished > _VANISHED:
+                raise
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
                 raise InputError(f"{path} is no lock of scail2: remove it, or choose another output.") from error

@@ -13,7 +13,7 @@ from scail2.checkpoints.encoders import load_image_encoder, load_text_encoder, l
 from scail2.checkpoints.model_folder import forget_origin
 from scail2.checkpoints.tensor_files import open_tensor_file
 from scail2.checkpoints.transformer_config import diffusers_folder
-from scail2.checkpoints.transformer_files import convert_transformer, open_transformer
+from scail2.checkpoints.transformer_files import convert_transformer, open_transformer, refuse_name
 from scail2.errors import InputError
 from scail2.files.ownership import new_file, new_folder
 from scail2.loading.component_files import COMPANIONS, ComponentFiles, FileKind, find_components, kind_of
@@ -62,6 +62,7 @@ def convert(
     _keep_apart(out, source, {**components, **{f"LoRA {number + 1}": lora for number, (lora, _) in enumerate(fused)}})
     changes: dict[str, Any] = {"config": config, "torch_dtype": torch_dtype, "loras": fused}
     if to != "diffusers":
+        refuse_name(out)
         path = find_components(source).transformer if whole and source.is_dir() else source
         with new_file(out) as file:
             dialect = convert_transformer(SCAIL2Transformer3DModel, path, file, to=to, **changes)

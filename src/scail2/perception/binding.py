@@ -97,7 +97,7 @@ class BindingRequest:
     def parse(cls, terms: Sequence[str]) -> "BindingRequest":
         """Reads ``--bind`` values: a rule's name, ``driving:2=reference:1`` pairs, and bare ``driving:1`` or
         ``reference:2`` for "only these take part". Raises `InputError` naming the term it cannot read."""
-        rule, explicit = BindingRule.LEFT_TO_RIGHT, []
+        rules, explicit = [], []
         chosen: dict[str, list[int]] = {"driving": [], "reference": []}
         for term in (each.strip() for each in terms):
             match = _TERM.match(term)
@@ -106,15 +106,27 @@ class BindingRequest:
             elif match and int(match.group(2)) >= 1:
                 chosen[match.group(1)].append(int(match.group(2)))
             else:
-                rule = BindingRule.parse(term)
+                rules.append(BindingRule.parse(term))
+        if len(set(rules)) > 1 or (rules and explicit):
+            raise InputError("--bind gives two rules, or a rule and pairs: give one rule, or all pairs.")
         if explicit and (chosen["driving"] or chosen["reference"]):
             raise InputError("--bind gives both pairs and single characters: pairs already say who takes part.")
         return cls(
-            rule=rule,
+            rule=rules[0] if rules else BindingRule.LEFT_TO_RIGHT,
             explicit=tuple(explicit),
             select_driving=tuple(chosen["driving"]) or None,
             select_reference=tuple(chosen["reference"]) or None,
         )
+
+
+def _nobody(masks: TrackedMasks, where: str, option: str) -> str:
+    """What to say where nobody can be bound; a mask that was given may be empty, or show only what is cropped away."""
+    if masks.origin.startswith("given"):
+        return (
+            f"the mask of the {where} shows no character: nothing is painted in it, or what is lies where the run's size crops "
+            "it away (--fit letterbox or --reframe auto keep it)."
+        )
+    return f"no character was found in the {where}: supply a mask with {option}."
 
 
 def _fullest_frame(tracks: Sequence[CharacterTrack]) -> int:
@@ -276,9 +288,9 @@ def bind(
     moved_order = _select(driving, rule, select_driving, "driving")
     shown_order = _select(reference, rule, select_reference, "reference")
     if not shown_order:
-        raise InputError("no character was found in the reference picture: supply a mask with --reference-mask.")
+        raise InputError(_nobody(reference, "reference picture", "--reference-mask"))
     if not moved_order:
-        raise InputError("no character was found in the driving video: supply a mask with --driving-mask.")
+        raise InputError(_nobody(driving, "driving video", "--driving-mask"))
     painted = None
     if explicit:
         pairs, told = _check_explicit(explicit, reference, driving), "explicit"

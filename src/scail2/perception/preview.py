@@ -174,10 +174,10 @@ def _pictures(store: MaskStore, reference: Path | None, driving: Path | None) ->
     found = reference or (kept if kept.exists() else files.get("reference"))
     video = driving or files.get("driving")
     for path, option in ((found, "--reference"), (video, "--driving")):
-        if path is None or not Path(path).exists():
-            raise InputError(
-                f"the preview needs the file that was masked, which is not known or gone: give {option} FILE."
-            )
+        if path is None:
+            raise InputError(f"the preview needs the file that was masked, which is not known: give {option} FILE.")
+        if not Path(path).exists():
+            raise InputError(f"the preview needs the file that was masked, but there is no {path}: give {option} FILE.")
     size = (store.height, store.width)
     picture = (resize_letterbox if letterbox else resize_cover)(read_image(found)[..., :3], *size)
     frames = VideoReader(video, fps=store.fps, size=size, fit=files.get("fit", "cover"))

@@ -28,7 +28,7 @@ from scail2.perception.checks.preflight import PreflightReport
 from scail2.perception.driving_video import DrivingVideo
 from scail2.perception.make import MadeMasks, files_to_show, find_masks, fit_picture, read_picture
 from scail2.perception.preview import write_png
-from scail2.perception.segmenters.given import GivenMasks, PictureFrames, nearest_cover
+from scail2.perception.segmenters.given import GivenMasks, nearest_cover
 from scail2.perception.segmenters.protocol import Progress
 from scail2.perception.store import MaskStore
 from scail2.perception.tracks import TrackedMasks, TrackRecorder
@@ -191,10 +191,8 @@ def _made_for_others(request: MaskRequest, sources: Mapping[str, str], store: Ma
 
 def _measured(store: MaskStore, directory: Path, count: int | None = None) -> tuple[TrackedMasks, TrackedMasks]:
     """The characters of a store as its files show them now, in its first ``count`` frames; label maps go to ``directory``."""
-    picture = PictureFrames(read_image(store.directory / "reference_mask.png"))
-    reference = GivenMasks([store.directory / "reference_mask.png"]).segment(picture)
     moving = first_frames(store.driving_for(store.mode).source, count)
-    return reference, GivenMasks([store.driving_path]).segment(moving, directory=directory)
+    return store.still(), GivenMasks([store.driving_path]).segment(moving, directory=directory)
 
 
 def _at_size(masks: TrackedMasks, size: tuple[int, int], bars: bool, directory: Path | None) -> TrackedMasks:

@@ -70,7 +70,8 @@ class PaletteFrames:
     Args:
         source: the painted frames.
         where: name of the file, for messages.
-        repaint: (old, new) background colours, or None to leave it.
+        repaint: (old, new) background colours, or None to leave it. Of a frame that was painted on the other background that
+            one is repainted.
     """
 
     def __init__(self, source: SizedFrames, where: str, repaint: tuple[str, str] | None = None):
@@ -83,11 +84,15 @@ class PaletteFrames:
 
     def frames(self, start: int, stop: int) -> np.ndarray:
         """Frames [start, stop): uint8 (T, H, W, 3). Raises `InputError` for colours outside the palette."""
-        table = _RGB.copy()
-        if self.repaint:
-            old, new = self.repaint
-            table[0 if old == "black" else 1] = _BACKGROUNDS[new]
-        return table[self._snapped.rows(start, stop)]
+        rows = self._snapped.rows(start, stop)
+        if not self.repaint:
+            return _RGB[rows]
+        old, new = self.repaint
+        black, white = ((rows == row).sum(axis=(1, 2)) for row in (0, 1))
+        painted = np.where(black == white, 0 if old == "black" else 1, white > black)
+        tables = np.repeat(_RGB[None], len(rows), axis=0)
+        tables[np.arange(len(rows)), painted.astype(int)] = _BACKGROUNDS[new]
+        return np.stack([table[frame] for table, frame in zip(tables, rows, strict=True)])
 
 
 def _track_json(track: CharacterTrack, slot: BindingSlot | None) -> dict[str, Any]:
@@ -226,8 +231,17 @@ class MaskStore:
             raise InputError(f"{self.directory} holds no {name}: make the masks again or put the picture back.")
         change = (MODE_TRAITS[self.mode].reference_background, MODE_TRAITS[mode].reference_background)
         picture = PictureFrames(read_image(path)[..., :3])
+        self._check_still(path, picture.height, picture.width)
         changes = repaint and change[0] != change[1]
         return PaletteFrames(picture, str(path), change if changes else None).frames(0, 1)[0]
+
+    def _check_still(self, path: Path, height: int, width: int) -> None:
+        """Refuses a mask of another size than it was made in, which would be cropped to another place."""
+        made = (self._facts.reference_height, self._facts.reference_width)
+        if None not in made and (height, width) != made:
+            raise InputError(
+                f"{path} is {width}x{height}, but was made as {made[1]}x{made[0]}: edit it, but keep its size."
+            )
 
     def reference_for(self, mode: AnimationMode) -> np.ndarray:
         """The reference mask repainted for `mode`: uint8 (H, W, 3)."""
@@ -236,7 +250,7 @@ class MaskStore:
     @property
     def own_backgrounds(self) -> tuple[str | None, ...]:
         """Background that came with each additional reference's mask, None where the mode decides."""
-        return tuple(self.info.get("additional_backgrounds", ()))
+        return self._facts.additional_backgrounds
 
     def additional_for(self, mode: AnimationMode) -> tuple[np.ndarray, ...]:
         """Masks of the additional references, each uint8 (H, W, 3): repainted for `mode` unless their background was given."""
@@ -258,17 +272,22 @@ class MaskStore:
                 f"{self.total} frames of {self.width}x{self.height}: edit frames, but keep their number and size."
             )
         change = (MODE_TRAITS[self.mode].driving_background, MODE_TRAITS[mode].driving_background)
-        return PaletteFrames(source, str(path), change if change[0] != change[1] else None)
+        return PaletteFrames(source, str(path), change)
 
     def measure(self, directory: Path | None = None) -> tuple[TrackedMasks, TrackedMasks]:
         """Reference and driving characters as the files show them now, one track per colour (after edits, for checks).
 
         The driving video's label maps go to `directory`; None keeps them in memory.
         """
-        still = GivenMasks([self.directory / "reference_mask.png"])
-        picture = PictureFrames(read_image(self.directory / "reference_mask.png"))
         moving = self.driving_for(self.mode)
-        return still.segment(picture), GivenMasks([self.driving_path]).segment(moving.source, directory=directory)
+        return self.still(), GivenMasks([self.driving_path]).segment(moving.source, directory=directory)
+
+    def still(self) -> TrackedMasks:
+        """The reference's characters as its mask shows them now."""
+        path = self.directory / "reference_mask.png"
+        picture = PictureFrames(read_image(path))
+        self._check_still(path, picture.height, picture.width)
+        return GivenMasks([path]).segment(picture)
 
     def content_hash(self) -> str:
         """Digest of the masks themselves, to key anything computed from them."""
@@ -278,7 +297,12 @@ class MaskStore:
         return digest.hexdigest()
 
     def freeze(self) -> None:
-        """Marks the masks as final: remembers their digest and refuses to be overwritten."""
+        """Marks the masks as final: remembers their digest and refuses to be overwritten.
+
+        Raises:
+            InputError: they are not whole.
+        """
+        self.reference, self.driving  # noqa: B018 - both are looked into
         self._update(frozen=True, content_hash=self.content_hash())
 
     def unfreeze(self) -> None:
@@ -316,9 +340,11 @@ class MaskStore:
         The frames as they were painted are kept in `superseded/`.
         """
         video = self.directory / "driving_mask.mkv"
-        if self.driving_path == video:
-            return video
         frames = self.driving
+        if self.driving_path == video:
+            raise InputError(
+                f"{self.directory} holds no driving_mask folder of edited frames: there is nothing to pack."
+            )
         with VideoWriter(video, self.fps, (self.height, self.width), codec="ffv1") as writer:
             for start in range(0, self.total, _WINDOW):
                 writer.write(frames.frames(start, min(start + _WINDOW, self.total)))

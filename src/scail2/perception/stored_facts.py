@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Annotated
+from typing import Annotated, Literal
 
 from scail2.files.documents import Between
 from scail2.masks import BindingSlot, SlotName
@@ -57,3 +57,7 @@ class StoredFacts:
     frozen: bool = False
     content_hash: str | None = None
     files: dict[str, str] = field(default_factory=dict)
+    reference_height: _Side | None = None
+    reference_width: _Side | None = None
+    additional_backgrounds: tuple[Literal["black", "white"] | None, ...] = ()
+    warnings: tuple[str, ...] = ()

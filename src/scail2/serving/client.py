@@ -117,6 +117,10 @@ class Client:
             told = self._json("POST", "/v1/uploads", content=iter(lambda: file.read(_CHUNK), b""))
         return str(told["id"])
 
+    def delete_upload(self, upload: str) -> None:
+        """Forgets a file that was brought, which makes room for others; refused while a run needs it."""
+        self._check(self._http.delete(f"/v1/uploads/{upload}"))
+
     def trim(self, upload: str, start: int, stop: int) -> str:
         """Frames [start, stop) of an uploaded video, with their sound, as an upload of its own; its id."""
         return str(self._json("POST", f"/v1/uploads/{upload}/trim", json={"start": start, "stop": stop})["id"])

@@ -4,10 +4,11 @@ import logging
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from scail2.errors import InputError
+from scail2.runs import RunDirectory
 from scail2.serving.queue import Job, JobQueue, JobState
 from scail2.serving.settings import ServiceSettings
 from scail2.serving.submissions import RunPlace, to_request
@@ -132,18 +133,26 @@ class Dispatcher:
             else:
                 self._queue.end(job.id, JobState.CANCELLED)
         else:
+            if outcome.state == JobState.FAILED and not self._is_accepted(job):
+                self._queue.take_back(job)
             self._queue.end(job.id, JobState(outcome.state), outcome.message)
+
+    def _is_accepted(self, job: Job) -> bool:
+        """Whether the run's folder is what its settings say; a change that was refused at once has left it as it was."""
+        row, place = self._queue.run(job.run, job.owner), RunPlace(folder=self._settings.runs / job.run)
+        try:
+            wanted = to_request(row.settings, place, self._settings, partial(self._uploads.find, job.owner))
+            return RunDirectory.open(place.run).request.with_changes(device=None) == wanted.with_changes(device=None)
+        except InputError:
+            return False
 
     def _order(self, job: Job, device: str | None) -> Order:
         """The job in plain values. Where it was cancelled between the queue and here, the worker is told."""
         row = self._queue.run(job.run, job.owner)
         place = RunPlace(folder=self._settings.runs / job.run)
 
-        def find(sha256: str) -> Path:
-            return self._uploads.find(job.owner, sha256).path
-
         place.folder.mkdir(parents=True, exist_ok=True)
-        request = to_request(row.settings, place, self._settings, find)
+        request = to_request(row.settings, place, self._settings, partial(self._uploads.find, job.owner))
         latest = self._queue.last_job(job.run)
         if latest is not None and latest.cancel:
             self._at_work[job.id].cancel(job.id)

@@ -55,6 +55,8 @@ class MaskView:
         last = frame if through is None else through
         self._check(frame)
         self._check(last)
+        if last < frame:
+            raise RefusalError(f"'through' is {last}, before the frame {frame} that was painted: name a later one.")
         self._check_open()
         pixels = _painted(painted, (self._store.height, self._store.width))
         changed = (pixels != self.driving(frame)).any(axis=-1)

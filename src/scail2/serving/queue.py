@@ -4,6 +4,7 @@ Only the server's process writes it. A job that was running when its server or w
 had finished is on disk, and doing it again skips that (`RunDirectory`).
 """
 
+import hashlib
 import json
 import sqlite3
 import threading
@@ -15,8 +16,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from scail2.serving.refusals import BusyError, MissingError, TooManyError
+from scail2.serving.refusals import BusyError, MissingError, RefusalError, TooManyError
 
+# Arguments of jobs: a run's settings before a job was to change them; what a submission said, as a digest.
+BEFORE, SUBMITTED = "before", "submitted"
 # Enough for a machine that is out of memory now and then; a job that ends its worker every time must not do so for ever.
 MAX_ATTEMPTS = 5
 
@@ -126,23 +129,33 @@ class JobQueue:
     ) -> tuple[RunRow, bool]:
         """Notes a run and its first job (action, priority); the run, and whether it is new.
 
-        A second submission with the same ``idempotency`` key gives the first one's run. Raises `TooManyError` when the owner
-        has ``active_limit`` unfinished jobs.
+        A second submission with the same ``idempotency`` key gives the first one's run; `RefusalError` where it says
+        something else. Raises `TooManyError` when the owner has ``active_limit`` unfinished jobs.
         """
+        said = {SUBMITTED: hashlib.sha256(json.dumps(run.settings, sort_keys=True).encode()).hexdigest()}
         with self._transaction() as db:
             if idempotency is not None:
                 known = db.execute(
-                    "SELECT * FROM runs WHERE owner = ? AND idempotency = ?", (run.owner, idempotency)
+                    "SELECT * FROM runs WHERE owner = ? AND idempotency = ? AND NOT deleted", (run.owner, idempotency)
                 ).fetchone()
                 if known is not None:
+                    self._refuse_other(db, known["id"], said)
                     return _run(known), False
             self._check_quota(db, run.owner, active_limit)
             db.execute(
                 "INSERT INTO runs (id, owner, created, settings, idempotency) VALUES (?, ?, ?, ?, ?)",
                 (run.id, run.owner, run.created, json.dumps(run.settings), idempotency),
             )
-            self._insert(db, run, job[0], {}, job[1])
+            self._insert(db, run, job[0], said, job[1])
         return run, True
+
+    @staticmethod
+    def _refuse_other(db: sqlite3.Connection, run: str, said: Mapping[str, str]) -> None:
+        first = db.execute("SELECT arguments FROM jobs WHERE run = ? ORDER BY id LIMIT 1", (run,)).fetchone()
+        if json.loads(first["arguments"]).get(SUBMITTED, said[SUBMITTED]) != said[SUBMITTED]:
+            raise RefusalError(
+                f"This Idempotency-Key came with other settings before, as the run {run}: give another one."
+            )
 
     def run(self, run: str, owner: str) -> RunRow:
         """An owner's run; `MissingError` for others'."""
@@ -168,7 +181,7 @@ class JobQueue:
         with self._transaction() as db:
             if self._active(db, run) is not None:
                 raise BusyError(f"The run {run} is being worked on: cancel it first.")
-            db.execute("UPDATE runs SET deleted = 1 WHERE id = ?", (run,))
+            db.execute("UPDATE runs SET deleted = 1, idempotency = NULL WHERE id = ?", (run,))
 
     def deleted(self) -> list[str]:
         """Runs that are forgotten, whose folders may still be there."""
@@ -188,6 +201,12 @@ class JobQueue:
             db.execute("UPDATE runs SET settings = ? WHERE id = ?", (json.dumps(run.settings), run.id))
             number = self._insert(db, run, action, arguments, priority)
             return _job(db.execute("SELECT * FROM jobs WHERE id = ?", (number,)).fetchone())
+
+    def take_back(self, job: Job) -> None:
+        """Gives a run the settings back that it had before a job that was to change them."""
+        if BEFORE in job.arguments:
+            with self._transaction() as db:
+                db.execute("UPDATE runs SET settings = ? WHERE id = ?", (json.dumps(job.arguments[BEFORE]), job.run))
 
     def last_job(self, run: str) -> Job | None:
         """A run's latest job."""
@@ -274,6 +293,15 @@ class JobQueue:
         with self._lock:
             row = self._db.execute("SELECT * FROM uploads WHERE owner = ? AND sha256 = ?", (owner, sha256)).fetchone()
         return None if row is None else (row["suffix"], {"bytes": row["bytes"], **json.loads(row["facts"])})
+
+    def forget_upload(self, owner: str, sha256: str) -> bool:
+        """Forgets that an owner has brought a file; whether nobody else has. `BusyError` while a run of theirs names it."""
+        with self._transaction() as db:
+            runs = db.execute("SELECT id, settings FROM runs WHERE owner = ? AND NOT deleted", (owner,)).fetchall()
+            if needed := [row["id"] for row in runs if sha256 in row["settings"]]:
+                raise BusyError(f"The run {needed[0]} needs this upload: delete the run first.")
+            db.execute("DELETE FROM uploads WHERE owner = ? AND sha256 = ?", (owner, sha256))
+            return db.execute("SELECT 1 FROM uploads WHERE sha256 = ?", (sha256,)).fetchone() is None
 
     def stored_bytes(self, owner: str) -> int:
         """Bytes of everything an owner has brought."""

@@ -31,6 +31,12 @@ def content(sha256: Sha256, service: ServiceOf, owner: Owner) -> FileResponse:
     return FileResponse(service.uploads.find(owner, sha256).path, headers={"X-Content-Type-Options": "nosniff"})
 
 
+@router.delete("/{sha256}", status_code=204)
+def delete(sha256: Sha256, service: ServiceOf, owner: Owner) -> None:
+    """Forgets a file you brought, which makes room; 409 while a run of yours needs it."""
+    service.uploads.delete(owner, sha256)
+
+
 class Trim(BaseModel):
     """Which frames of a video."""
 

@@ -5,14 +5,15 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from scail2.files.ownership import lock_beside, locked
 from scail2.files.staging import sweep
 from scail2.request.animation import AnimationRequest
+from scail2.runs import RunDirectory
 from scail2.serving.dispatch import Dispatcher
-from scail2.serving.queue import Action, Job, JobQueue, RunRow
+from scail2.serving.queue import BEFORE, Action, Job, JobQueue, RunRow
 from scail2.serving.settings import ServiceSettings
 from scail2.serving.submissions import RunPlace, to_request
 from scail2.serving.tokens import Doorkeeper
@@ -53,7 +54,7 @@ class Service:
     ) -> tuple[RunRow, bool]:
         """A new run, checked and queued; whether it is new (False: the same submission came before)."""
         row = RunRow(id=secrets.token_hex(8), owner=owner, created=time.time(), settings=dict(settings))
-        self._request(row)
+        RunDirectory.check(self._place(row.id).run, self._request(row))
         limit = self.settings.limits.active_runs
         row, new = self.queue.submit(row, (action, priority), idempotency=idempotency, active_limit=limit)
         self.dispatcher.notify()
@@ -71,8 +72,11 @@ class Service:
         row = self.queue.run(run, owner)
         merged = {name: value for name, value in {**row.settings, **changes}.items() if value is not None}
         changed = replace(row, settings=merged)
-        self._request(changed)
-        job = self.queue.add(changed, action, {}, priority, active_limit=self.settings.limits.active_runs)
+        request = self._request(changed)
+        if not self.is_active(run):  # else the queue says so
+            RunDirectory.check(self._place(run).run, request)
+        before = {BEFORE: dict(row.settings)}
+        job = self.queue.add(changed, action, before, priority, active_limit=self.settings.limits.active_runs)
         self.dispatcher.notify()
         return job
 
@@ -101,9 +105,7 @@ class Service:
         return RunPlace(folder=self.settings.runs / run)
 
     def _request(self, row: RunRow) -> AnimationRequest:
-        def find(sha256: str) -> Path:
-            return self.uploads.find(row.owner, sha256).path
-
+        find = partial(self.uploads.find, row.owner)
         return to_request(row.settings, self._place(row.id), self.settings, find)
 
     def _remove(self, run: str) -> None:

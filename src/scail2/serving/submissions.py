@@ -1,5 +1,6 @@
 """From what a client sends to an `AnimationRequest`: files by their hashes, models by the service's names, no paths."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,13 @@ from scail2.request.animation import AnimationRequest
 from scail2.request.masks import check_files
 from scail2.serving.refusals import RefusalError
 from scail2.serving.settings import ServiceSettings
+from scail2.serving.uploads import Upload
 
 ONE_FILE = frozenset({"reference", "driving", "audio"})
 SEVERAL_FILES = frozenset({"additional_references", "additional_reference_masks", "reference_mask", "driving_mask"})
 NAMED = frozenset({"model", "lora"})
+# What an upload for them must be; masks may be either, and their size says for what.
+_KINDS = {"reference": "picture", "additional_references": "picture", "driving": "video", "audio": "video"}
 # Decided by the service: places on its disk, and what its machine computes with.
 WITHHELD = frozenset(
     {
@@ -56,17 +60,18 @@ class RunPlace:
 
 
 def to_request(
-    submitted: Mapping[str, Any], place: RunPlace, settings: ServiceSettings, find: Callable[[str], Path]
+    submitted: Mapping[str, Any], place: RunPlace, settings: ServiceSettings, find: Callable[[str], Upload]
 ) -> AnimationRequest:
     """The request of a submission.
 
     Args:
         submitted: fields of `AnimationRequest`, files as SHA-256 of an upload, and ``format`` for the output's suffix.
-        find: gives the path of an upload; raises where the client has none of that hash.
+        find: gives an upload; raises where the client has none of that hash.
 
     Raises:
         InputError: a field that is withheld, a name that the service does not offer, a value that cannot be meant.
     """
+    _refuse_broken_text(submitted)
     values = dict(submitted)
     for name in sorted(WITHHELD & values.keys()):
         if values.pop(name) not in (None, []):
@@ -76,12 +81,12 @@ def to_request(
         raise RefusalError(f"'format' is one of {', '.join(FORMATS)}, not {short(suffix)}.")
     for name in ONE_FILE & values.keys():
         if isinstance(values[name], str):
-            values[name] = str(find(values[name]))
+            values[name] = str(_of_kind(name, find(values[name])))
     for name in SEVERAL_FILES & values.keys():
         given = values[name]
         if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
             raise RefusalError(f"'{name}' is a list of uploads' hashes, not {short(given)}.")
-        values[name] = [str(find(each)) for each in given]
+        values[name] = [str(_of_kind(name, find(each))) for each in given]
     for name in ("reference", "driving"):
         if not isinstance(values.get(name), str):
             raise RefusalError(f"'{name}' is missing: the hash of an upload is needed.")
@@ -94,6 +99,23 @@ def to_request(
     request = AnimationRequest.from_settings(values | {"output": str(place.film(suffix))}, where="the request")
     check_files(request)
     return request
+
+
+def _refuse_broken_text(values: Mapping[str, Any]) -> None:
+    """Half of a character (a surrogate without its other half) can be written nowhere."""
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        broken = error.object[error.start : error.end].encode("unicode_escape").decode()
+        raise RefusalError(f"The settings hold half a character ({broken}): send whole ones.") from None
+
+
+def _of_kind(name: str, upload: Upload) -> Path:
+    """The path of an upload; refuses a video where a picture is needed, and the other way round."""
+    wanted = _KINDS.get(name)
+    if wanted is not None and upload.facts["kind"] != wanted:
+        raise RefusalError(f"'{name}' is a {wanted}, but the upload is a {upload.facts['kind']}.")
+    return upload.path
 
 
 def _offered_model(name: Any, settings: ServiceSettings) -> str | None:

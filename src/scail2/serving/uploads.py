@@ -43,6 +43,8 @@ _SUFFIXES = {
 }
 _MAYBE_MOVING = (FileKind.GIF, FileKind.WEBP, FileKind.PNG, FileKind.AVIF)
 
+_FULL = "Your uploads fill what you may store: delete those that no run needs, or ask for more room."
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Upload:
@@ -67,6 +69,12 @@ class Uploads:
             raise MissingError(f"There is no upload {sha256[:64]!r} of yours: send the file to /v1/uploads first.")
         return Upload(sha256=sha256, path=self._folder / f"{sha256}{known[0]}", facts=known[1])
 
+    def delete(self, owner: str, sha256: str) -> None:
+        """Forgets a file of this owner, and removes it where nobody else has brought it; `BusyError` while a run needs it."""
+        upload = self.find(owner, sha256)
+        if self._queue.forget_upload(owner, sha256):
+            upload.path.unlink(missing_ok=True)
+
     async def receive(self, owner: str, chunks: AsyncIterator[bytes]) -> Upload:
         """Stores a body as it comes, checks that it can be read, and gives it its name.
 
@@ -75,7 +83,7 @@ class Uploads:
         """
         room = self._limits.stored_bytes - self._queue.stored_bytes(owner)
         if room <= 0:
-            raise TooManyError("Your uploads fill what you may store: delete runs or ask for more room.")
+            raise TooManyError(_FULL)
         with Staging(self._folder / "upload") as staging:
             size, sha256 = await self._store(staging.place, chunks, min(room, self._limits.upload_bytes))
             facts, suffix = await asyncio.to_thread(self._examine, staging.place)
@@ -102,7 +110,7 @@ class Uploads:
             facts, digest = self._video(staging.place), hash_file(staging.place)
             bytes_ = staging.place.stat().st_size
             if bytes_ > self._limits.stored_bytes - self._queue.stored_bytes(owner):
-                raise TooManyError("Your uploads fill what you may store: delete runs or ask for more room.")
+                raise TooManyError(_FULL)
             os.replace(staging.place, self._folder / f"{digest}.mp4")
         self._queue.add_upload(owner, digest, ".mp4", bytes_, facts)
         return self.find(owner, digest)

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -121,6 +122,15 @@ class VideoReader:
         if info.variable_rate:
             return rates.hold(pictures.ticks, pictures.end_tick, pictures.time_base, self.fps)
         return rates.hold_constant(info.frames, info.fps, self.fps)
+
+    def extend(self, count: int) -> None:
+        """Goes on to ``count`` frames where a film of variable rate ends before: how long its last picture is on show is
+        often not stored."""
+        pictures, info = self._pictures, self.source_info
+        if not info.variable_rate or count <= len(self):
+            return
+        end = int(pictures.ticks[0]) + math.ceil(count / (self.fps * pictures.time_base))
+        self._source_index = rates.hold(pictures.ticks, end, pictures.time_base, self.fps)[:count]
 
     def __len__(self) -> int:
         return len(self._source_index)

@@ -152,6 +152,10 @@ def make_source(given: Mapping[str, Any], where: str, folder: Path = Path()) -> 
     made["scene"] = _choice(Scene, values.get("scene", Scene.AUTO), "scene", where)
     texts = values.get("text", ())
     texts = [part for part in texts.split(";") if part.strip()] if isinstance(texts, str) else texts
+    if not isinstance(texts, list | tuple):
+        raise InputError(
+            f"{where}: text is {short(texts)}; it is a region, a list of regions, or several after semicolons."
+        )
     made["text"] = tuple(TextRegion.parse(_text(each, "text", where), folder) for each in texts)
     made["rights"] = Rights(
         licence=_text(values.get("licence", ""), "licence", where),
@@ -250,6 +254,9 @@ def _said(row: Mapping[str, Any]) -> dict[str, Any]:
 def _csv_rows(path: Path, text: str) -> Iterable[tuple[int, dict[str, Any]]]:
     reader = csv.DictReader(io.StringIO(text), strict=True, skipinitialspace=True)
     try:
+        names = [str(name).strip() for name in reader.fieldnames or ()]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise InputError(f"{path}: two columns are called {twice[0]}; keep one of them.")
         for row in reader:
             if None in row or None in row.values():
                 raise InputError(f"{path}, line {reader.line_num}: it has another number of values than the head line.")

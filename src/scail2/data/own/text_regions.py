@@ -77,6 +77,7 @@ def excluded_pixels(
         return None
     out = np.zeros((len(frames), *size), bool)
     for region in regions:
+        _refuse_outside(region, info)
         if region.mask is not None:
             out |= _masked(region.mask, info, size, frames, fps)
         elif region.box is not None:
@@ -85,6 +86,18 @@ def excluded_pixels(
             x0, y0, x1, y1 = _scaled(region.box, info, size)
             out[shown, y0:y1, x0:x1] = True
     return out
+
+
+def _refuse_outside(region: TextRegion, info: VideoInfo) -> None:
+    """A box beside the picture was measured in another size, and text would be trained on."""
+    if region.box is None:
+        return
+    x0, y0, x1, y1 = region.box
+    if x0 >= info.width or y0 >= info.height or x1 <= 0 or y1 <= 0:
+        raise InputError(
+            f"the text region {x0:g},{y0:g},{x1:g},{y1:g} lies outside {info.path.name}, which is {info.width}x{info.height}: "
+            "boxes are in pixels of that file."
+        )
 
 
 def _scaled(box: tuple[float, ...], info: VideoInfo, size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -122,15 +122,17 @@ def open_mask(path: Path, fps: Fraction | None = None, count: int | None = None)
         raise InputError(f"the mask {path} does not exist.")
     if path.is_dir():
         suffixes = {each.suffix.lower() for each in path.iterdir()} & set(PICTURE_SUFFIXES)
+        reader = VideoReader(path, interpolation="nearest")
         return MaskFile(
             path=path,
-            frames=_with_alpha(VideoReader(path, interpolation="nearest")),
+            frames=_with_alpha(reader),
             lossy=not suffixes <= LOSSLESS_SUFFIXES,
+            remarks=tuple(f"{path.name}: {note.message}." for note in reader.source_info.notes if note.fix),
         )
     if not is_film(path):
         lossy = path.suffix.lower() not in LOSSLESS_SUFFIXES
         return MaskFile(path=path, frames=PictureFrames(read_image(path)), lossy=lossy)
-    reader, rate = VideoReader(path, interpolation="nearest"), None
+    reader, rate, extend = VideoReader(path, interpolation="nearest"), None, None
     lossy = reader.source_info.codec not in LOSSLESS_CODECS
     if count is not None and (unmerged := Unmerged.open(path, count)) is not None:
         reader.close()
@@ -139,12 +141,15 @@ def open_mask(path: Path, fps: Fraction | None = None, count: int | None = None)
         if fps is not None:
             reader.close()
             reader = VideoReader(path, fps=fps, interpolation="nearest")
-        rate = reader.fps
-    return MaskFile(path=path, frames=_with_alpha(reader), lossy=lossy, rate=rate)
+        rate, extend = reader.fps, reader.extend
+    return MaskFile(path=path, frames=_with_alpha(reader), lossy=lossy, rate=rate, extend=extend)
 
 
 def _with_alpha(reader: VideoReader) -> SizedFrames:
     return _StraightAlpha(reader) if reader.has_alpha else reader
+
+
+_BACKGROUND_NAMES = ("black", "white")
 
 
 class MaskKind(Enum):
@@ -259,10 +264,11 @@ class GivenMasks:
         windows = [(start, min(start + _WINDOW, total)) for start in range(0, total, _WINDOW)]
         for start, stop in windows:
             snapper.learn(mask.frames(start, stop)[..., :3])
-        counts = np.zeros(len(PALETTE), np.int64)
+        counts, white = np.zeros(len(PALETTE), np.int64), np.zeros(total, bool)
         for start, stop in windows:
             rows = snapper.snap(mask.frames(start, stop)[..., :3], start)
             counts += np.bincount(rows.ravel(), minlength=len(PALETTE))
+            white[start:stop] = (rows == 1).sum(axis=(1, 2)) > (rows == 0).sum(axis=(1, 2))
             # While reading, label k + 1 is slot k; the unused ones are dropped below.
             recorder.add(self._resized(np.maximum(rows, 1) - 1, recorder))
             if progress:
@@ -271,12 +277,13 @@ class GivenMasks:
             raise InputError(
                 f"the mask {mask.path} shows no character: nothing is painted in {', '.join(PALETTE_NAMES[2:])}."
             )
+        is_white = bool(counts[1] > counts[0])
         return recorder.finish(
             "given palette",
             slots=list(BINDING_SLOTS),
             names=list(PALETTE_NAMES[2:]),
-            background="white" if counts[1] > counts[0] else "black",
-            warnings=[*mask.warnings, *snapper.warnings(mask.path.name)],
+            background=_BACKGROUND_NAMES[is_white],
+            warnings=[*mask.warnings, *_strays(mask.path, white, is_white), *snapper.warnings(mask.path.name)],
         )
 
     def _divided(
@@ -292,10 +299,13 @@ class GivenMasks:
             recorder.add(np.stack(labels))
             if progress:
                 progress(stop, total)
+        warnings = list(mask.warnings)
+        if follower.count < count:
+            warnings.append(f"{mask.path.name} shows {follower.count} of the {count} characters that were asked for.")
         return recorder.finish(
             "given matte",
             names=[f"{mask.path.stem} {number + 1}" for number in range(follower.count)],
-            warnings=mask.warnings,
+            warnings=warnings,
         )
 
     def _mattes(
@@ -316,6 +326,16 @@ class GivenMasks:
                 progress(stop, total)
         warnings = [sentence for mask in masks for sentence in mask.warnings]
         return recorder.finish("given matte", names=[mask.path.stem for mask in masks], warnings=warnings)
+
+
+def _strays(path: Path, white: np.ndarray, is_white: bool) -> list[str]:
+    """A warning where some frames, bool (T,) white, were painted on another background than most of the clip."""
+    frames = np.flatnonzero(white != is_white).tolist()
+    if not frames:
+        return []
+    told = ", ".join(map(str, frames[:4])) + (f" and {len(frames) - 4} more" if len(frames) > 4 else "")
+    usual, other = _BACKGROUND_NAMES[is_white], _BACKGROUND_NAMES[not is_white]
+    return [f"{path.name} has a {other} background in frames {told} and a {usual} one elsewhere: {usual} is meant."]
 
 
 def from_alpha(picture: np.ndarray, *, name: str = "the reference") -> TrackedMasks | None:

@@ -5,6 +5,7 @@ variable rate. Any other has one frame for each picture stored in the clip's fil
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -26,13 +27,16 @@ _ROUNDING = 2
 class MaskFile:
     """Frames of a mask file at its own size; `lossy`: they went through a lossy codec.
 
-    `rate` is that of frames which were taken from a film of variable rate, else None.
+    `remarks` are what reading it noted. `rate` is that of frames which were taken from a film of variable rate, else None;
+    such a film goes on by `extend`.
     """
 
     path: Path
     frames: SizedFrames
     lossy: bool
     rate: Fraction | None = None
+    extend: Callable[[int], None] | None = None
+    remarks: tuple[str, ...] = ()
 
 
 class AlignedMask:
@@ -52,11 +56,12 @@ class AlignedMask:
         self.source, self.path, self.lossy, self.clip = file.frames, file.path, file.lossy, clip
         self.warnings: tuple[str, ...] = ()
         self._info = getattr(clip, "source_info", None)
-        rate = file.rate
+        rate, self._extend = file.rate, file.extend
         if rate is None and self._info is not None and self._info.variable_rate:
             rate = _stored_rate(file.path)
         self.indices = self._by_picture() if rate is None else self._by_time(rate, fps)
         self._stretched: tuple[int, int] | None = None
+        self.warnings += file.remarks
         self._check_size(original)
 
     def _check_size(self, original: tuple[int, int] | None) -> None:
@@ -122,6 +127,9 @@ class AlignedMask:
                 f"the mask {self.path} lasts {float(len(shown) / fps):.2f} s but the clip {float(whole / fps):.2f} s: "
                 "a mask that follows the clip by time has to last as long."
             )
+        if len(shown) < wanted and rate == fps and self._extend is not None:
+            self._extend(wanted)
+            return np.arange(wanted)
         return shown[np.minimum(np.arange(wanted), len(shown) - 1)]
 
 
