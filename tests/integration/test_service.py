@@ -167,6 +167,20 @@ def test_changed_settings_render_anew_what_depends_on_them(finished):
     assert client.state(run).told["settings"]["seed"] == 99
 
 
+def test_a_change_that_the_run_refuses_leaves_it_as_it_was(finished):
+    _, client, run, _ = finished
+    before, film = client.manifest(run), client.segments(run)
+    client.change(run, mode="replacement", seed=1234)  # its masks are painted for animation
+    state = client.wait(run, timeout=60)
+    assert state.job == "failed"
+    assert "background" in state.failure
+    assert client.segments(run) == film
+    assert client.state(run).told["settings"] == before["settings"]
+    client.resume(run)
+    assert client.wait(run, timeout=60).job == "finished"
+    assert client.manifest(run) == before
+
+
 @pytest.fixture
 def held(tmp_path, model):
     """A service whose only worker keeps jobs at their first step until it is let go: (http, client, worker)."""
@@ -225,6 +239,42 @@ def test_a_quota_is_a_sentence_and_the_same_key_is_the_same_run(held, material):
     with pytest.raises(ServiceError, match="as many as one may") as caught:
         client.submit(**job_of(material))
     assert caught.value.status == 429
+    with pytest.raises(ServiceError, match="came with other settings before") as caught:
+        client.submit(**job_of(material, seed=5), idempotency_key="once")
+    assert caught.value.status == 422
+    client.cancel(first.id)
+    client.wait(first.id, timeout=10)
+    client.delete(first.id)
+    assert client.submit(**job_of(material, seed=5), idempotency_key="once").id != first.id
+
+
+def test_uploads_that_no_run_needs_make_room(held, material):
+    http, client, _ = held
+    run = client.submit(**job_of(material)).id
+    uploads = client._with_uploads(job_of(material))
+    with pytest.raises(ServiceError, match=f"The run {run} needs this upload") as caught:
+        client.delete_upload(uploads["driving"])
+    assert caught.value.status == 409
+    client.cancel(run)
+    client.wait(run, timeout=10)
+    client.delete(run)
+    client.delete_upload(uploads["driving"])
+    assert http.get(f"/v1/uploads/{uploads['driving']}").status_code == 404
+    with pytest.raises(ServiceError, match="There is no upload"):
+        client.delete_upload(uploads["driving"])
+    assert client.upload(material["driving"]) == uploads["driving"]
+
+
+def test_a_video_is_no_picture_and_a_picture_no_video(held, material):
+    http, client, _ = held
+    good = client._with_uploads(job_of(material))
+    for name, other, told in (
+        ("reference", "driving", "'reference' is a picture, but the upload is a video"),
+        ("driving", "reference", "'driving' is a video, but the upload is a picture"),
+        ("audio", "reference", "'audio' is a video, but the upload is a picture"),
+    ):
+        answer = http.post("/v1/runs", json={"settings": good | {name: good[other]}})
+        assert (answer.status_code, answer.json()) == (422, {"error": f"{told}."})
 
 
 def test_jobs_of_a_stopped_service_wait_for_the_next(tmp_path, material, model):
@@ -275,7 +325,8 @@ def test_a_plan_tells_segments_before_anything_is_spent(held, material):
 def test_what_cannot_be_meant_is_refused_at_once(held, material, changes, told):
     http, client, _ = held
     good = client._with_uploads(job_of(material))
-    answer = http.post("/v1/runs", json={"settings": good | changes})
+    body = json.dumps({"settings": good | changes})  # in ASCII: half a character is a \\u escape
+    answer = http.post("/v1/runs", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code in (404, 422)
     assert told in answer.json()["error"]
     assert "Traceback" not in answer.text

@@ -174,15 +174,12 @@ def test_the_page_is_blind_and_its_votes_are_counted(contest, tmp_path):
     assert load_json(tmp_path / "tally.json", dict)["votes"][0]["win"]["mean"] == 0.6
 
     kept = files[0].read_bytes()
-    for wrong in (
-        ("judge", "votes", folder, files[1], "--json", files[0]),
-        ("judge", "votes", folder, *files, "--json", files[0]),
-    ):
-        assert run(*wrong) == 2
+    for given in (files[1:], files):
+        assert run("judge", "votes", folder, *given, "--json", files[0]) == 2
         assert files[0].read_bytes() == kept, "somebody's votes are no count of votes"
     twice = json.loads(kept)
     (tmp_path / "twice.json").write_text(json.dumps(twice | {"votes": [twice["votes"][0]] * 2, "person": "eager"}))
-    with pytest.raises(InputError, match="answers 'overall' of .* twice"):
+    with pytest.raises(InputError, match=r"answers 'overall' of .* twice"):
         count_votes(folder, [tmp_path / "twice.json"])
     with pytest.raises(InputError, match="both by votes-0"):
         count_votes(folder, [files[0], files[0]])

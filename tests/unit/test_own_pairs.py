@@ -312,7 +312,7 @@ def test_text_is_excluded_where_and_when_it_is(tmp_path):
     white = np.zeros((5, 100, 200, 3), np.uint8)
     white[3:, 20:40, 60:100] = 255
     outside = TextRegion.parse("target:900,900,990,990")
-    with pytest.raises(InputError, match="lies outside .*: boxes are in pixels of that file"):
+    with pytest.raises(InputError, match=r"lies outside .*: boxes are in pixels of that file"):
         excluded_pixels((outside,), info, (50, 50), range(0, 5), FPS)
     mask = TextRegion.parse(f"target:{write(tmp_path / 'text.mkv', white)}")
     by_mask = excluded_pixels((mask,), info, (50, 50), range(1, 5), FPS)

@@ -1,5 +1,6 @@
 """What a command may write to, who may write to it, and what becomes of what killed processes left behind."""
 
+import errno
 import os
 import signal
 import subprocess

@@ -165,6 +165,7 @@ def _acquire(path: Path, place: Path, attempts: int, *, shared: bool = False) ->
             )
             if vanished > _VANISHED:
                 raise
+            continue
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
                 raise InputError(f"{path} is no lock of scail2: remove it, or choose another output.") from error

@@ -24,6 +24,7 @@ from scail2.errors import InputError
 from scail2.files.documents import DocumentError
 from scail2.files.ownership import LOCK, locked, refuse_locked
 from scail2.files.storage import is_present, plain_errors, stands
+from scail2.pipeline.presets import preset
 from scail2.request.animation import AnimationRequest
 from scail2.request.masks import check_files
 from scail2.request.paths import lies_inside, model_paths
@@ -102,6 +103,8 @@ class RunDirectory:
         from scail2.runs.film import check_name, refuse_foreign
 
         check_name(request)
+        if request.preset is not None:
+            preset(request.preset)
         with plain_errors("make the run directory", path):
             if stands(path) and not is_present(path / REQUEST) and not _is_free(path):
                 raise InputError(f"{path} exists and is not a run directory; choose another --run-dir.")
