@@ -66,6 +66,7 @@ class Staging:
 
 def _marked_folder(target: Path) -> tuple[Path, int]:
     """A new staging folder and the descriptor of its locked mark."""
+    vanished = 0
     while True:
         folder = target.with_name(f".{target.name[:40]}.{secrets.token_hex(8)}.partial")
         folder.mkdir()
@@ -73,7 +74,10 @@ def _marked_folder(target: Path) -> tuple[Path, int]:
         try:
             descriptor = os.open(mark, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         except FileNotFoundError:
-            continue  # taken for a dead process's empty folder
+            vanished += 1  # taken for a dead process's empty folder; or no file can be made there at all
+            if vanished > _VANISHED:
+                raise
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.write(descriptor, os.fsencode(target.name))
