@@ -23,6 +23,7 @@ from scail2.files.documents import DocumentError, load_json
 
 SUPERSEDED = "superseded"
 _MARK, _EXCHANGE = ".scail2-staging", "exchange.json"
+_VANISHED = 100
 _NAME = re.compile(r"\..*\.[0-9a-f]{16}\.partial", re.DOTALL)
 _MARK_BYTES = 1024
 
