@@ -81,6 +81,8 @@ class Ablation:
 # Replacement references keep their surroundings in every arm: cut out, they would say which scene is wanted by themselves.
 _BASE = Arm(name="base", changes=("whole_reference",))
 _ONE_ROPE = Arm(name="one_rope", changes=("whole_reference", "one_rope"))
+_NO_SWITCH = Arm(name="no_switch", changes=("whole_reference", "no_environment_switch"))
+_NO_SWITCH_ONE_ROPE = Arm(name="no_switch_one_rope", changes=("whole_reference", "one_rope", "no_environment_switch"))
 _REVERSE = Arm(name="reverse", changes=("whole_reference", "reverse_driving"), generator_error="strong")
 
 
@@ -92,7 +94,7 @@ _ALL = (
     Ablation(
         name="environment_switch",
         published=_BASE,
-        without=Arm(name="no_switch", changes=("whole_reference", "no_environment_switch")),
+        without=_NO_SWITCH,
         measure="wrong_background",
         sign=1,
         claim="without the environment switch the background is arbitrary",
@@ -101,7 +103,7 @@ _ALL = (
     Ablation(
         name="environment_switch_one_rope",
         published=_ONE_ROPE,
-        without=Arm(name="no_switch_one_rope", changes=("whole_reference", "one_rope", "no_environment_switch")),
+        without=_NO_SWITCH_ONE_ROPE,
         measure="wrong_background",
         sign=1,
         claim="the same where positions do not tell the mode either",
@@ -114,6 +116,15 @@ _ALL = (
         measure="mode_leakage",
         sign=1,
         claim="without mode-specific positions the modes disturb each other",
+        tasks=SINGLE,
+    ),
+    Ablation(
+        name="mode_positions_no_switch",
+        published=_NO_SWITCH,
+        without=_NO_SWITCH_ONE_ROPE,
+        measure="mode_leakage",
+        sign=1,
+        claim="the same where the environment switch does not tell the mode either",
         tasks=SINGLE,
     ),
     Ablation(
