@@ -93,7 +93,7 @@ class Turn:
         }  # fmt: skip
         if self.usage is not None:
             told["usage"] = dict(zip(("prompt_tokens", "completion_tokens"), self.usage, strict=True))
-            told["usage"]["total_tokens"] = sum(self.usage)
+            told["usage"]["total_tokens"] = sum(each for each in self.usage if isinstance(each, int))
         return json.dumps(told).encode()
 
 

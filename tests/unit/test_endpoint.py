@@ -260,6 +260,25 @@ def test_a_budget_holds_over_processes_and_for_servers_that_count_nothing():
             endpoint.ask("?", [], Verdict)
 
 
+@pytest.mark.parametrize("usage", [(None, 8), (-(10**9), 8), (10**31, 8), ("12", 8), (True, 8), (1.5, 8)], ids=str)
+def test_counts_that_are_none_are_estimated_and_cost_no_answer(usage):
+    with scripted_endpoint(Turn(GOOD, usage=usage)) as server, Endpoint(settings(server)) as endpoint:
+        endpoint.ask("x" * 300, [], Verdict)
+        assert len(server.asked) == 1
+        spent = endpoint.account.spent
+        assert 0 < spent.tokens == spent.estimated_tokens < 1000
+
+
+def test_an_answer_in_parts_is_put_together():
+    told = json.dumps(GOOD)
+    parts = [{"type": "text", "text": told[:5]}, {"type": "text", "text": told[5:]}]
+    message = {"choices": [{"message": {"role": "assistant", "content": parts}, "finish_reason": "stop", "index": 0}]}
+    body = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", **message}
+    with scripted_endpoint(Turn(raw=json.dumps(body).encode())) as server, Endpoint(settings(server)) as endpoint:
+        assert endpoint.ask("?", [], Verdict) == Verdict(**GOOD)
+        assert len(server.asked) == 1
+
+
 @pytest.mark.parametrize(
     ("budget", "asked"), [(Budget(requests=7), 7), (Budget(tokens=661), 7), (Budget(cost=0.65), 7), (Budget(), 20)]
 )

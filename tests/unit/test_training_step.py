@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load, load_file, save
+from safetensors.torch import load, load_file, save, save_file
 from tiny import tiny_transformer
 from training_material import configuration, make_world, weights
 
@@ -19,9 +19,9 @@ from scail2.checkpoints.official_names import to_diffusers_name
 from scail2.data.dataset import LatentDataset
 from scail2.data.samples import collate
 from scail2.errors import InputError
-from scail2.training.config import DataConfig, LoRAConfig, TrainConfig
+from scail2.training.config import DataConfig, LoRAConfig, LossConfig, OptimizerConfig, TrainConfig
 from scail2.training.latent_batches import LatentBatches
-from scail2.training.session import _in_blocks, build_trainer, load_trainable
+from scail2.training.session import _in_blocks, build_trainer, export_transformer, load_trainable
 from scail2.training.state import latest_state, read_progress
 
 
@@ -163,3 +163,40 @@ def test_empty_captions_are_told_of_where_prompts_are_trained_on(world, tmp_path
     assert 0 < empty < len(dataset) == 12
     LatentBatches(dataset, data, seed=0).tell_of_empty_captions()
     assert f"{empty} of 12 samples have an empty caption" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"keep_checkpoints": -1}, "'keep_checkpoints': must be from 1"),
+        ({"accumulation": 0}, "'accumulation': must be from 1"),
+        ({"log_every": 0}, "'log_every': must be from 1"),
+        ({"checkpoint_every": 0}, "'checkpoint_every'"),
+        ({"seed": -1}, "'seed': must be from 0"),
+        ({"seed": 2**64}, "seed"),
+        ({"loss": LossConfig(space="Velocity")}, r"'loss\.space'"),
+        ({"loss": LossConfig(reduction="x")}, r"'loss\.reduction'"),
+        ({"optimizer": OptimizerConfig(decay="x")}, r"'optimizer\.decay'"),
+        ({"optimizer": OptimizerConfig(learning_rate=float("inf"))}, "learning_rate"),
+        ({"lora": LoRAConfig(rank=0)}, r"'lora\.rank'"),
+        ({"precision": "x"}, "'precision'"),
+    ],
+    ids=str,
+)
+def test_a_configuration_of_ones_own_is_checked_before_anything_is_made(world, tmp_path, change, told):
+    config = configuration(world, **change)
+    with pytest.raises(InputError, match=rf"The configuration of toy cannot be used: .*{told}"):
+        build_trainer(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_weights_that_are_no_numbers_are_not_exported(world, tmp_path):
+    config = configuration(world, steps=1, checkpoint_every=1)
+    trainer = build_trainer(config, tmp_path / "run")
+    checkpoint = trainer.run()
+    broken = load_file(checkpoint / "average.safetensors")
+    name = next(iter(broken))
+    save_file(broken | {name: torch.full_like(broken[name], float("nan"))}, checkpoint / "average.safetensors")
+    with pytest.raises(InputError, match=f"1 tensors that are not finite .{re.escape(name)}"):
+        export_transformer(config, tmp_path / "run", tmp_path / "export")
+    assert not (tmp_path / "export").exists()

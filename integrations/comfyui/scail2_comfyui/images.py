@@ -14,13 +14,21 @@ import torch
 
 from scail2 import InputError, VideoReader, VideoWriter
 
+# Resizing overshoots the range of an IMAGE a little.
+_SLACK = 0.2
+
 
 def as_bytes(image: torch.Tensor, what: str) -> np.ndarray:
     """uint8 (T, H, W, 3). Raises `InputError` for anything that is no batch of colour pictures."""
     if not isinstance(image, torch.Tensor) or image.ndim != 4 or image.shape[-1] not in (3, 4) or not len(image):
         shape = tuple(image.shape) if isinstance(image, torch.Tensor) else type(image).__name__
         raise InputError(f"{what} must be an IMAGE batch (frames, height, width, 3), not {shape}.")
-    pixels = image[..., :3].detach().float().cpu().clamp(0, 1).mul(255).round()
+    values = image.detach().float().cpu()
+    if not image.is_floating_point() or not bool(((values >= -_SLACK) & (values <= 1 + _SLACK)).all()):
+        raise InputError(f"{what} holds values outside [0, 1], or none that are numbers: connect an IMAGE.")
+    if image.shape[-1] == 4 and not bool(values[..., 3].any()):
+        raise InputError(f"{what} is wholly transparent: there is nothing in it.")
+    pixels = values[..., :3].clamp(0, 1).mul(255).round()
     return pixels.to(torch.uint8).numpy()
 
 
@@ -61,6 +69,8 @@ def rate(fps: float) -> Fraction:
     """Frames a second as the fraction that is meant by a decimal number (23.976 is 24000/1001)."""
     if not 1 <= fps <= 240:
         raise InputError(f"fps must be between 1 and 240, not {fps}.")
+    if fps == int(fps):
+        return Fraction(int(fps))
     ntsc = Fraction(round(fps * 1.001) * 1000, 1001)
     return ntsc if abs(float(ntsc) - fps) < 0.002 else Fraction(fps).limit_denominator(1000)
 

@@ -196,8 +196,9 @@ def fused_loras(transformer: torch.nn.Module) -> FusedLoras:
 
 
 def _parameters(transformer: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    # A layer that carries an adapter keeps its own weight one level down.
-    return {name.replace(".base_layer.", "."): value for name, value in transformer.named_parameters()}
+    # A layer that carries an adapter keeps its own weight one level down, and the adapter's beside it.
+    named = transformer.named_parameters()
+    return {name.replace(".base_layer.", "."): value for name, value in named if ".lora_" not in name}
 
 
 def _check_floating(parameters: Mapping[str, torch.nn.Parameter], targets: Mapping[str, Any]) -> None:
@@ -222,9 +223,7 @@ def adapter_state_dict(transformer: torch.nn.Module, source: LoraSource) -> dict
     Raises:
         InputError: the file also holds full differences, which adapters cannot: `apply_loras` takes it.
     """
-    shapes = {
-        name: tuple(parameter.shape) for name, parameter in _parameters(transformer).items() if "lora_" not in name
-    }
+    shapes = {name: tuple(parameter.shape) for name, parameter in _parameters(transformer).items()}
     lora = open_lora(source, shapes)
     _told_passed_over(lora)
     state = {}

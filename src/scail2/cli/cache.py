@@ -29,11 +29,14 @@ def cache(
     ] = "nano",
     samples: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of samples (default: puppets 1000; else one for each pair and direction)."),
+        typer.Option(
+            min=1,
+            help="Number of samples, in whole pairs (default: puppets 1000; else one for each pair and direction).",
+        ),
     ] = None,
     frames: Annotated[int, typer.Option(min=1, help="Frames per clip, 4k+1 (puppets).")] = 17,
     size: Annotated[str, typer.Option(help="Pixels, one number or HEIGHTxWIDTH (puppets).")] = "128",
-    fps: Annotated[float, typer.Option(min=1.0, help="Frame rate of the motion (puppets).")] = 16.0,
+    fps: Annotated[float, typer.Option(min=1.0, max=240.0, help="Frame rate of the motion (puppets).")] = 16.0,
     split: Annotated[str, typer.Option(help="train, validation, test or holdout (puppets).")] = "train",
     salt: Annotated[str, typer.Option(help="Draws another, disjoint world of the same split (puppets).")] = "",
     domain: Annotated[str, typer.Option(help="Which puppets: nano, nano-animals, nano-robots or full.")] = "nano",

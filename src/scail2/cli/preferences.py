@@ -119,7 +119,9 @@ def preferences(
     size: Annotated[
         str | None, typer.Option(help="One number or HEIGHTxWIDTH (default: puppets 128, others their own).")
     ] = None,
-    fps: Annotated[float, typer.Option(min=1.0, help="Frame rate of the motion.", rich_help_panel=_PUPPETS)] = 16.0,
+    fps: Annotated[
+        float, typer.Option(min=1.0, max=240.0, help="Frame rate of the motion.", rich_help_panel=_PUPPETS)
+    ] = 16.0,
     split: Annotated[str, typer.Option(help="train, validation, test or holdout.", rich_help_panel=_PUPPETS)] = "train",
     salt: Annotated[
         str, typer.Option(help="Draws another, disjoint world of the same split.", rich_help_panel=_PUPPETS)

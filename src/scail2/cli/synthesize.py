@@ -39,7 +39,7 @@ def synthesize(
     recipe: Annotated[str, typer.Option(help="Whose shares of constructions: nano or paper.")] = "nano",
     frames: Annotated[int, typer.Option(min=1, help="Frames per clip, 4k+1.")] = 17,
     size: Annotated[str, typer.Option(help="Pixels, one number or HEIGHTxWIDTH.")] = "128",
-    fps: Annotated[float, typer.Option(min=1.0, help="Frame rate of the motion.")] = 16.0,
+    fps: Annotated[float, typer.Option(min=1.0, max=240.0, help="Frame rate of the motion.")] = 16.0,
     split: Annotated[str, typer.Option(help="train, validation, test or holdout.")] = "train",
     salt: Annotated[str, typer.Option(help="Draws another, disjoint world of the same split.")] = "",
     domain: Annotated[str, typer.Option(help="Which puppets: nano, nano-animals, nano-robots or full.")] = "nano",

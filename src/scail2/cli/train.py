@@ -50,7 +50,8 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="Stop after this many steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples in a micro-batch.")] = None,
     rate: Annotated[
-        float, typer.Option(min=1e-6, help="Multiply the recipe's learning rates; below 1 to disturb weights less.")
+        float,
+        typer.Option(min=1e-6, max=1e6, help="Multiply the recipe's learning rates; below 1 to disturb weights less."),
     ] = 1.0,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of every random draw.")] = None,
     start_from: Annotated[

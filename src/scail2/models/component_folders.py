@@ -9,17 +9,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from scail2.checkpoints.model_folder import (
     arguments_of,
     check_component,
     check_pipeline,
     load_folder,
+    loading,
     read_config,
     shapes_in,
 )
 from scail2.errors import InputError
 from scail2.models.autoencoder import AutoencoderPatchTransform
 from scail2.models.transformer import SCAIL2Transformer3DModel
+
+_OWN: dict[str, Any] = {each.__name__: each for each in (SCAIL2Transformer3DModel, AutoencoderPatchTransform)}
 
 
 def load_component_folder(kind: Any, folder: str | Path, **options: Any) -> Any:
@@ -37,16 +42,40 @@ def check_classes(folder: Path) -> None:
 
 
 def _check_class(folder: Path) -> None:
-    """The arguments of our own classes; imports torch."""
-    config = read_config(folder)
-    if config.get("_class_name") == "SCAIL2Transformer3DModel":
-        arguments_of(SCAIL2Transformer3DModel, config, folder / "config.json")
-    elif config.get("_class_name") == "AutoencoderPatchTransform":
-        _check_patch_transform(config, shapes_in(folder), folder / "config.json")
+    """The arguments of our own classes, and that a folder holds all of their tensors and no others; imports torch."""
+    config, where = read_config(folder), folder / "config.json"
+    kind = _OWN.get(config.get("_class_name", ""))
+    if kind is None:
+        return
+    arguments, shapes = arguments_of(kind, config, where), shapes_in(folder)
+    if kind is AutoencoderPatchTransform:
+        _check_patch_transform(arguments, shapes, where)
+    if (
+        shapes is None or "quantization_config" in config
+    ):  # other formats, and numbers in other shapes, are not looked into
+        return
+    with torch.device("meta"), loading(where):
+        wanted = {name: tuple(value.shape) for name, value in kind(**arguments).state_dict().items()}
+    _refuse_unlike(wanted, shapes, folder)
 
 
-def _check_patch_transform(config: Mapping[str, Any], shapes: Mapping[str, Any] | None, where: Path) -> None:
-    arguments = arguments_of(AutoencoderPatchTransform, config, where)
+def _refuse_unlike(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """diffusers would warn, and go on with weights that are nowhere, or are nobody's."""
+    absent, foreign = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    unlike = sorted(name for name in wanted.keys() & found.keys() if wanted[name] != tuple(found[name]))
+    told = [
+        f"{len(names)} {what}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
+        for what, names in (("missing", absent), ("that do not belong to it", foreign), ("of another shape", unlike))
+        if names
+    ]
+    if told:
+        raise InputError(f"The tensors in {folder} do not fit its configuration: {'; '.join(told)}.")
+
+
+def _check_patch_transform(arguments: Mapping[str, Any], shapes: Mapping[str, Any] | None, where: Path) -> None:
+    """Bases decide how large the module is that would be made: they are compared first."""
+    if shapes is None:
+        return
     defaults = inspect.signature(AutoencoderPatchTransform.__init__).parameters
     size, frames, channels = (
         arguments.get(name, defaults[name].default)
@@ -54,6 +83,6 @@ def _check_patch_transform(config: Mapping[str, Any], shapes: Mapping[str, Any] 
     )
     wanted = {"image_basis": (channels, 3 * size**2), "video_basis": (channels, frames * 3 * size**2)}
     for name, shape in wanted.items():
-        if shapes is None or shapes.get(name) != shape:
-            found = "missing" if shapes is None or name not in shapes else f"of shape {shapes[name]}"
+        if shapes.get(name) != shape:
+            found = "missing" if name not in shapes else f"of shape {shapes[name]}"
             raise InputError(f"{where} makes '{name}' a tensor of shape {shape}, but in its weights it is {found}.")

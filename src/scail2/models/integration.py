@@ -1,6 +1,7 @@
 """Every line that touches diffusers' registries, with the reason. Called once by `scail2.models.transformer`."""
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from diffusers.utils import apply_lora_scale
 
 from scail2.checkpoints.single_file import single_file_config, single_file_weights
 from scail2.checkpoints.transformer_files import read_transformer
+from scail2.errors import InputError, short
 
 
 def register_transformer(cls: type) -> None:
@@ -50,6 +52,9 @@ def scaled_by_loras(forward: Callable) -> Callable:
     @functools.wraps(forward)
     def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         given = kwargs.get("attention_kwargs")
+        scale = (given or {}).get("scale", 1.0)
+        if not isinstance(scale, int | float) or not math.isfinite(scale):
+            raise InputError(f"attention_kwargs: scale is {short(scale)}; it must be a finite number.")
         return (scaled if given and "scale" in given else forward)(self, *args, **kwargs)
 
     return call

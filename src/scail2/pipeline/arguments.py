@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from numbers import Integral, Real
 from typing import Any
 
@@ -90,7 +90,10 @@ def stream_options(arguments: Mapping[str, Any]) -> StreamOptions:
             value = arguments.get(name)
             if value is not None and not fits(value):
                 raise InputError(f"{name} is {_told(value)}; it must be {words}.{_hint(name, value)}")
-    return StreamOptions(**arguments)
+    # None is "as ever" for every option, also for those whose default is not None.
+    own = {each.name for each in fields(StreamOptions) if each.default not in (None, MISSING)}
+    said = {name for name in own if arguments.get(name) is None}
+    return StreamOptions(**{name: value for name, value in arguments.items() if name not in said})
 
 
 def _told(value: Any) -> str:

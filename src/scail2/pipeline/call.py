@@ -34,6 +34,8 @@ from scail2.pipeline.settings import SamplingDefaults, SamplingSettings, resolve
 from scail2.pipeline.step_caches import check_caches
 from scail2.segments import Segment, SegmentPlan
 
+# Decoders overshoot the range of pixels a little.
+_LARGEST_PIXEL = 2.0
 logger = logging.getLogger(__name__)
 
 
@@ -223,7 +225,12 @@ def _history(options: StreamOptions, first: Segment, overlap: int, size: tuple[i
             f"starting at segment {first.index} needs history of shape {expected}, the last output frames of segment "
             f"{first.index - 1}; got {given}."
         )
-    return options.history.float()
+    history = options.history.float()
+    if not options.history.is_floating_point() or not bool((history.abs() <= _LARGEST_PIXEL).all()):
+        raise InputError(
+            "history holds values outside [-1, 1], or none that are numbers: give frames as they came out."
+        )
+    return history
 
 
 def _generator(options: StreamOptions) -> torch.Generator:

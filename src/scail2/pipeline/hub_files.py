@@ -1,17 +1,25 @@
 """Folders and files that were named by a path or by a repository on the Hub."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 from scail2.errors import InputError
 
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
 
 
 def repository_folder(source: str | Path, kwargs: dict[str, Any]) -> Path:
     """A folder as it is, or a whole repository, downloaded first; takes the Hub's options out of ``kwargs``."""
     if Path(source).is_dir():
+        if not (Path(source) / "model_index.json").is_file():
+            raise InputError(f"{source} holds no saved pipeline: there is no model_index.json in it.")
         return Path(source)
+    if Path(source).exists() or not _REPOSITORY.fullmatch(str(source)):
+        raise InputError(
+            f"There is no folder {source}: name one with a saved pipeline, or a repository on the Hub (owner/name)."
+        )
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(str(source), **_taken(kwargs, _HUB_OPTIONS)))

@@ -11,7 +11,7 @@ from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 
 from scail2.errors import InputError, short
-from scail2.video.convert import to_uint8
+from scail2.video.convert import refuse_overflow, to_uint8
 
 OutputType = Literal["np", "pt", "pil", "uint8"]
 OUTPUT_TYPES = get_args(OutputType)
@@ -42,4 +42,5 @@ def video_as(output_type: str, video: Tensor) -> Frames:
     """A video (T, 3, H, W) float in [-1, 1] as ``SCAIL2PipelineOutput.frames``."""
     if output_type == "uint8":
         return to_uint8(video)[None]
+    refuse_overflow(video)
     return VideoProcessor().postprocess_video(video.transpose(0, 1).unsqueeze(0), output_type)

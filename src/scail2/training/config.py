@@ -1,9 +1,16 @@
 """What a training run is made of: frozen dataclasses, built by the functions of :mod:`scail2.training.recipes`."""
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Literal
 
 from scail2.devices import Precision
+from scail2.files.documents import Between, decode
 from scail2.request.placement import WeightStorage
+
+_Count = Annotated[int, Between(1, 10**9)]
+_Share = Annotated[float, Between(0, 1)]
+_Weight = Annotated[float, Between(0, 1e9)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,7 +25,7 @@ class TimestepConfig:
     mean: float = 0.0
     std: float = 1.0
     shift: float | None = None
-    pure_noise: float = 0.0
+    pure_noise: _Share = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,11 +40,11 @@ class LossConfig:
     of cached regions (of preference samples: hands, faces, feet) whose cells weigh 1 + weight times as much.
     """
 
-    space: str = "velocity"
-    reduction: str = "all"
+    space: Literal["velocity", "sample"] = "velocity"
+    reduction: Literal["all", "kept"] = "all"
     minimum_t: float = 0.3
-    character_weight: float = 0.0
-    alignment_weight: float = 0.0
+    character_weight: _Weight = 0.0
+    alignment_weight: _Weight = 0.0
     alignment_block: int = 2
     regions: tuple[tuple[str, float], ...] = ()
 
@@ -55,8 +62,8 @@ class PreferenceConfig:
     beta: float = 5000.0
     weight: float = 0.01
     regions: tuple[tuple[str, float], ...] = (("hands", 1.0),)
-    mean_over: str = "region"
-    patience: int = 50
+    mean_over: Literal["region", "all"] = "region"
+    patience: _Count = 50
     most_worse: float = 0.05
 
 
@@ -80,14 +87,14 @@ class DataConfig:
     """
 
     shards: str
-    batch_size: int = 16
-    window: int | None = None
-    whole_share: float = 0.0
+    batch_size: _Count = 16
+    window: _Count | None = None
+    whole_share: _Share = 0.0
     mixture: tuple[MixtureKnot, ...] = ()
-    history_probability: float = 0.15
-    middle_history_probability: float = 0.5
-    history_frames: int = 2
-    caption_dropout: float = 0.1
+    history_probability: _Share = 0.15
+    middle_history_probability: _Share = 0.5
+    history_frames: _Count = 2
+    caption_dropout: _Share = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,15 +106,15 @@ class OptimizerConfig:
     have none.
     """
 
-    learning_rate: float = 2e-6
-    muon_learning_rate: float = 0.0
+    learning_rate: _Weight = 2e-6
+    muon_learning_rate: _Weight = 0.0
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 1e-4
     clip_norm: float = 0.1
     warmup: int = 0
-    decay: str = "cosine"
-    decay_from: float = 0.0
-    final_fraction: float = 0.0
+    decay: Literal["cosine", "linear"] = "cosine"
+    decay_from: _Share = 0.0
+    final_fraction: _Share = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +125,7 @@ class LoRAConfig:
     and outputs of both attentions and the two layers of the feed-forward network. ``alpha`` None is the rank: a factor of 1.
     """
 
-    rank: int = 128
+    rank: _Count = 128
     alpha: float | None = None
     target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2")
 
@@ -135,7 +142,7 @@ class FrozenConfig:
     storage: WeightStorage = WeightStorage.INT8
     precision: Precision = Precision.BFLOAT16
     offload: bool = True
-    token_chunk: int = 4096
+    token_chunk: _Count = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,7 +172,7 @@ class TrainConfig:
 
     name: str
     model: str
-    steps: int
+    steps: _Count
     data: DataConfig
     timesteps: TimestepConfig = field(default_factory=TimestepConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -174,15 +181,19 @@ class TrainConfig:
     lora: LoRAConfig | None = None
     frozen: FrozenConfig | None = None
     preference: PreferenceConfig | None = None
-    seed: int = 0
-    accumulation: int = 1
-    ema_decay: float = 0.0
+    seed: Annotated[int, Between(0, 2**63 - 1)] = 0
+    accumulation: _Count = 1
+    ema_decay: _Share = 0.0
     precision: Precision | None = None
     compile_blocks: bool = False
     gradient_checkpointing: bool = False
     selective_checkpointing: bool = False
-    log_every: int = 20
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 2
-    most_skipped: int = 5
+    log_every: _Count = 20
+    checkpoint_every: _Count = 500
+    keep_checkpoints: _Count = 2
+    most_skipped: _Count = 5
     sheets: SheetConfig = field(default_factory=SheetConfig)
+
+    def check(self) -> None:
+        """Raises `InputError` naming the first setting that cannot be meant."""
+        decode(json.loads(json.dumps(asdict(self))), TrainConfig, f"The configuration of {self.name}")

@@ -123,6 +123,7 @@ def build_trainer(
     Raises:
         InputError: this machine has no such device, data or checkpoint do not fit, or the run would be changed unasked.
     """
+    config.check()
     if not change:
         refuse_change(directory, config)
     context = context or ParallelContext.detect(device)
@@ -196,6 +197,7 @@ def export_transformer(config: TrainConfig, directory: Path, output: Path) -> Pa
     if checkpoint is None:
         raise InputError(f"{directory} holds no checkpoint yet; train first.")
     load_weights(checkpoint, transformer)
+    _refuse_overflown(transformer, checkpoint)
     with exported_folder(output) as folder:
         if config.lora is None:
             transformer.save_pretrained(folder)
@@ -205,6 +207,16 @@ def export_transformer(config: TrainConfig, directory: Path, output: Path) -> Pa
             told = {"recipe": config.name, "steps": str(state_step(checkpoint)), "rank": str(config.lora.rank)}
             write_lora(folder / f"{config.name}.safetensors", adapters, alpha=_alpha(config.lora), metadata=told)
     return output if config.lora is None else output / f"{config.name}.safetensors"
+
+
+def _refuse_overflown(transformer: nn.Module, checkpoint: Path) -> None:
+    """Weights that are no numbers any more are no result."""
+    wrong = [name for name, value in transformer.named_parameters() if not bool(torch.isfinite(value).all())]
+    if wrong:
+        raise InputError(
+            f"{checkpoint} holds {len(wrong)} tensors that are not finite ({wrong[0]} …): the training overflowed. Lower --rate, "
+            "and begin anew or go on from an earlier checkpoint."
+        )
 
 
 def train_to_end(config: TrainConfig, output: Path, *, device: str | None = None) -> Path:

@@ -20,12 +20,17 @@ def to_uint8(frames: "torch.Tensor | np.ndarray") -> np.ndarray:
     values = frames if isinstance(frames, np.ndarray) else frames.detach().float().cpu().numpy()
     if values.ndim != 4 or values.shape[1] not in (3, 4):
         raise ValueError(f"frames must have the shape (T, 3, H, W), got {tuple(values.shape)}")
-    if not np.isfinite(values).all():
+    refuse_overflow(values)
+    scaled = np.clip(np.rint((values.astype(np.float32, copy=False) + 1.0) * 127.5), 0, 255)
+    return np.ascontiguousarray(scaled.astype(np.uint8).transpose(0, 2, 3, 1))
+
+
+def refuse_overflow(values: "torch.Tensor | np.ndarray") -> None:
+    """Raises `InputError` for NaN or infinity among the values; a broken picture must not look like a black one."""
+    if not bool((abs(values) < float("inf")).all()):
         raise InputError(
             "frames contain NaN or infinite values: the model overflowed, use another dtype (bfloat16 or float32)"
         )
-    scaled = np.clip(np.rint((values.astype(np.float32, copy=False) + 1.0) * 127.5), 0, 255)
-    return np.ascontiguousarray(scaled.astype(np.uint8).transpose(0, 2, 3, 1))
 
 
 def to_float(frames: np.ndarray) -> "torch.Tensor":

@@ -138,4 +138,11 @@ def test_unchecked_values_are_refused_by_the_node(nodes, job_inputs, changes, to
 
 def test_decimal_rates_mean_the_fractions_of_television(nodes):
     images = importlib.import_module("scail2_comfyui.images")
-    assert [str(images.rate(fps)) for fps in (16.0, 23.976, 29.97, 12.5)] == ["16", "24000/1001", "30000/1001", "25/2"]
+    rates = {1.0: "1", 2.0: "2", 16.0: "16", 23.976: "24000/1001", 29.97: "30000/1001", 12.5: "25/2"}
+    assert {fps: str(images.rate(fps)) for fps in rates} == rates
+    for strange in (torch.full((1, 8, 8, 3), 255.0), torch.full((1, 8, 8, 3), 200, dtype=torch.uint8),
+                    torch.full((1, 8, 8, 3), -1.0), torch.full((1, 8, 8, 3), float("nan"))):  # fmt: skip
+        with pytest.raises(images.InputError, match=r"the picture holds values outside \[0, 1\]"):
+            images.as_bytes(strange, "the picture")
+    with pytest.raises(images.InputError, match="the picture is wholly transparent"):
+        images.as_bytes(torch.cat([torch.ones(1, 8, 8, 3), torch.zeros(1, 8, 8, 1)], dim=-1), "the picture")

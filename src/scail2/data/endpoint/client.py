@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self
 
 import numpy as np
 import openai
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, field_validator
 
 from scail2.data.endpoint.account import Account, Pace
 from scail2.data.endpoint.answers import Answer, read_answer, shape_in_words
@@ -67,10 +67,22 @@ class _Message(BaseModel):
     content: str | None = None
     refusal: str | None = None
 
+    @field_validator("content", mode="before")
+    @classmethod
+    def _joined(cls, content: Any) -> Any:
+        """Some servers send parts."""
+        if not isinstance(content, list):
+            return content
+        texts = [part.get("text") for part in content if isinstance(part, dict)]
+        return "".join(text for text in texts if isinstance(text, str))
+
 
 class _Choice(BaseModel):
     message: _Message
     finish_reason: str | None = None
+
+
+_MOST_TOKENS = 10**9  # of one answer, if it is true
 
 
 class _Usage(BaseModel):
@@ -83,6 +95,16 @@ class _Completion(BaseModel):
 
     choices: list[_Choice]
     usage: _Usage | None = None
+
+    @field_validator("usage", mode="before")
+    @classmethod
+    def _counted(cls, usage: Any) -> Any:
+        """None, which is estimated, for counts that are none: servers send null, and worse."""
+        if not isinstance(usage, dict) or not usage.keys() & _Usage.model_fields.keys():
+            return None
+        counts = [usage.get(name, 0) for name in _Usage.model_fields]
+        whole = all(isinstance(each, int) and not isinstance(each, bool) for each in counts)
+        return usage if whole and all(0 <= each <= _MOST_TOKENS for each in counts) else None
 
 
 class _FormRefusedError(Exception):
