@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from diffusers.callbacks import SDCFGCutoffCallback
 from safetensors.torch import load_file, save_file
 from tiny import footage, patch_vae, tiny_pipeline
 
@@ -148,3 +149,23 @@ def test_what_is_no_saved_pipeline_is_told_in_a_sentence(tmp_path):
     ):
         with pytest.raises(InputError, match=told):
             SCAIL2Pipeline.from_pretrained(source)
+
+
+def test_a_callback_of_diffusers_ends_the_guidance(inputs):
+    pipe = pipeline()
+    guided = {"guidance_scale": 3.0, "num_inference_steps": 4, "negative_prompt": "b"}
+
+    def same_text(pipe, step, timestep, tensors):
+        """With one text on both sides guidance has nothing to add."""
+        return {"negative_prompt_embeds": tensors["prompt_embeds"]} if step >= 1 else {}
+
+    cut = frames(
+        pipe, inputs, callback_on_step_end=SDCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=1), **guided
+    )
+    seen = {"callback_on_step_end": same_text, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+    wanted = frames(pipe, inputs, **seen, **guided)
+    np.testing.assert_allclose(cut, wanted, atol=1e-5)
+    assert np.abs(cut - frames(pipe, inputs, **guided)).max() > 1e-3
+    assert np.array_equal(frames(pipe, inputs, **guided), frames(pipe, inputs, **guided)), (
+        "the next call is guided again"
+    )

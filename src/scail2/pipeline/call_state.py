@@ -9,6 +9,7 @@ class CallState:
     """The state of the pipeline's present or last call: one at a time."""
 
     _interrupt = False
+    _guidance_scale: float | None = None
     _completed = False
     _num_timesteps = 0
     _current_timestep: Tensor | None = None

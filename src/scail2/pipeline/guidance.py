@@ -121,8 +121,10 @@ def call_back(
 ) -> tuple[Tensor, VelocityPredictor]:
     """Show the step callback the tensors it asked for, and take over those it gives back.
 
-    ``at`` is the step's number and timestep.
+    ``at`` is the step's number and timestep. As in diffusers it may also set ``pipe._guidance_scale``: at 1 and below
+    nothing is guided from then on (`SDCFGCutoffCallback`).
     """
+    before = pipe._guidance_scale = 1.0 if predict.guider is None else getattr(predict.guider, "guidance_scale", None)
     tensors = {
         "latents": latents,
         "prompt_embeds": predict.conditions.prompt_embeds,
@@ -134,4 +136,16 @@ def call_back(
     tensors |= {name: value for name, value in changed.items() if name in tensors}
     if tensors["prompt_embeds"] is not predict.conditions.prompt_embeds:
         predict = replace(predict, conditions=replace(predict.conditions, prompt_embeds=tensors["prompt_embeds"]))
-    return tensors["latents"], replace(predict, negative_prompt_embeds=tensors["negative_prompt_embeds"])
+    predict = replace(predict, negative_prompt_embeds=tensors["negative_prompt_embeds"])
+    if pipe._guidance_scale != before:
+        predict = replace(predict, guider=_rescaled(predict.guider, float(pipe._guidance_scale)))
+    return tensors["latents"], predict
+
+
+def _rescaled(guider: BaseGuidance | None, scale: float) -> BaseGuidance | None:
+    """The guider with another scale; none at 1 and below."""
+    if scale <= 1.0:
+        return None
+    if guider is None:
+        raise InputError("a step callback cannot begin to guide: call with guidance_scale above 1, and lower it then.")
+    return guider.new(guidance_scale=scale)
