@@ -157,7 +157,7 @@ def page() -> str:
         "on a card: operations and live bytes are closed forms that tests compare with the kernels and storages of this program;",
         "speeds are what vendors state, times the share of it that was measured elsewhere. Peaks include what a driver takes",
         f"({RESERVED / GIB:.1f} GB) and an allocator wastes; times are within ± 40 %, and ± 20 % once `scail2 calibrate` has",
-        "measured a machine.",
+        "measured a machine. Of a CPU that was not measured nobody states what it reaches: its times are guesses.",
         "",
         "```sh",
         'scail2 plan --reference hero.png --driving dance.mp4 --card "RTX 4090"   # the same for your job and another machine',

@@ -56,9 +56,9 @@ def saved(tmp_path):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ("missing", "1 missing: blocks.1.ffn.net.2.weight"),
-        ("foreign", "1 that do not belong to it: blocks.7.attn1.to_q.weight"),
-        ("shape", "1 of another shape: blocks.1.ffn.net.2.weight"),
+        ("missing", "do not fit its configuration: 1 missing: blocks.1.ffn.net.2.weight"),
+        ("foreign", "do not fit its configuration: 1 that do not belong to it: blocks.7.attn1.to_q.weight"),
+        ("shape", "blocks.1.ffn.net.2.weight expected shape"),
         ("layers", "that do not belong to it: blocks.1."),
     ],
 )
@@ -76,7 +76,7 @@ def test_a_folder_is_loaded_whole_or_not_at_all(saved, load, change, told):
         path = saved / "transformer" / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"num_layers": 1}))
     save_file(state, weights, metadata={"format": "pt"})
-    with pytest.raises(InputError, match=f"transformer do not fit its configuration: .*{told}"):
+    with pytest.raises(InputError, match=told):
         load(saved)
 
 

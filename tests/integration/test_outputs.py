@@ -85,7 +85,7 @@ def test_conversion_never_replaces_anything(place, capsys):
         ("convert alias.safetensors --to comfy --out in/official.safetensors", "is also the source"),
         (f"{one} --out in", "lies inside the output"),
         (f"{one} --to official --out mine.safetensors", "exists already"),
-        (f"{one} --to official --out mine", "exists already"),
+        (f"{one} --to official --out mine", "one .safetensors file: name it so"),
         (f"{one} --out mine", "exists already"),
         (f"{one} --out mine.safetensors", "exists already"),
         (f"{folder} --out in/model", "is also the source"),

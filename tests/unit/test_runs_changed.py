@@ -64,7 +64,7 @@ def paint_over(path: Path) -> Path:
         ({"codec": "mpeg1"}, "codec must be one of"),
         ({"codec": "gif"}, "is written to .gif files"),
         ({"mode": "replacement"}, "background"),
-        ({"driving_mask": "painted over"}, "no character was found in the driving video"),
+        ({"driving_mask": "painted over"}, "the mask of the driving video shows no character"),
     ],
 )
 def test_a_refused_change_leaves_the_run_as_it_was(run, pipe, changes, sentence):
@@ -163,7 +163,7 @@ def test_a_rehearsal_looks_at_the_masks_as_they_are_painted_now(run, pipe, tmp_p
     place.mkdir()
     copy_prepared(run.path, place)
     for folder in (place, run.path):
-        with pytest.raises(InputError, match="no character was found in the driving video"):
+        with pytest.raises(InputError, match="the mask of the driving video shows no character"):
             RunDirectory.create(folder, run.request, renders=False).plan(pipe=pipe)
     assert tree(run.path) == before
 

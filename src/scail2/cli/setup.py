@@ -9,7 +9,6 @@ import typer
 
 if TYPE_CHECKING:
     from scail2.cli.terminal import Terminal
-    from scail2.errors import InputError
     from scail2.files.public.catalogue import ModelSet, PublicFile
     from scail2.files.public.choice import Choice
 
@@ -46,6 +45,7 @@ def setup(
 ) -> None:
     """Say which public files to get for this machine's GPU memory, how large they are and where they go; fetch them."""
     from scail2.cli.terminal import Terminal
+    from scail2.errors import InputError
     from scail2.files.public.catalogue import LORAS, model_set
     from scail2.files.public.choice import Choice, choose, layout_for
     from scail2.files.public.installed import converted_folder, is_converted, model_folder

@@ -9,14 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from scail2.checkpoints.model_folder import (
     arguments_of,
     check_component,
     check_pipeline,
     load_folder,
-    loading,
     read_config,
     shapes_in,
 )
@@ -31,7 +28,9 @@ def load_component_folder(kind: Any, folder: str | Path, **options: Any) -> Any:
     """`load_folder` for a folder that may hold one of our own classes, whose arguments are checked too."""
     check_component(Path(folder))
     _check_class(Path(folder))
-    return load_folder(kind, folder, **options)
+    component = load_folder(kind, folder, **options)
+    check_loaded(component, Path(folder))
+    return component
 
 
 def check_classes(folder: Path) -> None:
@@ -42,30 +41,30 @@ def check_classes(folder: Path) -> None:
 
 
 def _check_class(folder: Path) -> None:
-    """The arguments of our own classes, and that a folder holds all of their tensors and no others; imports torch."""
+    """The arguments of our own classes; imports torch."""
     config, where = read_config(folder), folder / "config.json"
     kind = _OWN.get(config.get("_class_name", ""))
-    if kind is None:
-        return
-    arguments, shapes = arguments_of(kind, config, where), shapes_in(folder)
-    if kind is AutoencoderPatchTransform:
-        _check_patch_transform(arguments, shapes, where)
-    if (
-        shapes is None or "quantization_config" in config
-    ):  # other formats, and numbers in other shapes, are not looked into
-        return
-    with torch.device("meta"), loading(where):
-        wanted = {name: tuple(value.shape) for name, value in kind(**arguments).state_dict().items()}
-    _refuse_unlike(wanted, shapes, folder)
+    if kind is not None:
+        arguments = arguments_of(kind, config, where)
+        if kind is AutoencoderPatchTransform:
+            _check_patch_transform(arguments, shapes_in(folder), where)
 
 
-def _refuse_unlike(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """diffusers would warn, and go on with weights that are nowhere, or are nobody's."""
-    absent, foreign = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    unlike = sorted(name for name in wanted.keys() & found.keys() if wanted[name] != tuple(found[name]))
+def check_loaded(component: Any, folder: Path) -> None:
+    """Raises `InputError` where a folder does not hold all of a component's tensors, or others; only for our own classes.
+
+    diffusers warns, and goes on with weights that are nowhere, or are nobody's.
+    """
+    if type(component).__name__ not in _OWN or "quantization_config" in read_config(folder):
+        return
+    shapes = shapes_in(folder)
+    if shapes is None:  # other formats are not looked into
+        return
+    wanted = component.state_dict().keys()
+    absent, foreign = sorted(wanted - shapes.keys()), sorted(shapes.keys() - wanted)
     told = [
         f"{len(names)} {what}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
-        for what, names in (("missing", absent), ("that do not belong to it", foreign), ("of another shape", unlike))
+        for what, names in (("missing", absent), ("that do not belong to it", foreign))
         if names
     ]
     if told:

@@ -11,7 +11,7 @@ from scail2.checkpoints.model_folder import forget_origin, loading
 from scail2.errors import InputError
 
 # Imports our classes too: diffusers resolves out-of-tree components only in modules that are imported already.
-from scail2.models.component_folders import check_classes
+from scail2.models.component_folders import check_classes, check_loaded
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.pipeline.hub_files import repository_folder
 
@@ -29,7 +29,11 @@ class SavedPipeline(DiffusionPipeline):
         folder = repository_folder(pretrained_model_name_or_path, kwargs)
         check_classes(folder)
         with loading(folder):
-            return super().from_pretrained(str(folder), **kwargs)
+            pipe = super().from_pretrained(str(folder), **kwargs)
+        for name, component in pipe.components.items():
+            if name not in kwargs and (folder / name).is_dir():
+                check_loaded(component, folder / name)
+        return pipe
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
