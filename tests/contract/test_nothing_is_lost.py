@@ -94,6 +94,9 @@ def test_a_pipeline_that_could_not_come_back_is_not_saved(saved, tmp_path, input
     elsewhere = load_pipeline(saved, placement="encoders-first")
     with pytest.raises(InputError, match="would be saved without them"):
         elsewhere.save_pretrained(tmp_path / "without")
+    assert not (tmp_path / "without").exists()
+    load_pipeline(placement="encoders-first").save_pretrained(tmp_path / "embedded")  # which has none to lose
+    assert load_pipeline(tmp_path / "embedded").transformer.num_parameters() == 18_217_728
 
 
 def test_loras_are_fused_beside_an_adapter(inputs):

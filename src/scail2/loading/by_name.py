@@ -18,7 +18,7 @@ from scail2.loading.component_files import ENCODERS
 from scail2.loading.components import folder_dtypes
 from scail2.loading.encoders_in_turn import StoredEncoders
 from scail2.loading.magnitudes import find_magnitudes
-from scail2.loading.places import model_place, parse_lora, transformer_place
+from scail2.loading.places import encoder_places, model_place, parse_lora, transformer_place
 from scail2.loading.placing import place_pipeline
 from scail2.loading.precision import default_precision
 from scail2.loading.speed import speed_up
@@ -76,7 +76,7 @@ def load_pipeline(
     if fused:
         unrounded = unrounded_weights(transformer_place(path), pipe.transformer.dtype)
         apply_loras(pipe.transformer, fused, reversible=False, unrounded=unrounded)
-    if encoders and not kept:
+    if encoders and not kept and encoder_places(path):
         pipe.encoder_source = StoredEncoders(path, weights_dtype, where, streamed=chosen_placement.offloads)
     place_pipeline(pipe, where, chosen_placement)
     speed_up(pipe.transformer, where, speed, chosen_placement, magnitudes)
