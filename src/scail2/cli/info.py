@@ -22,9 +22,9 @@ def info(
 
     from scail2.checkpoints.model_folder import check_model
     from scail2.cli.terminal import Terminal, visible, write_json
-    from scail2.files.public.embedded import embedded_lora
+    from scail2.files.public.embedded import lora_place
 
-    path = embedded_lora(str(path)) or path
+    path = lora_place(path)
     check_model(path)
     from scail2.checkpoints.downloads import HUB_PREFIX, local_path
     from scail2.loading.inventory import describe

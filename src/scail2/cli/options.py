@@ -127,13 +127,18 @@ def make_request(
 def _check_sampling(request: AnimationRequest) -> None:
     """Refuses a LoRA that is not there, and a preset that is tuned for LoRAs where none is named, before anything is loaded."""
     for each in request.lora:
-        if not each.startswith(HUB_PREFIX):
-            refuse_missing_lora(Path(split_lora(each)[0]))
+        check_lora(each)
     if request.preset is not None:
         from scail2.pipeline.presets import preset
 
         if not request.lora:
             preset(request.preset).refuse_without_loras()
+
+
+def check_lora(text: str) -> None:
+    """Refuses a LoRA (PATH[:X]) that is not there; one on the Hub is looked for when it is loaded."""
+    if not text.startswith(HUB_PREFIX):
+        refuse_missing_lora(Path(split_lora(text)[0]))
 
 
 def must_exist(path: str | Path | None, option: str) -> None:

@@ -8,12 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from scail2.checkpoints.downloads import HUB_PREFIX
-from scail2.cli.options import must_exist, need
+from scail2.cli.options import check_lora, must_exist, need
 from scail2.cli.terminal import Terminal
 from scail2.errors import InputError
-from scail2.files.public.embedded import refuse_missing_lora
-from scail2.files.user_paths import split_lora
 
 
 def register(app: typer.Typer) -> None:
@@ -95,6 +92,5 @@ def _named(text: str) -> tuple[str, str]:
     from scail2.request.paths import absolute_lora
 
     whole = absolute_lora(path)
-    if not whole.startswith(HUB_PREFIX):
-        refuse_missing_lora(Path(split_lora(whole)[0]))
+    check_lora(whole)
     return name, whole

@@ -103,11 +103,11 @@ def work_of(
     config: TrainConfig, shape: TransformerShape, autoencoder: AutoencoderShape, clip: tuple[int, int, int]
 ) -> TrainingWork:
     """A recipe on clips of so many frames, height and width, in the words of the budget."""
-    frames, *size = clip
-    sequence = SequenceShape.of(shape, autoencoder, (size[0], size[1]), frames)
+    frames, height, width = clip
+    sequence = SequenceShape.of(shape, autoencoder, (height, width), frames)
     cut, window = None, config.data.window
     if window is not None and (short_clip := (window - 1) * autoencoder.scale_factor_temporal + 1) < frames:
-        cut = SequenceShape.of(shape, autoencoder, (size[0], size[1]), short_clip)
+        cut = SequenceShape.of(shape, autoencoder, (height, width), short_clip)
     lora, frozen = config.lora, config.frozen
     again = Recomputation.FULL if config.gradient_checkpointing else Recomputation.NONE
     if config.gradient_checkpointing and getattr(config, "selective_checkpointing", False):

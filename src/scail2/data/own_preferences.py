@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from scail2.data.pairs import Array, Still
+from scail2.data.pairs import SIDE_STEP, Array, Still
 from scail2.data.preferences import REGIONS, PreferencePair
 from scail2.errors import InputError
 from scail2.files.documents import load_json
@@ -21,8 +21,6 @@ from scail2.video.resize import resize_cover
 
 # Sides of clips: what every model's grid divides.
 _SIDE = 32
-# What sides that are asked for must be multiples of: a token of the embedded model; others want more, and say so when cached.
-_STEP = 16
 _NEEDED = ("driving", "driving mask", "preferred", "rejected", "reference mask")
 _FILES = (*_NEEDED, "reference", "boxes")
 
@@ -163,10 +161,10 @@ def _check_shape(frames: int, size: tuple[int, int] | None) -> None:
     """Refuses lengths and sizes that no model takes, before anything is read."""
     if frames % 4 != 1:
         raise InputError(f"Clips have 4k+1 frames, not {frames}: take {4 * round((frames - 1) / 4) + 1}.")
-    if size is not None and any(side % _STEP for side in size):
-        told = "x".join(str(max(_STEP, round(side / _STEP) * _STEP)) for side in size)
+    if size is not None and any(side % SIDE_STEP for side in size):
+        told = "x".join(str(max(SIDE_STEP, round(side / SIDE_STEP) * SIDE_STEP)) for side in size)
         raise InputError(
-            f"Sides of clips are multiples of {_STEP}, not {size[0]}x{size[1]} (height x width): take {told}."
+            f"Sides of clips are multiples of {SIDE_STEP}, not {size[0]}x{size[1]} (height x width): take {told}."
         )
 
 

@@ -21,6 +21,14 @@ from scail2.files.limits import DOCUMENT_BYTES
 from scail2.masks import BINDING_SLOTS, paint_mask, split_mask
 
 Array = np.ndarray
+# Sides of clips are multiples of a token of the embedded model; others want more, and say so when they are cached.
+SIDE_STEP = 16
+
+
+def check_sides(height: int, width: int) -> None:
+    """Raises `InputError` for a size that could not be cached for any model."""
+    if height % SIDE_STEP or width % SIDE_STEP:
+        raise InputError(f"clip sides are multiples of {SIDE_STEP}, not {height}×{width}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

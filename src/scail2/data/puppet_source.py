@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from scail2 import puppets
-from scail2.data.pairs import Clip, MotionPair, Still
+from scail2.data.pairs import Clip, MotionPair, Still, check_sides
 from scail2.data.triplet_settings import SampleKind
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
@@ -67,8 +67,7 @@ class PuppetSource:
                 raise InputError(f"unknown pose error {error!r}: choose one of {', '.join(POSE_ERRORS)}")
         if self.frames % 4 != 1:
             raise InputError(f"clips have 4k+1 frames, not {self.frames}")
-        if self.height % 16 or self.width % 16:
-            raise InputError(f"clip sides are multiples of 16, not {self.height}×{self.width}")
+        check_sides(self.height, self.width)
 
     @property
     def num_parts(self) -> int:

@@ -296,10 +296,8 @@ class _Decoder:
             counted = made if isinstance(made, int | float | Fraction) else None if made is None else len(made)
             if counted is not None and not bounds.low <= counted <= bounds.high:
                 what = "" if counted is made else "its length "
-                span = " to ".join(
-                    f"{int(each)}" if each == int(each) else f"{each:g}" for each in (bounds.low, bounds.high)
-                )
-                span = f"from {span}"
+                low, high = (int(each) if each == int(each) else f"{each:g}" for each in (bounds.low, bounds.high))
+                span = f"from {low} to {high}"
                 _refuse(self.where, f"{_named(key)}: {what}must be {span}, not {short(counted)}")
         return made
 

@@ -160,9 +160,8 @@ def _acquire(path: Path, place: Path, attempts: int, *, shared: bool = False) ->
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
         except FileNotFoundError:
-            vanished += (
-                1  # whoever made the folder removed it in between; some file systems say so of what they do not allow
-            )
+            # Whoever made the folder removed it in between; some file systems say so of what they do not allow.
+            vanished += 1
             if vanished > _VANISHED:
                 raise
             continue

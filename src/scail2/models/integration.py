@@ -52,10 +52,12 @@ def scaled_by_loras(forward: Callable) -> Callable:
     @functools.wraps(forward)
     def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         given = kwargs.get("attention_kwargs")
-        scale = (given or {}).get("scale", 1.0)
+        if not given or "scale" not in given:
+            return forward(self, *args, **kwargs)
+        scale = given["scale"]
         if not isinstance(scale, int | float) or not math.isfinite(scale):
             raise InputError(f"attention_kwargs: scale is {short(scale)}; it must be a finite number.")
-        return (scaled if given and "scale" in given else forward)(self, *args, **kwargs)
+        return scaled(self, *args, **kwargs)
 
     return call
 

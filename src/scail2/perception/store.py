@@ -92,7 +92,7 @@ class PaletteFrames:
         painted = np.where(black == white, 0 if old == "black" else 1, white > black)
         tables = np.repeat(_RGB[None], len(rows), axis=0)
         tables[np.arange(len(rows)), painted.astype(int)] = _BACKGROUNDS[new]
-        return np.stack([table[frame] for table, frame in zip(tables, rows, strict=True)])
+        return tables[np.arange(len(rows))[:, None, None], rows]
 
 
 def _track_json(track: CharacterTrack, slot: BindingSlot | None) -> dict[str, Any]:

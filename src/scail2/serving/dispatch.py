@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from scail2.errors import InputError
+from scail2.request.animation import AnimationRequest
 from scail2.runs import RunDirectory
 from scail2.serving.queue import Job, JobQueue, JobState
 from scail2.serving.settings import ServiceSettings
@@ -139,20 +140,16 @@ class Dispatcher:
 
     def _is_accepted(self, job: Job) -> bool:
         """Whether the run's folder is what its settings say; a change that was refused at once has left it as it was."""
-        row, place = self._queue.run(job.run, job.owner), RunPlace(folder=self._settings.runs / job.run)
         try:
-            wanted = to_request(row.settings, place, self._settings, partial(self._uploads.find, job.owner))
+            place, wanted = self._asked(job)
             return RunDirectory.open(place.run).request.with_changes(device=None) == wanted.with_changes(device=None)
         except InputError:
             return False
 
     def _order(self, job: Job, device: str | None) -> Order:
         """The job in plain values. Where it was cancelled between the queue and here, the worker is told."""
-        row = self._queue.run(job.run, job.owner)
-        place = RunPlace(folder=self._settings.runs / job.run)
-
+        place, request = self._asked(job)
         place.folder.mkdir(parents=True, exist_ok=True)
-        request = to_request(row.settings, place, self._settings, partial(self._uploads.find, job.owner))
         latest = self._queue.last_job(job.run)
         if latest is not None and latest.cancel:
             self._at_work[job.id].cancel(job.id)
@@ -166,6 +163,12 @@ class Dispatcher:
             attempt=job.attempts,
             device=device_of_order(device),
         )
+
+    def _asked(self, job: Job) -> tuple[RunPlace, AnimationRequest]:
+        """Where a job's run lies, and what it is to be as its settings are now."""
+        place = RunPlace(folder=self._settings.runs / job.run)
+        settings = self._queue.run(job.run, job.owner).settings
+        return place, to_request(settings, place, self._settings, partial(self._uploads.find, job.owner))
 
     def _note(self, run: str, event: dict[str, Any]) -> None:
         name = event.get("event")

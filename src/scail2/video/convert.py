@@ -27,7 +27,8 @@ def to_uint8(frames: "torch.Tensor | np.ndarray") -> np.ndarray:
 
 def refuse_overflow(values: "torch.Tensor | np.ndarray") -> None:
     """Raises `InputError` for NaN or infinity among the values; a broken picture must not look like a black one."""
-    if not bool((abs(values) < float("inf")).all()):
+    finite = np.isfinite(values) if isinstance(values, np.ndarray) else values.isfinite()
+    if not bool(finite.all()):
         raise InputError(
             "frames contain NaN or infinite values: the model overflowed, use another dtype (bfloat16 or float32)"
         )

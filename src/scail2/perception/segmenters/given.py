@@ -149,9 +149,6 @@ def _with_alpha(reader: VideoReader) -> SizedFrames:
     return _StraightAlpha(reader) if reader.has_alpha else reader
 
 
-_BACKGROUND_NAMES = ("black", "white")
-
-
 class MaskKind(Enum):
     """What the frames of a mask file say who is where with."""
 
@@ -282,7 +279,7 @@ class GivenMasks:
             "given palette",
             slots=list(BINDING_SLOTS),
             names=list(PALETTE_NAMES[2:]),
-            background=_BACKGROUND_NAMES[is_white],
+            background=PALETTE_NAMES[is_white],
             warnings=[*mask.warnings, *_strays(mask.path, white, is_white), *snapper.warnings(mask.path.name)],
         )
 
@@ -334,7 +331,7 @@ def _strays(path: Path, white: np.ndarray, is_white: bool) -> list[str]:
     if not frames:
         return []
     told = ", ".join(map(str, frames[:4])) + (f" and {len(frames) - 4} more" if len(frames) > 4 else "")
-    usual, other = _BACKGROUND_NAMES[is_white], _BACKGROUND_NAMES[not is_white]
+    usual, other = PALETTE_NAMES[is_white], PALETTE_NAMES[not is_white]
     return [f"{path.name} has a {other} background in frames {told} and a {usual} one elsewhere: {usual} is meant."]
 
 

@@ -19,15 +19,8 @@ from scail2.synthesis.generators.puppet_world import PuppetCharacter, PuppetTake
 from scail2.synthesis.pools.protocol import STYLE_SHARES, PoolMotion
 
 _MANY = Between(1, 10**7)
-_STEP = 16
 _STARTS = 8.0  # seconds of a performance in which clips begin
 _CHARACTER = "puppet-"
-
-
-def _refuse_sides(height: int, width: int) -> None:
-    """What is made in other sizes could not be cached."""
-    if height % _STEP or width % _STEP:
-        raise InputError(f"Clip sides are multiples of {_STEP}, not {height}x{width} (height x width).")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +46,7 @@ class DrawnMotions:
     def __post_init__(self) -> None:
         if self.frames % 4 != 1:
             raise InputError(f"Clips have 4k+1 frames, not {self.frames}.")
-        _refuse_sides(self.height, self.width)
+        pairs.check_sides(self.height, self.width)
         puppets.Split.parse(self.split)
         puppets.domain_named(self.domain)
 
@@ -129,7 +122,7 @@ class DrawnCharacters:
     width: Annotated[int, Between(16, 4096)] = 128
 
     def __post_init__(self) -> None:
-        _refuse_sides(self.height, self.width)
+        pairs.check_sides(self.height, self.width)
 
     def draw(self, count: int, seed: int, without: Collection[str]) -> list[str]:
         """See `CharacterPool`."""

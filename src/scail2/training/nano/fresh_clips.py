@@ -104,7 +104,8 @@ class FreshClips:
         config = self.config
         generator = np.random.default_rng([config.first_index, number])
         source = self.source
-        if self.others and generator.random() < config.others_share:
+        # Where nobody asks for others nothing is drawn: batches stay what their numbers always gave.
+        if config.others_share and generator.random() < config.others_share:
             source = self.others[generator.integers(len(self.others))]
         kind = self._triplets.draw_kind(generator)
         triplets = []
