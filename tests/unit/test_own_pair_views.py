@@ -9,6 +9,7 @@ from own_material import figure, film, make_pair, number_of, write
 from PIL import Image
 from test_own_pairs import MAKING, SMALL, added, pairs_in, refused, run
 
+from scail2.cli.app import main
 from scail2.data.cache import CacheWork
 from scail2.data.own.choosing import groups, split
 from scail2.data.own.folder import read_ledger
@@ -19,6 +20,7 @@ from scail2.data.own.verdicts import Limits
 from scail2.data.shards import Record
 from scail2.data.sources import PairShards
 from scail2.data.triplet_settings import triplet_settings
+from scail2.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +132,35 @@ def test_pairs_are_selected_by_licence(material, capfd):
     told = refused(capfd, "pairs", "select", material / "pairs", "--out", material / "none", "--licence", "MIT")
     assert "none of the 4 pairs" in told
     assert not (material / "none").exists()
+
+
+def of_one_source(material, folder):
+    run("pairs", "select", material / "pairs", "--out", folder, "--licence", "cc-by-4.0")
+
+
+def test_a_split_that_gets_nothing_is_named_and_the_others_lie_where_they_would(material, tmp_path, capfd):
+    of_one_source(material, tmp_path / "one")
+    with pytest.raises(SystemExit, match="0"):
+        main(["pairs", "select", str(tmp_path / "one"), "--out", str(tmp_path / "out"), "--split", "0.5,0.5"])
+    told = capfd.readouterr()
+    assert "warning: nothing for validation" in told.err
+    assert "2 pairs for train, 0 pairs for validation" in told.out
+    assert list(pairs_in(tmp_path / "out" / "train")) == ["dance-000000", "dance-000017"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["train"]
+
+
+@pytest.mark.parametrize("verb", [("check",), ("card", "--out", "card"), ("select", "--out", "chosen")])
+def test_a_damaged_ledger_is_said_to_be_damaged(material, tmp_path, capfd, monkeypatch, verb):
+    monkeypatch.chdir(tmp_path)
+    of_one_source(material, tmp_path / "one")
+    capfd.readouterr()
+    whole = (tmp_path / "one" / "pairs.json").read_bytes()
+    (tmp_path / "one" / "pairs.json").write_bytes(whole[: len(whole) // 2])
+    told = refused(capfd, "pairs", verb[0], tmp_path / "one", *verb[1:])
+    assert "pairs.json" in told
+    assert "JSON" in told
+    with pytest.raises(InputError, match="JSON"):
+        read_ledger(tmp_path / "one")
 
 
 def test_a_copy_is_found_and_another_motion_is_not(tmp_path):

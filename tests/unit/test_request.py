@@ -7,6 +7,7 @@ from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from scail2.cli.app import main
@@ -67,6 +68,16 @@ def test_paths_become_absolute_and_words_become_choices():
     assert request.drift_correction is DriftCorrection.REINHARD_FIRST
     assert request.shift == 5.0
     assert request.compare_output == Path.cwd() / "c-compare.mp4"
+
+
+def test_numpys_numbers_are_kept_as_pythons():
+    request = AnimationRequest(
+        **FILES | {"num_inference_steps": np.int64(2), "shift": np.float32(3), "height": np.int32(64)}
+    )
+    assert (request.num_inference_steps, request.shift, request.height) == (2, 3.0, 64)
+    assert AnimationRequest.from_json(json.dumps(request.to_json())) == request
+    with pytest.raises(InputError, match="must be a whole number"):
+        AnimationRequest(**FILES | {"num_inference_steps": np.bool_(True)})
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,9 @@ def test_a_scheduler_without_a_shift_has_none_and_takes_none():
         ({"num_inference_steps": 5000}, "num_inference_steps"),
         ({"shift": 0.0}, "shift is 0.0"),
         ({"shift": float("inf")}, "shift"),
+        ({"shift": "3"}, "shift is '3'"),
         ({"guidance_scale": float("nan")}, "guidance_scale"),
+        ({"guidance_scale": "5"}, "guidance_scale is '5'"),
         ({"solver": "ddim"}, "unipc, dpm"),
         ({"preset": "slow"}, "unknown preset"),
     ],
@@ -168,6 +170,13 @@ def test_a_scheduler_without_a_shift_has_none_and_takes_none():
 def test_refused_settings(change, message):
     with pytest.raises(InputError, match=message):
         resolve_settings(QUALITY, (512, 896), **change)
+
+
+def test_numpys_numbers_are_numbers():
+    given = {"num_inference_steps": np.int64(2), "shift": np.float32(3), "guidance_scale": np.float64(1.5)}
+    settings = resolve_settings(QUALITY, (512, 896), **given)
+    assert (settings.steps, settings.shift, settings.guidance_scale) == (2, 3.0, 1.5)
+    assert type(settings.steps) is int
 
 
 def test_a_scheduler_is_rebuilt_from_its_configuration():

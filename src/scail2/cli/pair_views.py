@@ -181,9 +181,11 @@ def _chosen(
 
 
 def _tell_choice(chosen: "Chosen") -> None:
-    from collections import Counter
-
-    for name, count in Counter(chosen.splits.values()).items():
+    for name, count in chosen.counts.items():
         say(f"{name}: {count} pairs")
+        if not count:
+            Terminal(stderr=True).say(
+                f"warning: nothing for {name}: what shares a character, motion or source stays together."
+            )
     for key, why in chosen.left_out.items():
         say(f"not taken {key}: {why}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Self
 
 from scail2.errors import InputError
@@ -86,15 +87,20 @@ def resolve_settings(
     steps = chosen.steps if num_inference_steps is None else num_inference_steps
     if guidance_scale is None:
         guidance_scale = chosen.guidance_scale if defaults.guidance_scale is None else defaults.guidance_scale
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= NUM_TRAIN_TIMESTEPS:
+    if isinstance(steps, bool) or not isinstance(steps, Integral) or not 1 <= steps <= NUM_TRAIN_TIMESTEPS:
         raise InputError(
             f"num_inference_steps is {steps!r}; it must be a whole number from 1 to {NUM_TRAIN_TIMESTEPS}."
         )
-    if not math.isfinite(guidance_scale):
+    if not (isinstance(guidance_scale, Real) and math.isfinite(guidance_scale)):
         raise InputError(f"guidance_scale is {guidance_scale!r}; it must be a finite number, 1 for no guidance.")
-    if shift is not None and not (math.isfinite(shift) and shift > 0):
+    if shift is not None and not (isinstance(shift, Real) and math.isfinite(shift) and shift > 0):
         raise InputError(f"shift is {shift!r}; it must be a positive number, 1 for an even schedule.")
-    return SamplingSettings(steps=steps, guidance_scale=float(guidance_scale), solver=solver, shift=shift)
+    return SamplingSettings(
+        steps=int(steps),
+        guidance_scale=float(guidance_scale),
+        solver=solver,
+        shift=None if shift is None else float(shift),
+    )
 
 
 def configured_shift(config: Mapping[str, Any]) -> float | None:

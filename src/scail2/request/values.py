@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import field, fields
 from enum import StrEnum
 from fractions import Fraction
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +76,14 @@ def choice(kind: type[StrEnum]) -> Convert:
 
 def whole(low: int, high: int, *, stride: int = 1, offset: int = 0) -> Convert:
     def convert(name: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value <= high:
             raise InputError(f"{name} must be a whole number from {low} to {high}, not {short(value)}.")
         if (value - offset) % stride:
             below = max(low, value - (value - offset) % stride)
             raise InputError(
                 f"{name} must be of the form {stride}n+{offset}, not {value}; try {below} or {below + stride}."
             )
-        return value
+        return int(value)  # NumPy's and torch's counts, too
 
     return convert
 
@@ -93,7 +94,7 @@ seed = whole(0, 2**63 - 1)
 
 def real(low: float, high: float, *, open_low: bool = False) -> Convert:
     def convert(name: str, value: Any) -> float:
-        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        good = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
         if not good or not low <= value <= high or (open_low and value == low):
             bounds = f"above {low:g} and at most {high:g}" if open_low else f"from {low:g} to {high:g}"
             raise InputError(f"{name} must be a number {bounds}, not {short(value)}.")

@@ -97,10 +97,16 @@ def split(
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """What is taken: key → split, and why the others are not."""
+    """What is taken: key → split, why the others are not, and which splits were asked for."""
 
     splits: dict[str, str]
     left_out: dict[str, str]
+    asked: tuple[str, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Pairs of every split that was asked for, also of those that got none."""
+        return {name: sum(each == name for each in self.splits.values()) for name in self.asked}
 
 
 def choose(
@@ -126,23 +132,23 @@ def choose(
         raise InputError(
             f"none of the {len(listing.pairs)} pairs in {listing.folder} is left ({reasons or 'there are none'})."
         )
-    return Chosen(splits=split(kept, shares, twins=twins, salt=salt), left_out=left_out)
+    asked = tuple(name for name, share in shares.items() if share)
+    return Chosen(splits=split(kept, shares, twins=twins, salt=salt), left_out=left_out, asked=asked)
 
 
 def write_selection(listing: Listing, chosen: Chosen, out: Path) -> dict[str, int]:
-    """Writes the chosen pairs as folders of their own, `OUT/train` …, or OUT itself where there is one split only.
+    """Writes the chosen pairs as folders of their own, `OUT/train` …, or OUT itself where one split only was asked for.
 
     Members are copied as they are, checked against their checksums. Returns pairs by split.
     """
-    names = dict.fromkeys(chosen.splits.values())
-    counts = {}
-    for name in [each for each in SPLITS if each in names]:
-        folder = out / name if len(names) > 1 else out
-        counts[name] = _write_split(listing, [p for p in listing.pairs if chosen.splits.get(p.key) == name], folder)
+    counts = chosen.counts
+    for name in [each for each, count in counts.items() if count]:
+        folder = out / name if len(counts) > 1 else out
+        _write_split(listing, [p for p in listing.pairs if chosen.splits.get(p.key) == name], folder)
     return counts
 
 
-def _write_split(listing: Listing, pairs: Sequence[Listed], folder: Path) -> int:
+def _write_split(listing: Listing, pairs: Sequence[Listed], folder: Path) -> None:
     by_shard: dict[Path, list[Listed]] = defaultdict(list)
     for pair in pairs:
         by_shard[pair.record.shard].append(pair)
@@ -156,7 +162,6 @@ def _write_split(listing: Listing, pairs: Sequence[Listed], folder: Path) -> int
                 for pair in inside:
                     _copy(pair, writer)
         write_ledger(place, _ledger(listing, pairs))
-    return len(pairs)
 
 
 def _copy(pair: Listed, writer: ShardWriter) -> None:

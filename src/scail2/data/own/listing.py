@@ -11,6 +11,7 @@ from scail2.data.own.folder import LEDGER, OWN_PAIRS, Ledger, read_ledger
 from scail2.data.own.sources import Consent
 from scail2.data.shards import DamagedSample, DamageReport, Record, find_shards, read_index
 from scail2.errors import InputError
+from scail2.files.documents import load_json
 
 # What `scail2 pairs add` makes; its sources' names are those of files.
 _OWN = ("pair", "single", "mask")
@@ -113,6 +114,14 @@ def _rate(value: Any) -> float:
         return 16.0
 
 
+def _ledger(folder: Path) -> Ledger | None:
+    """That of `scail2 pairs add`; none where there is no such file, or one of something else."""
+    if not (folder / LEDGER).is_file():
+        return None
+    load_json(folder / LEDGER, Any)  # a damaged one is said to be damaged, not to be something else
+    return read_ledger(folder) if OWN_PAIRS.recognises(folder) else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Listing:
     """All pairs of a folder, and its ledger where it has one of `scail2 pairs add`."""
@@ -131,7 +140,7 @@ class Listing:
         """
         if not folder.is_dir():
             raise InputError(f"there is no folder {folder}.")
-        ledger = read_ledger(folder) if (folder / LEDGER).is_file() and OWN_PAIRS.recognises(folder) else None
+        ledger = _ledger(folder)
         report = DamageReport()
         found = []
         shards = find_shards(folder) if ledger is None or any(folder.glob("*.tar")) else []
