@@ -123,8 +123,8 @@ def test_the_plans_that_are_shown_are_plans(tmp_path):
     assert first.ablations == ("binding_slots", "environment_switch_one_rope", "mode_positions")
     assert {arm.name for arm in first.arms} == {"base", "one_rope", "no_slots", "no_switch_one_rope"}
     assert whole.ablations == tuple(ABLATION_CATALOGUE)
-    # The sum in docs/training.md: ten arms of pairs and three of preferences.
-    assert [len([arm for arm in whole.arms if (arm.follows is None) is own]) for own in (True, False)] == [10, 3]
+    # The sum in docs/training.md: eleven arms of pairs and three of preferences.
+    assert [len([arm for arm in whole.arms if (arm.follows is None) is own]) for own in (True, False)] == [11, 3]
     page = (ROOT / "docs" / "science.md").read_text()
     assert page.index("<!-- ablations: begin -->") < page.index("<!-- ablations: end -->")
 

@@ -155,6 +155,15 @@ _ALL = (
         tasks=(*SINGLE, *MULTI),
     ),
     Ablation(
+        name="end_to_end_weak_estimator",
+        published=_BASE,
+        without=Arm(name="pose_driven_weak", changes=("whole_reference", "pose_driving"), estimator_error="strong"),
+        measure="limb_iou",
+        sign=-1,
+        claim="the same with the poses of a weak estimator",
+        tasks=(*SINGLE, *MULTI),
+    ),
+    Ablation(
         name="reverse_driving",
         published=_REVERSE,
         without=Arm(
