@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scail2.errors import InputError, short
+from scail2.files.storage import free_bytes
 from scail2.request.speed import AttentionKernel
 
 GIB = 1 << 30
@@ -177,7 +178,7 @@ def this_machine(kind: str, folder: Path, measured: Rates | None = None) -> Mach
     """The machine this runs on, whose device is of ``kind`` ("cpu", "cuda", …); runs are kept in ``folder``."""
     import psutil
 
-    main, disk = float(psutil.virtual_memory().total), float(shutil.disk_usage(_nearest(folder)).free)
+    main, disk = float(psutil.virtual_memory().total), float(free_bytes(folder))
     if kind != "cpu" and (found := _nvidia()) is not None:
         name, memory = found
         return Machine(
@@ -228,10 +229,3 @@ def _like(name: str, memory: float) -> Card:
     """The card of the table with that name in it, else the one that is next in memory."""
     known = [card for card in CARDS if all(word in name.lower() for word in card.name.lower().split()[:2])]
     return min(known or CARDS, key=lambda card: abs(card.memory - memory))
-
-
-def _nearest(folder: Path) -> Path:
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    return place

@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from scail2.files.storage import existing, free_bytes
+
 GIB = 1 << 30
 # Attention kernels that diffusers can be told to use, by the module that brings them: module -> what diffusers calls it.
 KERNELS = {
@@ -103,7 +105,7 @@ def look(models: Path) -> Machine:
         "memory": total,
         "free_memory": available,
         "folders": tuple((what, str(path), can_write(path)) for what, path in _folders(models)),
-        "disk": shutil.disk_usage(_nearest(models)).free / GIB,
+        "disk": free_bytes(models) / GIB,
     }
     return Machine(**facts | _torch_facts())
 
@@ -230,15 +232,8 @@ def _folders(models: Path) -> list[tuple[str, Path]]:
 
 def can_write(folder: Path) -> bool:
     """Whether files can be made in a folder, or in the nearest one above it that exists."""
-    place = _nearest(folder)
+    place = existing(folder)
     return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
-
-
-def _nearest(folder: Path) -> Path:
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    return place
 
 
 def install_command(*extras: str) -> str:

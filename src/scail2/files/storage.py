@@ -20,6 +20,19 @@ from scail2.files.limits import DOCUMENT_BYTES
 T = TypeVar("T")
 
 
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return place
+
+
+def free_bytes(folder: Path) -> int:
+    """Free on the disk a folder is on, or will be on."""
+    return shutil.disk_usage(existing(folder)).free
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replaces ``path`` atomically: a reader, or a crash, sees the old content or the new, never a part."""
     write_bytes(path, json_bytes(value, indent=2) + b"\n")

@@ -3,7 +3,6 @@
 Each stage writes what it was made from into ``stages.json``; with the same inputs it is skipped.
 """
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from scail2.budget.choice import Budget
 from scail2.budget.machines import Machine
 from scail2.errors import InputError
 from scail2.files.documents import DocumentError
-from scail2.files.storage import digest, hash_file, is_present
+from scail2.files.storage import digest, free_bytes, hash_file, is_present
 from scail2.loading.facts import ModelFacts
 from scail2.perception.driving_video import DrivingVideo, hash_driving
 from scail2.perception.stage import REPORT, SHEET, StoredMasks, load_masks
@@ -249,7 +248,7 @@ class Preparation:
 
     def _check_space(self, plan: RunPlan) -> None:
         """Refuses to start when not even one segment fits on the disk."""
-        free = shutil.disk_usage(self.folder).free
+        free = free_bytes(self.folder)
         # Lossless frames compress to about half; the float history and a copy of the output come on top.
         need = plan.height * plan.width * 3 * (min(plan.total, plan.segment_frame_length) // 2 + 4 * plan.overlap)
         if free < need:

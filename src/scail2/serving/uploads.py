@@ -10,7 +10,7 @@ from typing import Any
 
 from scail2.errors import InputError
 from scail2.files.staging import Staging
-from scail2.files.storage import hash_file
+from scail2.files.storage import free_bytes, hash_file
 from scail2.serving.queue import JobQueue
 from scail2.serving.refusals import (
     DiskFullError,
@@ -122,7 +122,7 @@ class Uploads:
                 size += len(chunk)
                 if size > most:
                     raise TooLargeError(f"The file has more than the {most:,} bytes allowed.")
-                if _free_bytes(place.parent) < len(chunk) + _SPARE_BYTES:
+                if free_bytes(place.parent) < len(chunk) + _SPARE_BYTES:
                     raise DiskFullError("The disk of the service is full: try again when there is room.")
                 digest.update(chunk)
                 await asyncio.to_thread(file.write, chunk)
@@ -177,11 +177,6 @@ def _frames(path: Path) -> int:
         return probe(path).frames
     except InputError:
         return 1
-
-
-def _free_bytes(folder: Path) -> int:
-    facts = os.statvfs(folder)
-    return facts.f_bavail * facts.f_frsize
 
 
 def _to_disk(file: Any) -> None:

@@ -2,14 +2,13 @@
 
 import logging
 import os
-import shutil
 from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from scail2.files.storage import nameless_file
+from scail2.files.storage import free_bytes, nameless_file
 from scail2.video.source import check_window
 
 logger = logging.getLogger(__name__)
@@ -43,7 +42,7 @@ class KeptFrames:
         self._file: BinaryIO | None = None
         self._lock = Lock()
         try:
-            self._limit = min(MAX_BYTES, shutil.disk_usage(folder).free // _SHARE_OF_FREE)
+            self._limit = min(MAX_BYTES, free_bytes(folder) // _SHARE_OF_FREE)
             self._file = nameless_file(folder)
         except OSError as error:
             self._give_up(error)

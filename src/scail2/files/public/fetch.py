@@ -11,7 +11,6 @@ import hashlib
 import os
 import re
 import shlex
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from scail2.files.public.installed import (
     remember,
     state_of,
 )
+from scail2.files.storage import free_bytes
 
 if TYPE_CHECKING:
     from huggingface_hub.file_download import HfFileMetadata
@@ -67,14 +67,6 @@ def space_for(files: Iterable[PublicFile], folder: Path) -> Space:
             there = sum(path.stat().st_size for path in partial_files(each, folder))
             missing += max(0, (each.size or round(each.gigabytes * 1e9)) - there)
     return Space(missing, free_bytes(folder))
-
-
-def free_bytes(folder: Path) -> int:
-    """Free on the disk a folder is on, or will be on."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
 
 
 def download(files: Iterable[PublicFile], folder: Path, report: Report, progress: type | None = None) -> None:
