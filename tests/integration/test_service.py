@@ -9,9 +9,11 @@ import socket
 import subprocess
 import sys
 import threading
+import wave
 from dataclasses import fields
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -271,10 +273,44 @@ def test_a_video_is_no_picture_and_a_picture_no_video(held, material):
     for name, other, told in (
         ("reference", "driving", "'reference' is a picture, but the upload is a video"),
         ("driving", "reference", "'driving' is a video, but the upload is a picture"),
-        ("audio", "reference", "'audio' is a video, but the upload is a picture"),
+        ("audio", "reference", "'audio' is a sound or video, but the upload is a picture"),
     ):
         answer = http.post("/v1/runs", json={"settings": good | {name: good[other]}})
         assert (answer.status_code, answer.json()) == (422, {"error": f"{told}."})
+
+
+def sine(path, seconds: float, pitch: int) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        times = np.arange(round(16_000 * seconds)) / 16_000
+        file.writeframes((20_000 * np.sin(2 * np.pi * pitch * times)).astype(np.int16).tobytes())
+    return path
+
+
+def test_a_file_of_sound_is_a_films_sound_and_nothing_else(held, material, tmp_path):
+    http, client, worker = held
+    song = client.upload(sine(tmp_path / "song.wav", 3, pitch=440))
+    assert http.get(f"/v1/uploads/{song}").json()["kind"] == "sound"
+    assert http.get(f"/v1/uploads/{song}").json()["seconds"] == 3.0
+    good = client._with_uploads(job_of(material))
+    for name, given, told in (
+        ("driving", song, "'driving' is a video, but the upload is a sound"),
+        ("driving_mask", [song], "'driving_mask' is a picture or video, but the upload is a sound"),
+    ):
+        answer = http.post("/v1/runs", json={"settings": good | {name: given}})
+        assert (answer.status_code, answer.json()) == (422, {"error": f"{told}."})
+    worker.hold.set()
+    run = client.submit(**job_of(material, audio=tmp_path / "song.wav"))
+    assert client.wait(run.id, timeout=60).job == "finished"
+    client.download(run.id, tmp_path / "film.mp4")
+    with av.open(str(tmp_path / "film.mp4")) as film:
+        rate = film.streams.audio[0].rate
+        heard = np.concatenate([frame.to_ndarray()[0] for frame in film.decode(audio=0)])
+    assert abs(len(heard) / rate - FRAMES / 8) < 0.1  # the clip has 8 frames a second
+    strengths = np.abs(np.fft.rfft(heard))
+    assert abs(np.argmax(strengths) * rate / len(heard) - 440) < 3
 
 
 def test_jobs_of_a_stopped_service_wait_for_the_next(tmp_path, material, model):

@@ -7,6 +7,7 @@ import av
 import numpy as np
 import pytest
 from film_samples import add_sound, decode_sound, numbered_frame, stepped_tone, write_film
+from PIL import Image
 from run_material import make_request
 from test_video_writing import shift_in_seconds
 from tiny import SIZE, bare_pipeline
@@ -17,6 +18,7 @@ from scail2.request.animation import AnimationRequest
 from scail2.request.masks import check_files
 from scail2.runs import RunDirectory
 from scail2.video import VideoReader, VideoWriter, probe
+from scail2.video.sound import sound_alone
 
 RATE = 48_000
 
@@ -56,6 +58,25 @@ def test_a_file_of_sound_begins_with_the_film_and_ends_with_it(tmp_path, name):
     assert abs(end - 27 / 16) <= 1024 / RATE + 0.001
     # MP3 and AAC begin with what their encoders add; a player that follows no gapless tags hears it, too.
     assert abs(shift_in_seconds(tmp_path / "o.mp4", 0)) <= 0.03
+
+
+@pytest.mark.parametrize("name", ["s.wav", "s.flac", "s.mp3", "s.ogg", "s.m4a"])
+def test_a_file_of_sound_alone_is_known_by_its_content(tmp_path, name):
+    sound = sound_file(tmp_path / name, 2)
+    known = sound_alone(sound.rename(tmp_path / "nameless"))
+    assert known.suffix == Path(name).suffix
+    assert abs(float(known.duration) - 2) < 0.06  # MP3 and Opus pad
+
+
+def test_films_pictures_and_silence_are_no_sound_alone(tmp_path):
+    film = write_film(tmp_path / "film.mkv", 5)
+    Image.new("RGB", (8, 8)).save(tmp_path / "p.jpg")
+    for path in (film, add_sound(film, tmp_path / "loud.mkv", seconds=1), tmp_path / "p.jpg"):
+        assert sound_alone(path) is None
+    assert sound_alone(sound_file(tmp_path / "none.wav", 0)) is None
+    (tmp_path / "cut.flac").write_bytes(sound_file(tmp_path / "s.flac", 1).read_bytes()[:20])
+    with pytest.raises(InputError, match=r"cut\.flac"):
+        sound_alone(tmp_path / "cut.flac")
 
 
 @pytest.fixture(scope="module")

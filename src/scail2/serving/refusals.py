@@ -40,7 +40,7 @@ class TooSlowError(RefusalError):
 
 
 class WrongTypeError(RefusalError):
-    """Bytes that are no picture or video that can be read."""
+    """Bytes that are no picture, video or sound that can be read."""
 
     status = 415
 

@@ -15,7 +15,7 @@ Sha256 = Annotated[str, Path(pattern="^[0-9a-f]{64}$", description="SHA-256 of t
 
 @router.post("", status_code=201)
 async def receive(request: Request, service: ServiceOf, owner: Owner) -> dict[str, Any]:
-    """Stores the body, the bytes of a picture or video, under its SHA-256. Nothing else is sent: no name, no form."""
+    """Stores the body, the bytes of a picture, video or sound, under its SHA-256. Nothing else is sent: no name, no form."""
     return _told(await service.uploads.receive(owner, request.stream()))
 
 

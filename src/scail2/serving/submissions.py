@@ -16,8 +16,14 @@ from scail2.serving.uploads import Upload
 ONE_FILE = frozenset({"reference", "driving", "audio"})
 SEVERAL_FILES = frozenset({"additional_references", "additional_reference_masks", "reference_mask", "driving_mask"})
 NAMED = frozenset({"model", "lora"})
-# What an upload for them must be; masks may be either, and their size says for what.
-_KINDS = {"reference": "picture", "additional_references": "picture", "driving": "video", "audio": "video"}
+# What an upload for them must be.
+_KINDS = {
+    "reference": ("picture",),
+    "additional_references": ("picture",),
+    "driving": ("video",),
+    "audio": ("sound", "video"),
+}
+_MASK_KINDS = ("picture", "video")
 # Decided by the service: places on its disk, and what its machine computes with.
 WITHHELD = frozenset(
     {
@@ -111,10 +117,10 @@ def _refuse_broken_text(values: Mapping[str, Any]) -> None:
 
 
 def _of_kind(name: str, upload: Upload) -> Path:
-    """The path of an upload; refuses a video where a picture is needed, and the other way round."""
-    wanted = _KINDS.get(name)
-    if wanted is not None and upload.facts["kind"] != wanted:
-        raise RefusalError(f"'{name}' is a {wanted}, but the upload is a {upload.facts['kind']}.")
+    """The path of an upload; refuses a video where a picture is needed, and so on."""
+    wanted, is_there = _KINDS.get(name, _MASK_KINDS), upload.facts["kind"]
+    if is_there not in wanted:
+        raise RefusalError(f"'{name}' is a {' or '.join(wanted)}, but the upload is a {is_there}.")
     return upload.path
 
 

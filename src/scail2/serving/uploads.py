@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from scail2.serving.refusals import (
 from scail2.serving.settings import Limits
 from scail2.video import VideoReader, VideoWriter, probe, read_image
 from scail2.video.kinds import FileKind, identify
+from scail2.video.sound import SoundFile, sound_alone
 
 # What is left of the disk for the runs themselves.
 _WINDOW = 16
@@ -48,7 +50,7 @@ _FULL = "Your uploads fill what you may store: delete those that no run needs, o
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Upload:
-    """A file that is there: its SHA-256, bytes, and what it holds (``kind``: picture or video, size, frames, seconds)."""
+    """A file that is there: its SHA-256, bytes, and what it holds (``kind``: picture, video or sound; size, frames, seconds)."""
 
     sha256: str
     path: Path
@@ -143,6 +145,8 @@ class Uploads:
     def _examine(self, path: Path) -> tuple[dict[str, Any], str]:
         """What a file holds, and the suffix that fits; headers are judged before anything is decoded."""
         try:
+            if (sound := sound_alone(path)) is not None:
+                return self._sound(sound), sound.suffix
             kind = identify(path)
             moves = kind.is_container or (kind in _MAYBE_MOVING and _frames(path) > 1)
             facts = self._video(path) if moves else self._picture(path)
@@ -152,12 +156,14 @@ class Uploads:
             raise WrongTypeError(str(error).replace(str(path), "The file")) from None
         return facts, _SUFFIXES[kind]
 
+    def _sound(self, sound: SoundFile) -> dict[str, Any]:
+        self._check_seconds("sound", sound.duration)
+        return {"kind": "sound", "seconds": round(float(sound.duration), 3)}
+
     def _video(self, path: Path) -> dict[str, Any]:
         info = probe(path)
         self._check_pixels(info.width, info.height)
-        seconds = float(info.duration)
-        if seconds > self._limits.seconds:
-            raise TooLargeError(f"The video lasts {seconds:.0f} seconds; {self._limits.seconds:.0f} are allowed.")
+        seconds = self._check_seconds("video", info.duration)
         sizes = {"width": info.width, "height": info.height}
         return {"kind": "video", **sizes, "frames": info.frames, "seconds": round(seconds, 3)}
 
@@ -165,6 +171,12 @@ class Uploads:
         pixels = read_image(path)
         self._check_pixels(pixels.shape[1], pixels.shape[0])
         return {"kind": "picture", "width": pixels.shape[1], "height": pixels.shape[0]}
+
+    def _check_seconds(self, what: str, duration: Fraction) -> float:
+        seconds = float(duration)
+        if seconds > self._limits.seconds:
+            raise TooLargeError(f"The {what} lasts {seconds:.0f} seconds; {self._limits.seconds:.0f} are allowed.")
+        return seconds
 
     def _check_pixels(self, width: int, height: int) -> None:
         if width * height > self._limits.pixels:

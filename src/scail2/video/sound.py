@@ -22,6 +22,17 @@ logger = logging.getLogger(__name__)
 # These carry checksums of their samples, which FFmpeg looks at only when told to.
 _CHECKED_CODECS = {"flac", "wavpack", "tta", "tak", "ape", "truehd", "mlp", "ac3", "eac3"}
 _SHOWN_PLACES = 3
+# What files of sound alone are called, by the first of FFmpeg's names of their form.
+_SUFFIXES = {
+    "wav": ".wav",
+    "aiff": ".aiff",
+    "mp3": ".mp3",
+    "flac": ".flac",
+    "ogg": ".ogg",
+    "aac": ".aac",
+    "mov": ".m4a",
+    "matroska": ".mka",
+}
 _HEAD = 512
 
 
@@ -46,6 +57,14 @@ class SoundSource:
     path: Path
     begin: Fraction
     packets_whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SoundFile:
+    """A file of sound alone: how long it is, in seconds, and the suffix that fits its content."""
+
+    duration: Fraction
+    suffix: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +125,27 @@ def sound_source(path: str | os.PathLike) -> SoundSource | None:
         begin = pictures.info.start
         pictures.close()
     return SoundSource(path, begin, packets_whole=kind in (FileKind.MP4, FileKind.MATROSKA))
+
+
+def sound_alone(path: Path) -> SoundFile | None:
+    """What is known of a file that has sound that can be decoded, and no film; None of any other.
+
+    Raises:
+        InputError: it announces such a file, or a film, and cannot be read.
+    """
+    with decoding_errors(path, "reading"), path.open("rb") as file:
+        head = file.read(_HEAD)
+    kind = sniff(head)
+    if (kind is None and not is_sound(head)) or (kind is not None and not kind.is_container):
+        return None
+    with decoding_errors(path, "opening the sound"), open_sound(path) as container:
+        stream = streams.sound_of(container)
+        if stream is None or streams.films(container):
+            return None
+        length = Fraction(container.duration or 0, av.time_base)
+        suffix = _SUFFIXES.get(container.format.name.split(",")[0], ".sound")
+    check = check_sound(path)
+    return SoundFile(length, suffix) if check is not None and check.heard else None
 
 
 def refuse_silent(path: Path) -> None:

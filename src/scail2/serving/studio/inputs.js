@@ -35,8 +35,9 @@ export async function inputs(state) {
   }
 
   async function use(name, id) {
-    chosen[name] = id;
     const facts = await api.upload_facts(id);
+    if (facts.kind === "sound") throw new Error("That file holds sound only: choose a picture or a clip.");
+    chosen[name] = id;
     const where = await source(`/v1/uploads/${id}/content`);
     const shown = facts.kind === "video"
       ? el("video", { src: where, controls: true, muted: true, loop: true, playsInline: true })
