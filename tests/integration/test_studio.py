@@ -6,6 +6,7 @@ With ``SCAIL2_DOC_PICTURES=1`` the pictures of docs/studio.md are written anew.
 import io
 import os
 import shutil
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 from service_material import ThreadWorker, served
 
+from scail2.files.storage import hash_file
 from scail2.serving.settings import ServiceSettings
 from scail2.video import VideoReader
 
@@ -78,7 +80,7 @@ def test_from_two_files_to_a_film_and_one_corrected_segment(studio, tmp_path):
     page.get_by_label("Picture of the character").set_input_files(EXAMPLE / "reference.png")
     page.get_by_label("Clip whose motion is followed").set_input_files(EXAMPLE / "driving.mp4")
     page.get_by_text("65 frames, 4.1 s").wait_for()
-    page.get_by_text("Length, rate, size, seed").click()
+    page.get_by_text("Length, rate, size, sound, seed").click()
     page.get_by_label("Frames from the beginning").fill("29")
     shoot(page, "inputs")
     page.get_by_role("button", name="Find the masks").click()
@@ -142,7 +144,7 @@ def test_it_works_with_the_keyboard_alone(studio):
     page.get_by_role("button", name="animation").focus()
     page.keyboard.press("Enter")
     page.get_by_text("is chosen").wait_for()
-    page.get_by_text("Length, rate, size, seed").focus()
+    page.get_by_text("Length, rate, size, sound, seed").focus()
     page.keyboard.press("Enter")
     page.get_by_label("Frames from the beginning").focus()
     page.keyboard.type("5")
@@ -164,6 +166,41 @@ def test_it_works_with_the_keyboard_alone(studio):
     after = mask_of(http, run, 1)
     assert tuple(after[64, 16]) == (0, 0, 255)
     assert (after[:, 30:] == before[:, 30:]).all()
+    assert faults == []
+
+
+def test_the_sound_is_that_of_a_file_or_none(studio, tmp_path):
+    page, http, faults = studio
+    with wave.open(str(tmp_path / "song.wav"), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(np.full(8000, 1000, np.int16).tobytes())
+    page.goto(f"{http.base_url}/studio/#/new")
+    page.get_by_role("button", name="animation").click()
+    page.get_by_text("is chosen").wait_for()
+    page.get_by_text("Length, rate, size, sound, seed").click()
+    page.get_by_label("Frames from the beginning").fill("5")
+    assert page.get_by_label("File with the sound").is_hidden()
+    page.get_by_label("Sound of the film").select_option("of a file")
+    page.get_by_role("button", name="Find the masks").click()
+    page.get_by_text("Choose a file with the sound, or another sound.").wait_for()
+    page.get_by_label("File with the sound").set_input_files(EXAMPLE / "reference.png")
+    page.get_by_text("That file is a picture").wait_for()
+    page.get_by_label("File with the sound").set_input_files(tmp_path / "song.wav")
+    page.locator("audio").wait_for()
+    page.get_by_role("button", name="Find the masks").click()
+    page.get_by_role("heading", name="Who moves whom").wait_for(timeout=LONG)
+    run = only_run(http)["id"]
+    song = hash_file(tmp_path / "song.wav")
+    assert http.get(f"/v1/runs/{run}").json()["settings"]["audio"] == song
+
+    page.goto(f"{http.base_url}/studio/#/run/{run}/inputs")  # chosen before, still chosen
+    page.get_by_text("Length, rate, size, sound, seed").click()
+    assert page.get_by_label("Sound of the film").input_value() == "file"
+    assert song in page.locator("audio").get_attribute("src")
+    page.get_by_label("Sound of the film").select_option("none")
+    page.get_by_role("button", name="Find the masks").click()
+    page.get_by_role("heading", name="Who moves whom").wait_for(timeout=LONG)
+    assert http.get(f"/v1/runs/{run}").json()["settings"]["audio"] is False
     assert faults == []
 
 

@@ -86,6 +86,43 @@ export async function inputs(state) {
   return { node };
 }
 
+// The film's sound: the clip's, none, or that of a file, which is sent when it is chosen.
+function soundChoice(chosen) {
+  let file = typeof chosen.audio === "string" ? chosen.audio : null;
+  const kind = el("select", {}, el("option", { value: "clip" }, "the clip's own"), el("option", { value: "none" }, "none"),
+    el("option", { value: "file" }, "of a file"));
+  kind.value = file ? "file" : chosen.audio === false ? "none" : "clip";
+  const input = el("input", { type: "file", accept: "audio/*,video/*", "aria-label": "File with the sound" });
+  const heard = el("div");
+  const place = el("div", {}, input, heard);
+  const show = () => (place.hidden = kind.value !== "file");
+  const play = async () => heard.replaceChildren(el("audio", { src: await source(`/v1/uploads/${file}/content`), controls: true }));
+  kind.addEventListener("change", show);
+  input.addEventListener("change", async () => {
+    if (!input.files[0]) return;
+    file = null;
+    heard.replaceChildren(el("p", {}, `Sending ${input.files[0].name} …`));
+    try {
+      const sent = await api.upload(input.files[0]);
+      if (sent.kind === "picture") throw new Error("That file is a picture: choose a file with sound.");
+      file = sent.id;
+      await play();
+    } catch (error) {
+      heard.replaceChildren();
+      notice(error.message, true);
+    }
+  });
+  show();
+  if (file) play();
+  return {
+    node: el("div", {}, field("Sound of the film", kind), place),
+    value() {
+      if (kind.value === "file" && !file) throw new Error("Choose a file with the sound, or another sound.");
+      return { clip: null, none: false, file }[kind.value];
+    },
+  };
+}
+
 // Settings that the run has and the form no longer: null takes them back.
 function cleared(before, now) {
   return Object.fromEntries(Object.keys(before).filter((name) => !(name in now)).map((name) => [name, null]));
@@ -102,19 +139,21 @@ function settingsForm(chosen) {
     height: number("height", { min: 16, step: 16 }), width: number("width", { min: 16, step: 16 }),
     seed: number("seed", { min: 0 }), characters: number("characters", { min: 1 }),
   };
+  const sound = soundChoice(chosen);
   const fit = el("select", {}, el("option", { value: "cover" }, "cut the edges (cover)"), el("option", { value: "letterbox" }, "add bars (letterbox)"));
   fit.value = chosen.fit ?? "cover";
   const node = el("div", { class: "stack" },
     el("fieldset", {}, el("legend", {}, "What becomes of the scene"),
       el("div", { class: "grid" }, radios.map((radio) => el("label", { class: "choice small" }, radio, ` ${radio.value}`,
         el("br"), el("img", { src: `${radio.value}.png`, alt: "" }), el("br"), el("span", { class: "soft" }, told[radio.value]))))),
-    el("details", {}, el("summary", {}, "Length, rate, size, seed"),
+    el("details", {}, el("summary", {}, "Length, rate, size, sound, seed"),
       el("div", { class: "grid", style: "margin-top:.8rem" },
         field("Frames from the beginning", fields.frames, "Empty: the whole clip."),
         field("Frames a second", fields.fps, "Empty: the clip's own."),
         field("Height in pixels", fields.height, "Empty: the model's own size."),
         field("Width in pixels", fields.width),
         field("Pictures of another shape", fit),
+        sound.node,
         field("Seed of the noise", fields.seed),
         field("Characters to expect", fields.characters))));
   const whole = (text) => (text === "" ? null : Number(text));
@@ -122,7 +161,7 @@ function settingsForm(chosen) {
     node,
     mode: (value) => radios.forEach((radio) => (radio.checked = radio.value === value)),
     values: () => ({
-      mode: radios.find((radio) => radio.checked).value, fit: fit.value, fps: fields.fps.value.trim() || null,
+      mode: radios.find((radio) => radio.checked).value, fit: fit.value, fps: fields.fps.value.trim() || null, audio: sound.value(),
       ...Object.fromEntries(["frames", "height", "width", "seed", "characters"].map((name) => [name, whole(fields[name].value)])),
     }),
   };
