@@ -24,8 +24,8 @@ from scail2.budget.shapes import (
     Weights,
 )
 from scail2.cli.progress import duration
-from scail2.pipeline.presets import preset
 from scail2.request.placement import Placement, PlacementKind, WeightStorage
+from scail2.request.presets import preset
 
 PAGE = Path(__file__).parents[1] / "docs" / "hardware.md"
 SIZES = (((512, 896), 81), ((704, 1280), 81))

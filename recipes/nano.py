@@ -40,7 +40,6 @@ from scail2.files.staging import Staging, sweep
 from scail2.models.autoencoder import AutoencoderPatchTransform
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.pipeline import SCAIL2Pipeline
-from scail2.pipeline.presets import preset
 from scail2.puppets import (
     NANO,
     NANO_ANIMALS,
@@ -53,6 +52,7 @@ from scail2.puppets import (
     sample_placements,
     sample_scene,
 )
+from scail2.request.presets import preset
 from scail2.training.config import OptimizerConfig
 from scail2.training.nano.autoencoder import fit_basis, reconstruction_psnr
 from scail2.training.nano.fresh_clips import FreshClipConfig, FreshClips

@@ -64,7 +64,6 @@ INSIDE = {
     ],
     "pipeline": [
         {
-            "presets",
             "magnitudes",
             "step_caches",
             "hub_files",

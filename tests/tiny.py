@@ -13,8 +13,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerF
 from scail2.models.autoencoder import AutoencoderPatchTransform
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.pipeline import SCAIL2Pipeline
-from scail2.pipeline.presets import Solver
 from scail2.pipeline.sampling import make_scheduler
+from scail2.request.presets import Solver
 
 SIZE = 32
 TEXT_DIM, TEXT_LENGTH = 16, 512

@@ -11,8 +11,8 @@ if TYPE_CHECKING:  # the same names for type checkers and editors, which do not 
     from scail2.models.transformer import SCAIL2Transformer3DModel as SCAIL2Transformer3DModel
     from scail2.modes import AnimationMode as AnimationMode
     from scail2.pipeline import SCAIL2Pipeline as SCAIL2Pipeline
-    from scail2.pipeline.presets import SamplingPreset as SamplingPreset
     from scail2.request.animation import AnimationRequest as AnimationRequest
+    from scail2.request.presets import SamplingPreset as SamplingPreset
     from scail2.runs import RunDirectory as RunDirectory
     from scail2.segments import SegmentPlan as SegmentPlan
     from scail2.serving.client import Client as Client
@@ -32,7 +32,7 @@ _EXPORTS = {
     "RunDirectory": "scail2.runs",
     "SCAIL2Pipeline": "scail2.pipeline",
     "SCAIL2Transformer3DModel": "scail2.models.transformer",
-    "SamplingPreset": "scail2.pipeline.presets",
+    "SamplingPreset": "scail2.request.presets",
     "SegmentPlan": "scail2.segments",
     "VideoReader": "scail2.video",
     "VideoWriter": "scail2.video",

@@ -354,7 +354,7 @@ def test_a_plan_tells_segments_before_anything_is_spent(held, material):
         ({"prompt": "\ud83d"}, "half a character"),
         ({"reference": "\ud83d"}, "half a character"),
         ({"codec": "../x"}, "codec"),
-        ({"preset": "nosuch"}, "unknown preset"),
+        ({"preset": "nosuch"}, "must be one of quality, balanced"),
         ({"alpha": "driving", "format": ".mp4"}, "transparency"),
     ],
 )

@@ -7,13 +7,16 @@ import io
 import os
 import shutil
 import wave
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from run_material import save_model
 from service_material import ThreadWorker, served
 
+from scail2.files.public.embedded import embedded_model_path
 from scail2.files.storage import hash_file
 from scail2.serving.settings import ServiceSettings
 from scail2.video import VideoReader
@@ -38,17 +41,23 @@ def browser():
         chromium.close()
 
 
+@contextmanager
+def page_of(browser):
+    """A page, and the faults seen in it."""
+    page = browser.new_page(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
+    page.set_default_timeout(30_000)
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    yield page, faults
+    page.close()
+
+
 @pytest.fixture
 def studio(browser, tmp_path):
     """A page on an empty studio: (page, http client, faults seen in the page)."""
-    with served(ServiceSettings(runs=tmp_path / "runs"), ThreadWorker) as http:
-        page = browser.new_page(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
-        page.set_default_timeout(30_000)
-        faults: list[str] = []
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    with served(ServiceSettings(runs=tmp_path / "runs"), ThreadWorker) as http, page_of(browser) as (page, faults):
         yield page, http, faults
-        page.close()
 
 
 def shoot(page, name):
@@ -82,6 +91,7 @@ def test_from_two_files_to_a_film_and_one_corrected_segment(studio, tmp_path):
     page.get_by_text("65 frames, 4.1 s").wait_for()
     page.get_by_text("Length, rate, size, sound, seed").click()
     page.get_by_label("Frames from the beginning").fill("29")
+    page.get_by_text("Words, model, sampling").click()
     shoot(page, "inputs")
     page.get_by_role("button", name="Find the masks").click()
 
@@ -202,6 +212,49 @@ def test_the_sound_is_that_of_a_file_or_none(studio, tmp_path):
     page.get_by_role("heading", name="Who moves whom").wait_for(timeout=LONG)
     assert http.get(f"/v1/runs/{run}").json()["settings"]["audio"] is False
     assert faults == []
+
+
+def test_words_model_and_sampling_are_chosen_in_the_page(browser, tmp_path):
+    nano = embedded_model_path()
+    offered = ServiceSettings(
+        runs=tmp_path / "runs",
+        models=(str(nano), str(save_model(tmp_path / "tiny"))),
+        loras={"hands": str(next((nano / "loras").glob("*.safetensors")))},
+    )
+    with served(offered, ThreadWorker) as http, page_of(browser) as (page, faults):
+        page.goto(f"{http.base_url}/studio/#/new")
+        page.get_by_role("button", name="animation").click()
+        page.get_by_text("is chosen").wait_for()
+        page.get_by_text("Length, rate, size, sound, seed").click()
+        page.get_by_label("Frames from the beginning").fill("5")
+        assert page.get_by_label("What to look for, in words").count() == 0  # no SAM3 here
+        page.get_by_text("Words, model, sampling").click()
+        page.get_by_label("Model", exact=True).select_option(str(nano))
+        page.get_by_label("Preset").select_option("nano")
+        page.get_by_label("Steps", exact=True).fill("2")
+        page.get_by_label("Colours from segment to segment").select_option("as in the first segment")
+        page.get_by_label("hands").check()
+        page.get_by_role("button", name="Find the masks").click()
+        page.get_by_role("link", name="The masks are right: plan").click(timeout=LONG)
+        run = only_run(http)["id"]
+        given = http.get(f"/v1/runs/{run}").json()["settings"]
+        asked = {"model": str(nano), "preset": "nano", "num_inference_steps": 2, "lora": ["hands"]}
+        asked |= {"drift_correction": "reinhard-first"}
+        assert {name: given.get(name) for name in asked} == asked
+        assert not {"prompt", "negative_prompt", "guidance_scale", "text"} & given.keys()
+        assert http.get(f"/v1/runs/{run}").json()["plan"]["sampling"]["resolved"]["steps"] == 2
+
+        page.goto(f"{http.base_url}/studio/#/run/{run}/inputs")
+        page.get_by_text("Words, model, sampling").click()
+        assert page.get_by_label("hands").is_checked()
+        page.get_by_label("hands").uncheck()
+        page.get_by_label("Steps", exact=True).fill("")
+        page.get_by_label("Preset").select_option("the model's own")
+        page.get_by_role("button", name="Find the masks").click()
+        page.get_by_role("link", name="The masks are right: plan").wait_for(timeout=LONG)
+        given = http.get(f"/v1/runs/{run}").json()["settings"]
+        assert not {"lora", "num_inference_steps", "preset"} & given.keys()
+        assert faults == []
 
 
 def test_refusals_are_told_in_the_page(studio, tmp_path):

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import TOLERANCES
 
-from scail2.pipeline.presets import PRESETS, Solver
 from scail2.pipeline.sampling import make_scheduler, set_timesteps, take_step
 from scail2.pipeline.settings import SamplingDefaults, resolve_settings
+from scail2.request.presets import PRESETS, Solver
 
 CPU = torch.device("cpu")
 SIZES = {"small": (512, 896), "large": (704, 1280)}

@@ -49,8 +49,8 @@ def test_a_preview_has_the_whole_clip_s_masks_and_leaves_the_run_alone(tmp_path)
     np.testing.assert_array_equal(tile, frames[0].repeat(6, axis=0).repeat(6, axis=1))
     first = VideoReader(run.path / "segments" / "000" / "frames.mkv").frames(0, 1)
     assert np.abs(resize_cover(first[0], SIZE, SIZE).astype(int) - frames[0]).max() > 0  # another seed
-    with pytest.raises(InputError, match="unknown solver"):
-        render_preview(run.path, request.with_changes(solver="magic"))
+    with pytest.raises(InputError, match="nearest that does"):
+        render_preview(run.path, request.with_changes(height=33))
     assert tree(run.path) == kept
 
 

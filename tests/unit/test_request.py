@@ -115,6 +115,12 @@ def test_rates_are_numbers_or_fractions(given, kept, rate):
         ({"fps": math.inf}, "not inf"),
         ({"guidance_scale": "5"}, "'guidance_scale' (--guidance-scale) must be a number"),
         ({"shift": -3}, "not -3"),
+        (
+            {"preset": "slow"},
+            "'preset' (--preset) must be one of quality, balanced, fast, distilled, nano, not 'slow'.",
+        ),
+        ({"preset": 3}, "not 3."),
+        ({"solver": "heun"}, "'solver' (--solver) must be one of unipc, dpm++, euler, not 'heun'."),
         ({"seed": -1}, "'seed' (--seed) must be a whole number from 0"),
         ({"segment_frame_length": 80}, "must be of the form 4n+1, not 80; try 77 or 81."),
         ({"prev_segment_conditioning_frames": 4}, "try 1 or 5."),

@@ -60,7 +60,7 @@ def planned_and_done(folder, pipe, monkeypatch, **changes) -> tuple[dict, list]:
     ],
 )
 def test_a_plan_says_what_the_run_samples_with(tmp_path, monkeypatch, large, changes, expected):
-    monkeypatch.setattr("scail2.pipeline.presets.LARGE_SHORT_SIDE", SIZE if large else SIZE + 1)
+    monkeypatch.setattr("scail2.request.presets.LARGE_SHORT_SIDE", SIZE if large else SIZE + 1)
     resolved, (*segments, timesteps) = planned_and_done(tmp_path, pipeline(), monkeypatch, **changes)
     shift, solver, firsts = expected
     guidance = 1.0 if changes.get("preset") == "distilled" else 5.0

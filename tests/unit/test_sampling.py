@@ -9,9 +9,9 @@ from diffusers import DDIMScheduler, FlowMatchHeunDiscreteScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from scail2.errors import InputError
-from scail2.pipeline.presets import PRESETS, Solver, preset
 from scail2.pipeline.sampling import fresh_scheduler, make_scheduler, set_timesteps, sigma_at, take_step
 from scail2.pipeline.settings import SamplingDefaults, SamplingSettings, configured_shift, resolve_settings
+from scail2.request.presets import PRESETS, Solver, preset
 
 CPU = torch.device("cpu")
 

@@ -1,5 +1,6 @@
 """From a model's name to a path: a path, a short name of `scail2 models`, or ``hub:owner/name``, which downloads."""
 
+import re
 from pathlib import Path
 
 from scail2.errors import InputError
@@ -30,5 +31,6 @@ def refuse_absent(name: str | Path) -> None:
     """Raises `InputError` where a name is none to download, and nothing on this disk."""
     if str(name).startswith(HUB_PREFIX) or local_path(name).exists():
         return
-    hint = f"; to download it from the Hub, write {HUB_PREFIX}{name}" if str(name).count("/") == 1 else ""
+    could_be_one = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name))
+    hint = f"; to download it from the Hub, write {HUB_PREFIX}{name}" if could_be_one else ""
     raise InputError(f"There is no model {name}{hint}.")

@@ -87,7 +87,7 @@ def _files(console) -> None:
 def _presets(console) -> None:
     from rich.table import Table
 
-    from scail2.pipeline.presets import PRESETS
+    from scail2.request.presets import PRESETS
 
     table = Table(
         "preset",

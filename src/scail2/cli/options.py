@@ -129,7 +129,7 @@ def _check_sampling(request: AnimationRequest) -> None:
     for each in request.lora:
         check_lora(each)
     if request.preset is not None:
-        from scail2.pipeline.presets import preset
+        from scail2.request.presets import preset
 
         if not request.lora:
             preset(request.preset).refuse_without_loras()

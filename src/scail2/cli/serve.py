@@ -42,21 +42,15 @@ def serve(
 
     Secrets that clients must bring come from the environment variable SCAIL2_TOKEN (several: commas between them).
     """
-    from scail2.checkpoints.model_folder import check_model
-
-    for each in model or ():
-        check_model(each)
-    must_exist(sam3, "--sam3")
-    loras = dict(_named(each) for each in lora or ())
-    serve_with(
-        runs=runs, host=host, port=port, models=model, loras=loras, sam3=sam3, gpus=gpus, workers=workers, ray=ray
-    )
+    serve_with(runs=runs, host=host, port=port, models=model, lora=lora, sam3=sam3, gpus=gpus, workers=workers, ray=ray)
 
 
 def serve_with(
     *,
     gpus: str | None,
     models: list[str] | None,
+    lora: list[str] | None,
+    sam3: str | None,
     runs: Path,
     workers: int = 1,
     opened: Callable[[str], None] = lambda _: None,
@@ -65,12 +59,22 @@ def serve_with(
     """Serves until it is stopped; ``given`` are further `ServiceSettings`."""
     need("fastapi", "serve", "scail2 serve")
     need("uvicorn", "serve", "scail2 serve")
+    from scail2.checkpoints.model_folder import check_model
     from scail2.serving.server import listen
     from scail2.serving.settings import ServiceSettings
 
+    for each in models or ():
+        check_model(each)
+    must_exist(sam3, "--sam3")
     tokens = tuple(each.strip() for each in os.environ.get("SCAIL2_TOKEN", "").split(",") if each.strip())
     settings = ServiceSettings(
-        runs=runs.absolute(), models=tuple(models or ()), devices=_devices(gpus, workers), tokens=tokens, **given
+        runs=runs.absolute(),
+        models=tuple(models or ()),
+        loras=dict(_named(each) for each in lora or ()),
+        sam3=sam3,
+        devices=_devices(gpus, workers),
+        tokens=tokens,
+        **given,
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     listen(settings, tell=Terminal(stderr=True).say, opened=opened)
@@ -88,7 +92,7 @@ def _devices(gpus: str | None, workers: int) -> tuple[str | None, ...]:
 def _named(text: str) -> tuple[str, str]:
     name, separator, path = text.partition("=")
     if not (separator and name and path):
-        raise InputError(f"--lora is NAME=PATH here, not {text!r}: clients say the name.")
+        raise InputError(f"--lora is NAME=PATH here, not {text!r}: who asks for a film says the name.")
     from scail2.request.paths import absolute_lora
 
     whole = absolute_lora(path)

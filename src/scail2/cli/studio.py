@@ -17,7 +17,16 @@ def register(app: typer.Typer) -> None:
 def studio(
     runs: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all films.")] = Path("scail2-runs"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8420,
-    model: Annotated[list[str] | None, typer.Option(help="Model to render with. Without: the embedded one.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Model to render with; repeatable, the page offers them all. Without: the embedded one."),
+    ] = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=PATH[:X]", help="LoRA that the page offers; repeatable.")
+    ] = None,
+    sam3: Annotated[
+        str | None, typer.Option(metavar="WEIGHTS", help="SAM3, which finds what the page asks for in words.")
+    ] = None,
     gpus: Annotated[str | None, typer.Option(metavar="0,1", help="One worker for each of these cards.")] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
 ) -> None:
@@ -30,4 +39,4 @@ def studio(
         if browser:
             webbrowser.open(f"{address}/studio/")
 
-    serve_with(runs=runs, host="127.0.0.1", port=port, models=model, gpus=gpus, opened=opened)
+    serve_with(runs=runs, host="127.0.0.1", port=port, models=model, lora=lora, sam3=sam3, gpus=gpus, opened=opened)

@@ -49,8 +49,8 @@ def load_component(name: str, files: ComponentFiles, torch_dtype: torch.dtype | 
     The VAE is always float32, encoders are of ``torch_dtype`` or as stored. InputError if there is no VAE, or no
     tokenizer for a text encoder.
     """
-    from scail2.pipeline.presets import Solver, preset
     from scail2.pipeline.sampling import make_scheduler
+    from scail2.request.presets import Solver, preset
 
     if name == "scheduler":
         return make_scheduler(Solver.UNIPC, preset("quality").shift)

@@ -36,8 +36,8 @@ from scail2.errors import InputError
 from scail2.files.documents import decode, load_json
 from scail2.loading.component_files import ComponentFiles, check_companions, find_components
 from scail2.models.timesteps import NUM_TRAIN_TIMESTEPS
-from scail2.pipeline.presets import preset
 from scail2.pipeline.settings import SamplingDefaults, configured_shift
+from scail2.request.presets import preset
 
 # How fingerprints of files begin: others are hashes of a loaded pipeline.
 FROM_FILES = "files-"

@@ -29,9 +29,9 @@ from scail2.pipeline.inputs import (
 )
 from scail2.pipeline.options import CALLBACK_TENSORS, StreamOptions, callback_tensors
 from scail2.pipeline.parts import check_parts
-from scail2.pipeline.presets import SamplingPreset, preset
 from scail2.pipeline.settings import SamplingDefaults, SamplingSettings, resolve_settings
 from scail2.pipeline.step_caches import check_caches
+from scail2.request.presets import SamplingPreset, preset
 from scail2.segments import Segment, SegmentPlan
 
 # Decoders overshoot the range of pixels a little.

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from scail2.errors import InputError
 from scail2.models.timesteps import NUM_TRAIN_TIMESTEPS
-from scail2.pipeline.presets import Solver
 from scail2.pipeline.settings import SamplingSettings, shift_name
+from scail2.request.presets import Solver
 
 
 def make_scheduler(solver: Solver | str, shift: float) -> SchedulerMixin:

@@ -10,8 +10,8 @@ from typing import Any, Self
 
 from scail2.errors import InputError
 from scail2.models.timesteps import NUM_TRAIN_TIMESTEPS
-from scail2.pipeline.presets import Solver
-from scail2.pipeline.presets import preset as find_preset
+from scail2.request.presets import Solver
+from scail2.request.presets import preset as find_preset
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

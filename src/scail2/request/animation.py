@@ -20,6 +20,7 @@ from scail2.request.masks import CONVERTERS, MASK_PATHS, MaskRequest, check_mask
 from scail2.request.names import by_field
 from scail2.request.paths import absolute_if_found, absolute_lora, absolute_model, refuse_overwriting
 from scail2.request.placement import EARLIER_PLACEMENTS, Placement, PlacementKind, WeightStorage
+from scail2.request.presets import PRESETS, Solver
 from scail2.request.speed import AttentionKernel, Speed, StepCache
 from scail2.request.values import INPUTS, MASKS, OUTPUT, SAMPLING, SEGMENTS, setting
 
@@ -98,7 +99,7 @@ class AnimationRequest(MaskRequest):
     )
     guidance_scale: float | None = setting(None, SAMPLING, "Classifier-free guidance; 1 switches it off.")
     shift: float | None = setting(None, SAMPLING, "Timestep shift of the flow schedule.")
-    solver: str | None = setting(None, SAMPLING, "Solver: unipc, dpm++ or euler.")
+    solver: Solver | None = setting(None, SAMPLING, "Solver: unipc, dpm++ or euler.")
     seed: int = setting(0, SAMPLING, "Seed of the run's one noise generator.")
     segment_frame_length: int | None = setting(
         None, SEGMENTS, "Frames a segment, 4n+1 (81 for the full-size model).", option="--segment-frames"
@@ -241,6 +242,12 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path | StrEnum) else value
 
 
+def _preset(name: str, value: Any) -> str:
+    if not isinstance(value, str) or value not in PRESETS:
+        raise InputError(f"{name} must be one of {', '.join(PRESETS)}, not {short(value)}.")
+    return value
+
+
 def _audio(name: str, value: Any) -> Path | bool:
     return value if isinstance(value, bool) else values.path(name, value)
 
@@ -248,7 +255,9 @@ def _audio(name: str, value: Any) -> Path | bool:
 _CONVERTERS = {
     "output": values.path,
     **dict.fromkeys(("prompt", "negative_prompt"), values.text),
-    **dict.fromkeys(("device", "preset", "solver", "codec"), values.optional(values.text)),
+    **dict.fromkeys(("device", "codec"), values.optional(values.text)),
+    "preset": values.optional(_preset),
+    "solver": values.optional(values.choice(Solver)),
     "lora": values.many(values.text),
     **dict.fromkeys(("equal_segments", "compare", "black_out_reference"), values.flag),
     "model": values.optional(lambda name, value: absolute_model(values.text(name, value))),

@@ -24,10 +24,10 @@ from scail2.errors import InputError
 from scail2.files.documents import DocumentError
 from scail2.files.ownership import LOCK, locked, refuse_locked
 from scail2.files.storage import is_present, plain_errors, stands
-from scail2.pipeline.presets import preset
 from scail2.request.animation import AnimationRequest
 from scail2.request.masks import check_files
 from scail2.request.paths import lies_inside, model_paths
+from scail2.request.presets import preset
 from scail2.runs.earlier_state import EarlierState
 from scail2.runs.journal import Journal, Listener
 from scail2.runs.layout import check_genuine, delete, entries, keep_apart

@@ -9,10 +9,10 @@ from scail2.errors import InputError
 from scail2.loading.facts import ModelFacts
 from scail2.perception.checks import findings
 from scail2.perception.checks.findings import Finding
-from scail2.pipeline.presets import preset
 from scail2.pipeline.settings import SamplingSettings, resolve_settings
 from scail2.request.animation import AnimationRequest
 from scail2.request.names import first_name
+from scail2.request.presets import preset
 from scail2.segments import SegmentPlan
 from scail2.video.images import notes_on_picture
 

@@ -14,6 +14,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 
 from scail2.files.staging import Staging
+from scail2.request.presets import PRESETS
 from scail2.serving.access import Owner, RunId, ServiceOf
 from scail2.serving.refusals import MissingError
 from scail2.serving.routes_media import png
@@ -59,7 +60,12 @@ class Page:
 def offers(service: ServiceOf, owner: Owner) -> dict[str, Any]:
     """What a submission may name here."""
     settings = service.settings
-    return {"models": list(settings.models), "loras": sorted(settings.loras), "text": settings.sam3 is not None}
+    return {
+        "models": list(settings.models),
+        "loras": sorted(settings.loras),
+        "presets": list(PRESETS),
+        "text": settings.sam3 is not None,
+    }
 
 
 @router.get("/v1/examples", tags=["studio"])

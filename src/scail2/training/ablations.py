@@ -35,7 +35,7 @@ from scail2.models.autoencoder import AutoencoderPatchTransform
 from scail2.models.component_folders import load_component_folder
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.pipeline import SCAIL2Pipeline
-from scail2.pipeline.presets import preset
+from scail2.request.presets import preset
 from scail2.training.config import LoRAConfig, MixtureKnot, TrainConfig
 from scail2.training.nano.autoencoder import fit_basis
 from scail2.training.nano.initial import untrained

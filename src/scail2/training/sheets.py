@@ -14,9 +14,9 @@ from scail2.data.shards import DamagedSample
 from scail2.devices import without_gradients
 from scail2.errors import InputError
 from scail2.pipeline import SCAIL2Pipeline
-from scail2.pipeline.presets import preset
 from scail2.pipeline.sampling import make_scheduler
 from scail2.pipeline.settings import SamplingSettings
+from scail2.request.presets import preset
 from scail2.training.batches import TrainingBatch
 from scail2.training.config import SheetConfig
 from scail2.training.objectives.supervised import segment_conditions

@@ -2,12 +2,15 @@
 
 import { api, source } from "./api.js";
 import { action, el, field, notice } from "./dom.js";
+import { samplingFold } from "./sampling.js";
+import { soundChoice } from "./sound.js";
 
 export async function inputs(state) {
   const chosen = state ? { ...state.settings } : { mode: "animation" };
   const places = { reference: dropPlace("reference", "Picture of the character", "image/*"),
     driving: dropPlace("driving", "Clip whose motion is followed", "video/*,image/gif") };
-  const form = settingsForm(chosen);
+  const offers = await api.offers();
+  const form = settingsForm(chosen, offers), sampling = samplingFold(chosen, offers);
 
   function dropPlace(name, label, accept) {
     const input = el("input", { type: "file", accept, "aria-label": label });
@@ -67,7 +70,7 @@ export async function inputs(state) {
 
   async function go() {
     if (!chosen.reference || !chosen.driving) throw new Error("Choose a picture and a clip first.");
-    const settings = { ...chosen, ...form.values() };
+    const settings = { ...chosen, ...form.values(), ...sampling.values() };
     for (const [name, value] of Object.entries(settings)) if (value === null || value === "") delete settings[name];
     const made = state ? await api.change(state.id, { ...cleared(state.settings, settings), ...settings }, "plan")
       : await api.submit(settings, "plan");
@@ -82,45 +85,9 @@ export async function inputs(state) {
       names.map((name) => action(name, () => example(name), { class: "quiet" }))),
     el("div", { class: "grid" }, places.reference, places.driving),
     form.node,
+    sampling.node,
     el("div", { class: "row" }, action("Find the masks", go), el("span", { class: "soft" }, "Nothing is rendered yet.")));
   return { node };
-}
-
-// The film's sound: the clip's, none, or that of a file, which is sent when it is chosen.
-function soundChoice(chosen) {
-  let file = typeof chosen.audio === "string" ? chosen.audio : null;
-  const kind = el("select", {}, el("option", { value: "clip" }, "the clip's own"), el("option", { value: "none" }, "none"),
-    el("option", { value: "file" }, "of a file"));
-  kind.value = file ? "file" : chosen.audio === false ? "none" : "clip";
-  const input = el("input", { type: "file", accept: "audio/*,video/*", "aria-label": "File with the sound" });
-  const heard = el("div");
-  const place = el("div", {}, input, heard);
-  const show = () => (place.hidden = kind.value !== "file");
-  const play = async () => heard.replaceChildren(el("audio", { src: await source(`/v1/uploads/${file}/content`), controls: true }));
-  kind.addEventListener("change", show);
-  input.addEventListener("change", async () => {
-    if (!input.files[0]) return;
-    file = null;
-    heard.replaceChildren(el("p", {}, `Sending ${input.files[0].name} …`));
-    try {
-      const sent = await api.upload(input.files[0]);
-      if (sent.kind === "picture") throw new Error("That file is a picture: choose a file with sound.");
-      file = sent.id;
-      await play();
-    } catch (error) {
-      heard.replaceChildren();
-      notice(error.message, true);
-    }
-  });
-  show();
-  if (file) play();
-  return {
-    node: el("div", {}, field("Sound of the film", kind), place),
-    value() {
-      if (kind.value === "file" && !file) throw new Error("Choose a file with the sound, or another sound.");
-      return { clip: null, none: false, file }[kind.value];
-    },
-  };
 }
 
 // Settings that the run has and the form no longer: null takes them back.
@@ -128,7 +95,7 @@ function cleared(before, now) {
   return Object.fromEntries(Object.keys(before).filter((name) => !(name in now)).map((name) => [name, null]));
 }
 
-function settingsForm(chosen) {
+function settingsForm(chosen, offers) {
   const number = (name, attributes) => el("input", { type: "number", value: chosen[name] ?? "", ...attributes });
   const radios = ["animation", "replacement"].map((mode) =>
     el("input", { type: "radio", name: "mode", value: mode, checked: (chosen.mode ?? "animation") === mode }));
@@ -139,7 +106,7 @@ function settingsForm(chosen) {
     height: number("height", { min: 16, step: 16 }), width: number("width", { min: 16, step: 16 }),
     seed: number("seed", { min: 0 }), characters: number("characters", { min: 1 }),
   };
-  const sound = soundChoice(chosen);
+  const sound = soundChoice(chosen), wanted = el("input", { value: (chosen.text ?? []).join(", ") });
   const fit = el("select", {}, el("option", { value: "cover" }, "cut the edges (cover)"), el("option", { value: "letterbox" }, "add bars (letterbox)"));
   fit.value = chosen.fit ?? "cover";
   const node = el("div", { class: "stack" },
@@ -155,13 +122,16 @@ function settingsForm(chosen) {
         field("Pictures of another shape", fit),
         sound.node,
         field("Seed of the noise", fields.seed),
-        field("Characters to expect", fields.characters))));
+        field("Characters to expect", fields.characters),
+        offers.text ? field("What to look for, in words", wanted, "Empty: people. Commas between several.") : null)));
+  const listed = (text) => text.split(",").map((each) => each.trim()).filter(Boolean);
   const whole = (text) => (text === "" ? null : Number(text));
   return {
     node,
     mode: (value) => radios.forEach((radio) => (radio.checked = radio.value === value)),
     values: () => ({
       mode: radios.find((radio) => radio.checked).value, fit: fit.value, fps: fields.fps.value.trim() || null, audio: sound.value(),
+      text: listed(wanted.value).length ? listed(wanted.value) : null,
       ...Object.fromEntries(["frames", "height", "width", "seed", "characters"].map((name) => [name, whole(fields[name].value)])),
     }),
   };
