@@ -47,7 +47,6 @@ export const api = {
   change: (id, settings, action = "render") => json("POST", run(id, "/change"), { settings, action }),
   cancel: (id) => json("POST", run(id, "/cancel")),
   resume: (id) => json("POST", run(id, "/resume")),
-  plan: (id) => json("POST", run(id, "/plan")),
   rerender: (id, segment, seed, cascade) => json("POST", run(id, "/rerender"), { segment, seed, cascade }),
   remove: (id) => call("DELETE", run(id)),
   masks: (id) => json("GET", run(id, "/masks")),
