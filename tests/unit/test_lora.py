@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_transformer
 
 import scail2
-from scail2.checkpoints.lora import adapter_state_dict, apply_loras, fused_loras, load_adapters, save_lora, unfuse_loras
+from scail2.checkpoints.lora import adapter_state_dict, apply_loras, fused_loras, save_lora, unfuse_loras
 from scail2.checkpoints.official_names import to_diffusers_name
 from scail2.errors import InputError
 
@@ -239,7 +239,10 @@ def test_adapters_equal_fusing_and_are_saved_for_comfy(tmp_path):
     model, other = tiny_transformer(), tiny_transformer()
     first, second = random_pairs(model, 1, rank=2), random_pairs(model, 2, rank=3)
     apply_loras(model, [(first, 0.8), (second, 0.5)])
-    names = load_adapters(other, [(first, 0.8), (second, 0.5)])
+    names = ["first", "second"]
+    for name, pairs in zip(names, (first, second), strict=True):
+        other.load_lora_adapter(adapter_state_dict(other, pairs), prefix=None, adapter_name=name)
+    other.set_adapters(names, [0.8, 0.5])
     inputs = torch.randn(4, 24)
     assert torch.allclose(model.blocks[0].attn1.to_q(inputs), other.blocks[0].attn1.to_q(inputs), atol=1e-5)
     assert torch.allclose(model.blocks[1].ffn(inputs), other.blocks[1].ffn(inputs), atol=1e-5)

@@ -233,22 +233,6 @@ def adapter_state_dict(transformer: torch.nn.Module, source: LoraSource) -> dict
     return state
 
 
-def load_adapters(transformer: torch.nn.Module, loras: Sequence[tuple[LoraSource, float]]) -> list[str]:
-    """Loads files of low-rank pairs as peft adapters; exactly these are active then, each with its strength.
-
-    Returns the adapters' names, ``lora_0`` and so on (``set_adapters``, ``delete_adapters`` take them).
-    """
-    for source, strength in loras:
-        check_strength(strength, _label(source))
-    states = [adapter_state_dict(transformer, source) for source, _ in loras]
-    first = len(getattr(transformer, "peft_config", {}))
-    adapters = [f"lora_{first + index}" for index in range(len(loras))]
-    for adapter, state in zip(adapters, states, strict=True):
-        transformer.load_lora_adapter(state, prefix=None, adapter_name=adapter)
-    transformer.set_adapters(adapters, [strength for _, strength in loras])
-    return adapters
-
-
 def save_lora(transformer: torch.nn.Module, path: str | Path, adapter: str = "default") -> None:
     """Saves a peft adapter in published names (``diffusion_model.<module>.lora_down/up.weight``), for ComfyUI.
 

@@ -100,11 +100,6 @@ def is_official_name(name: str) -> bool:
     return True
 
 
-def official_module_to_diffusers(module: str) -> str:
-    """Published module path (`blocks.3.self_attn.q`) -> ours (`blocks.3.attn1.to_q`); raises InputError if unknown."""
-    return to_diffusers_name(f"{module}.weight").removesuffix(".weight")
-
-
 # ---- configuration words ------------------------------------------------------------------------------------------
 
 # One-to-one words: published -> ours. `dim` and `num_heads` become head count and head width below.

@@ -7,7 +7,7 @@ segment; `docs/long-video.md` explains every number.
 
 import json
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -286,12 +286,6 @@ class DriftReport:
     def worst(self) -> float | None:
         """The largest score after the first segment; None before the second."""
         return max((s.score for s in self.segments if s.index > 0), default=None)
-
-    def rebase(self) -> "DriftReport":
-        """The same with every segment compared with the present first one (after that was rendered again)."""
-        if self.first is None:
-            return self
-        return DriftReport([replace(s, to_first=compare(s.statistics, self.first)) for s in self.segments])
 
     def to_json(self) -> dict[str, Any]:
         return {"worst": self.worst, "segments": [segment.to_json() for segment in self.segments]}

@@ -55,7 +55,6 @@ class Action(StrEnum):
 
     RENDER = "render"
     PLAN = "plan"
-    RESUME = "resume"
     RERENDER = "rerender"
 
 

@@ -1,11 +1,10 @@
 """One job, done: the same for a process of this machine and for an actor elsewhere."""
 
 import itertools
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from scail2.errors import NO_MEMORY, InputError, is_out_of_memory
 from scail2.files.disk_errors import as_system_error, sentence
@@ -43,15 +42,6 @@ class Order:
     since: str
     attempt: int = 1
     device: str | None = None
-
-    def to_line(self) -> str:
-        """One line of JSON."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_line(cls, line: str) -> Self:
-        """What `to_line` gave."""
-        return cls(**json.loads(line))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,8 +91,6 @@ class JobRunner:
             request = request.with_changes(device=order.device)
         if order.action == "rerender":
             self._rerender(RunDirectory.open(path), order, told)
-        elif order.action == "resume":
-            RunDirectory.open(path).resume(self._pipelines, events=told)
         elif order.action == "plan":
             RunDirectory.create(path, request, renders=False).plan(pipe=self._pipelines, events=told)
         else:
