@@ -32,7 +32,6 @@ class PublicFile:
         verified: whether name and size are those of the repository itself.
         size: exact bytes, where known.
         sha256: of the content, where known.
-        gated: whether the Hub asks for consent, and therefore for a login.
         extra: of this package, without which the file is not read.
     """
 
@@ -46,7 +45,6 @@ class PublicFile:
     verified: bool = True
     size: int | None = None
     sha256: str | None = None
-    gated: bool = False
     extra: str | None = None
 
     @property
@@ -184,7 +182,6 @@ SAM3_FOLDER = PublicFile(
     3.4,
     "not verified: the repository asks for consent before it shows its files",
     verified=False,
-    gated=True,
 )
 
 _OWN = "scail2-14b-official"
