@@ -8,7 +8,9 @@ import pytest
 
 from scail2.cli.app import main
 from scail2.data.ablations import ABLATION_CATALOGUE, AblationPlan
+from scail2.evaluation.ablation_report import markdown
 from scail2.evaluation.ablations import MEASURES, ArmClip, compare
+from scail2.evaluation.comparison import Interval
 from scail2.training.ablations import Experiment
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +97,7 @@ def test_a_plan_becomes_a_table_and_goes_on_where_it_was(tmp_path, capsys):
     assert text.startswith("# Page\n\n<!-- ablations: begin -->\n\n| ablation |")
     assert text.endswith("<!-- ablations: end -->\n\nThe rest.\n")
     assert "old" not in text
-    assert f"{row['difference']['mean']:+.3f}" in text
+    assert Interval(**row["difference"]).told(3) in text
     assert {path.name for path in out.rglob("*.png")} == {"table.png", "environment_switch.png", "preferences.png"}
 
     capsys.readouterr()
@@ -127,6 +129,26 @@ def test_the_plans_that_are_shown_are_plans(tmp_path):
     assert [len([arm for arm in whole.arms if (arm.follows is None) is own]) for own in (True, False)] == [11, 3]
     page = (ROOT / "docs" / "science.md").read_text()
     assert page.index("<!-- ablations: begin -->") < page.index("<!-- ablations: end -->")
+
+
+def test_the_published_table_is_what_the_kept_clips_say():
+    folder, plan = ROOT / "benchmarks/results/ablations", AblationPlan.load(ROOT / "examples/ablations.toml")
+    nan = float("nan")
+
+    def measured(arm: str) -> list[list[ArmClip]]:
+        kept = [json.loads((folder / "measures" / f"{arm}-{seed}.json").read_text()) for seed in plan.seeds]
+        return [
+            [
+                ArmClip(c["name"], c["task"], {n: nan if v is None else v for n, v in c["measures"].items()})
+                for c in clips
+            ]
+            for clips in kept
+        ]
+
+    results = [compare(each, measured(each.published.name), measured(each.without.name)) for each in plan.chosen]
+    facts = json.loads((folder / "table.json").read_text())["facts"]
+    assert markdown(results, facts) in (ROOT / "docs" / "science.md").read_text()
+    assert json.loads((folder / "plan.json").read_text()) == json.loads(json.dumps(plan.to_json()))
 
 
 @pytest.mark.parametrize("name", ABLATION_CATALOGUE)

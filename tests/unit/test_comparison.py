@@ -20,6 +20,11 @@ def test_the_interval_is_that_of_the_mean():
     assert found.low < narrow.low < narrow.high < found.high
 
 
+def test_it_is_told_with_real_minus_signs_and_zero_without_any():
+    assert Interval(0.4321, -0.0004, 0.86).told(3) == "+0.432 (0.000 … +0.860)"
+    assert Interval(-0.125, -0.5, float("nan")).told(1, scale=100) == "−12.5 (−50.0 … –)"
+
+
 def test_trainings_that_disagree_widen_it():
     clips = np.random.default_rng(2).normal(0.0, 0.01, size=200)
     disagreeing = np.stack([clips - 0.3, clips, clips + 0.6])

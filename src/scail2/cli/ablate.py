@@ -63,10 +63,9 @@ def ablate(
         if page is not None:
             write_page(page, table)
     for result in results:
-        gap = result.difference
         console.say(
             f"{result.ablation.name}: {result.ablation.measure} {result.published:.3f} as published, {result.without:.3f} "
-            f"without, {gap.mean:+.3f} ({gap.low:+.3f} … {gap.high:+.3f}): {result.verdict}"
+            f"without, {result.difference.told(3)}: {result.verdict}"
         )
     console.say(f"table, plot and pictures: {out}")
 

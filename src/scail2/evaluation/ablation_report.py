@@ -46,14 +46,13 @@ def markdown(results: Sequence[AblationResult], facts: Mapping[str, Any]) -> str
         "|---|---|---|---|---|---|---|---|",
     ]
     for each in results:
-        gap = each.difference
         cells = (
             f"`{each.ablation.name}`",
             each.ablation.claim,
             f"`{each.ablation.measure}`",
             f"{each.published:.3f}",
             f"{each.without:.3f}",
-            f"{gap.mean:+.3f} ({gap.low:+.3f} … {gap.high:+.3f})",
+            each.difference.told(3),
             _WORDS[each.ablation.sign],
             each.verdict,
         )
@@ -105,9 +104,8 @@ def plot(results: Sequence[AblationResult], path: Path) -> None:
         reach = [[gap.mean - gap.low], [gap.high - gap.mean]]
         panel.bar([0, 1], means, color=["tab:blue", "tab:orange"], width=0.6)
         panel.errorbar([1], [means[1]], yerr=reach, color="black", capsize=5)
-        low, high = min(0.0, *means), max(0.0, *means)
-        if low == 0.0 and min(means) > 0.6 * high:  # decibels: bars from zero would hide every difference
-            panel.set_ylim(0.85 * min(means), 1.1 * max(means))
+        if MEASURES[result.ablation.measure].endswith("dB"):  # which has no zero to count from
+            panel.set_ylim(min(means) - 2, max(means) + 1)
         panel.set_xticks([0, 1], ["as published", "without"], fontsize=8)
         panel.set_title(
             f"{result.ablation.name}\n{result.ablation.measure}: {result.verdict} (published: "

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from scail2.evaluation.comparison import paired_interval
+from scail2.evaluation.comparison import Interval, paired_interval
 from scail2.evaluation.protocols import evaluate_pipeline
 from scail2.files.staging import atomic_file
 
@@ -83,8 +83,6 @@ class ArmMeasures:
             "|---" * (3 + len(self.names)) + "|",
         ]
         for row in rows:
-            values = ([row[name][part] for part in ("mean", "low", "high")] for name in self.names)
-            told = ([f"{value:+.{self.digits}f}" for value in three] for three in values)
-            cells = [f"{mean} ({low} … {high})" for mean, low, high in told]
+            cells = [Interval(**row[name]).told(self.digits) for name in self.names]
             lines.append(f"| {row['arm']} | {row['against']} | {row['trainings']} | " + " | ".join(cells) + " |")
         return "\n".join(lines)

@@ -23,6 +23,18 @@ class Interval:
         """1 above zero, −1 below, 0 where the interval holds it."""
         return 1 if self.low > 0 else -1 if self.high < 0 else 0
 
+    def told(self, digits: int, *, scale: float = 1.0) -> str:
+        """``+0.43 (+0.37 … +0.49)``, with so many digits after the point; what is zero then has no sign."""
+        mean, low, high = (_signed(scale * value, digits) for value in (self.mean, self.low, self.high))
+        return f"{mean} ({low} … {high})"
+
+
+def _signed(value: float, digits: int) -> str:
+    if value != value:
+        return "–"
+    text = f"{value:+.{digits}f}"
+    return text.replace("-", "−") if text.strip("+-0.") else text[1:]
+
 
 def paired_interval(differences: Array, *, level: float = 0.95, draws: int = 10_000, seed: int = 0) -> Interval:
     """Percentile bootstrap of the mean of paired differences.

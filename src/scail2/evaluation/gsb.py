@@ -257,7 +257,7 @@ def tallies_table(tallies: Iterable[Tally]) -> Table:
             f"{100 * share.mean:.1f} % ({100 * share.low:.1f} … {100 * share.high:.1f})"
             for share in (each.win, each.tie, each.lose)
         )
-        interval = f"{100 * margin.mean:+.1f} ({100 * margin.low:+.1f} … {100 * margin.high:+.1f})"
+        interval = margin.told(1, scale=100)
         told = (f"{100 * value:.0f} %" if value == value else "–" for value in (each.agreement, each.left))
         table.add_row(each.system, each.against, each.question, *shares, interval, *told)
     return table
