@@ -9,6 +9,7 @@ from recipe_material import Experiment, toy_model
 from safetensors.torch import load_file
 
 from scail2.data.dataset import LatentDataset
+from scail2.evaluation.comparison import Interval
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,6 @@ def test_reverse_driving_against_forward_driving(model, tmp_path):
             mean = np.nanmean(ours - theirs)
             assert row[measure]["mean"] == pytest.approx(mean, abs=1e-9)
             assert row[measure]["low"] <= mean <= row[measure]["high"]
-            assert f"{mean:+.4f} (" in told
+            assert Interval(**row[measure]).told(4) in told
     for other in ("forward", "start"):  # a step changes something, and the arms' steps are not the same
         assert rows["reverse", other]["character_psnr"]["mean"] != 0

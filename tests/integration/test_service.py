@@ -294,6 +294,12 @@ def test_a_file_of_sound_is_a_films_sound_and_nothing_else(held, material, tmp_p
     song = client.upload(sine(tmp_path / "song.wav", 3, pitch=440))
     assert http.get(f"/v1/uploads/{song}").json()["kind"] == "sound"
     assert http.get(f"/v1/uploads/{song}").json()["seconds"] == 3.0
+    with pytest.raises(ServiceError, match="no sound in the file") as caught:
+        client.upload(sine(tmp_path / "empty.wav", 0, pitch=440))
+    assert caught.value.status == 415
+    with pytest.raises(ServiceError, match="The sound lasts 610 seconds; 600 are allowed") as caught:
+        client.upload(sine(tmp_path / "long.wav", 610, pitch=440))
+    assert caught.value.status == 413
     good = client._with_uploads(job_of(material))
     for name, given, told in (
         ("driving", song, "'driving' is a video, but the upload is a sound"),

@@ -20,15 +20,15 @@ from scail2.files.limits import DOCUMENT_BYTES
 T = TypeVar("T")
 
 
-def existing(folder: Path) -> Path:
+def existing(folder: str | os.PathLike) -> Path:
     """The folder, or the nearest one above it that is there."""
-    place = folder.absolute()
+    place = Path(folder).absolute()
     while not place.exists():
         place = place.parent
     return place
 
 
-def free_bytes(folder: Path) -> int:
+def free_bytes(folder: str | os.PathLike) -> int:
     """Free on the disk a folder is on, or will be on."""
     return shutil.disk_usage(existing(folder)).free
 

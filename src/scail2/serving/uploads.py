@@ -25,7 +25,7 @@ from scail2.serving.refusals import (
 from scail2.serving.settings import Limits
 from scail2.video import VideoReader, VideoWriter, probe, read_image
 from scail2.video.kinds import FileKind, identify
-from scail2.video.sound import SoundFile, sound_alone
+from scail2.video.sound import SoundFile, check_sound, sound_alone
 
 # What is left of the disk for the runs themselves.
 _WINDOW = 16
@@ -146,7 +146,7 @@ class Uploads:
         """What a file holds, and the suffix that fits; headers are judged before anything is decoded."""
         try:
             if (sound := sound_alone(path)) is not None:
-                return self._sound(sound), sound.suffix
+                return self._sound(path, sound), sound.suffix
             kind = identify(path)
             moves = kind.is_container or (kind in _MAYBE_MOVING and _frames(path) > 1)
             facts = self._video(path) if moves else self._picture(path)
@@ -156,8 +156,10 @@ class Uploads:
             raise WrongTypeError(str(error).replace(str(path), "The file")) from None
         return facts, _SUFFIXES[kind]
 
-    def _sound(self, sound: SoundFile) -> dict[str, Any]:
+    def _sound(self, path: Path, sound: SoundFile) -> dict[str, Any]:
         self._check_seconds("sound", sound.duration)
+        if (check := check_sound(path)) is None or not check.heard:
+            raise WrongTypeError("There is no sound in the file that can be decoded.")
         return {"kind": "sound", "seconds": round(float(sound.duration), 3)}
 
     def _video(self, path: Path) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def sound_source(path: str | os.PathLike) -> SoundSource | None:
 
 
 def sound_alone(path: Path) -> SoundFile | None:
-    """What is known of a file that has sound that can be decoded, and no film; None of any other.
+    """What a file that has sound and no film says of itself, nothing decoded yet; None for any other.
 
     Raises:
         InputError: it announces such a file, or a film, and cannot be read.
@@ -144,8 +144,7 @@ def sound_alone(path: Path) -> SoundFile | None:
             return None
         length = Fraction(container.duration or 0, av.time_base)
         suffix = _SUFFIXES.get(container.format.name.split(",")[0], ".sound")
-    check = check_sound(path)
-    return SoundFile(length, suffix) if check is not None and check.heard else None
+    return SoundFile(length, suffix)
 
 
 def refuse_silent(path: Path) -> None:
