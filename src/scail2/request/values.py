@@ -83,7 +83,7 @@ def whole(low: int, high: int, *, stride: int = 1, offset: int = 0) -> Convert:
             raise InputError(
                 f"{name} must be of the form {stride}n+{offset}, not {value}; try {below} or {below + stride}."
             )
-        return int(value)  # NumPy's and torch's counts, too
+        return int(value)  # NumPy's counts, too
 
     return convert
 

@@ -69,8 +69,8 @@ def read_ledger(folder: Path) -> Ledger:
     path = folder / LEDGER
     if not path.is_file():
         raise InputError(f"{folder} holds no pairs of one's own videos (no {LEDGER}): make some with scail2 pairs add.")
-    load_json(path, Any)  # a damaged one is said to be damaged, not to be somebody else's
     if not OWN_PAIRS.recognises(folder):
+        load_json(path, Any)  # a damaged one is said to be damaged, not to be somebody else's
         raise InputError(f"{folder} was not made by scail2 pairs add: this looks at pairs of one's own videos.")
     ledger = load_json(path, Ledger)
     if ledger.source != MADE_OF or ledger.format != FORMAT:

@@ -118,8 +118,10 @@ def _ledger(folder: Path) -> Ledger | None:
     """That of `scail2 pairs add`; none where there is no such file, or one of something else."""
     if not (folder / LEDGER).is_file():
         return None
+    if OWN_PAIRS.recognises(folder):
+        return read_ledger(folder)
     load_json(folder / LEDGER, Any)  # a damaged one is said to be damaged, not to be something else
-    return read_ledger(folder) if OWN_PAIRS.recognises(folder) else None
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
