@@ -76,14 +76,15 @@ def choice(kind: type[StrEnum]) -> Convert:
 
 def whole(low: int, high: int, *, stride: int = 1, offset: int = 0) -> Convert:
     def convert(name: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value <= high:
+        number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None  # NumPy's, too
+        if number is None or not low <= number <= high:
             raise InputError(f"{name} must be a whole number from {low} to {high}, not {short(value)}.")
-        if (value - offset) % stride:
-            below = max(low, value - (value - offset) % stride)
+        if (number - offset) % stride:
+            below = max(low, number - (number - offset) % stride)
             raise InputError(
-                f"{name} must be of the form {stride}n+{offset}, not {value}; try {below} or {below + stride}."
+                f"{name} must be of the form {stride}n+{offset}, not {number}; try {below} or {below + stride}."
             )
-        return int(value)  # NumPy's counts, too
+        return number
 
     return convert
 
