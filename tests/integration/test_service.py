@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import wave
+import zipfile
 from dataclasses import fields
 from pathlib import Path
 
@@ -129,6 +130,41 @@ def test_one_segment_is_rendered_again_with_its_seed_and_the_others_stay(finishe
     assert after[1][1] == 5
 
 
+def test_browsers_ask_whether_what_a_job_replaces_is_still_the_one(finished):
+    http, _, run, _ = finished
+    for name in ("result", "segments/0.mp4", "plan.png", "inputs/reference.png"):
+        assert http.get(f"/v1/runs/{run}/{name}").headers["cache-control"] == "no-cache"
+
+
+def test_a_segment_that_is_not_there_is_not_rendered_again(finished):
+    http, _, run, _ = finished
+    for segment, told in ((99, "Segment 99 is not rendered; finished are 0, 1"), (True, "valid integer")):
+        answer = http.post(f"/v1/runs/{run}/rerender", json={"segment": segment})
+        assert answer.status_code == 422
+        assert told in answer.json()["error"]
+    answer = http.get("/v1/runs/nope")
+    assert (answer.status_code, answer.json()) == (404, {"error": "There is no such run: 'nope'."})
+
+
+def test_the_film_of_other_settings_is_not_shown_as_this_ones(tmp_path, material, model):
+    with served(ServiceSettings(runs=tmp_path / "runs", models=(str(model),))) as http:
+        client = typed_client(http)
+        sine(tmp_path / "song.wav", 3, pitch=440)
+        run = client.submit(**job_of(material, audio=tmp_path / "song.wav")).id
+        assert client.wait(run, timeout=60).job == "finished"
+        client.change(run, action="plan", audio=False)
+        assert client.wait(run, timeout=60).run["state"] == "rendered"
+        assert http.get(f"/v1/runs/{run}/result").status_code == 404
+        with zipfile.ZipFile(io.BytesIO(http.get(f"/v1/runs/{run}/project.zip").content)) as archive:
+            assert not [name for name in archive.namelist() if name.startswith("film")]
+        client.change(run, action="plan", audio=tmp_path / "song.wav")
+        assert client.wait(run, timeout=60).run["state"] == "finished"  # the film that is there is the one again
+        client.change(run, audio=False, format=".mkv")
+        assert client.wait(run, timeout=60).run["state"] == "finished"
+        with zipfile.ZipFile(io.BytesIO(http.get(f"/v1/runs/{run}/project.zip").content)) as archive:
+            assert [name for name in archive.namelist() if name.startswith("film")] == ["film.mkv"]
+
+
 def test_a_repainted_mask_is_taken_up(finished):
     _, client, run, _ = finished
     mask, other = (np.asarray(Image.open(io.BytesIO(client.mask(run, frame=at)))).copy() for at in (18, 17))
@@ -215,6 +251,24 @@ def test_cancelling_stops_at_the_step_keeps_what_is_there_and_goes_on(held, mate
     worker.hold.set()
     client.resume(run)
     assert client.wait(run, timeout=60).job == "finished"
+
+
+def test_a_stopped_rerendering_is_not_done_by_a_later_job(held, material):
+    http, client, worker = held
+    worker.hold.set()
+    run = client.submit(**job_of(material)).id
+    assert client.wait(run, timeout=60).job == "finished"
+    before = client.segments(run)
+    worker.hold.clear()
+    client.rerender(run, 1, seed=1000)
+    reach_step(client, run)
+    client.cancel(run)
+    assert client.wait(run, timeout=10).job == "cancelled"
+    worker.hold.set()
+    client.change(run, audio=False)
+    state = client.wait(run, timeout=60)
+    assert (state.job, state.run["state"]) == ("finished", "finished")
+    assert [each["version"] for each in client.segments(run)] == [each["version"] for each in before]
 
 
 def test_a_run_at_work_takes_no_second_job_no_mask_and_no_deletion(held, material):
@@ -304,6 +358,7 @@ def test_a_file_of_sound_is_a_films_sound_and_nothing_else(held, material, tmp_p
     for name, given, told in (
         ("driving", song, "'driving' is a video, but the upload is a sound"),
         ("driving_mask", [song], "'driving_mask' is a picture or video, but the upload is a sound"),
+        ("audio", good["driving"], "'audio' is to be sound, but there is none in that video"),
     ):
         answer = http.post("/v1/runs", json={"settings": good | {name: given}})
         assert (answer.status_code, answer.json()) == (422, {"error": f"{told}."})
@@ -349,6 +404,10 @@ def test_a_plan_tells_segments_before_anything_is_spent(held, material):
         ({"masks": "../../x"}, "'masks' is decided by the service"),
         ({"model": "/secret/model"}, "offers no model"),
         ({"lora": ["/secret/lora.safetensors"]}, "offers no LoRA"),
+        ({"lora": 5}, "'lora' is a list of names, not 5"),
+        ({"lora": "nano-dpo"}, "'lora' is a list of names, not 'nano-dpo'"),
+        ({"lora": {"nano-dpo": 1}}, "'lora' is a list of names"),
+        ({"num_inference_steps": 0}, "'num_inference_steps' must be"),
         ({"reference": "../../../etc/passwd"}, "no upload"),
         ({"reference": "/etc/passwd"}, "no upload"),
         ({"reference": 7}, "is missing"),

@@ -179,6 +179,53 @@ def test_it_works_with_the_keyboard_alone(studio):
     assert faults == []
 
 
+def test_what_is_sent_late_or_is_wrong_is_not_what_is_rendered(studio, tmp_path):
+    page, http, faults = studio
+    slow = tmp_path / "slow.mp4"
+    shutil.copy(EXAMPLE.parent / "replacement" / "driving.mp4", slow)
+    held = []
+    page.route("**/v1/uploads", lambda route: held.append(route) if not held else route.continue_())
+    page.goto(f"{http.base_url}/studio/#/new")
+    page.get_by_label("Clip whose motion is followed").set_input_files(slow)
+    page.get_by_text("Sending slow.mp4").wait_for()
+    page.get_by_role("button", name="Find the masks").click()
+    page.get_by_text("A file is still being sent").wait_for()
+    page.get_by_label("Clip whose motion is followed").set_input_files(EXAMPLE / "driving.mp4")
+    page.get_by_text("65 frames, 4.1 s").wait_for()
+    with page.expect_response(lambda response: response.url.endswith("/v1/uploads")):
+        held[0].continue_()
+    wanted = hash_file(EXAMPLE / "driving.mp4")
+    page.wait_for_timeout(300)
+    assert wanted in page.get_by_label("The clip you chose").get_attribute("src")
+
+    page.get_by_label("Picture of the character").set_input_files(EXAMPLE / "reference.png")
+    page.get_by_role("img", name="The picture you chose").wait_for()
+    (tmp_path / "hello.mp3").write_bytes(b"hello")
+    page.get_by_label("Picture of the character").set_input_files(tmp_path / "hello.mp3")
+    page.get_by_text("The file: the content is not a video or picture of a known kind").wait_for()
+    page.get_by_role("button", name="Find the masks").click()
+    page.get_by_text("Choose a picture and a clip first.").wait_for()
+    assert [fault for fault in faults if "415" not in fault] == []  # the browser's own note of the refusal
+
+
+def test_a_gif_moves_in_the_page(studio, tmp_path):
+    page, http, faults = studio
+    with VideoReader(EXAMPLE / "driving.mp4") as reader:
+        first, *others = map(Image.fromarray, reader.frames(0, 5))
+    first.save(tmp_path / "dance.gif", save_all=True, append_images=others, duration=60)
+    page.goto(f"{http.base_url}/studio/#/new")
+    page.get_by_label("Clip whose motion is followed").set_input_files(tmp_path / "dance.gif")
+    shown = page.get_by_role("img", name="The clip you chose")
+    shown.wait_for()
+    assert page.evaluate("image => image.decode().then(() => image.naturalWidth)", shown.element_handle()) == 128
+    assert page.get_by_role("button", name="from here").count() == 0
+    page.get_by_label("Picture of the character").set_input_files(EXAMPLE / "reference.png")
+    page.get_by_role("img", name="The picture you chose").wait_for()
+    page.get_by_role("button", name="Find the masks").click()
+    page.get_by_role("heading", name="Who moves whom").wait_for(timeout=LONG)
+    assert faults == []
+
+
 def test_the_sound_is_that_of_a_file_or_none(studio, tmp_path):
     page, http, faults = studio
     with wave.open(str(tmp_path / "song.wav"), "wb") as file:

@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,7 +71,7 @@ def serve_with(
     settings = ServiceSettings(
         runs=runs.absolute(),
         models=tuple(models or ()),
-        loras=dict(_named(each) for each in lora or ()),
+        loras=_offered(lora or ()),
         sam3=sam3,
         devices=_devices(gpus, workers),
         tokens=tokens,
@@ -87,6 +88,13 @@ def _devices(gpus: str | None, workers: int) -> tuple[str | None, ...]:
     if not all(each.isdigit() for each in numbers) or len(set(numbers)) != len(numbers):
         raise InputError(f"--gpus is a list of different numbers with commas between them, not {gpus!r}.")
     return tuple(f"cuda:{each}" for each in numbers)
+
+
+def _offered(given: Sequence[str]) -> dict[str, str]:
+    named = [_named(each) for each in given]
+    if twice := [name for name, count in Counter(name for name, _ in named).items() if count > 1]:
+        raise InputError(f"--lora gives the name {twice[0]!r} to two files: choose another for one of them.")
+    return dict(named)
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -30,7 +30,7 @@ from scail2.request.paths import lies_inside, model_paths
 from scail2.request.presets import preset
 from scail2.runs.earlier_state import EarlierState
 from scail2.runs.journal import Journal, Listener
-from scail2.runs.layout import check_genuine, delete, entries, keep_apart
+from scail2.runs.layout import PENDING, check_genuine, delete, entries, keep_apart
 from scail2.runs.ledger import STAGES, StageLedger
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.status import RunStatus, status_of
@@ -199,6 +199,11 @@ class RunDirectory:
             return task.run()
 
         return self._work(again, pipe, events, "rerender_started")
+
+    def withdraw_rerender(self) -> None:
+        """Takes back a `rerender` that was interrupted before its segment was finished; the version there is stays."""
+        if is_present(self.path / PENDING):
+            self._work(lambda task: task.withdraw_rerender(), None, None, "rerender_withdrawn")
 
     def plan(
         self,

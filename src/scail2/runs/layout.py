@@ -28,6 +28,8 @@ _FRAMES = r"(?:driving_mask|superseded/driving_mask-\d+)"
 _TEMPORARY = rf"(?:segments/\.\d+{_RANDOM}\.partial|\.(?:masks|labels|drift){_RANDOM}\.partial)"
 _TOP = r"(?:(?:request|inputs|stages|plan|model|pending|budget|drift)\.json|drift\.png|journal\.jsonl|embeddings\.safetensors)"
 EMBEDDINGS = "embeddings.safetensors"
+# The order to render a segment again, until that is done.
+PENDING = "pending.json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Which stage of a run was last made from what, and what came of it: ``stages.json``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -13,8 +13,9 @@ from scail2.runs.segment_record import SegmentRecord
 STAGES = "stages.json"
 # What stood at the output's path when the run was asked to write there.
 _ASKED = "asked"
-# Segments that are on disk but not what the request asks for, as far as the last look at them.
+# Segments, and films, that are on disk but not what the request asks for, as far as the last look at them.
 _STALE = "stale"
+_STALE_FILMS = "stale films"
 
 
 def _take(index: int) -> str:
@@ -100,6 +101,17 @@ class StageLedger:
         """Whether this version of a segment was noted as one that does not answer the request."""
         noted = decode(self._stages.get(_STALE, {}).get("segments", {}), dict[str, str], self._path)
         return noted.get(str(record.index)) == _version(record)
+
+    def note_stale_films(self, stages: Iterable[str]) -> None:
+        """Notes which films the request, as it is now, would have written again."""
+        keys = {stage: self._stages[stage]["key"] for stage in stages if stage in self._stages}
+        if keys != self._stages.get(_STALE_FILMS, {}).get("films", {}):
+            self.record(_STALE_FILMS, "", films=keys)
+
+    def is_stale_film(self, stage: str) -> bool:
+        """Whether the film that the stage last wrote was noted as one that does not answer the request."""
+        noted = decode(self._stages.get(_STALE_FILMS, {}).get("films", {}), dict[str, str], self._path)
+        return stage in noted and noted[stage] == self._stages.get(stage, {}).get("key")
 
     def may_replace(self, path: Path) -> bool:
         """Whether what stands at ``path`` is what this run wrote there, or what it was asked to write over."""

@@ -38,22 +38,34 @@ class OutputStage:
         self.journal = journal
         self.codec = output_codec(request)
 
+    @property
+    def _indices(self) -> list[int]:
+        return [segment.index for segment in self.prepared.plan.segments.segments]
+
     def write(self) -> Path:
         """Returns the output's path."""
-        indices = [segment.index for segment in self.prepared.plan.segments.segments]
-        frames = JoinedFrames(self.store, indices)
+        frames = JoinedFrames(self.store, self._indices)
         if len(frames) != self.prepared.plan.total:
             raise InputError(f"The segments hold {len(frames)} frames, {self.prepared.plan.total} were planned.")
-        pixels = digest([self.store.known(index).frames_sha256 for index in indices])
+        keys = self._keys()
+        self._stage("output", keys["output"], self.request.output, self._film(frames), panels=1)
+        if self.request.compare:
+            self._stage("compare", keys["compare"], self.request.compare_output, self._compared(frames), panels=3)
+        return self.request.output
+
+    def note_stale(self) -> None:
+        """Notes which films that were written are not what these segments and the request would give."""
+        if set(self._indices) <= set(self.store.finished()):
+            self.ledger.note_stale_films(name for name, key in self._keys().items() if not self.ledger.facts(name, key))
+
+    def _keys(self) -> dict[str, str]:
+        """What each film is made of, by its stage."""
+        pixels = digest([self.store.known(index).frames_sha256 for index in self._indices])
         sound = self.prepared.inputs["audio" if isinstance(self.request.audio, Path) else "driving"]
         made_of = [pixels, sound if self.request.audio else None, self.codec, str(self.prepared.plan.fps)]
         alpha = identity(self.request, self.store.folder.with_name("masks"))
         key = digest(made_of if alpha is None else [*made_of, alpha])
-        self._stage("output", key, self.request.output, self._film(frames), panels=1)
-        if self.request.compare:
-            key = digest([key, self.prepared.key])
-            self._stage("compare", key, self.request.compare_output, self._compared(frames), panels=3)
-        return self.request.output
+        return {"output": key} | ({"compare": digest([key, self.prepared.key])} if self.request.compare else {})
 
     def _stage(self, name: str, key: str, path: Path, chunks: Iterator[np.ndarray], *, panels: int) -> None:
         if self.ledger.facts(name, key) and self.ledger.wrote(name, path):

@@ -27,8 +27,8 @@ class RunStatus:
     """What is there and what is missing.
 
     Attributes:
-        state: ``new`` (no plan yet), ``planned``, ``partial`` (some segments), ``rendered`` (all segments, no output),
-            ``overwritten`` (what stands at the output's path is not the film this run wrote there), ``finished``.
+        state: ``new`` (no plan yet), ``planned``, ``partial`` (some segments), ``rendered`` (all segments, and no
+            output, or one written before sound, codec, rate or transparency were changed), ``overwritten`` (what stands at the output's path is not the film this run wrote there), ``finished``.
         running: whether a process works on it right now.
         segments: how many are planned; None without a plan.
         finished: indices of finished segments that are what the request, as it is now, asks for.
@@ -183,7 +183,7 @@ def _state(ledger: StageLedger | None, request: AnimationRequest, planned: int |
     written = [ledger.wrote(stage, output) for stage, output in stages.items()]
     if False in written:
         return "overwritten"
-    return "finished" if all(written) else "rendered"
+    return "finished" if all(written) and not any(map(ledger.is_stale_film, stages)) else "rendered"
 
 
 def _failure(path: Path) -> str | None:

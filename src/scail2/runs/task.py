@@ -14,6 +14,7 @@ from scail2.runs.budgeting import note_outcome
 from scail2.runs.executor import Executor
 from scail2.runs.film import refuse_lost
 from scail2.runs.journal import Journal
+from scail2.runs.layout import PENDING
 from scail2.runs.model import ModelHandle, PipelineCache
 from scail2.runs.moved import refuse_missing
 from scail2.runs.output import OutputStage
@@ -25,9 +26,6 @@ from scail2.runs.verdict import stored_verdict
 if TYPE_CHECKING:
     from scail2.budget.machines import Machine
     from scail2.pipeline import SCAIL2Pipeline
-
-PENDING = "pending.json"
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Order:
@@ -63,11 +61,15 @@ class RunTask:
         return self.preparation.prepare()
 
     def plan(self, machine: "Machine | None" = None) -> Prepared:
-        """The same, for another machine than this where one is given; notes which finished segments are not as asked."""
+        """The same, for another machine than this where one is given; notes which segments and films are not as asked."""
         self.preparation.machine = machine
         prepared = self.prepare()
         self._executor(prepared).note_stale()
+        self._output(prepared).note_stale()
         return prepared
+
+    def _output(self, prepared: Prepared) -> OutputStage:
+        return OutputStage(self.store, self.request, prepared, self.preparation.ledger, self.journal)
 
     def _executor(self, prepared: Prepared) -> "Executor":
         from scail2.runs.executor import Executor  # with torch, which a plan does without
@@ -90,7 +92,7 @@ class RunTask:
         executor.note_stale()
         executor.drift.finish()
         self._tell_verdict()
-        output = OutputStage(self.store, self.request, prepared, self.preparation.ledger, self.journal).write()
+        output = self._output(prepared).write()
         self.journal.emit("run_finished", output=str(output), rendered=rendered, segments=len(executor.segments))
         return output
 
@@ -137,6 +139,10 @@ class RunTask:
         )
         write_sealed(self.folder / PENDING, asdict(order))
         self.journal.emit("rerender_ordered", segment=segment)
+
+    def withdraw_rerender(self) -> None:
+        """Forgets a segment that waits to be rendered again: its present version stays."""
+        (self.folder / PENDING).unlink(missing_ok=True)
 
     def _rerender_pending(self, executor: "Executor") -> None:
         path = self.folder / PENDING

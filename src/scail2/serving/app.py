@@ -11,12 +11,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from scail2.errors import InputError
+from scail2.errors import InputError, short
 from scail2.files.disk_errors import reason
 from scail2.serving import routes_health, routes_masks, routes_media, routes_runs, routes_studio, routes_uploads
 from scail2.serving.refusals import RefusalError
+from scail2.serving.sentences import for_clients
 from scail2.serving.service import Service
-from scail2.serving.submissions import without_paths
 
 DESCRIPTION = """Character animation runs: upload a picture and a clip, submit a run, watch it, fetch the film, render any
 segment again. Errors are `{"error": "one sentence"}`."""
@@ -39,7 +39,7 @@ def build_app(service: Service) -> FastAPI:
 def _translate_errors(app: FastAPI, service: Service) -> None:
     def told(status: int, sentence: str) -> JSONResponse:
         headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
-        return JSONResponse({"error": without_paths(sentence, service.settings.runs)}, status, headers)
+        return JSONResponse({"error": for_clients(sentence, service.settings.runs)}, status, headers)
 
     @app.exception_handler(InputError)
     async def refused(_: Request, error: InputError) -> JSONResponse:
@@ -48,6 +48,9 @@ def _translate_errors(app: FastAPI, service: Service) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
+        if first["type"] == "string_pattern_mismatch" and first["loc"][0] == "path":
+            kind = {"run": "run", "sha256": "upload"}.get(str(first["loc"][1]), "thing")
+            return told(404, f"There is no such {kind}: {short(first['input'])}.")
         where = ".".join(str(each) for each in first["loc"] if each != "body")
         return told(422, f"{where or 'The body'}: {first['msg']}.")
 

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from scail2.errors import InputError
 from scail2.request.animation import AnimationRequest
 from scail2.runs import RunDirectory
-from scail2.serving.queue import Job, JobQueue, JobState
+from scail2.serving.queue import Action, Job, JobQueue, JobState
 from scail2.serving.settings import ServiceSettings
 from scail2.serving.submissions import RunPlace, to_request
 from scail2.serving.uploads import Uploads
@@ -76,6 +77,8 @@ class Dispatcher:
             worker = self._at_work.get(job.id)
         if worker is not None:
             worker.cancel(job.id)
+        else:
+            self._withdraw(job)
         return job
 
     def progress(self, run: str) -> dict[str, Any]:
@@ -132,11 +135,18 @@ class Dispatcher:
             if self._stopping:
                 self._queue.put_back(job.id, counted=False)
             else:
+                self._withdraw(job)
                 self._queue.end(job.id, JobState.CANCELLED)
         else:
             if outcome.state == JobState.FAILED and not self._is_accepted(job):
                 self._queue.take_back(job)
             self._queue.end(job.id, JobState(outcome.state), outcome.message)
+
+    def _withdraw(self, job: Job) -> None:
+        """A segment that was to be rendered again, and is not, stays as it is: no later job is to do it unasked."""
+        if job.action is Action.RERENDER:
+            with suppress(InputError):
+                RunDirectory.open(RunPlace(folder=self._settings.runs / job.run).run).withdraw_rerender()
 
     def _is_accepted(self, job: Job) -> bool:
         """Whether the run's folder is what its settings say; a change that was refused at once has left it as it was."""

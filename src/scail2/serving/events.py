@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from scail2.serving.submissions import without_paths
+from scail2.serving.sentences import for_clients
 
 # How often a journal is looked at, and how often an idle connection is kept alive, in seconds.
 _LOOK, _ALIVE = 0.5, 15.0
@@ -59,7 +59,7 @@ def _read(journal: Path, position: int) -> tuple[list[bytes], int]:
 
 def _event(line: bytes, root: Path) -> dict[str, Any] | None:
     try:
-        told = json.loads(without_paths(line.decode(errors="replace"), root))
+        told = json.loads(for_clients(line.decode(errors="replace"), root))
     except json.JSONDecodeError:
         return None  # cut short by a crash
     if not isinstance(told, dict):

@@ -1,6 +1,7 @@
 """Films, frames and pictures out."""
 
 import io
+from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
@@ -17,7 +18,7 @@ Number = Annotated[int, Path(ge=0, le=10**7)]
 def result(run: RunId, service: ServiceOf, owner: Owner) -> FileResponse:
     """The finished film; answers to `Range`, so that players can seek."""
     film = service.view(owner, run).film()
-    return FileResponse(film, filename=f"{run}{film.suffix}", content_disposition_type="inline")
+    return present(film, filename=f"{run}{film.suffix}", content_disposition_type="inline")
 
 
 @router.get("/manifest")
@@ -35,7 +36,7 @@ def segments(run: RunId, service: ServiceOf, owner: Owner) -> dict[str, Any]:
 @router.get("/segments/{index}.mp4")
 def segment(run: RunId, index: Number, service: ServiceOf, owner: Owner) -> FileResponse:
     """One finished segment as a film."""
-    return FileResponse(service.view(owner, run).segment_film(index), media_type="video/mp4")
+    return present(service.view(owner, run).segment_film(index), media_type="video/mp4")
 
 
 @router.get("/frames/{number}.png")
@@ -47,13 +48,18 @@ def frame(run: RunId, number: Number, service: ServiceOf, owner: Owner) -> Respo
 @router.get("/plan.png")
 def contact_sheet(run: RunId, service: ServiceOf, owner: Owner) -> FileResponse:
     """Reference, frames and masks on one sheet."""
-    return FileResponse(service.view(owner, run).picture("masks/contact_sheet.png"), media_type="image/png")
+    return present(service.view(owner, run).picture("masks/contact_sheet.png"), media_type="image/png")
 
 
 @router.get("/drift.png")
 def drift(run: RunId, service: ServiceOf, owner: Owner) -> FileResponse:
     """How colours and sharpness go over the segments."""
-    return FileResponse(service.view(owner, run).picture("drift.png"), media_type="image/png")
+    return present(service.view(owner, run).picture("drift.png"), media_type="image/png")
+
+
+def present(path: FilePath, **given: Any) -> FileResponse:
+    """A file that a later job replaces: browsers ask whether theirs is still the one, where they would guess by its age."""
+    return FileResponse(path, headers={"Cache-Control": "no-cache"}, **given)
 
 
 def png(pixels: Any) -> Response:

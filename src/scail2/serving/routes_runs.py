@@ -48,7 +48,7 @@ class Again(BaseModel):
     """One segment again."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"segment": 3, "seed": 11}]})
-    segment: int = Field(ge=0, le=10**6)
+    segment: int = Field(ge=0, le=10**6, strict=True)
     seed: int | None = Field(None, ge=0, le=2**63 - 1, description="New noise; without it the segment's own.")
     cascade: bool = Field(False, description="Also render everything after it again.")
     priority: Priority = 0
@@ -137,6 +137,8 @@ def change(run: RunId, changes: Changes, service: ServiceOf, owner: Owner) -> di
 @router.post("/{run}/rerender", status_code=202)
 def rerender(run: RunId, again: Again, service: ServiceOf, owner: Owner) -> dict[str, Any]:
     """Renders one finished segment again and rewrites the film."""
+    if not service.is_active(run):  # else the queue says so
+        service.view(owner, run).refuse_unrendered(again.segment)
     arguments = {"segment": again.segment, "seed": again.seed, "cascade": again.cascade}
     service.add(owner, run, Action.RERENDER, arguments, again.priority)
     return service.summary(owner, run)

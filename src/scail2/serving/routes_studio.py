@@ -17,7 +17,7 @@ from scail2.files.staging import Staging
 from scail2.request.presets import PRESETS
 from scail2.serving.access import Owner, RunId, ServiceOf
 from scail2.serving.refusals import MissingError
-from scail2.serving.routes_media import png
+from scail2.serving.routes_media import png, present
 
 router = APIRouter()
 Number = Annotated[int, Path(ge=0, le=10**7)]
@@ -93,7 +93,7 @@ async def _content(path: FilePath) -> AsyncIterator[bytes]:
 @router.get("/v1/runs/{run}/inputs/reference.png", tags=["results"])
 def reference(run: RunId, service: ServiceOf, owner: Owner) -> FileResponse:
     """The picture as the masks see it."""
-    return FileResponse(service.view(owner, run).picture("masks/reference.png"), media_type="image/png")
+    return present(service.view(owner, run).picture("masks/reference.png"), media_type="image/png")
 
 
 @router.get("/v1/runs/{run}/inputs/driving/{frame}.png", tags=["results"])

@@ -52,4 +52,4 @@ def trim(sha256: Sha256, part: Trim, service: ServiceOf, owner: Owner) -> dict[s
 
 
 def _told(upload: Upload) -> dict[str, Any]:
-    return {"id": upload.sha256, **upload.facts}
+    return {"id": upload.sha256, "format": upload.path.suffix.removeprefix("."), **upload.facts}

@@ -97,7 +97,7 @@ def to_request(
         if not isinstance(values.get(name), str):
             raise RefusalError(f"'{name}' is missing: the hash of an upload is needed.")
     values["model"] = _offered_model(values.pop("model", None), settings)
-    values["lora"] = [_offered_lora(each, settings) for each in values.pop("lora", None) or []]
+    values["lora"] = _offered_loras(values.pop("lora", None), settings)
     if values.get("text"):
         if settings.sam3 is None:
             raise RefusalError("'text' needs the segmenter SAM3, which this service does not offer.")
@@ -121,6 +121,8 @@ def _of_kind(name: str, upload: Upload) -> Path:
     wanted, is_there = _KINDS.get(name, _MASK_KINDS), upload.facts["kind"]
     if is_there not in wanted:
         raise RefusalError(f"'{name}' is a {' or '.join(wanted)}, but the upload is a {is_there}.")
+    if name == "audio" and upload.facts.get("sound") is False:
+        raise RefusalError("'audio' is to be sound, but there is none in that video.")
     return upload.path
 
 
@@ -134,13 +136,17 @@ def _offered_model(name: Any, settings: ServiceSettings) -> str | None:
     return str(name)
 
 
+def _offered_loras(names: Any, settings: ServiceSettings) -> list[str]:
+    if names is not None and not isinstance(names, list):
+        raise RefusalError(f"'lora' is a list of names, not {short(names)}.")
+    given = [_offered_lora(each, settings) for each in names or []]
+    if len(set(given)) < len(given):
+        raise RefusalError("'lora' names one of them twice: once is enough.")
+    return given
+
+
 def _offered_lora(name: Any, settings: ServiceSettings) -> str:
     if not isinstance(name, str) or name not in settings.loras:
         told = ", ".join(settings.loras) or "none"
         raise RefusalError(f"This service offers no LoRA {short(name)}; it offers {told}.")
     return settings.loras[name]
-
-
-def without_paths(told: str, root: Path) -> str:
-    """A sentence for clients: the service's own folders are nobody's business."""
-    return told.replace(f"{root}/", "").replace(str(root), "the service's folder")

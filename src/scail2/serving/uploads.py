@@ -24,7 +24,7 @@ from scail2.serving.refusals import (
 )
 from scail2.serving.settings import Limits
 from scail2.video import VideoReader, VideoWriter, probe, read_image
-from scail2.video.kinds import FileKind, identify
+from scail2.video.kinds import HEAD, FileKind, identify, sniff
 from scail2.video.sound import SoundFile, check_sound, sound_alone
 
 # What is left of the disk for the runs themselves.
@@ -130,7 +130,7 @@ class Uploads:
                 await asyncio.to_thread(file.write, chunk)
             await asyncio.to_thread(_to_disk, file)
         if size == 0:
-            raise WrongTypeError("The body is empty: send the picture's or video's bytes.")
+            raise WrongTypeError("The body is empty: send the bytes of a picture, video or sound.")
         return size, digest.hexdigest()
 
     async def _next(self, chunks: AsyncIterator[bytes]) -> bytes | None:
@@ -153,7 +153,9 @@ class Uploads:
         except (TooLargeError, WrongTypeError):
             raise
         except InputError as error:
-            raise WrongTypeError(str(error).replace(str(path), "The file")) from None
+            told = str(error).replace(str(path), "The file")
+            told += "" if _is_known(path) else "; a film's sound may be wav, aiff, mp3, flac, ogg, aac or m4a"
+            raise WrongTypeError(told) from None
         return facts, _SUFFIXES[kind]
 
     def _sound(self, path: Path, sound: SoundFile) -> dict[str, Any]:
@@ -166,8 +168,8 @@ class Uploads:
         info = probe(path)
         self._check_pixels(info.width, info.height)
         seconds = self._check_seconds("video", info.duration)
-        sizes = {"width": info.width, "height": info.height}
-        return {"kind": "video", **sizes, "frames": info.frames, "seconds": round(seconds, 3)}
+        facts = {"width": info.width, "height": info.height, "frames": info.frames, "seconds": round(seconds, 3)}
+        return {"kind": "video", **facts, "sound": info.audio_codec is not None}
 
     def _picture(self, path: Path) -> dict[str, Any]:
         pixels = read_image(path)
@@ -191,6 +193,12 @@ def _frames(path: Path) -> int:
         return probe(path).frames
     except InputError:
         return 1
+
+
+def _is_known(path: Path) -> bool:
+    """Whether the first bytes announce a picture or video that can be read."""
+    with path.open("rb") as file:
+        return sniff(file.read(HEAD)) is not None
 
 
 def _to_disk(file: Any) -> None:

@@ -19,8 +19,9 @@ from scail2.runs.budgeting import BUDGET
 from scail2.runs.layout import entries
 from scail2.runs.segment_record import RECORD, SegmentRecord, read_record
 from scail2.serving.queue import Job, RunRow
-from scail2.serving.refusals import MissingError
-from scail2.serving.submissions import RunPlace, without_paths
+from scail2.serving.refusals import MissingError, RefusalError
+from scail2.serving.sentences import for_clients
+from scail2.serving.submissions import RunPlace
 from scail2.video import VideoReader, VideoWriter
 
 FRAMES = "frames.mkv"
@@ -70,7 +71,7 @@ class RunView:
             "started": _moment(job.started),
             "ended": _moment(job.ended),
             "attempts": job.attempts,
-            "failure": None if job.failure is None else without_paths(job.failure, self.root),
+            "failure": None if job.failure is None else self._told(job.failure),
         }
 
     def _status(self) -> dict[str, Any] | None:
@@ -79,10 +80,13 @@ class RunView:
         except MissingError:
             return None
         except InputError as error:
-            return {"state": "damaged", "failure": without_paths(str(error), self.root)}
+            return {"state": "damaged", "failure": self._told(str(error))}
         if isinstance(told.get("failure"), str):
-            told["failure"] = without_paths(told["failure"], self.root)
+            told["failure"] = self._told(told["failure"])
         return {name: value for name, value in told.items() if name not in ("path", "output")}
+
+    def _told(self, sentence: str) -> str:
+        return for_clients(sentence, self.root, self.row.settings)
 
     def plan(self) -> dict[str, Any] | None:
         """What `scail2 plan --json` told; None before the plan is made."""
@@ -115,6 +119,13 @@ class RunView:
             }
             for index, start, record in self._placed()
         ]
+
+    def refuse_unrendered(self, index: int) -> None:
+        """Raises `RefusalError` for a segment that is not there to be rendered again."""
+        finished = list(self._records())
+        if index not in finished:
+            told = ", ".join(map(str, finished)) or "none yet"
+            raise RefusalError(f"Segment {index} is not rendered; finished are {told}.")
 
     def _placed(self) -> list[tuple[int, int, SegmentRecord]]:
         """Finished segments of the present plan: index, first frame in the output, record."""
@@ -160,9 +171,11 @@ class RunView:
             return reader.frames(number, number + 1)[0]
 
     def project_files(self) -> list[Path]:
-        """Everything that another machine needs to go on: the run's own plain files, and the film."""
+        """Everything that another machine needs to go on: the run's own plain files, and the film as it is to be."""
         own = [each.path for each in entries(self.place.run) if each.is_genuine and not (each.folder or each.temporary)]
-        return [*own, *(path for path in self.place.folder.glob("film*.*") if path.is_file())]
+        run = self.open()
+        films = run.request.outputs if run.status().state == "finished" else ()
+        return [*own, *(path for path in films if path.is_file())]
 
     def segment_film(self, index: int) -> Path:
         """A finished segment as a film that browsers play; made once for each version of it."""
@@ -229,4 +242,4 @@ def _cleaned(value: Any, root: Path) -> Any:
         return {name: _cleaned(each, root) for name, each in value.items() if name != "seal"}
     if isinstance(value, list):
         return [_cleaned(each, root) for each in value]
-    return without_paths(value, root) if isinstance(value, str) else value
+    return for_clients(value, root) if isinstance(value, str) else value

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scail2.errors import NO_MEMORY, InputError, is_out_of_memory
 from scail2.files.disk_errors import as_system_error, sentence
@@ -12,9 +12,7 @@ from scail2.files.ownership import is_locked
 from scail2.request.animation import AnimationRequest
 from scail2.runs import RunDirectory
 from scail2.runs.journal import RunEvent
-
-if TYPE_CHECKING:
-    pass
+from scail2.runs.layout import PENDING
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -112,7 +110,7 @@ class JobRunner:
 
 
 def _was_ordered(run: RunDirectory, since: str) -> bool:
-    if (run.path / "pending.json").exists():
+    if (run.path / PENDING).exists():
         return True
     entries = itertools.dropwhile(lambda entry: str(entry.get("time", "")) < since, run.journal().entries())
     return any(entry.get("event") == "rerender_ordered" for entry in entries)

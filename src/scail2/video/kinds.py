@@ -49,7 +49,7 @@ _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"m
 
 # An MPEG transport stream has no signature but this byte at the head of each packet; on discs a time of 4 bytes precedes it.
 _TS_SYNC, _TS_PACKETS = 0x47, ((0, 188), (4, 192))
-_HEAD = 512
+HEAD = 512
 # Films that are not read here, by their first bytes.
 _OTHER_FILMS = (
     (b"\x00\x00\x01\xba", "an MPEG program stream"),
@@ -128,7 +128,7 @@ def identify(path: Path) -> FileKind:
     """The kind of a readable file, from its content; InputError if it is empty, unknown, or named as another kind."""
     try:
         with path.open("rb") as file:
-            head = file.read(_HEAD)
+            head = file.read(HEAD)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if not head:

@@ -13,7 +13,7 @@ import av
 from scail2.errors import InputError
 from scail2.video import streams
 from scail2.video.container import ContainerFrames
-from scail2.video.kinds import FileKind, check_path, is_sound, sniff
+from scail2.video.kinds import HEAD, FileKind, check_path, is_sound, sniff
 from scail2.video.opening import decoding_errors, open_sound
 from scail2.video.source import Note
 
@@ -33,7 +33,6 @@ _SUFFIXES = {
     "mov": ".m4a",
     "matroska": ".mka",
 }
-_HEAD = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,7 @@ def sound_source(path: str | os.PathLike) -> SoundSource | None:
     if path.is_dir():
         return None
     with decoding_errors(path, "reading"), path.open("rb") as file:
-        head = file.read(_HEAD)
+        head = file.read(HEAD)
     kind = sniff(head)
     if kind is not None and not kind.is_container:
         return None
@@ -134,7 +133,7 @@ def sound_alone(path: Path) -> SoundFile | None:
         InputError: it announces such a file, or a film, and cannot be read.
     """
     with decoding_errors(path, "reading"), path.open("rb") as file:
-        head = file.read(_HEAD)
+        head = file.read(HEAD)
     kind = sniff(head)
     if (kind is None and not is_sound(head)) or (kind is not None and not kind.is_container):
         return None

@@ -23,7 +23,8 @@ async function show() {
     const state = place === "run" ? await api.state(id) : null;
     const current = place === "new" ? "inputs" : state ? step : null;
     drawSteps(state, current);
-    const draw = current ? PAGES[current] : library;
+    const draw = current ? PAGES[current] : place === "library" || place === "" ? library : null;
+    if (!draw) throw new Error("There is no such page.");
     const { node, stop } = await draw(state);
     leave = stop ?? null;
     page.replaceChildren(node);

@@ -3,12 +3,16 @@
 import { api, source } from "./api.js";
 import { action, el, field, notice } from "./dom.js";
 import { samplingFold } from "./sampling.js";
+import { moving, plays } from "./shown.js";
 import { soundChoice } from "./sound.js";
 
 export async function inputs(state) {
   const chosen = state ? { ...state.settings } : { mode: "animation" };
   const places = { reference: dropPlace("reference", "Picture of the character", "image/*"),
     driving: dropPlace("driving", "Clip whose motion is followed", "video/*,image/gif") };
+  // Of each place the number of its latest file: what is sent slowly must not take the place of what was chosen after it.
+  const turns = { reference: 0, driving: 0 };
+  let waiting = 0;
   const offers = await api.offers();
   const form = settingsForm(chosen, offers), sampling = samplingFold(chosen, offers);
 
@@ -18,13 +22,9 @@ export async function inputs(state) {
     const place = el("div", { class: "drop" }, el("h3", {}, label), preview, el("p", { class: "soft" }, "Drop a file here, or"), input);
     const take = async (file) => {
       if (!file) return;
+      notice("");
       preview.replaceChildren(el("p", {}, `Sending ${file.name} …`));
-      try {
-        await use(name, (await api.upload(file)).id);
-      } catch (error) {
-        preview.replaceChildren();
-        notice(error.message, true);
-      }
+      await use(name, async () => (await api.upload(file)).id).catch((error) => notice(error.message, true));
     };
     input.addEventListener("change", () => take(input.files[0]));
     place.addEventListener("dragover", (event) => { event.preventDefault(); place.classList.add("over"); });
@@ -37,18 +37,34 @@ export async function inputs(state) {
     return Object.assign(place, { preview });
   }
 
-  async function use(name, id) {
-    const facts = await api.upload_facts(id);
-    if (facts.kind === "sound") throw new Error("That file holds sound only: choose a picture or a clip.");
+  // What `find` gives is the place's file, unless another was chosen meanwhile; until it is there the place has none.
+  async function use(name, find) {
+    const turn = ++turns[name];
+    delete chosen[name];
+    waiting += 1;
+    try {
+      const id = await find();
+      const facts = await api.upload_facts(id);
+      if (facts.kind === "sound") throw new Error("That file holds sound only: choose a picture or a clip.");
+      const where = await source(`/v1/uploads/${id}/content`);
+      if (turn === turns[name]) show(name, id, facts, where);
+    } catch (error) {
+      if (turn !== turns[name]) return;
+      places[name].preview.replaceChildren();
+      throw error;
+    } finally {
+      waiting -= 1;
+    }
+  }
+
+  function show(name, id, facts, where) {
     chosen[name] = id;
-    const where = await source(`/v1/uploads/${id}/content`);
-    const shown = facts.kind === "video"
-      ? el("video", { src: where, controls: true, muted: true, loop: true, playsInline: true })
-      : el("img", { src: where, alt: name === "reference" ? "The picture you chose" : "The clip you chose" });
+    const label = name === "reference" ? "The picture you chose" : "The clip you chose";
+    const shown = facts.kind === "video" ? moving(where, facts.format, label, { controls: true, muted: true }) : el("img", { src: where, alt: label });
     const told = facts.kind === "video"
       ? `${facts.width}×${facts.height}, ${facts.frames} frames, ${facts.seconds.toFixed(1)} s`
       : `${facts.width}×${facts.height}`;
-    places[name].preview.replaceChildren(shown, el("p", { class: "soft" }, told), name === "driving" && facts.kind === "video" ? trimmer(id, facts, shown) : "");
+    places[name].preview.replaceChildren(shown, el("p", { class: "soft" }, told), name === "driving" && facts.kind === "video" ? trimmer(id, facts, plays(facts.format) ? shown : null) : "");
   }
 
   // Marks are taken from where the clip is stopped, or written as frames.
@@ -56,19 +72,28 @@ export async function inputs(state) {
     const fps = facts.frames / facts.seconds;
     const frame = (label, value) => el("input", { type: "number", min: 0, max: facts.frames, value, "aria-label": label, style: "width:5.5rem" });
     const start = frame("First frame to keep", 0), stop = frame("First frame to leave out", facts.frames);
-    const here = (input) => () => (input.value = Math.min(Math.round(film.currentTime * fps), facts.frames));
-    return el("div", { class: "row" }, "Keep frames", start, action("from here", here(start), { class: "quiet" }), "to", stop, action("to here", here(stop), { class: "quiet" }),
-      action("Trim", async () => use("driving", (await api.trim(id, Number(start.value), Number(stop.value))).id), { class: "quiet" }));
+    const here = (label, input) => film && action(label, () => (input.value = Math.min(Math.round(film.currentTime * fps), facts.frames)), { class: "quiet" });
+    const trim = async () => {
+      waiting += 1;
+      try {
+        const made = await api.trim(id, Number(start.value), Number(stop.value));
+        await use("driving", async () => made.id);
+      } finally {
+        waiting -= 1;
+      }
+    };
+    return el("div", { class: "row" }, "Keep frames", start, here("from here", start), "to", stop, here("to here", stop), action("Trim", trim, { class: "quiet" }));
   }
 
   async function example(name) {
     const given = await api.example(name);
     form.mode(given.mode);
-    await Promise.all([use("reference", given.reference), use("driving", given.driving)]);
+    await Promise.all(["reference", "driving"].map((each) => use(each, async () => given[each])));
     notice(`The example “${name}” is chosen.`);
   }
 
   async function go() {
+    if (waiting) throw new Error("A file is still being sent: wait until it is shown.");
     if (!chosen.reference || !chosen.driving) throw new Error("Choose a picture and a clip first.");
     const settings = { ...chosen, ...form.values(), ...sampling.values() };
     for (const [name, value] of Object.entries(settings)) if (value === null || value === "") delete settings[name];
@@ -77,7 +102,10 @@ export async function inputs(state) {
     location.hash = `#/run/${made.id}/masks`;
   }
 
-  for (const name of ["reference", "driving"]) if (chosen[name]) await use(name, chosen[name]);
+  for (const name of ["reference", "driving"]) {
+    const id = chosen[name];
+    if (id) await use(name, async () => id);
+  }
   const names = (await api.examples()).examples;
   const node = el("div", { class: "stack" },
     el("h2", {}, "What is to move, and how"),

@@ -45,7 +45,7 @@ function cost(state, told) {
     ["machine", budget.machine],
     [budget.is_cpu ? "main memory" : "GPU memory", `${gib(budget.is_cpu ? needs.main_memory_gib : needs.peak_gib)} of ${gib(budget.memory_gib)}`],
     ["placement", needs.placed ?? needs.placement.kind], ["disk", gib(needs.disk_gib)],
-    ["time", `${minutes(needs.total_seconds)} ± ${Math.round(100 * budget.within)} %`],
+    ["time", `${minutes(needs.total_seconds)}${budget.within === null ? ", a guess: nothing like it was measured here" : ` ± ${Math.round(100 * budget.within)} %`}`],
     ...(budget.fits ? budget.runners_up ?? [] : []).map((each) => ["or", `${gib(budget.is_cpu ? each.main_memory_gib : each.peak_gib)} and ${minutes(each.total_seconds)} as ${each.placed}`]),
     ...(budget.fits ? [] : budget.advice ?? []).map((each) => ["would fit with", each]),
     ...(budget.remarks ?? []).map((each) => ["note", each]), measured]);

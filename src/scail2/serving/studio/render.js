@@ -47,11 +47,14 @@ export async function render(state) {
     });
   }
   await showSegments().catch(() => {});
+  const finished = !watched && state.run?.state === "finished";
+  if (finished) bar.value = 1;
   const node = el("div", { class: "stack" },
     el("h2", {}, "Rendering"), told, bar,
     state.job?.failure ? el("p", { class: "finding error" }, state.job.failure) : null,
     el("div", { class: "row" },
-      watched ? action("Stop", () => api.cancel(state.id), { class: "danger" }) : action("Go on", async () => {
+      finished ? el("a", { class: "button", href: `#/run/${state.id}/result` }, "To the film")
+        : watched ? action("Stop", () => api.cancel(state.id), { class: "danger" }) : action("Go on", async () => {
         await api.resume(state.id);
         dispatchEvent(new HashChangeEvent("hashchange"));
       }),

@@ -1,7 +1,8 @@
 // Result: picture, clip and film side by side and in sync; segments with their drift, to be rendered again.
 
-import { api, source } from "./api.js";
+import { api, download, source } from "./api.js";
 import { action, el, facts, field, minutes, notice } from "./dom.js";
+import { moving, plays } from "./shown.js";
 
 // As docs/long-video.md: a score of 1 is plainly visible.
 const SOME = 0.6, STRONG = 1;
@@ -13,11 +14,13 @@ export async function result(state) {
     return { node: el("div", { class: "stack" }, el("h2", {}, "Result"), el("p", {}, "The film is not finished."),
       el("a", { class: "button", href: `#/run/${state.id}/render` }, "To the rendering")) };
   }
-  const fps = rate(state.plan.fps);
-  const film = el("video", { src: await source(`/v1/runs/${state.id}/result`), loop: true, playsInline: true, controls: true, preload: "auto", "aria-label": "The film" });
-  const clip = el("video", { src: await source(`/v1/uploads/${state.settings.driving}/content`), muted: true, loop: true, playsInline: true, "aria-label": "The clip" });
+  const fps = rate(state.plan.fps), format = state.settings.format ?? ".mp4";
+  const address = await source(`/v1/runs/${state.id}/result`);
+  const film = moving(address, format, "The film", { controls: true, preload: "auto" });
+  const driving = await api.upload_facts(state.settings.driving);
+  const clip = moving(await source(`/v1/uploads/${driving.id}/content`), driving.format, "The clip", { muted: true });
   const other = el("div");
-  const followers = [clip];
+  const followers = plays(driving.format) ? [clip] : [];
   inSync(film, () => followers);
   const detail = el("div", { class: "card stack" }, el("p", { class: "soft" }, "Choose a segment to look at it or render it again."));
   const strip = el("div", { class: "strip", role: "group", "aria-label": "Segments" });
@@ -43,8 +46,8 @@ export async function result(state) {
     el("p", { class: "soft" }, "Under the film: one field for each segment, green steady, yellow drifts a little, red stands out."),
     detail,
     el("div", { class: "row" },
-      el("a", { class: "button", href: await source(`/v1/runs/${state.id}/result`), download: `scail2-${state.id}.${(state.settings.format ?? ".mp4").slice(1)}` }, "Download the film"),
-      el("a", { class: "button quiet", href: await source(`/v1/runs/${state.id}/project.zip`), download: `scail2-${state.id}.zip` }, "Download the project"),
+      el("a", { class: "button", href: address, download: `scail2-${state.id}${format}` }, "Download the film"),
+      action("Download the project", () => download(`/v1/runs/${state.id}/project.zip`, `scail2-${state.id}.zip`), { class: "quiet" }),
       transparency(state),
       el("a", { class: "button quiet", href: `#/run/${state.id}/masks` }, "Correct the masks"),
       compare(state, other, followers, film)));
@@ -69,7 +72,7 @@ function rate(text) {
 // What the rendering took beside what the plan had said.
 function took(budget) {
   const total = budget?.total;
-  return total ? el("p", { class: "soft" }, `Rendered in ${minutes(total.measured_seconds)}; the plan had said ${minutes(total.predicted_seconds)}.`) : null;
+  return total ? el("p", { class: "soft" }, `Its segments took ${minutes(total.measured_seconds)}; the plan had reckoned ${minutes(total.predicted_seconds)} for them.`) : null;
 }
 
 function levelOf(segment, verdict) {
@@ -99,7 +102,7 @@ function segmentPanel(state, segment) {
   const drift = segment.metrics?.drift;
   const seed = el("input", { type: "number", min: 0, value: Math.floor(Math.random() * 1e6), style: "width:9rem" });
   const again = (cascade) => async () => {
-    await api.rerender(state.id, segment.index, Number(seed.value), cascade);
+    await api.rerender(state.id, segment.index, seed.value === "" ? null : Number(seed.value), cascade);
     notice(`Segment ${segment.index} is rendered again.`);
     location.hash = `#/run/${state.id}/render`;
   };
@@ -107,7 +110,7 @@ function segmentPanel(state, segment) {
     facts([["frames", `${segment.frames}, from frame ${segment.first_frame}`], ["seed", segment.seed ?? "the run's"],
       ["drift", drift ? drift.score.toFixed(2) : "not measured"], ["seam", drift?.seam_energy?.toFixed(2)],
       ["repeated frames", drift?.repeated_frames?.length || null]]),
-    field("Another seed", seed),
+    field("Another seed", seed, "Empty: its own, for another beginning of the segment before it."),
     el("div", { class: "row" }, action("Render it again", again(false)), action("… and everything after it", again(true), { class: "quiet" }))];
 }
 
@@ -124,14 +127,19 @@ function inSync(leader, followers) {
 
 function compare(state, place, followers, film) {
   const choice = el("select", { "aria-label": "Compare with another run" }, el("option", { value: "" }, "Compare with …"));
-  api.runs().then(({ runs }) => choice.append(...runs.filter((each) => each.id !== state.id && each.run?.state === "finished")
-    .map((each) => el("option", { value: each.id }, `${each.created.slice(0, 16).replace("T", " ")}, seed ${each.settings.seed ?? 0}`))));
+  const first = [...followers], formats = {};
+  api.runs().then(({ runs }) => {
+    for (const each of runs.filter((one) => one.id !== state.id && one.run?.state === "finished")) {
+      formats[each.id] = each.settings.format;
+      choice.append(el("option", { value: each.id }, `${each.created.slice(0, 16).replace("T", " ")}, seed ${each.settings.seed ?? 0}`));
+    }
+  });
   choice.addEventListener("change", async () => {
-    followers.splice(1);
+    followers.splice(0, followers.length, ...first);
     place.replaceChildren();
     if (!choice.value) return;
-    const second = el("video", { src: await source(`/v1/runs/${choice.value}/result`), muted: true, loop: true, playsInline: true, "aria-label": "The other film" });
-    followers.push(second);
+    const second = moving(await source(`/v1/runs/${choice.value}/result`), formats[choice.value], "The other film", { muted: true });
+    if (plays(formats[choice.value])) followers.push(second);
     place.append(el("figure", {}, second, el("figcaption", {}, `The other: ${choice.selectedOptions[0].textContent}`)));
     second.currentTime = film.currentTime;
   });

@@ -4,6 +4,7 @@ import { api, source } from "./api.js";
 import { el, field, notice } from "./dom.js";
 
 export function soundChoice(chosen) {
+  let turn = 0;
   let file = typeof chosen.audio === "string" ? chosen.audio : null;
   const kind = el("select", {}, el("option", { value: "clip" }, "the clip's own"), el("option", { value: "none" }, "none"),
     el("option", { value: "file" }, "of a file"));
@@ -16,14 +17,19 @@ export function soundChoice(chosen) {
   kind.addEventListener("change", show);
   input.addEventListener("change", async () => {
     if (!input.files[0]) return;
+    const mine = ++turn;
     file = null;
+    notice("");
     heard.replaceChildren(el("p", {}, `Sending ${input.files[0].name} …`));
     try {
       const sent = await api.upload(input.files[0]);
+      if (mine !== turn) return;
       if (sent.kind === "picture") throw new Error("That file is a picture: choose a file with sound.");
+      if (sent.sound === false) throw new Error("There is no sound in that video: choose another file.");
       file = sent.id;
       await play();
     } catch (error) {
+      if (mine !== turn) return;
       heard.replaceChildren();
       notice(error.message, true);
     }
