@@ -254,7 +254,7 @@ def test_cancelling_stops_at_the_step_keeps_what_is_there_and_goes_on(held, mate
 
 
 def test_a_stopped_rerendering_is_not_done_by_a_later_job(held, material):
-    http, client, worker = held
+    _, client, worker = held
     worker.hold.set()
     run = client.submit(**job_of(material)).id
     assert client.wait(run, timeout=60).job == "finished"

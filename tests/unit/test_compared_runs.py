@@ -123,6 +123,12 @@ def test_the_command_writes_film_and_picture_and_changes_no_run(runs, capsys):
     np.testing.assert_array_equal(sheet[: shown.size[0]], shown.frame(0))
     np.testing.assert_array_equal(sheet[-SIZE:], shown.frame(12)[-SIZE:])
     assert call(*runs[:2], "-o", runs[0] / "both.png") == 2
+    request = compared(runs[:2])[1].run.request
+    for taken in (request.driving, request.output):
+        content = taken.read_bytes()
+        assert call(*runs[:2], "-o", taken, "--overwrite") == 2
+        assert "would overwrite it" in capsys.readouterr().err
+        assert taken.read_bytes() == content
     assert call(runs[0]) == 2
     assert call(runs[0], "nowhere.run") == 2
     assert [tree(run) for run in runs] == before

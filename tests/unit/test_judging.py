@@ -203,3 +203,7 @@ def test_systems_without_a_common_case_are_refused(tmp_path, capsys):
     assert run("judge", "page", "--films", f"a={tmp_path / 'a'}", "--out", tmp_path / "out") == 2
     assert run("judge", "page", "--films", "a", "--out", tmp_path / "out") == 2
     assert not (tmp_path / "out").exists()
+    for system in ("a", "b"):
+        write_video(tmp_path / system / "both.mkv", np.zeros((5, 32, 32, 3), np.uint8))
+    assert run("judge", "page", *films, "--out", tmp_path / "out") == 0
+    assert "Left out, because not every folder has a film of that name: one, two." in capsys.readouterr().err

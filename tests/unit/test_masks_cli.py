@@ -16,6 +16,7 @@ from scail2.perception.stage import make_masks
 from scail2.perception.store import MaskStore
 from scail2.request.animation import AnimationRequest
 from scail2.request.masks import parse_box, parse_point
+from scail2.runs import RunDirectory
 from scail2.video import VideoReader, VideoWriter, read_image
 
 SIZE = (64, 96)
@@ -123,8 +124,25 @@ def test_the_wrong_mode_is_refused_and_can_be_fixed(job, capsys):
     assert run(*GIVEN, "--output", "store", "--mode", "replacement", "--fix-polarity") == 0
     assert MaskStore("store").driving.frames(0, 1)[0, 0, 0].tolist() == [255, 255, 255]
     capsys.readouterr()
-    assert run("check", "store", "--mode", "animation", "--json") == 2
-    assert {each["code"] for each in json.loads(capsys.readouterr().out)} >= {"polarity"}
+    assert run("check", "store", "--mode", "animation", "--json") == 0  # whose runs repaint backgrounds as they read
+    assert "polarity" not in {each["code"] for each in json.loads(capsys.readouterr().out)}
+    painted = np.asarray(Image.open("store/reference_mask.png")).copy()
+    painted[(painted == 0).all(axis=-1)] = 255
+    Image.fromarray(painted).save("store/reference_mask.png")
+    for mode in ("animation", "replacement"):
+        assert run("check", "store", "--mode", mode, "--json") == (2 if mode == "replacement" else 0)
+
+
+def test_masks_that_cannot_be_read_are_not_final(job, capsys):
+    assert run(*GIVEN, "--output", "store") == 0
+    assert run("edit", "store") == 0
+    frame = sorted((job / "store" / "driving_mask").glob("*.png"))[3]
+    Image.new("RGBA", SIZE[::-1], (0, 0, 255, 120)).save(frame)
+    assert run("freeze", "store") == 2
+    assert frame.name in capsys.readouterr().err
+    frame.unlink()
+    assert run("freeze", "store") == 2
+    assert run("edit", "store") == 0  # not frozen
 
 
 def test_masks_follow_another_size_and_rate(job):
@@ -274,3 +292,21 @@ def test_only_the_first_frames_are_masked_where_only_they_are_wanted(job):
     given = ["--reference", "reference.png", "--driving", "driving.mkv", "--reference-mask", "reference_mask.png"]
     assert run(*given, "--driving-mask", "short.mkv", "--frames", "5", "--output", "m") == 0
     assert MaskStore(job / "m").total == 5
+
+
+@pytest.mark.parametrize(("made", "used"), [("8", 16.0), ("16", 8.0)])
+def test_masks_of_as_many_other_frames_are_refused(job, made, used):
+    assert run(*GIVEN, "--output", "store", "--fps", made, "--frames", "6") == 0
+    request = AnimationRequest(
+        mode="animation",
+        reference="reference.png",
+        driving="driving.mkv",
+        masks="store",
+        fps=used,
+        frames=6,
+        output="film.mp4",
+    )
+    told = f"6 frames at {made} a second, but this run uses 6 of the driving video at {used:g}"
+    with pytest.raises(InputError, match=told):
+        RunDirectory.create(job / "film.run", request).plan()
+    RunDirectory.create(job / "film.run", request.with_changes(fps=float(made))).plan()

@@ -140,6 +140,19 @@ def test_a_gap_does_not_slow_the_film_down(tmp_path):
         assert "598.8 s" in note.message
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_a_lost_picture_does_not_change_the_rate_of_the_others(tmp_path, suffix):
+    """31 pictures of 32 at 25 a second are 24.2 on average: at that rate nearly all would be shown at a wrong time."""
+    times = [number for number in range(32) if number != 12]
+    film = write_film(tmp_path / f"lost{suffix}", 31, fps=25, times=times, options={"bf": "0"})
+    with VideoReader(film) as reader:
+        assert (reader.fps, reader.source_info.variable_rate) == (25, True)
+        assert read_numbers(reader.frames(0, len(reader))) == [*range(12), 11, *range(12, 31)]
+    with VideoReader(film, fps=50) as reader:
+        shown = read_numbers(reader.frames(0, len(reader)))
+        assert shown[:28] == [each for number in [*range(12), 11, 12] for each in (number, number)]
+
+
 @pytest.mark.parametrize("start", [-7, 0, 90_000])
 def test_any_beginning_of_the_clock(tmp_path, start):
     times = [start + number for number in range(COUNT)]

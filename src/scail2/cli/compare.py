@@ -59,7 +59,7 @@ def compare(
 def _write(found: list, path: Path, *, overwrite: bool) -> None:
     from scail2.files.ownership import claimed_file
     from scail2.perception.preview import SHEETS, write_sheet
-    from scail2.request.paths import lies_inside
+    from scail2.request.paths import lies_inside, refuse_overwriting
     from scail2.runs.comparison import SideBySide, film_codec, write_film
 
     for each in found:
@@ -71,6 +71,10 @@ def _write(found: list, path: Path, *, overwrite: bool) -> None:
             staging.publish()
         return
     film_codec(path)
+    for each in found:
+        refuse_overwriting(
+            [path], [*each.run.request.input_files, *(("film", film) for film in each.run.request.outputs)]
+        )
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists: add --overwrite to replace it, or choose another --output.")
     write_film(found, path)

@@ -106,7 +106,7 @@ def page(
     key = write_page(contest, out, _named(question, "--question") if question else QUESTIONS)
     console = Terminal()
     console.say(
-        f"{len(key.cases)} pairs of films: {out / PAGE / 'index.html'}; any browser opens it, any web server serves the folder."
+        f"Pairs of films: {len(key.cases)}. {out / PAGE / 'index.html'}: any browser opens it, any web server serves the folder."
     )
     console.say(f"Keep {out / KEY} to yourself: it says whose each film is.")
 
@@ -133,7 +133,13 @@ def _contest(films: list[str], references: Path | None) -> "Contest":
     from scail2.evaluation.contests import find_contest
 
     systems = {name: Path(folder) for name, folder in _named(films, "--films").items()}
-    return find_contest(systems, references)
+    contest = find_contest(systems, references)
+    if contest.left_out:
+        from scail2.cli.terminal import Terminal
+
+        told = ", ".join(contest.left_out)
+        Terminal(stderr=True).say(f"Left out, because not every folder has a film of that name: {told}.")
+    return contest
 
 
 def _named(given: list[str], option: str) -> dict[str, str]:

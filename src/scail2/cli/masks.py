@@ -1,5 +1,6 @@
 """`scail2 masks`: make, check, look at, edit and freeze the masks of a run, without rendering anything."""
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from scail2.files.disk_errors import naming
 from scail2.request.masks import MaskRequest, check_files
 
 if TYPE_CHECKING:
+    from scail2.modes import AnimationMode
     from scail2.perception.checks.preflight import PreflightReport
     from scail2.perception.store import MaskStore
 
@@ -78,8 +80,6 @@ def _check(
     mode: Annotated[str | None, typer.Option(help="Check against this mode; without it the masks' own.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON on stdout.")] = False,
 ) -> None:
-    import tempfile
-
     from scail2.modes import AnimationMode
     from scail2.perception.binding import bind
     from scail2.perception.bound_masks import BoundMasks
@@ -89,14 +89,15 @@ def _check(
     store = MaskStore(folder)
     with naming(folder), tempfile.TemporaryDirectory(prefix="scail2-masks-") as scratch:
         store.verify()
+        checked = AnimationMode.parse(mode or store.mode)
         reference, driving = store.measure(Path(scratch))
         found = validate.check_masks(
             BoundMasks(
-                mode=AnimationMode.parse(mode or store.mode),
+                mode=checked,
                 reference=reference,
                 driving=driving,
                 binding=bind(reference, driving),
-                backgrounds=(reference.background, driving.background),
+                backgrounds=_as_read(store, checked, (reference.background, driving.background)),
             )
         )
     if as_json:
@@ -104,6 +105,19 @@ def _check(
     else:
         Terminal().print(findings.table(found))
     findings.refuse(found)
+
+
+def _as_read(
+    store: "MaskStore", mode: "AnimationMode", seen: tuple[str | None, str | None]
+) -> tuple[str | None, str | None]:
+    """Backgrounds as a run in this mode gets them: those that the masks' own mode wants are repainted when they are read."""
+    from scail2.modes import MODE_TRAITS
+
+    own, wanted = MODE_TRAITS[store.mode], MODE_TRAITS[mode]
+    return (
+        wanted.reference_background if seen[0] == own.reference_background else seen[0],
+        wanted.driving_background if seen[1] == own.driving_background else seen[1],
+    )
 
 
 def _preview(
@@ -168,7 +182,9 @@ def _editable(folder: Path) -> "Iterator[MaskStore]":
 
 
 def _freeze(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
-    with naming(folder), _changing(folder) as store:
+    with naming(folder), _changing(folder) as store, tempfile.TemporaryDirectory(prefix="scail2-masks-") as scratch:
+        store.verify()
+        store.measure(Path(scratch))  # reads all of them: what cannot be read is not final
         store.freeze()
     say(f"froze the masks in {folder}")
 

@@ -37,7 +37,7 @@ from scail2.video import VideoReader, read_image
 Array = np.ndarray
 Answer = TypeVar("Answer", bound=BaseModel)
 
-FILMS = (".mp4", ".mov", ".m4v", ".mkv", ".webm")
+FILMS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".gif", ".webp")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 REPORT, BEGUN, ANSWERS = "judgement.json", "contest.json", "answers"
 JUDGEMENTS = Kind(
@@ -62,6 +62,11 @@ class Contest:
     def cases(self) -> list[str]:
         """Names of the cases that every system has."""
         return sorted(set.intersection(*(set(each) for each in self.films.values())))
+
+    @property
+    def left_out(self) -> list[str]:
+        """Cases that only some of the systems have."""
+        return sorted(set.union(*(set(each) for each in self.films.values())) - set(self.cases))
 
     @property
     def inputs(self) -> list[tuple[str, Path]]:

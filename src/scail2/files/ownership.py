@@ -359,7 +359,8 @@ def check_file(place: Path, kind: Kind, named: str | Path | None = None) -> None
         raise InputError(f"{named} is a folder: give a file name.")
     if not (place.is_file() and kind.recognises(place)):
         raise InputError(
-            f"{named} exists and holds no {kind.name} of scail2 (no {kind.mark}): choose another name, or move it away first."
+            f"{named} exists and holds no {kind.name} of scail2 (there is no {kind.mark}): choose another name, or move it "
+            "away first."
         )
 
 

@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,10 @@ def inspect_masks(mode: AnimationMode, driving: DrivingVideo, folder: Path, scra
     return _inspect(driving, made, folder)
 
 
+def _shown(fps: Fraction) -> str:
+    return f"{float(fps):.6g}"
+
+
 def load_masks(folder: Path, mode: AnimationMode) -> StoredMasks:
     """Reads the finished stage back."""
     store = MaskStore(folder)
@@ -129,11 +134,12 @@ def _reused(
     store = MaskStore(masks)
     store.verify()
     total = driving.segments.total
-    begins_alike = request.frames is not None and store.total > total and store.fps == driving.fps
-    if store.total != total and not begins_alike:
+    begins_alike = request.frames is not None and store.total > total
+    if store.fps != driving.fps or (store.total != total and not begins_alike):
         raise InputError(
-            f"The masks in {masks} have {store.total} frames, but this run uses {total} of the "
-            "driving video; make them again for it with `scail2 masks`, or give --frames and --fps as they were made with."
+            f"The masks in {masks} have {store.total} frames at {_shown(store.fps)} a second, but this run uses {total} of the "
+            f"driving video at {_shown(driving.fps)}; make them again for it with `scail2 masks`, or give --frames and --fps "
+            "as they were made with."
         )
     size = (driving.frames.height, driving.frames.width)
     reference, moving = _measured(store, folder / "measured", total)

@@ -27,8 +27,9 @@ class RunStatus:
     """What is there and what is missing.
 
     Attributes:
-        state: ``new`` (no plan yet), ``planned``, ``partial`` (some segments), ``rendered`` (all segments, and no
-            output, or one written before sound, codec, rate or transparency were changed), ``overwritten`` (what stands at the output's path is not the film this run wrote there), ``finished``.
+        state: ``new`` (no plan yet), ``planned``, ``partial`` (some segments), ``rendered`` (all segments, and no output,
+            or one that was written before its sound, codec or transparency were changed), ``overwritten`` (what stands
+            at the output's path is not the film this run wrote there), ``finished``.
         running: whether a process works on it right now.
         segments: how many are planned; None without a plan.
         finished: indices of finished segments that are what the request, as it is now, asks for.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from scail2.budget.machines import Machine
     from scail2.pipeline import SCAIL2Pipeline
 
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Order:
     """A segment that is to be rendered again: its seed, what may still continue from its older versions, its state."""

@@ -191,8 +191,8 @@ def _on_missing_numbers(names: Sequence[str]) -> tuple[Note, ...]:
         return ()
     missing = sum(steps[at] // usual - 1 for at in holes)
     sentence = (
-        f"{missing} numbers are missing among its pictures, the first behind {names[holes[0]]}: they follow each other as "
-        "if none were"
+        f"{missing} number{' is' if missing == 1 else 's are'} missing among its pictures, the first behind "
+        f"{names[holes[0]]}: they follow each other as if none were"
     )
     return (Note(code="numbering", message=sentence, fix="put the missing pictures back if there were any"),)
 

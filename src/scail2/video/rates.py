@@ -19,6 +19,9 @@ _MAX_FPS = 1000
 FALLBACK = Fraction(25)  # one single picture without any rate
 # A picture on show for longer than both of these (seconds, usual intervals) is a gap: it says nothing about the rate.
 _GAP_SECONDS, _GAP_INTERVALS = 1.0, 10
+# Even intervals differ by at most this share; behind a lost picture one is so much longer; and at least so many are even.
+_EVEN, _LOST, _FEW_LOST = 0.02, 1.5, 0.85
+_COARSE_TICKS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,25 @@ def is_constant(ticks: np.ndarray, time_base: Fraction, fps: Fraction) -> bool:
     return bool(np.array_equal(np.rint(position), np.arange(len(ticks))))
 
 
+def _with_losses(ticks: np.ndarray, time_base: Fraction, announced: Sequence[Fraction]) -> Fraction | None:
+    """The rate of a film of even intervals in which a few pictures are missing; None for any other film.
+
+    Its mean rate would be a false one, to which no part of it keeps.
+    """
+    usual = typical_interval(ticks)
+    if usual == 0:
+        return None
+    steps = np.diff(ticks)
+    # Coarse clocks round to a tick, which is much only of very short intervals.
+    even = np.abs(steps - usual) <= max(_EVEN * usual, 1 if usual >= _COARSE_TICKS else 0)
+    lost = steps >= _LOST * usual
+    if not lost.any() or not (even | lost).all() or even.mean() < _FEW_LOST:
+        return None
+    interval = Fraction(int(steps[even].sum()), int(even.sum())) * time_base
+    near = (each for each in announced if abs(each * interval - 1) <= _SNAP)
+    return next(near, None) or _snap(1 / interval)
+
+
 def describe(ticks: np.ndarray, end_tick: int, time_base: Fraction, hints: Sequence[Fraction | None] = ()) -> Timing:
     """Rate and duration of pictures shown at ``ticks`` (rising), the last until ``end_tick``.
 
@@ -78,6 +100,8 @@ def describe(ticks: np.ndarray, end_tick: int, time_base: Fraction, hints: Seque
     elif duration > 0:
         measured = [1 / duration]
     announced = [Fraction(h) for h in hints if h]
+    if (rate := _with_losses(ticks, time_base, announced)) is not None:
+        return Timing(min(rate, Fraction(_MAX_FPS)), True, duration)
     for candidate in [*announced, *(_snap(m) for m in measured), *(m.limit_denominator(1001) for m in measured)]:
         if 0 < candidate <= _MAX_FPS and is_constant(ticks, time_base, candidate):
             return Timing(candidate, False, max(duration, len(ticks) / candidate) if len(ticks) == 1 else duration)

@@ -65,9 +65,10 @@ class Reading:
             scale = min(1.0, (AREA / (info.height * info.width)) ** 0.5)
             height, width = (int(side * scale) // SIDE * SIDE for side in (info.height, info.width))
         if not height or not width or height % SIDE or width % SIDE:
+            would = f"{target.name} would give " if self.size is None else "--size is "
             raise InputError(
-                f"clips have sides of multiples of {SIDE} pixels; {target.name} ({info.width}x{info.height}) would give "
-                f"{width}x{height}: choose another --size."
+                f"clips have sides of multiples of {SIDE} pixels; {would}{height}x{width} (height x width): choose another "
+                "--size."
             )
         return height, width
 

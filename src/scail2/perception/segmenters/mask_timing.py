@@ -110,6 +110,8 @@ class AlignedMask:
                 )
             return np.asarray(shown)
         if given != wanted:
+            if (self.path / "tracks.json").is_file():
+                raise InputError(f"{self.path} is a folder that `scail2 masks` made: give it as --masks {self.path}.")
             raise InputError(
                 f"the mask {self.path} has {given} frames but the clip has {wanted}: "
                 "a mask needs exactly one frame for each frame of what it masks."
