@@ -131,6 +131,11 @@ def test_from_two_files_to_a_film_and_one_corrected_segment(studio, tmp_path):
 
     film = tmp_path / "runs" / run / "film.mp4"
     os.utime(film, (1e9, 1e9))  # browsers believe in what has long been as it is
+    page.goto("about:blank")
+    page.goto(f"{http.base_url}/studio/#/run/{run}/result")
+    page.locator("video[aria-label='The film']").evaluate(
+        "film => new Promise((done) => film.readyState >= 3 ? done() : film.addEventListener('canplay', () => done()))"
+    )
     assert fetched(page, run) == hash_file(film)
     page.get_by_role("button", name="Segment 1:").click()
     page.get_by_label("Another seed").fill("77")
