@@ -3,6 +3,9 @@
 import pytest
 
 from scail2.cli.app import main
+from scail2.files.public.embedded import embedded_model_path
+
+SEGMENTER = embedded_model_path().with_name("segmenter.safetensors")
 
 
 @pytest.mark.parametrize("verb", [("serve",), ("studio", "--no-browser")])
@@ -16,6 +19,9 @@ from scail2.cli.app import main
         ),
         (["--lora", "look.safetensors"], "--lora is NAME=PATH here, not 'look.safetensors'"),
         (["--lora", "look=none.safetensors"], "none.safetensors"),
+        (["--lora", "a=nano-dpo", "--lora", "a=nano-dpo:0.5"], "--lora gives the name 'a' to two files"),
+        (["--lora", f"a={SEGMENTER}"], "segmenter.safetensors holds no LoRA."),
+        (["--lora", f"a={__file__}"], "is not a readable safetensors file"),
         (["--sam3", "none.safetensors"], "--sam3"),
         (["--gpus", "0,0"], "--gpus is a list of different numbers"),
     ],

@@ -13,6 +13,8 @@ from scail2.cli.options import check_lora, must_exist, need
 from scail2.cli.terminal import Terminal
 from scail2.errors import InputError
 
+_OTHER_FORMATS = (".pt", ".pth", ".ckpt", ".bin", ".gguf")
+
 
 def register(app: typer.Typer) -> None:
     """Adds the verb."""
@@ -105,4 +107,18 @@ def _named(text: str) -> tuple[str, str]:
 
     whole = absolute_lora(path)
     check_lora(whole)
+    _refuse_no_lora(whole)
     return name, whole
+
+
+def _refuse_no_lora(text: str) -> None:
+    """Raises `InputError` for a safetensors file that is none, or holds no LoRA: better now than in somebody's run."""
+    from scail2.checkpoints.lora_names import is_lora
+    from scail2.checkpoints.model_folder import stored_shapes
+    from scail2.files.public.embedded import lora_place
+    from scail2.files.user_paths import split_lora
+
+    path = lora_place(split_lora(text)[0])
+    looked_into = path.is_file() and path.suffix not in _OTHER_FORMATS  # neither on the Hub nor read with torch
+    if looked_into and not is_lora(stored_shapes(path)):
+        raise InputError(f"--lora: {path} holds no LoRA.")

@@ -58,6 +58,20 @@ export function minutes(seconds) {
   return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
 }
 
+// A moment of the service in the reader's own time, as 2026-11-26 23:40.
+export function moment(text) {
+  const at = new Date(text);
+  const two = (number) => String(number).padStart(2, "0");
+  return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${two(at.getHours())}:${two(at.getMinutes())}`;
+}
+
+// What tells a run from others, in a line: prompt, preset, LoRAs, sound, colours.
+export function told(settings) {
+  const { prompt, preset, lora = [], audio, drift_correction: colours } = settings;
+  return [prompt && `“${prompt.length > 60 ? `${prompt.slice(0, 59)}…` : prompt}”`, preset && `preset ${preset}`, lora.length && `LoRA ${lora.join(", ")}`,
+    audio === false ? "no sound" : audio && "another sound", colours && colours !== "off" && `colours ${colours}`].filter(Boolean).join(" · ");
+}
+
 export function bytes(number) {
   return number < 1e6 ? `${Math.ceil(number / 1e3)} kB` : number < 1e9 ? `${(number / 1e6).toFixed(1)} MB` : `${(number / 1e9).toFixed(2)} GB`;
 }

@@ -1,7 +1,7 @@
 // Library: all runs, to reopen, duplicate, delete.
 
 import { api, source } from "./api.js";
-import { action, bytes, el } from "./dom.js";
+import { action, bytes, el, moment, told } from "./dom.js";
 
 const WORDS = { queued: "waits", running: "is being worked on", finished: "", failed: "failed", cancelled: "was stopped" };
 
@@ -28,9 +28,10 @@ async function card(run) {
   };
   const worst = run.run?.worst_drift;
   return el("li", { class: "card stack" },
-    el("a", { href: `#/run/${run.id}/${step}` }, el("img", { src: await source(where), alt: `Open the ${run.settings.mode} of ${run.created.slice(0, 16).replace("T", " ")}`, loading: "lazy" })),
+    el("a", { href: `#/run/${run.id}/${step}` }, el("img", { src: await source(where), alt: `Open the ${run.settings.mode} of ${moment(run.created)}`, loading: "lazy" })),
     el("p", {}, `${run.settings.mode}, seed ${run.settings.seed ?? 0}`, el("br"),
-      el("span", { class: "soft" }, `${run.created.slice(0, 16).replace("T", " ")} · ${run.run?.state ?? "new"} ${WORDS[run.job?.state] ?? ""}`,
+      told(run.settings) ? [told(run.settings), el("br")] : null,
+      el("span", { class: "soft" }, `${moment(run.created)} · ${run.run?.state ?? "new"} ${WORDS[run.job?.state] ?? ""}`,
         run.run ? ` · ${bytes(run.run.bytes)}` : "", worst ? ` · drift ${worst.toFixed(2)}` : "")),
     el("div", { class: "row" }, action("Duplicate", duplicate, { class: "quiet" }), action("Delete", remove, { class: "danger" })));
 }

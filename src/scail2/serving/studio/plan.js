@@ -1,7 +1,7 @@
 // Plan: size, segments, memory, time and warnings, before anything is spent.
 
 import { api, source } from "./api.js";
-import { action, el, facts, minutes } from "./dom.js";
+import { action, el, facts, minutes, told as asked } from "./dom.js";
 import { findings } from "./findings.js";
 
 export async function plan(state) {
@@ -22,7 +22,7 @@ export async function plan(state) {
       el("div", { class: "card" }, el("h3", {}, "Size and length"), facts([
         ["size", `${told.width}×${told.height}`], ["length", `${told.frames} frames, ${told.seconds} s at ${told.fps} a second`],
         ["mode", told.mode], ["segments", `${told.segments.length} of up to ${told.segment_frame_length} frames, ${told.overlap} shared`],
-        ["model", told.model], ["steps", sampling.steps], ["guidance", sampling.guidance_scale]])),
+        ["asked", asked(state.settings)], ["model", told.model], ["steps", sampling.steps], ["guidance", sampling.guidance_scale]])),
       el("div", { class: "card" }, el("h3", {}, "What it costs"), cost(state, told)),
       el("figure", {}, el("img", { src: await source(`/v1/runs/${state.id}/plan.png`), alt: "Contact sheet of picture, frames and masks" }),
         el("figcaption", {}, "Picture, frames and masks on one sheet"))),

@@ -1,7 +1,7 @@
 // Result: picture, clip and film side by side and in sync; segments with their drift, to be rendered again.
 
 import { api, download, source } from "./api.js";
-import { action, el, facts, field, minutes, notice } from "./dom.js";
+import { action, el, facts, field, minutes, moment, notice } from "./dom.js";
 import { moving, plays } from "./shown.js";
 
 // As docs/long-video.md: a score of 1 is plainly visible.
@@ -110,7 +110,7 @@ function segmentPanel(state, segment) {
     facts([["frames", `${segment.frames}, from frame ${segment.first_frame}`], ["seed", segment.seed ?? "the run's"],
       ["drift", drift ? drift.score.toFixed(2) : "not measured"], ["seam", drift?.seam_energy?.toFixed(2)],
       ["repeated frames", drift?.repeated_frames?.length || null]]),
-    field("Another seed", seed, "Empty: its own, for another beginning of the segment before it."),
+    field("Another seed", seed, "Empty: the same noise again."),
     el("div", { class: "row" }, action("Render it again", again(false)), action("… and everything after it", again(true), { class: "quiet" }))];
 }
 
@@ -131,7 +131,7 @@ function compare(state, place, followers, film) {
   api.runs().then(({ runs }) => {
     for (const each of runs.filter((one) => one.id !== state.id && one.run?.state === "finished")) {
       formats[each.id] = each.settings.format;
-      choice.append(el("option", { value: each.id }, `${each.created.slice(0, 16).replace("T", " ")}, seed ${each.settings.seed ?? 0}`));
+      choice.append(el("option", { value: each.id }, `${moment(each.created)}, seed ${each.settings.seed ?? 0}`));
     }
   });
   choice.addEventListener("change", async () => {
