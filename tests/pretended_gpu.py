@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -62,21 +63,23 @@ class _Operations(TorchDispatchMode):
 
 
 def _compute(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    tensors = [each for each in tree_flatten((args, kwargs))[0] if isinstance(each, torch.Tensor)]
+    given_values = tree_flatten((args, kwargs))[0]
+    tensors = [each for each in given_values if isinstance(each, torch.Tensor)]
     there = [each for each in tensors if isinstance(each, _OnGPU)]
     here = [each for each in tensors if not isinstance(each, _OnGPU)]
+    if function is _aten._has_compatible_shallow_copy_type.default:
+        return not (there and here)
     if there and function is not _aten._to_copy.default and function not in _COPY:
         _refuse_two_devices(function, args, [each for each in here if each.ndim])
     if function is _aten._fused_sdp_choice.default:
         return 0  # the kernel in plain operations
-    wanted = kwargs.get("device")
+    wanted = next((each for each in given_values if isinstance(each, torch.device)), None)
     if wanted is not None:
-        on_gpu = torch.device(wanted).type == GPU.type
+        on_gpu = wanted.type == GPU.type
     else:
         on_gpu = isinstance(args[0], _OnGPU) if function in _COPY else bool(there)
-    changed = {"device": torch.device("cpu")} if wanted is not None and on_gpu else {}
-    changed |= {"pin_memory": False} if kwargs.get("pin_memory") else {}
-    taken = tree_map(lambda each: each.held if isinstance(each, _OnGPU) else each, (args, kwargs | changed))
+    kwargs = kwargs | {"pin_memory": False} if kwargs.get("pin_memory") else kwargs
+    taken = tree_map(_in_main_memory, (args, kwargs))
     known = {id(each.held): each for each in there} | {id(each): each for each in here}
 
     def given(value: Any) -> Any:
@@ -88,6 +91,12 @@ def _compute(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
         return _OnGPU(value) if on_gpu else value
 
     return tree_map(given, function(*taken[0], **taken[1]))
+
+
+def _in_main_memory(value: Any) -> Any:
+    if isinstance(value, _OnGPU):
+        return value.held
+    return torch.device("cpu") if isinstance(value, torch.device) else value
 
 
 def _refuse_two_devices(function: Any, args: tuple[Any, ...], strays: list[torch.Tensor]) -> None:
@@ -146,6 +155,9 @@ _MODULE = {
     "current_device": lambda: 0,
     "get_device_name": lambda *_: "pretended",
     "get_device_capability": lambda *_: (9, 0),
+    "get_device_properties": lambda *_: SimpleNamespace(
+        name="pretended", total_memory=80 * 2**30, major=9, minor=0, multi_processor_count=100
+    ),
     "is_bf16_supported": lambda **_: True,
     "mem_get_info": lambda *_: (70 * 2**30, 80 * 2**30),
     "memory_allocated": lambda *_: 0,
@@ -183,6 +195,8 @@ def pretended_gpu(folder: Path) -> Iterator[torch.device]:
         with ExitStack() as stack:
             for name, value in _MODULE.items():
                 stack.enter_context(patch.object(torch.cuda, name, value))
+            # Tensors around others have no versions to leave out in inference mode.
+            stack.enter_context(patch.object(torch._C, "_InferenceMode", lambda _: torch.no_grad()))
             stack.enter_context(torch.no_grad())
             stack.enter_context(_Operations())
             stack.enter_context(_Driver())

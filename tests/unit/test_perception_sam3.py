@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from pretended_gpu import pretended_gpu
 from sam3_published import tiny_config
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Sam3VideoModel
@@ -69,6 +70,17 @@ def test_models_go_to_the_gpu_where_there_is_one(weights, monkeypatch):
         segmenter = Sam3Segmenter.load(weights, **({"device": device} if device else {}))
         assert segmenter._get("tracker").training is False
     assert asked == ["cuda", "cpu", "cpu"]
+
+
+@pytest.mark.parametrize(
+    "prompts", [Prompts(points=(PointPrompt(frame=0, character=1, x=10, y=10),)), Prompts(text=("person",))]
+)
+def test_a_gpu_finds_what_the_cpu_finds(weights, segmenter, short_clip, prompts, tmp_path):
+    expected = segmenter.segment(short_clip, prompts).labels.labels(0, 3)
+    with pretended_gpu(tmp_path):
+        found = Sam3Segmenter.load(weights).segment(short_clip, prompts).labels.labels(0, 3)
+    assert (found != expected).mean() < 1e-3
+    assert expected.any()
 
 
 def test_the_place_of_a_point_matters(segmenter, clip):
