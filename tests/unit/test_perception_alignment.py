@@ -131,7 +131,7 @@ def test_gaps_in_a_folder_of_masks_are_told(even, tmp_path):
         number = int(path.stem.rpartition("_")[2])
         path.rename(path.with_name(f"frame_{number + 1:06d}.png"))
     (warning,) = GivenMasks([folder]).segment(VideoReader(even)).warnings
-    assert "1 numbers are missing among its pictures" in warning
+    assert "1 number is missing among its pictures" in warning
 
 
 @pytest.mark.parametrize("fps", [None, 9, 36])
