@@ -263,7 +263,9 @@ def test_masks_of_too_few_frames_or_of_another_rate_are_refused(tmp_path, pipe):
     first = RunDirectory.create(tmp_path / "first.run", make_request(tmp_path).with_changes(frames=9))
     first.execute(pipe)
     plain = first.request.with_changes(reference_mask=(), driving_mask=(), masks=first.path / "masks", frames=None)
-    with pytest.raises(InputError, match="have 9 frames at 8 a second, but this run uses 19 of the driving video at 8;"):
+    with pytest.raises(
+        InputError, match="have 9 frames at 8 a second, but this run uses 19 of the driving video at 8;"
+    ):
         RunDirectory.create(tmp_path / "second.run", plain, renders=False).plan(pipe=pipe)
     with pytest.raises(InputError, match="have 9 frames at 8 a second, but this run uses 5 of the driving video at 4;"):
         RunDirectory.create(tmp_path / "third.run", plain.with_changes(frames=5, fps=4), renders=False).plan(pipe=pipe)
