@@ -212,10 +212,10 @@ def test_what_is_sent_late_or_is_wrong_is_not_what_is_rendered(studio, tmp_path)
     page.get_by_text("A file is still being sent").wait_for()
     page.get_by_label("Clip whose motion is followed").set_input_files(EXAMPLE / "driving.mp4")
     page.get_by_text("65 frames, 4.1 s").wait_for()
-    with page.expect_response(lambda response: response.url.endswith("/v1/uploads")):
+    with page.expect_response(lambda response: response.url.endswith(f"/v1/uploads/{hash_file(slow)}")):
         held[0].continue_()
+    page.evaluate("() => new Promise(requestAnimationFrame)")  # what it was asked for is known to the page
     wanted = hash_file(EXAMPLE / "driving.mp4")
-    page.wait_for_timeout(300)
     assert wanted in page.get_by_label("The clip you chose").get_attribute("src")
 
     page.get_by_label("Picture of the character").set_input_files(EXAMPLE / "reference.png")
