@@ -15,7 +15,6 @@ from scail2.files.disk_errors import naming
 from scail2.request.masks import MaskRequest, check_files
 
 if TYPE_CHECKING:
-    from scail2.modes import AnimationMode
     from scail2.perception.checks.preflight import PreflightReport
     from scail2.perception.store import MaskStore
 
@@ -97,7 +96,7 @@ def _check(
                 reference=reference,
                 driving=driving,
                 binding=bind(reference, driving),
-                backgrounds=_as_read(store, checked, (reference.background, driving.background)),
+                backgrounds=store.backgrounds_for(checked, (reference.background, driving.background)),
             )
         )
     if as_json:
@@ -105,19 +104,6 @@ def _check(
     else:
         Terminal().print(findings.table(found))
     findings.refuse(found)
-
-
-def _as_read(
-    store: "MaskStore", mode: "AnimationMode", seen: tuple[str | None, str | None]
-) -> tuple[str | None, str | None]:
-    """Backgrounds as a run in this mode gets them: those that the masks' own mode wants are repainted when they are read."""
-    from scail2.modes import MODE_TRAITS
-
-    own, wanted = MODE_TRAITS[store.mode], MODE_TRAITS[mode]
-    return (
-        wanted.reference_background if seen[0] == own.reference_background else seen[0],
-        wanted.driving_background if seen[1] == own.driving_background else seen[1],
-    )
 
 
 def _preview(

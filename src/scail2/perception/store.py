@@ -274,6 +274,16 @@ class MaskStore:
         change = (MODE_TRAITS[self.mode].driving_background, MODE_TRAITS[mode].driving_background)
         return PaletteFrames(source, str(path), change)
 
+    def backgrounds_for(
+        self, mode: AnimationMode, seen: tuple[str | None, str | None]
+    ) -> tuple[str | None, str | None]:
+        """Backgrounds of reference and driving mask after that repainting, from those that are in the files."""
+        own, wanted = MODE_TRAITS[self.mode], MODE_TRAITS[mode]
+        return (
+            wanted.reference_background if seen[0] == own.reference_background else seen[0],
+            wanted.driving_background if seen[1] == own.driving_background else seen[1],
+        )
+
     def measure(self, directory: Path | None = None) -> tuple[TrackedMasks, TrackedMasks]:
         """Reference and driving characters as the files show them now, one track per colour (after edits, for checks).
 

@@ -73,6 +73,7 @@ export async function inputs(state) {
     const frame = (label, value) => el("input", { type: "number", min: 0, max: facts.frames, value, "aria-label": label, style: "width:5.5rem" });
     const start = frame("First frame to keep", 0), stop = frame("First frame to leave out", facts.frames);
     const here = (label, input) => film && action(label, () => (input.value = Math.min(Math.round(film.currentTime * fps), facts.frames)), { class: "quiet" });
+    // Outside of `use`: a trim that fails leaves the whole clip chosen.
     const trim = async () => {
       waiting += 1;
       try {
