@@ -30,7 +30,7 @@ from scail2.cli.app import main
 from scail2.devices import Precision
 from scail2.errors import InputError
 from scail2.training.config import LoRAConfig, LossConfig, OptimizerConfig, SheetConfig, TrainConfig
-from scail2.training.distributed import launch
+from scail2.training.distributed import launch, muon
 from scail2.training.distributed.layout import Layout, Place, usable_processors
 from scail2.training.distributed.tensors import sharded_like
 from scail2.training.job import TrainingJob
@@ -300,6 +300,17 @@ def update_sharded(rank: int, folder: Path) -> None:
         torch.save(whole, folder / "muon.pt")
 
 
+def update_in_parts(rank: int, folder: Path) -> None:
+    """The processes have the same parameters and gradients; each makes some of the updates."""
+    made = []
+    muon.orthogonal = lambda matrix, group, whole=muon.orthogonal: made.append(matrix.shape) or whole(matrix, group)
+    model = Matrices()
+    step_with_muon(model, processes=2, rank=rank)
+    assert len(made) in (3, 6)  # of three matrices in three steps
+    if rank == 1:
+        torch.save(model.state_dict(), folder / "muon.pt")
+
+
 class Matrices(nn.Module):
     """One that divides by two, one that does not, and a row."""
 
@@ -309,8 +320,9 @@ class Matrices(nn.Module):
         self.blocks = nn.ModuleList(nn.Linear(6, rows, bias=False) for rows in (4, 5, 1))
 
 
-def step_with_muon(model: nn.Module) -> None:
-    optimizers = OptimizerSet(model.named_parameters(), OptimizerConfig(muon_learning_rate=0.02, clip_norm=0.0))
+def step_with_muon(model: nn.Module, **shared: int) -> None:
+    config = OptimizerConfig(muon_learning_rate=0.02, clip_norm=0.0)
+    optimizers = OptimizerSet(model.named_parameters(), config, **shared)
     for step in range(3):
         generator = torch.Generator().manual_seed(step)
         for parameter in model.parameters():
@@ -318,8 +330,9 @@ def step_with_muon(model: nn.Module) -> None:
         optimizers.step(1.0)
 
 
-def test_muon_makes_the_same_steps_of_the_same_gradients(tmp_path):
-    together(2, tmp_path, update_sharded, tmp_path)
+@pytest.mark.parametrize("update", [update_sharded, update_in_parts])
+def test_muon_makes_the_same_steps_of_the_same_gradients(update, tmp_path):
+    together(2, tmp_path, update, tmp_path)
     alone = Matrices()
     step_with_muon(alone)
     found = torch.load(tmp_path / "muon.pt")

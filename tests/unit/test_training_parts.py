@@ -4,6 +4,7 @@ from torch import nn
 
 from scail2.training.batches import mixture_at, step_generator
 from scail2.training.config import MixtureKnot, OptimizerConfig
+from scail2.training.distributed.muon import orthogonal, work_parts
 from scail2.training.ema import WeightAverage
 from scail2.training.objectives.parts import HiddenStateTap, PartAlignment, coverage_tokens
 from scail2.training.optimizers import OptimizerSet, learning_rate_factor
@@ -50,7 +51,8 @@ def test_muon_gets_block_matrices_only():
     assert sum(p.numel() for g in adamw.param_groups for p in g["params"]) == 4 + 16 + 4
 
 
-def test_muon_takes_a_convolution_as_the_matrix_it_is():
+def test_muon_takes_a_convolution_as_the_matrix_it_is(monkeypatch):
+    monkeypatch.setattr("scail2.training.distributed.muon.has_native_bf16", lambda device: True)  # as PyTorch's own
     torch.manual_seed(0)
     model = nn.ModuleDict({"blocks": nn.ModuleList([nn.Conv2d(3, 4, 3)])})
     convolution = model["blocks"][0]
@@ -70,6 +72,35 @@ def test_muon_takes_a_convolution_as_the_matrix_it_is():
     kept = again.optimizers[0].state_dict()["state"][0]["momentum_buffer"]
     assert torch.equal(kept, optimizers.optimizers[0].state_dict()["state"][0]["momentum_buffer"])
     assert kept.shape == (4, 27)
+
+
+GROUP = {"ns_coefficients": (3.4445, -4.7750, 2.0315), "ns_steps": 5, "eps": 1e-7}
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 12), (12, 4), (1, 5)])
+def test_muon_iterates_in_the_numbers_that_the_device_multiplies(shape, monkeypatch):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+    values = values / values.norm()
+    a, b, c = GROUP["ns_coefficients"]
+    for _ in range(GROUP["ns_steps"]):  # the same polynomial of every singular value alone
+        values = a * values + b * values**3 + c * values**5
+    expected = (left * values) @ right
+    for native, kind, error in ((False, torch.float32, 1e-5), (True, torch.bfloat16, 0.1)):
+        monkeypatch.setattr("scail2.training.distributed.muon.has_native_bf16", lambda device, native=native: native)
+        found = orthogonal(matrix, GROUP)
+        assert found.dtype == kind
+        torch.testing.assert_close(found.double(), expected, atol=error, rtol=0)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 7])
+def test_matrices_are_shared_out_by_the_work_they_make(processes):
+    shapes = [torch.Size(s) for s in [(8, 8)] * 8 + [(24, 8), (8, 24)] * 2 + [(1, 3)]]
+    parts = work_parts(shapes, processes)
+    assert sorted(number for part in parts for number in part) == list(range(len(shapes)))
+    work = [min(shape) ** 2 * (2 * max(shape) + min(shape)) for shape in shapes]
+    loads = [sum(work[number] for number in part) for part in parts]
+    assert max(loads) - min(loads) <= max(work)
 
 
 def test_weight_average_follows_and_is_written_back():

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from scail2.training.config import OptimizerConfig
-from scail2.training.distributed.muon import GatheringMuon
+from scail2.training.distributed.muon import Muon
 from scail2.training.distributed.tensors import is_sharded
 
 
@@ -29,9 +29,23 @@ def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> floa
 
 
 class OptimizerSet:
-    """One or two torch optimisers stepped together."""
+    """One or two torch optimisers stepped together.
 
-    def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> None:
+    Args:
+        named_parameters: those that need gradients are trained.
+        config: the recipe's.
+        processes: how many step the same parameters with the same gradients; they share Muon's work.
+        rank: which of them this is.
+    """
+
+    def __init__(
+        self,
+        named_parameters: Iterable[tuple[str, nn.Parameter]],
+        config: OptimizerConfig,
+        *,
+        processes: int = 1,
+        rank: int = 0,
+    ) -> None:
         self.config = config
         trained = [(name, p) for name, p in named_parameters if p.requires_grad]
         names = {id(p): name for name, p in trained}
@@ -45,8 +59,8 @@ class OptimizerSet:
         self.parameters = [p for _, p in trained]
         self.optimizers: list[torch.optim.Optimizer] = []
         if matrices:
-            muon = GatheringMuon if any(map(is_sharded, matrices)) else torch.optim.Muon
-            self.optimizers.append(muon(matrices, lr=config.muon_learning_rate, weight_decay=0.0))
+            rate = config.muon_learning_rate
+            self.optimizers.append(Muon(matrices, lr=rate, weight_decay=0.0, processes=processes, rank=rank))
         if rest:
             self.optimizers.append(
                 torch.optim.AdamW(_decay_groups(rest, config.weight_decay), lr=config.learning_rate, betas=config.betas)

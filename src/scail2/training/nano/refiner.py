@@ -162,7 +162,8 @@ class RefinerTraining:
             torch.manual_seed(config.seed)
             networks["critic"] = context.wrap(PatchCritic())
         self.model = nn.ModuleDict(networks)
-        self.optimizers = OptimizerSet(self.model.named_parameters(), config.optimizer)
+        alike = {"processes": context.world_size, "rank": context.rank}
+        self.optimizers = OptimizerSet(self.model.named_parameters(), config.optimizer, **alike)
         self.average = WeightAverage(self.model, config.ema_decay)
         self.skipped = SkippedSteps()
         shape = (1, -1, 1, 1, 1)
