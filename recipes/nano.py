@@ -58,7 +58,16 @@ from scail2.training.nano.autoencoder import fit_basis, reconstruction_psnr
 from scail2.training.nano.fresh_clips import FreshClipConfig, FreshClips
 from scail2.training.nano.growth import grow
 from scail2.training.nano.initial import untrained
-from scail2.training.nano.refiner import RefinerConfig, RefinerTraining, joint_refiner, load_networks, with_refiner
+from scail2.training.nano.kept import write_kept
+from scail2.training.nano.refiner import (
+    RefinerConfig,
+    RefinerTraining,
+    averaged_weights,
+    joint_refiner,
+    load_networks,
+    named_networks,
+    with_refiner,
+)
 from scail2.training.objectives.pictures import PictureLoss
 from scail2.training.parallel import ParallelContext
 from scail2.training.state import latest_state, load_weights
@@ -137,12 +146,9 @@ def refine(
     if "WORLD_SIZE" in os.environ:
         torch.distributed.init_process_group("gloo")
     context = ParallelContext.detect()
-    vae = AutoencoderPatchTransform.from_pretrained(model / "vae")
-    torch.manual_seed(0)
-    vae = with_refiner(vae, REFINER_WIDTHS, REFINER_BLOCKS) if vae.refiner is None else vae
-    transformer = SCAIL2Transformer3DModel.from_pretrained(model / "transformer", dtype=torch.float32)
+    transformer, vae = began_with(model)
     if start_from is not None:
-        load_networks(folder / start_from, vae, transformer)
+        load_networks(run_place(folder, start_from), vae, transformer)
     people, *rarer = (
         PuppetSource(split="train", frames=FRAMES, height=SIZE, width=SIZE, domain=domain.name)
         for domain in (NANO, NANO_ANIMALS, NANO_ROBOTS)
@@ -183,16 +189,46 @@ def trained_transformer(folder: Path, run: str) -> SCAIL2Transformer3DModel:
     return transformer
 
 
-def trained_networks(folder: Path, run: str) -> tuple[SCAIL2Transformer3DModel, AutoencoderPatchTransform]:
-    """Transformer and autoencoder after a run of `scail2 train` or of `refine`; what it did not train is its model's."""
-    config = json.loads((folder / run / "config.json").read_text())
-    vae = AutoencoderPatchTransform.from_pretrained(Path(config["model"]) / "vae")
-    if "refiner" not in config:
-        return trained_transformer(folder, run), vae
+def run_place(folder: Path, run: str) -> Path:
+    """Where a run lies: a file of `keep`, else a folder in ``folder``."""
+    return Path(run) if Path(run).is_file() else folder / run
+
+
+def began_with(model: Path) -> tuple[SCAIL2Transformer3DModel, AutoencoderPatchTransform]:
+    """A model's transformer, in float32, and autoencoder; with a fresh refiner where it has none."""
+    vae = AutoencoderPatchTransform.from_pretrained(model / "vae")
+    torch.manual_seed(0)
     vae = with_refiner(vae, REFINER_WIDTHS, REFINER_BLOCKS) if vae.refiner is None else vae
-    transformer = SCAIL2Transformer3DModel.from_pretrained(Path(config["model"]) / "transformer", dtype=torch.float32)
-    load_networks(folder / run, vae, transformer)
+    return SCAIL2Transformer3DModel.from_pretrained(model / "transformer", dtype=torch.float32), vae
+
+
+def trained_networks(folder: Path, run: str) -> tuple[SCAIL2Transformer3DModel, AutoencoderPatchTransform]:
+    """Transformer and autoencoder after a run of `scail2 train` or of `refine`; what it did not train is its model's.
+
+    A file of `keep` says how far the embedded model has moved.
+    """
+    place = run_place(folder, run)
+    if place.is_file():
+        model = embedded_model_path()
+    else:
+        config = json.loads((place / "config.json").read_text())
+        model = Path(config["model"])
+        if "refiner" not in config:
+            return trained_transformer(folder, run), AutoencoderPatchTransform.from_pretrained(model / "vae")
+    transformer, vae = began_with(model)
+    load_networks(place, vae, transformer)
     return transformer, vae
+
+
+@app.command()
+def keep(folder: Path, output: Path, run: str = "joint") -> None:
+    """Writes how far FOLDER/RUN, a run of `refine`, has moved the model it began with to OUTPUT (.npz): four bits a weight.
+
+    `refine --start-from OUTPUT` trains on from it; `package --run OUTPUT` packages it, if it began with the embedded model.
+    """
+    transformer, vae = began_with(Path(json.loads((folder / run / "config.json").read_text())["model"]))
+    write_kept(output, averaged_weights(folder / run), named_networks(vae, transformer))
+    typer.echo(f"{output}: {output.stat().st_size / 2**20:.1f} MiB from {folder / run}")
 
 
 @app.command(name="grow")

@@ -16,7 +16,16 @@ from scail2.models.autoencoder import AutoencoderPatchTransform
 from scail2.training.config import OptimizerConfig
 from scail2.training.nano.critic import PatchCritic, critic_terms
 from scail2.training.nano.fresh_clips import FreshClipConfig, FreshClips
-from scail2.training.nano.refiner import RefinerConfig, RefinerTraining, joint_refiner, load_networks, with_refiner
+from scail2.training.nano.kept import write_kept
+from scail2.training.nano.refiner import (
+    RefinerConfig,
+    RefinerTraining,
+    averaged_weights,
+    joint_refiner,
+    load_networks,
+    named_networks,
+    with_refiner,
+)
 from scail2.training.objectives.pictures import PictureLoss, dissimilarity, faintness
 from scail2.training.parallel import ParallelContext
 
@@ -171,6 +180,14 @@ def test_a_run_trains_the_refiner_only_and_gets_better(linear, tmp_path):
     averages = {name: value for name, value in run.average.average.items() if name.startswith("refiner.")}
     assert averages
     assert all(torch.equal(vae.state_dict()[name], value) for name, value in averages.items())
+    # A small file of how far it has moved stands for the run.
+    torch.manual_seed(0)
+    began = with_refiner(linear, (8, 12), (1, 1))
+    start = {name: value.clone() for name, value in began.state_dict().items()}
+    write_kept(tmp_path / "run.npz", averaged_weights(tmp_path), named_networks(began, network()))
+    load_networks(tmp_path / "run.npz", began, network())
+    for name, value in averages.items():
+        assert (began.state_dict()[name] - value).norm() <= 0.17 * (start[name] - value).norm(), name
 
 
 def test_a_joint_run_trains_both_and_goes_on_where_it_stopped(linear, tmp_path):

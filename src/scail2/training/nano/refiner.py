@@ -25,6 +25,7 @@ from scail2.training.config import OptimizerConfig
 from scail2.training.ema import WeightAverage
 from scail2.training.nano.critic import PatchCritic, critic_terms
 from scail2.training.nano.fresh_clips import ClipBatch, FreshClips
+from scail2.training.nano.kept import read_kept
 from scail2.training.objectives.pictures import PictureLoss
 from scail2.training.optimizers import OptimizerSet, learning_rate_factor
 from scail2.training.parallel import ParallelContext
@@ -116,7 +117,27 @@ def joint_refiner(steps: int, *, clips: int) -> RefinerConfig:
 
 
 def load_networks(run: Path, vae: AutoencoderPatchTransform, transformer: nn.Module) -> None:
-    """Copies the averaged weights of a run's newest checkpoint into the networks; what it did not train stays.
+    """Copies the averaged weights of a run into the networks; what it did not train stays.
+
+    Args:
+        run: a run's folder, whose newest checkpoint is taken, or a file of `write_kept`.
+        vae: its refiner is filled; for such a file it must be what the run began with.
+        transformer: the same.
+
+    Raises:
+        InputError: the run has no checkpoint, or the file does not fit.
+    """
+    average = read_kept(run, named_networks(vae, transformer)) if run.is_file() else averaged_weights(run)
+    for name, network in (("refiner", vae.refiner), ("transformer", transformer)):
+        trained = {key.removeprefix(f"{name}."): v for key, v in average.items() if key.startswith(f"{name}.")}
+        if trained and network is None:
+            raise InputError(f"{run} trained a {name}, which this autoencoder does not have.")
+        if network is not None and trained:
+            network.load_state_dict(trained)
+
+
+def averaged_weights(run: Path) -> dict[str, Tensor]:
+    """What a run's newest checkpoint trained, averaged, named as in `named_networks`.
 
     Raises:
         InputError: the run has no checkpoint.
@@ -124,13 +145,15 @@ def load_networks(run: Path, vae: AutoencoderPatchTransform, transformer: nn.Mod
     checkpoint = latest_state(run / "checkpoints")
     if checkpoint is None:
         raise InputError(f"{run} holds no checkpoint; train it first.")
-    average = load_file(checkpoint / "average.safetensors")
-    for name, network in (("refiner", vae.refiner), ("transformer", transformer)):
-        trained = {key.removeprefix(f"{name}."): v for key, v in average.items() if key.startswith(f"{name}.")}
-        if trained and network is None:
-            raise InputError(f"{run} trained a {name}, which this autoencoder does not have.")
-        if network is not None and trained:
-            network.load_state_dict(trained)
+    return load_file(checkpoint / "average.safetensors")
+
+
+def named_networks(vae: AutoencoderPatchTransform, transformer: nn.Module) -> dict[str, Tensor]:
+    """Everything that a run may train, named ``refiner.…`` and ``transformer.…``."""
+    networks = {"refiner": vae.refiner, "transformer": transformer}
+    return {
+        f"{name}.{key}": v for name, net in networks.items() if net is not None for key, v in net.state_dict().items()
+    }
 
 
 class RefinerTraining:
