@@ -22,7 +22,7 @@ from scail2.perception.segmenters.network import (
     save_network,
 )
 from scail2.perception.segmenters.regions import colour_regions, vote
-from scail2.puppets import NANO, Split, render, sample_scene
+from scail2.puppets import JOINT_NAMES, NANO, Split, render, sample_placements, sample_scene
 from scail2.request.masks import PointPrompt, Prompts
 from scail2.training.segmenter.data import sample_batch
 from scail2.training.segmenter.evaluation import character_ious, evaluate, unseen_clip
@@ -168,6 +168,22 @@ def test_centres_are_inside_the_body_they_point_to():
         assert places.shape[1] <= 3 * 2  # three characters, each on one side of a rounding step at most
 
 
+def test_characters_drawn_together_touch_and_stay_apart_by_their_centres():
+    touching = []
+    for index in range(6):
+        clip = unseen_clip(NANO, index, 2, frames=3, together=True)
+        left, right = clip.masks
+        for one, other in zip(left, right, strict=True):
+            wider = one.copy()
+            wider[:, 2:] |= one[:, :-2]
+            wider[:, :-2] |= one[:, 2:]
+            touching.append(bool((wider & other).any()))
+        distance = np.abs(np.subtract(*clip.joints[:, :, JOINT_NAMES.index("chest"), 0])) / 128
+        heights = [each.height for each in sample_placements(Split.TEST, index, NANO, count=2)]
+        assert (distance > 0.05 * np.mean(heights)).all()
+    assert np.mean(touching) > 0.9
+
+
 def test_training_resumes_bit_for_bit(tmp_path):
     settings = SegmenterSettings(steps=4, clips=1, mixed_precision=False)
     whole = SegmenterTraining(tmp_path / "whole", settings, TINY)
@@ -217,5 +233,5 @@ def test_character_overlaps_are_paired_one_to_one():
 def test_evaluation_tells_puppets_from_other_footage(shipped, tmp_path):
     (tmp_path / "dance.mp4").write_bytes((MEDIA / "dance_black.mp4").read_bytes())
     scores = evaluate(shipped, (NANO,), clips=1, media=tmp_path)
-    assert set(scores["puppets"]) == {"nano_1", "nano_2"}
+    assert set(scores["puppets"]) == {"nano_1", "nano_2", "nano_2_touching"}
     assert scores["puppets"]["nano_1"]["confidence"] > 2 * max(scores["elsewhere"].values())

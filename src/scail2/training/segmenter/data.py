@@ -1,7 +1,9 @@
 """Pictures for the segmentation network: puppets with exact masks and body centres, and pictures unlike them."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -14,8 +16,10 @@ from scail2.puppets import (
     JOINT_NAMES,
     NANO,
     Performance,
+    Placement,
     PuppetDomain,
     Split,
+    Swing,
     render,
     sample_camera,
     sample_character,
@@ -42,6 +46,10 @@ WIDE = replace(
 _DOMAINS, _DOMAIN_SHARES = (NANO, WIDE, FULL), (0.55, 0.15, 0.3)
 # Shares of clips: bare scenery (familiar, nobody there), and pictures that are unlike puppets.
 _EMPTY_SHARE = 0.06
+# Share of clips with several characters in which they stand in each other's way.
+_TOGETHER_SHARE = 0.4
+# How far apart neighbours then are, in heights of a body: from half behind each other to touching with the arms.
+_TOGETHER_DISTANCE = (0.12, 0.4)
 _STRANGE_SHARE = 0.2
 
 
@@ -101,9 +109,19 @@ def _sample(split: Split, index: int, size: int, strange: bool) -> Batch:
     return Batch(pictures, foreground, centre, torch.full((count,), known), torch.full((count,), familiar))
 
 
+def drawn_together(placements: Sequence[Placement], rng: np.random.Generator) -> tuple[Placement, ...]:
+    """The same characters so close that neighbours touch or stand half behind each other; none walks away."""
+    distances = [rng.uniform(*_TOGETHER_DISTANCE) * (a.height + b.height) / 2 for a, b in pairwise(placements)]
+    places = np.concatenate([[0.0], np.cumsum(distances)])
+    places += rng.uniform(-0.15, 0.15) - places.mean()
+    return tuple(replace(each, x=Swing(middle=float(x))) for each, x in zip(placements, places, strict=True))
+
+
 def _render(split: Split, index: int, size: int, rng: np.random.Generator, *, count: int) -> _Clip:
     domain: PuppetDomain = _DOMAINS[rng.choice(len(_DOMAINS), p=_DOMAIN_SHARES)]
     placements = sample_placements(split, index, domain, count=count) if count else ()
+    if count > 1 and rng.random() < _TOGETHER_SHARE:
+        placements = drawn_together(placements, rng)
     cast = [
         Performance(
             character=sample_character(split, 3 * index + number, domain),

@@ -21,6 +21,7 @@ from scail2.puppets import (
     sample_placements,
     sample_scene,
 )
+from scail2.training.segmenter.data import drawn_together
 from scail2.video import ArrayFrames, SizedFrames, VideoReader
 
 CLIP_FRAMES = 17
@@ -48,16 +49,21 @@ class SegmentationScore:
     refused: float
 
 
-def unseen_clip(domain: PuppetDomain, index: int, count: int, *, frames: int = CLIP_FRAMES) -> PuppetClip:
-    """Clip number `index` of the test split: 128 x 128 pixels at 16 fps, with `count` characters."""
+def unseen_clip(
+    domain: PuppetDomain, index: int, count: int, *, frames: int = CLIP_FRAMES, together: bool = False
+) -> PuppetClip:
+    """Clip number `index` of the test split: 128 x 128 pixels at 16 fps, with `count` characters; `together` in contact."""
     split = Split.TEST
+    places = sample_placements(split, index, domain, count=count)
+    if together:
+        places = drawn_together(places, np.random.default_rng([list(Split).index(split), index]))
     cast = [
         Performance(
             character=sample_character(split, 3 * index + number, domain),
             motion=sample_motion(split, 3 * index + number, domain),
             placement=place,
         )
-        for number, place in enumerate(sample_placements(split, index, domain, count=count))
+        for number, place in enumerate(places)
     ]
     scene, camera = sample_scene(split, index, domain), sample_camera(split, index, domain)
     return render(cast, scene, frames=frames, height=128, width=128, camera=camera)
@@ -115,7 +121,7 @@ def clip_confidence(segmenter: EmbeddedSegmenter, frames: SizedFrames) -> float:
 def evaluate(
     segmenter: EmbeddedSegmenter, domains: Sequence[PuppetDomain], *, clips: int, media: Path | None = None
 ) -> dict[str, dict]:
-    """Scores on the test split of each domain with one and two characters, and confidence on other footage.
+    """Scores on the test split of each domain with one, two and two touching characters, and confidence on other footage.
 
     Args:
         clips: per domain and number of characters.
@@ -123,9 +129,9 @@ def evaluate(
     """
     result: dict[str, dict] = {"puppets": {}, "elsewhere": {}}
     for domain in domains:
-        for count in (1, 2):
-            rendered = [unseen_clip(domain, index, count) for index in range(clips)]
-            result["puppets"][f"{domain.name}_{count}"] = asdict(score(segmenter, rendered))
+        for name, count, together in (("1", 1, False), ("2", 2, False), ("2_touching", 2, True)):
+            rendered = [unseen_clip(domain, index, count, together=together) for index in range(clips)]
+            result["puppets"][f"{domain.name}_{name}"] = asdict(score(segmenter, rendered))
     for path in sorted(media.glob("*.mp4")) if media else ():
         frames = VideoReader(path, size=(128, 128))
         result["elsewhere"][path.stem] = clip_confidence(segmenter, frames)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from scail2.devices import cpu_has_native_bf16
 from scail2.files.staging import atomic_file
 from scail2.perception.segmenters.embedded import EmbeddedSegmenter
 from scail2.perception.segmenters.network import Familiarity, NetworkConfig, SegmentationNetwork, save_network
@@ -42,7 +43,7 @@ class SegmenterSettings:
         learning_rate: its peak; 5 % of the steps warm up, then cosine to a hundredth.
         averaging: decay of the running mean of the weights, which is what is exported.
         centre_weight, familiarity_weight: of the losses beside the foreground's.
-        mixed_precision: bfloat16 autocast, about 2.5 times as fast on a CPU that has it.
+        mixed_precision: bfloat16 autocast where the processor multiplies it natively, 2.5 times as fast there.
     """
 
     steps: int = 2200
@@ -61,7 +62,7 @@ def loss_of(network: SegmentationNetwork, batch: Batch, settings: SegmenterSetti
 
     Foreground: cross-entropy plus Dice, over the pictures whose truth is known. Centres: L1 inside characters.
     """
-    with torch.autocast("cpu", torch.bfloat16, enabled=settings.mixed_precision):
+    with torch.autocast("cpu", torch.bfloat16, enabled=settings.mixed_precision and cpu_has_native_bf16()):
         out = network(batch.pictures)
     known = batch.known[:, None, None]
     logits, truth = out.foreground.float(), batch.foreground
