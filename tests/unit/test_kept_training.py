@@ -1,12 +1,20 @@
 """A training kept in a small file: the movement comes back to a known error, and only on the weights that it began with."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from scail2.errors import InputError
+from scail2.files.public.embedded import embedded_model_path
+from scail2.models.autoencoder import AutoencoderPatchTransform
+from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.training.nano.kept import read_kept, write_kept
+from scail2.training.nano.refiner import named_networks
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -72,3 +80,15 @@ def test_a_killed_writing_leaves_no_file(base, trained, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk"):
         write_kept(tmp_path / "run.npz", trained, base)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes").glob("*.npz")), ids=lambda file: file.stem)
+def test_what_is_kept_goes_on_from_the_shipped_weights(file):
+    vae = AutoencoderPatchTransform.from_pretrained(embedded_model_path() / "vae")
+    transformer = SCAIL2Transformer3DModel.from_pretrained(embedded_model_path() / "transformer", dtype=torch.float32)
+    base = named_networks(vae, transformer)
+    trained = read_kept(file, base)
+    assert all(torch.isfinite(value).all() for value in trained.values())
+    moved = {name: (value - base[name]).norm() / base[name].norm() for name, value in trained.items() if value.ndim > 1}
+    assert all(0 < share < 2 for share in moved.values())
+    assert file.stat().st_size < 10 * 2**20
