@@ -43,7 +43,7 @@ def write_kept(file: Path, trained: Mapping[str, Tensor], base: Mapping[str, Ten
     began = np.array(fingerprint({name: base[name] for name in trained}))
     with Staging(file) as staging:
         with staging.place.open("wb") as stream:
-            np.savez_compressed(stream, **arrays, **{_BASE: began})
+            np.savez_compressed(stream, allow_pickle=False, **arrays, **{_BASE: began})
         staging.publish()
 
 
