@@ -112,7 +112,8 @@ def test_two_passes_give_the_joint_gradient(world, tmp_path):
     assert logit.abs().max() > 0.01
     for name, parameter in parameters.items():
         scale = float(parameter.grad.abs().max())
-        assert float((ours[name] - parameter.grad).abs().max()) <= 1e-6 * max(1.0, scale), name
+        # float32's rounding, which differs with the processor: 1e-6 with AVX-512, 2e-6 with AVX2.
+        assert float((ours[name] - parameter.grad).abs().max()) <= 1e-5 * max(1.0, scale), name
     assert max(float(g.abs().max()) for g in ours.values()) > 1e-3
 
 

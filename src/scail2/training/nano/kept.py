@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from scail2.errors import InputError
-from scail2.files.staging import Staging
+from scail2.files.staging import atomic_file
 
 # Steps in units of a row's root mean square movement.
 _STEP = 0.5
@@ -41,10 +41,8 @@ def write_kept(file: Path, trained: Mapping[str, Tensor], base: Mapping[str, Ten
         arrays[_LEVELS + name] = levels.to(torch.int8).view(moved.shape).numpy()
         arrays[_STEPS + name] = step.half().numpy()
     began = np.array(fingerprint({name: base[name] for name in trained}))
-    with Staging(file) as staging:
-        with staging.place.open("wb") as stream:
-            np.savez_compressed(stream, allow_pickle=False, **arrays, **{_BASE: began})
-        staging.publish()
+    with atomic_file(file) as stream:
+        np.savez_compressed(stream, allow_pickle=False, **arrays, **{_BASE: began})
 
 
 def read_kept(file: Path, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
