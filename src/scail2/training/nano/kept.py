@@ -27,8 +27,10 @@ def write_kept(file: Path, trained: Mapping[str, Tensor], base: Mapping[str, Ten
     Args:
         file: an ``.npz``.
         trained: float32 tensors by name; matrices and convolutions are kept in steps of a row, vectors in half precision.
+            What ``base`` does not have, such as a critic, is left out.
         base: those that the run began with, of the same names and shapes, and others.
     """
+    trained = {name: tensor for name, tensor in trained.items() if name in base}
     arrays = {}
     for name, tensor in trained.items():
         moved = (tensor.float() - base[name].float()).cpu()
