@@ -42,7 +42,7 @@ def write_kept(file: Path, trained: Mapping[str, Tensor], base: Mapping[str, Ten
         levels = torch.where(step > 0, rows / step, 0.0).round().clamp(-127, 127)
         arrays[_LEVELS + name] = levels.to(torch.int8).view(moved.shape).numpy()
         arrays[_STEPS + name] = step.half().numpy()
-    began = np.array(fingerprint({name: base[name] for name in trained}))
+    began = np.array(_fingerprint({name: base[name] for name in trained}))
     with atomic_file(file) as stream:
         np.savez_compressed(stream, allow_pickle=False, **arrays, **{_BASE: began})
 
@@ -66,7 +66,7 @@ def read_kept(file: Path, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
     names = [key.partition("/")[2] for key in arrays if key.startswith((_LEVELS, _PLAIN))]
     if missing := [name for name in names if name not in base]:
         raise InputError(f"{file} trained {missing[0]}, which the model it is read for does not have.")
-    if began != fingerprint({name: base[name] for name in names}):
+    if began != _fingerprint({name: base[name] for name in names}):
         raise InputError(f"{file} goes on from other weights than those given; give the model that its run began with.")
     return {name: base[name].float() + _movement(arrays, name) for name in names}
 
@@ -78,7 +78,7 @@ def _movement(arrays: Mapping[str, np.ndarray], name: str) -> Tensor:
     return (levels.flatten(1) * torch.from_numpy(arrays[_STEPS + name]).float()).view(levels.shape)
 
 
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+def _fingerprint(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of names, and of values in half precision, in which models are saved."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
