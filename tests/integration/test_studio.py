@@ -297,6 +297,13 @@ def test_words_model_and_sampling_are_chosen_in_the_page(browser, tmp_path):
         assert page.get_by_label("What to look for, in words").count() == 0  # no SAM3 here
         page.get_by_text("Words, model, sampling").click()
         page.get_by_label("Model", exact=True).select_option(str(nano))
+        presets = page.get_by_label("Preset").locator("option").all_inner_texts()
+        assert "nano" in presets
+        assert "distilled (tuned for LoRAs: lightx2v I2V step and CFG distillation at 1.0)" in presets
+        page.get_by_label("Seed of the noise").fill("9007199254740993")  # would be sent as …992
+        page.get_by_role("button", name="Find the masks").click()
+        page.get_by_text("numbers up to 9007199254740991, not 9007199254740993").wait_for()
+        page.get_by_label("Seed of the noise").fill("9007199254740991")
         page.get_by_label("Preset").select_option("nano")
         page.get_by_label("Steps", exact=True).fill("2")
         page.get_by_label("Colours from segment to segment").select_option("as in the first segment")
@@ -305,7 +312,7 @@ def test_words_model_and_sampling_are_chosen_in_the_page(browser, tmp_path):
         page.get_by_role("link", name="The masks are right: plan").click(timeout=LONG)
         run = only_run(http)["id"]
         given = http.get(f"/v1/runs/{run}").json()["settings"]
-        asked = {"model": str(nano), "preset": "nano", "num_inference_steps": 2, "lora": ["hands"]}
+        asked = {"model": str(nano), "preset": "nano", "num_inference_steps": 2, "lora": ["hands"], "seed": 2**53 - 1}
         asked |= {"drift_correction": "reinhard-first"}
         assert {name: given.get(name) for name in asked} == asked
         assert not {"prompt", "negative_prompt", "guidance_scale", "text"} & given.keys()

@@ -63,7 +63,7 @@ def offers(service: ServiceOf, owner: Owner) -> dict[str, Any]:
     return {
         "models": list(settings.models),
         "loras": sorted(settings.loras),
-        "presets": list(PRESETS),
+        "presets": {name: {"tuned_for": preset.told_loras()} for name, preset in PRESETS.items()},
         "text": settings.sam3 is not None,
     }
 

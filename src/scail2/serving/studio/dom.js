@@ -47,6 +47,13 @@ export function field(label, input, help) {
   return el("div", {}, el("label", { htmlFor: id }, label), input, told && el("br"), told);
 }
 
+// What a number field says, null where it is empty. Larger numbers would be sent as others than were typed.
+export function wholeNumber(text) {
+  const number = Number(text);
+  if (Math.abs(number) > Number.MAX_SAFE_INTEGER) throw new Error(`This page sends numbers up to ${Number.MAX_SAFE_INTEGER}, not ${text}: take a smaller one.`);
+  return text === "" ? null : number;
+}
+
 export function facts(pairs) {
   return el("dl", {}, pairs.filter(([, value]) => value !== null && value !== undefined && value !== "")
     .flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));

@@ -1,7 +1,7 @@
 // Inputs: a picture, a clip, and what is to become of them.
 
 import { api, source } from "./api.js";
-import { action, el, field, notice } from "./dom.js";
+import { action, el, field, notice, wholeNumber } from "./dom.js";
 import { samplingFold } from "./sampling.js";
 import { moving, plays } from "./shown.js";
 import { soundChoice } from "./sound.js";
@@ -154,14 +154,13 @@ function settingsForm(chosen, offers) {
         field("Characters to expect", fields.characters),
         offers.text ? field("What to look for, in words", wanted, "Empty: people. Commas between several.") : null)));
   const listed = (text) => text.split(",").map((each) => each.trim()).filter(Boolean);
-  const whole = (text) => (text === "" ? null : Number(text));
   return {
     node,
     mode: (value) => radios.forEach((radio) => (radio.checked = radio.value === value)),
     values: () => ({
       mode: radios.find((radio) => radio.checked).value, fit: fit.value, fps: fields.fps.value.trim() || null, audio: sound.value(),
       text: listed(wanted.value).length ? listed(wanted.value) : null,
-      ...Object.fromEntries(["frames", "height", "width", "seed", "characters"].map((name) => [name, whole(fields[name].value)])),
+      ...Object.fromEntries(["frames", "height", "width", "seed", "characters"].map((name) => [name, wholeNumber(fields[name].value)])),
     }),
   };
 }

@@ -1,7 +1,7 @@
 // Result: picture, clip and film side by side and in sync; segments with their drift, to be rendered again.
 
 import { api, download, source } from "./api.js";
-import { action, el, facts, field, minutes, moment, notice } from "./dom.js";
+import { action, el, facts, field, minutes, moment, notice, wholeNumber } from "./dom.js";
 import { moving, plays } from "./shown.js";
 
 // As docs/long-video.md: a score of 1 is plainly visible.
@@ -102,7 +102,7 @@ function segmentPanel(state, segment) {
   const drift = segment.metrics?.drift;
   const seed = el("input", { type: "number", min: 0, value: Math.floor(Math.random() * 1e6), style: "width:9rem" });
   const again = (cascade) => async () => {
-    await api.rerender(state.id, segment.index, seed.value === "" ? null : Number(seed.value), cascade);
+    await api.rerender(state.id, segment.index, wholeNumber(seed.value), cascade);
     notice(`Segment ${segment.index} is rendered again.`);
     location.hash = `#/run/${state.id}/render`;
   };

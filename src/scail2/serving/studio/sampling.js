@@ -13,10 +13,11 @@ export function samplingFold(chosen, offers) {
     return node;
   };
   const named = (names) => Object.fromEntries(names.map((name) => [name, name]));
+  const presets = Object.entries(offers.presets).map(([name, { tuned_for: loras }]) => [name, loras ? `${name} (tuned for LoRAs: ${loras})` : name]);
   const words = { prompt: text("prompt"), negative_prompt: text("negative_prompt") };
   const numbers = { num_inference_steps: number("num_inference_steps", { min: 1, max: 1000 }), guidance_scale: number("guidance_scale", { step: "any" }) };
   const choices = {
-    preset: select("preset", { "": "the model's own", ...named(offers.presets) }),
+    preset: select("preset", { "": "the model's own", ...Object.fromEntries(presets) }),
     drift_correction: select("drift_correction", COLOURS),
     ...(offers.models.length > 1 ? { model: select("model", named(offers.models)) } : {}),
   };
