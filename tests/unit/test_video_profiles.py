@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from scail2.errors import InputError
 from scail2.video import VideoReader, image_pixels, read_image
 
 # sRGB's primaries as a profile stores them: adapted to D50.
@@ -135,6 +136,19 @@ def _pq(light: np.ndarray) -> np.ndarray:
 def _chrm(primaries) -> tuple[bytes, bytes]:
     values = [0.3127, 0.3290, *(value for pair in primaries for value in pair)]
     return b"cHRM", struct.pack(">8I", *(round(value * 100_000) for value in values))
+
+
+def test_float_greys_are_read_by_their_white_or_refused(tmp_path):
+    ramp = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    Image.fromarray(ramp).save(tmp_path / "one.tif")
+    assert np.array_equal(read_image(tmp_path / "one.tif")[..., 0], np.rint(ramp * 255))
+    bright = np.where(ramp == 1, np.float32(4), ramp)  # a highlight beyond white
+    bright[0, 0] = np.inf
+    Image.fromarray(bright).save(tmp_path / "bright.tif")
+    assert np.array_equal(read_image(tmp_path / "bright.tif")[..., 1].ravel()[1:], np.rint(ramp * 255).ravel()[1:])
+    Image.fromarray(ramp * 255).save(tmp_path / "bytes.tif")
+    with pytest.raises(InputError, match=r"bytes\.tif: its greys are floats up to 255, where 1 is white"):
+        read_image(tmp_path / "bytes.tif")
 
 
 def _gama(exponent: float) -> tuple[bytes, bytes]:

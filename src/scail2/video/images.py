@@ -27,6 +27,8 @@ FOLDER_FPS = Fraction(16)
 ANIMATED_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
 _NUMBERED = re.compile(r"(?P<before>.*?)(?P<number>\d+)(?P<behind>\D*)")
 _SQUARE = 0.01
+# Four stops above white, more than a photograph's highlights have; numbers of characters are smaller, too.
+_LARGEST_FLOAT = 16.0
 _MILLISECOND = Fraction(1, 1000)
 # Browsers show frames that ask for 10 ms or less for 100 ms; films made for the web rely on it.
 _MIN_DELAY_MS, _DEFAULT_DELAY_MS = 11, 100
@@ -83,11 +85,21 @@ def image_pixels(picture: Image.Image, *, name: object = "the picture") -> np.nd
     """
     with _picture_errors(name):
         check_frame_size(name, *picture.size)
+        _check_white(name, picture)
         shown = png_conversion(picture)  # read from the file, which turning the picture would close
         pixels = to_srgb(ImageOps.exif_transpose(picture), shown)
     if pixels.shape[-1] == 4 and (pixels[..., 3] == 255).all():
         pixels = np.ascontiguousarray(pixels[..., :3])
     return pixels
+
+
+def _check_white(name: object, picture: Image.Image) -> None:
+    """Refuses floats that count to 255 or 65535; a scale guessed for each picture would have a film of them flicker."""
+    if picture.mode != "F":
+        return
+    largest = float(np.nan_to_num(np.asarray(picture), posinf=0).max())
+    if largest > _LARGEST_FLOAT:
+        raise InputError(f"{name}: its greys are floats up to {largest:g}, where 1 is white; save it with 8 or 16 bits")
 
 
 def notes_on_picture(path: Path) -> list[Note]:
