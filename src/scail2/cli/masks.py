@@ -83,6 +83,7 @@ def _check(
     from scail2.perception.binding import bind
     from scail2.perception.bound_masks import BoundMasks
     from scail2.perception.checks import findings, validate
+    from scail2.perception.stage import judge_additional
     from scail2.perception.store import MaskStore
 
     store = MaskStore(folder)
@@ -90,15 +91,17 @@ def _check(
         store.verify()
         checked = AnimationMode.parse(mode or store.mode)
         reference, driving = store.measure(Path(scratch))
+        binding = bind(reference, driving)
         found = validate.check_masks(
             BoundMasks(
                 mode=checked,
                 reference=reference,
                 driving=driving,
-                binding=bind(reference, driving),
+                binding=binding,
                 backgrounds=store.backgrounds_for(checked, (reference.background, driving.background)),
             )
         )
+        found = [*found, *judge_additional(store, binding)]
     if as_json:
         write_json([each.to_json() for each in found])
     else:

@@ -269,8 +269,9 @@ def bind(
 ) -> Binding:
     """Pairs driving characters with reference characters and hands out the colours.
 
-    Explicit pairs come first. Masks that the user painted in the palette on both sides keep their colours. Otherwise both
-    sides are put in the order of `rule` and paired off; what is left over on the longer side stays unbound, and a note says so.
+    Explicit pairs come first. Masks that the user painted in the palette on both sides keep their colours, those who take part
+    theirs. Otherwise both sides are put in the order of `rule` and paired off; what is left over on the longer side stays
+    unbound, and a note says so.
 
     Args:
         reference, driving: the characters of the reference picture and of the driving video.
@@ -294,7 +295,9 @@ def bind(
     painted = None
     if explicit:
         pairs, told = _check_explicit(explicit, reference, driving), "explicit"
-    elif select_driving is None and select_reference is None and (painted := _pair_by_slot(reference, driving)):
+    elif painted := [
+        pair for pair in _pair_by_slot(reference, driving) or () if pair[0] in moved_order and pair[1] in shown_order
+    ]:
         pairs, told = painted, "colour"
     else:
         pairs, told = list(zip(moved_order, shown_order, strict=False)), rule.value

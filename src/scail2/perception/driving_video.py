@@ -33,14 +33,24 @@ class DrivingVideo:
 
     @classmethod
     def open(cls, request: MaskRequest) -> Self:
-        """The video a request names, at its own size where none is asked for, planned as for the full-size model."""
+        """The video a request names, planned as for the full-size model.
+
+        At its own size where none is asked for; where one side is, the other follows its shape.
+        """
         info = probe(request.driving)
-        size = (request.height or info.height, request.width or info.width)
+        size = _size(request, info.height, info.width)
         reader = VideoReader(request.driving, fps=request.fps, size=size, fit=request.fit)
         frames = first_frames(reader, request.frames)
         return cls(
             frames=frames, fps=reader.fps, source_fps=reader.source_info.fps, segments=SegmentPlan.of(len(frames))
         )
+
+
+def _size(request: MaskRequest, height: int, width: int) -> tuple[int, int]:
+    if request.height and request.width:
+        return request.height, request.width
+    scale = (request.height or height) / height if not request.width else request.width / width
+    return request.height or max(1, round(height * scale)), request.width or max(1, round(width * scale))
 
 
 def hash_driving(request: MaskRequest) -> str:

@@ -21,6 +21,7 @@ from scail2.perception.segmenters.asked import segmenter_for
 from scail2.perception.segmenters.detail import with_detail
 from scail2.perception.segmenters.given import GivenMasks, PictureFrames, from_alpha
 from scail2.perception.segmenters.protocol import Progress, VideoSegmenter
+from scail2.perception.segmenters.snapping import MATTE_LEVEL
 from scail2.perception.store import MaskStore
 from scail2.perception.tracks import ArrayLabels, TrackedMasks, TrackRecorder
 from scail2.request.masks import Fit, MaskRequest, Prompts, Reframe
@@ -55,9 +56,10 @@ def fit_picture(picture: np.ndarray, size: tuple[int, int], *, letterbox: bool =
 
 
 def read_picture(path: Path, mode: AnimationMode) -> np.ndarray:
-    """A reference picture uint8 (H, W, 3 or 4); what lies under its transparency becomes plain.
+    """A reference picture uint8 (H, W, 3), or (H, W, 4) where its transparency says who is a character.
 
-    White in animation mode, where the reference's background is part of the result, black in replacement mode.
+    What lies under it becomes plain: white in animation mode, where the reference's background is part of the result, black in
+    replacement mode.
     """
     picture = read_image(path)
     if picture.shape[-1] == 3:
@@ -65,7 +67,10 @@ def read_picture(path: Path, mode: AnimationMode) -> np.ndarray:
     alpha = picture[..., 3:].astype(np.float32) / 255
     plain = 255.0 if mode is AnimationMode.ANIMATION else 0.0
     colour = picture[..., :3] * alpha + plain * (1 - alpha)
-    return np.concatenate([np.rint(colour).astype(np.uint8), picture[..., 3:]], axis=-1)
+    plain_picture = np.rint(colour).astype(np.uint8)
+    if picture[..., 3].min() > MATTE_LEVEL:  # decided before bars are added, which are transparent everywhere
+        return plain_picture
+    return np.concatenate([plain_picture, picture[..., 3:]], axis=-1)
 
 
 def files_to_show(request: MaskRequest) -> dict[str, str]:

@@ -11,12 +11,10 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
-from scail2.errors import InputError
 from scail2.files.storage import names_in, write_json
 from scail2.masks import colours_nobody_moves
 from scail2.modes import AnimationMode
@@ -27,16 +25,17 @@ from scail2.perception.checks.findings import Finding
 from scail2.perception.checks.framing import NOT_CROPPED, CroppedSides, cropped_sides
 from scail2.perception.checks.preflight import PreflightReport
 from scail2.perception.driving_video import DrivingVideo
-from scail2.perception.make import MadeMasks, files_to_show, find_masks, fit_picture, read_picture
+from scail2.perception.make import MadeMasks, find_masks
 from scail2.perception.preview import write_png
-from scail2.perception.segmenters.given import GivenMasks, nearest_cover
+from scail2.perception.reused import MEASURED, reused_masks
 from scail2.perception.segmenters.protocol import Progress
 from scail2.perception.store import MaskStore
-from scail2.perception.tracks import TrackedMasks, TrackRecorder
+from scail2.perception.store_folder import LABELS
+from scail2.perception.tracks import TrackedMasks
 from scail2.request.masks import Fit, MaskRequest, Reframe
-from scail2.video import SizedFrames, first_frames, read_image, resize_cover
+from scail2.video import SizedFrames, read_image
 
-REPORT, SHEET, LABELS = "preflight.json", "contact_sheet.png", "labels"
+REPORT, SHEET = "preflight.json", "contact_sheet.png"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +68,7 @@ def make_masks(
         InputError: see `scail2.perception.make.find_masks`; what preflight finds is in the report, not raised.
     """
     if request.masks:
-        made = _reused(request, request.masks, driving, folder, sources)
+        made = reused_masks(request, request.masks, driving, folder, sources)
     else:
         made = find_masks(request, driving, folder, sources=sources, progress=progress)
     report = _inspect(driving, made, folder)
@@ -77,7 +76,7 @@ def make_masks(
     for number, picture in enumerate(made.additional_references, start=1):
         write_png(folder / f"additional_{number}.png", picture)
     # Label maps repeat what the palette files say; they were only needed to inspect the masks.
-    for labels in (LABELS, "measured"):
+    for labels in (LABELS, MEASURED):
         shutil.rmtree(folder / labels, ignore_errors=True)
     return report
 
@@ -89,7 +88,7 @@ def inspect_masks(mode: AnimationMode, driving: DrivingVideo, folder: Path, scra
     """
     store = MaskStore(folder)
     store.verify()
-    reference, moving = _measured(store, scratch)
+    reference, moving = store.measure(scratch)
     binding = bind(reference, moving, BindingRequest())
     masks = BoundMasks(
         mode=mode,
@@ -107,10 +106,6 @@ def inspect_masks(mode: AnimationMode, driving: DrivingVideo, folder: Path, scra
     return _inspect(driving, made, folder)
 
 
-def _shown(fps: Fraction) -> str:
-    return f"{float(fps):.6g}"
-
-
 def load_masks(folder: Path, mode: AnimationMode) -> StoredMasks:
     """Reads the finished stage back."""
     store = MaskStore(folder)
@@ -125,101 +120,9 @@ def load_masks(folder: Path, mode: AnimationMode) -> StoredMasks:
     )
 
 
-def _reused(
-    request: MaskRequest, masks: Path, driving: DrivingVideo, folder: Path, sources: Mapping[str, str]
-) -> MadeMasks:
-    """Masks that were made earlier, brought to this run's size; of a whole clip's the beginning where ``frames`` asks for it."""
-    if request.reframe is Reframe.AUTO:
-        raise InputError("--reframe changes the reference and needs new masks; leave out --masks or --reframe.")
-    store = MaskStore(masks)
-    store.verify()
-    total = driving.segments.total
-    begins_alike = request.frames is not None and store.total > total
-    if store.fps != driving.fps or (store.total != total and not begins_alike):
-        raise InputError(
-            f"The masks in {masks} have {store.total} frames at {_shown(store.fps)} a second, but this run uses {total} of the "
-            f"driving video at {_shown(driving.fps)}; make them again for it with `scail2 masks`, or give --frames and --fps "
-            "as they were made with."
-        )
-    size = (driving.frames.height, driving.frames.width)
-    reference, moving = _measured(store, folder / "measured", total)
-    bars = request.fit is Fit.LETTERBOX
-    reference, moving = _at_size(reference, size, bars, None), _at_size(moving, size, bars, folder / LABELS)
-    binding = bind(reference, moving, BindingRequest.parse(request.bind))
-    additional = [read_picture(path, request.mode) for path in request.additional_references]
-    stored = store.additional_for(request.mode)
-    if len(stored) != len(additional):
-        raise InputError(
-            f"The masks in {masks} cover {len(stored)} additional references, but {len(additional)} were given."
-        )
-    bound = BoundMasks(
-        mode=request.mode,
-        reference=reference,
-        driving=moving,
-        binding=binding,
-        own_backgrounds=tuple(store.own_backgrounds),
-    )
-    written = MaskStore.write(folder, bound, fps=driving.fps, sources=sources, files=files_to_show(request))
-    for number, picture in enumerate(stored, start=1):
-        write_png(folder / f"additional_mask_{number}.png", resize_cover(picture, *size, interpolation="nearest"))
-    pictures = (_matching_reference(request, sources, store), *additional)
-    fitted = [np.ascontiguousarray(fit_picture(each, size, letterbox=bars)[..., :3]) for each in pictures]
-    return MadeMasks(
-        store=written,
-        masks=bound,
-        reference=fitted[0],
-        additional_references=tuple(fitted[1:]),
-        findings=_made_for_others(request, sources, store),
-    )
-
-
-def _matching_reference(request: MaskRequest, sources: Mapping[str, str], store: MaskStore) -> np.ndarray:
-    """The picture the masks were made on: the earlier run's (it may have been reframed), if it is of the same file."""
-    kept = store.directory / "reference.png"
-    if kept.exists() and store.info["sources"].get("reference") == sources["reference"]:
-        return read_image(kept)
-    return read_picture(request.reference, request.mode)
-
-
-def _made_for_others(request: MaskRequest, sources: Mapping[str, str], store: MaskStore) -> tuple[Finding, ...]:
-    """Warnings where the masks were made from other files than this run's."""
-    made_from = store.info["sources"]
-    return tuple(
-        findings.warning(
-            "other_source",
-            f"the masks in {store.directory} were made for another {name} file than {getattr(request, name).name}",
-            "look at the contact sheet; make new masks if they do not fit",
-        )
-        for name in ("reference", "driving")
-        if made_from.get(name) not in (None, sources[name])
-    )
-
-
-def _measured(store: MaskStore, directory: Path, count: int | None = None) -> tuple[TrackedMasks, TrackedMasks]:
-    """The characters of a store as its files show them now, in its first ``count`` frames; label maps go to ``directory``."""
-    moving = first_frames(store.driving_for(store.mode).source, count)
-    return store.still(), GivenMasks([store.driving_path]).segment(moving, directory=directory)
-
-
-def _at_size(masks: TrackedMasks, size: tuple[int, int], bars: bool, directory: Path | None) -> TrackedMasks:
-    """The same tracks at another size (nearest pixel), unchanged when they have it."""
-    if (masks.height, masks.width) == size:
-        return masks
-    recorder = TrackRecorder(directory, height=size[0], width=size[1])
-    for _, labels in masks.windows():
-        recorder.add(nearest_cover(labels, *size, letterbox=bars))
-    return recorder.finish(
-        masks.origin,
-        slots=[track.slot for track in masks.tracks],
-        names=[track.name for track in masks.tracks],
-        background=masks.background,
-        warnings=masks.warnings,
-    )
-
-
 def _inspect(driving: DrivingVideo, made: MadeMasks, folder: Path) -> PreflightReport:
     masks = made.masks
-    notes = (*made.findings, *_judge_additional(MaskStore(folder), masks.binding))
+    notes = (*made.findings, *judge_additional(MaskStore(folder), masks.binding))
     report = preflight.inspect(
         masks, made.reference, driving, notes, _cropped(made.store.info["files"], driving.frames)
     )
@@ -258,7 +161,7 @@ def _unbound_colours(reference: TrackedMasks, driving: TrackedMasks, binding: Bi
     )
 
 
-def _judge_additional(store: MaskStore, binding: Binding) -> list[Finding]:
+def judge_additional(store: MaskStore, binding: Binding) -> list[Finding]:
     """Errors where the mask of an additional reference shows a colour that nobody moves; its background is its own."""
     moved = {pair.slot for pair in binding.pairs}
     return [

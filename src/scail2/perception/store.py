@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -25,7 +26,7 @@ from PIL import Image
 from scail2.errors import InputError
 from scail2.files.documents import decode, load_json
 from scail2.files.staging import Staging, atomic_file, set_aside
-from scail2.masks import BindingSlot
+from scail2.masks import BINDING_SLOTS, BindingSlot
 from scail2.modes import MODE_TRAITS, AnimationMode
 from scail2.perception.binding import Binding
 from scail2.perception.bound_masks import BoundMasks
@@ -34,7 +35,7 @@ from scail2.perception.segmenters.snapping import PALETTE, SnappedFrames
 from scail2.perception.store_folder import replacing
 from scail2.perception.stored_facts import StoredFacts
 from scail2.perception.tracks import CharacterTrack, TrackedMasks
-from scail2.video import SizedFrames, VideoReader, VideoWriter, read_image
+from scail2.video import SizedFrames, VideoReader, VideoWriter, first_frames, read_image
 
 STORE_VERSION = 1
 _WINDOW = 16
@@ -195,6 +196,11 @@ class MaskStore:
         return self._facts.fps
 
     @property
+    def files(self) -> dict[str, str]:
+        """What the masks were made with: ``reference``, ``driving`` (paths), ``fit`` and ``reframe``, as far as it is known."""
+        return self._facts.files
+
+    @property
     def frozen(self) -> bool:
         """Whether the masks may no longer be overwritten."""
         return bool(self.info.get("frozen"))
@@ -254,11 +260,16 @@ class MaskStore:
 
     def additional_for(self, mode: AnimationMode) -> tuple[np.ndarray, ...]:
         """Masks of the additional references, each uint8 (H, W, 3): repainted for `mode` unless their background was given."""
-        names = sorted(self.directory.glob("additional_mask_*.png"), key=lambda p: int(p.stem.rsplit("_", 1)[1]))
+        names = self._additional_paths()
         own = itertools.chain(self.own_backgrounds, itertools.repeat(None))
         return tuple(
             self._still(path.name, mode, repaint=given is None) for path, given in zip(names, own, strict=False)
         )
+
+    def _additional_paths(self) -> list[Path]:
+        """Their masks in order; copies that a painting program left beside them are none."""
+        found = [path for path in self.directory.iterdir() if re.fullmatch(r"additional_mask_\d+\.png", path.name)]
+        return sorted(found, key=lambda path: int(path.stem.rsplit("_", 1)[1]))
 
     def driving_for(self, mode: AnimationMode) -> PaletteFrames:
         """The driving mask repainted for `mode`, as a `FrameSource` of uint8 (T, H, W, 3)."""
@@ -284,25 +295,29 @@ class MaskStore:
             wanted.driving_background if seen[1] == own.driving_background else seen[1],
         )
 
-    def measure(self, directory: Path | None = None) -> tuple[TrackedMasks, TrackedMasks]:
-        """Reference and driving characters as the files show them now, one track per colour (after edits, for checks).
+    def measure(self, directory: Path | None = None, count: int | None = None) -> tuple[TrackedMasks, TrackedMasks]:
+        """Reference and driving characters as the files show them now, one track per colour, numbered as in tracks.json.
 
-        The driving video's label maps go to `directory`; None keeps them in memory.
+        Args:
+            directory: gets the driving video's label maps; None keeps them in memory.
+            count: of the driving video only this many frames, from the first.
         """
-        moving = self.driving_for(self.mode)
-        return self.still(), GivenMasks([self.driving_path]).segment(moving.source, directory=directory)
+        moving = first_frames(self.driving_for(self.mode).source, count)
+        slots = _numbered(self.binding.driving_slots())
+        return self._still_characters(), GivenMasks([self.driving_path], slots=slots).segment(
+            moving, directory=directory
+        )
 
-    def still(self) -> TrackedMasks:
-        """The reference's characters as its mask shows them now."""
+    def _still_characters(self) -> TrackedMasks:
         path = self.directory / "reference_mask.png"
         picture = PictureFrames(read_image(path))
         self._check_still(path, picture.height, picture.width)
-        return GivenMasks([path]).segment(picture)
+        return GivenMasks([path], slots=_numbered(self.binding.reference_slots())).segment(picture)
 
     def content_hash(self) -> str:
         """Digest of the masks themselves, to key anything computed from them."""
         digest = hashlib.sha256()
-        for path in [*sorted(self.directory.glob("*_mask*.png")), self.driving_path]:
+        for path in [*sorted([*self._additional_paths(), self.directory / "reference_mask.png"]), self.driving_path]:
             digest.update(_digest_of(path).encode())
         return digest.hexdigest()
 
@@ -360,6 +375,20 @@ class MaskStore:
                 writer.write(frames.frames(start, min(start + _WINDOW, self.total)))
         set_aside(self.directory / "driving_mask")
         return video
+
+
+def _numbered(known: Mapping[int, BindingSlot]) -> list[BindingSlot | None]:
+    """Colours of the characters 1, 2, …, where some have one by ``known``: colours that nobody had get the numbers left over.
+
+    Of those who share a colour the first is meant: in a picture they are one.
+    """
+    first = {slot: number for number, slot in sorted(known.items(), reverse=True)}
+    numbers = (number for number in itertools.count(1) if number not in first.values())
+    first |= {slot: next(numbers) for slot in BINDING_SLOTS if slot not in first}
+    slots: list[BindingSlot | None] = [None] * max(first.values())
+    for slot, number in first.items():
+        slots[number - 1] = slot
+    return slots
 
 
 def _seen(masks: TrackedMasks) -> list[CharacterTrack]:

@@ -2,6 +2,7 @@
 # ruff: noqa: RUF009 - `setting` only wraps `dataclasses.field`
 
 import difflib
+import itertools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -273,6 +274,7 @@ def check_masks(request: MaskRequest) -> None:
         raise InputError("'masks' (--masks) already names all masks; leave out --reference-mask and --driving-mask.")
     if request.masks and request.sam3:
         raise InputError("'masks' (--masks) already names all masks; leave out --sam3.")
+    _refuse_unused(request)
     if request.additional_reference_masks and len(request.additional_reference_masks) != len(
         request.additional_references
     ):
@@ -282,6 +284,21 @@ def check_masks(request: MaskRequest) -> None:
         )
     if request.sam3 is None and request.text:
         raise InputError("--text is for SAM3: name its weights with --sam3 FOLDER, FILE or HUB-NAME.")
+
+
+def _refuse_unused(request: MaskRequest) -> None:
+    """Refuses what would say how to find characters where masks that are given say who they are."""
+    looked_for = {
+        "driving_mask": ("points", "boxes"),
+        "reference_mask": ("reference_points", "reference_boxes"),
+    }
+    looked_for["masks"] = (*itertools.chain(*looked_for.values()), "additional_reference_masks", "characters")
+    for given, others in looked_for.items():
+        if getattr(request, given) and (unused := [name for name in others if getattr(request, name)]):
+            option, other = (values.option_of(type(request), name) for name in (given, unused[0]))
+            raise InputError(
+                f"{option} says who is where, so {other} has no use beside it: leave one or the other out."
+            )
 
 
 def check_files(request: MaskRequest) -> None:

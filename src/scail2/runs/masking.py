@@ -24,8 +24,9 @@ from scail2.modes import AnimationMode
 from scail2.perception.checks.findings import Severity
 from scail2.perception.driving_video import DrivingVideo
 from scail2.perception.segmenters.protocol import Progress
-from scail2.perception.stage import LABELS, REPORT, inspect_masks, make_masks
+from scail2.perception.stage import REPORT, inspect_masks, make_masks
 from scail2.perception.store import MaskStore
+from scail2.perception.store_folder import LABELS
 from scail2.request.masks import MaskRequest
 
 TRACKS = "tracks.json"

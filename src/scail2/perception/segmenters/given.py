@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 
 from scail2.errors import InputError
-from scail2.masks import BINDING_SLOTS
+from scail2.masks import BINDING_SLOTS, BindingSlot
 from scail2.perception.segmenters.following import Follower, follow_regions
 from scail2.perception.segmenters.mask_timing import AlignedMask, MaskFile
 from scail2.perception.segmenters.snapping import (
@@ -210,6 +210,7 @@ class GivenMasks:
             size or the clip's own.
         letterbox: whether the clip was fitted with bars instead of being cropped.
         fps: the clip's rate; None where the clip itself says it (as `VideoReader.fps`) or has none.
+        slots: colours of the characters 1, 2, … of a palette file; None for a number that nobody in it has.
     """
 
     name = "given"
@@ -221,11 +222,13 @@ class GivenMasks:
         original: tuple[int, int] | None = None,
         letterbox: bool = False,
         fps: Fraction | None = None,
+        slots: Sequence[BindingSlot | None] = BINDING_SLOTS,
     ):
         if not paths:
             raise InputError("no mask file was given.")
         self.paths = [Path(path) for path in paths]
         self.original, self.letterbox, self.fps = original, letterbox, fps
+        self.slots = tuple(slots)
 
     def segment(
         self,
@@ -262,12 +265,16 @@ class GivenMasks:
         for start, stop in windows:
             snapper.learn(mask.frames(start, stop)[..., :3])
         counts, white = np.zeros(len(PALETTE), np.int64), np.zeros(total, bool)
+        # Rows of the palette: black, white, then the slots in their order.
+        numbers = np.zeros(len(PALETTE), np.uint8)
+        for number, slot in enumerate(self.slots, start=1):
+            if slot is not None:
+                numbers[2 + BINDING_SLOTS.index(slot)] = number
         for start, stop in windows:
             rows = snapper.snap(mask.frames(start, stop)[..., :3], start)
             counts += np.bincount(rows.ravel(), minlength=len(PALETTE))
             white[start:stop] = (rows == 1).sum(axis=(1, 2)) > (rows == 0).sum(axis=(1, 2))
-            # While reading, label k + 1 is slot k; the unused ones are dropped below.
-            recorder.add(self._resized(np.maximum(rows, 1) - 1, recorder))
+            recorder.add(self._resized(numbers[rows], recorder))
             if progress:
                 progress(stop, total)
         if not counts[2:].any():
@@ -277,8 +284,8 @@ class GivenMasks:
         is_white = bool(counts[1] > counts[0])
         return recorder.finish(
             "given palette",
-            slots=list(BINDING_SLOTS),
-            names=list(PALETTE_NAMES[2:]),
+            slots=self.slots,
+            names=["" if slot is None else slot.colour for slot in self.slots],
             background=PALETTE_NAMES[is_white],
             warnings=[*mask.warnings, *_strays(mask.path, white, is_white), *snapper.warnings(mask.path.name)],
         )
