@@ -339,6 +339,52 @@ def test_first_does_not_chain_errors_and_previous_does():
     assert ends["off"].score > 4 * ends["reinhard-first"].score
 
 
+@pytest.mark.parametrize("mode", ["reinhard-first", "reinhard-previous"])
+def test_somebody_who_leaves_or_comes_tints_nothing(mode):
+    """The surroundings stay as they are, and whoever comes back later, too: nothing has drifted."""
+    frames, mask = scene()
+    empty, nobody = scene(shift=1000)
+    later, later_mask = torch.cat([empty, frames]), np.concatenate([nobody, mask])
+    anchors = {
+        name: drift.colour_statistics(*each) for name, each in (("with", (frames, mask)), ("without", (empty, nobody)))
+    }
+    for anchor, segment, segment_mask in (
+        ("with", empty, nobody),
+        ("without", frames, mask),
+        ("with", later, later_mask),
+    ):
+        fixed = drift.correct(segment, anchors[anchor], mode, mask=segment_mask)
+        outside = ~torch.from_numpy(segment_mask)[:, None].expand_as(fixed)
+        # The character hides part of the texture: statistics of the rest differ a little.
+        assert (fixed - segment)[outside].abs().mean() < 0.02, anchor
+        if anchor == "without":
+            assert (fixed - segment).abs().mean() < 0.02
+
+
+def test_a_light_that_changes_is_mended_without_the_character_too():
+    frames, mask = scene()
+    empty, nobody = scene(shift=1000)
+    fixed = drift.correct(empty + 0.1, drift.colour_statistics(frames, mask), "reinhard-first", mask=nobody)
+    wanted = drift.colour_statistics(frames, mask).outside
+    assert drift.colour_statistics(fixed, nobody).outside.distance(wanted) < 0.5
+    filled = np.ones_like(mask)  # a close-up: no surroundings to compare with an empty scene's
+    assert drift.correct(frames, drift.colour_statistics(empty, nobody), "reinhard-first", mask=filled) is frames
+
+
+def test_somebody_who_leaves_is_no_drift(tmp_path):
+    frames, mask = scene()
+    empty, nobody = scene(shift=1000)
+    first = replace(measure(frames, mask), index=0)
+    gone = measure(empty, nobody, first.statistics)
+    assert gone.to_first.identity is None
+    assert "identity" not in gone.to_first.parts
+    assert drift.SegmentDrift.from_json(json.loads(json.dumps(gone.to_json()))) == gone
+    back = replace(measure(frames, mask, first.statistics), index=2)
+    assert back.to_first.identity == 0
+    assert measure(empty, base=drift.segment_statistics(frames)).to_first.identity > 0  # without masks
+    plot(drift.DriftReport([first, gone, back]), tmp_path / "drift.png")
+
+
 def test_off_and_purity():
     frames, mask = scene()
     anchor = drift.colour_statistics(frames, mask)

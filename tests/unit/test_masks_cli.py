@@ -249,7 +249,18 @@ def test_points_and_boxes_are_read():
     assert (point.frame, point.character, point.x, point.y, point.inside) == (12, 2, 30.5, 40, False)
     assert parse_point("1:5,6", still=True).inside
     assert parse_box("3:1:1,2,30,40").box == (1, 2, 30, 40)
-    for text in ("1:2", "1:2:3", "a:1:2,3", "1:1:2,nan", "1:1:2,3:maybe", "1:1:2,3:in:out"):
+    for text in (
+        "1:2",
+        "1:2:3",
+        "a:1:2,3",
+        "1:1:2,nan",
+        "1:1:inf,3",
+        "0:0:2,3",
+        "0:256:2,3",
+        "²:1:3,4",
+        "1:1:2,3:maybe",
+        "1:1:2,3:in:out",
+    ):
         with pytest.raises(InputError):
             parse_point(text)
     with pytest.raises(InputError):

@@ -31,6 +31,17 @@ def test_what_lies_beside_a_clip_belongs_to_it(tmp_path):
     first, second = find_clips(tmp_path)
     assert (first.name, first.reference, first.driving_mask) == ("a", None, tmp_path / "masks" / "a.mkv")
     assert (second.name, second.reference) == ("b", tmp_path / "references" / "b.png")
+    mask = Image.new("RGB", (64, 64), "blue")
+    mask.save(tmp_path / "masks" / "b.webp", lossless=True)  # a still picture: the reference's
+    (tmp_path / "masks" / "b.mkv").rename(tmp_path / "masks" / "b.avi")
+    _, second = find_clips(tmp_path)
+    assert (second.driving_mask, second.reference_mask) == (tmp_path / "masks" / "b.avi", tmp_path / "masks" / "b.webp")
+    others = [Image.new("RGB", (64, 64), "white")]
+    mask.save(tmp_path / "masks" / "b.webp", save_all=True, append_images=others, lossless=True)
+    with pytest.raises(InputError, match=r"b\.webp and b\.avi have one name"):
+        find_clips(tmp_path)
+    (tmp_path / "masks" / "b.avi").unlink()
+    assert find_clips(tmp_path)[1].driving_mask == tmp_path / "masks" / "b.webp"
     (tmp_path / "masks" / "c.mkv").write_bytes(b"")
     with pytest.raises(InputError, match=r"c\.mkv belongs to no clip"):
         find_clips(tmp_path)

@@ -127,6 +127,24 @@ def test_a_box_or_a_click_picks_one_of_two_people(network, dancer):
         assert np.nanmin(found.tracks[0].boxes[:, 0]) > 180
 
 
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        (PointPrompt(frame=99, character=1, x=5, y=5), "names frame 99, but the clip has frames 0 to 3"),
+        (PointPrompt(frame=0, character=0, x=5, y=5), "names character 0"),
+        (PointPrompt(frame=0, character=300, x=5, y=5), "names character 300"),
+        (PointPrompt(frame=0, character=1, x=33, y=5), "lies outside the 32x24 pixels"),
+        (BoxPrompt(frame=0, character=1, box=(10, 10, 10, 10)), "is empty"),
+        (PointPrompt(frame=0, character=1, x=5, y=5, inside=False), "not at where somebody is not"),
+    ],
+)
+def test_places_that_cannot_be_meant_are_refused_and_not_passed_over(network, prompt, told):
+    clip = ArrayFrames(np.zeros((4, 24, 32, 3), np.uint8))
+    asked = Prompts(**{"boxes" if isinstance(prompt, BoxPrompt) else "points": (prompt,)})
+    with pytest.raises(InputError, match=told):
+        PeopleSegmenter(network, refuse_below=0).segment(clip, asked)
+
+
 def test_text_is_refused(network, dancer):
     with pytest.raises(InputError, match="understands no text"):
         PeopleSegmenter(network).segment(dancer, Prompts(text=("person",)))

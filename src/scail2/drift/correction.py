@@ -40,8 +40,8 @@ def correct(
 
     One transfer for the whole segment, so that changes of light within it stay. ``reinhard-first`` measures all of its
     frames; ``reinhard-previous`` only the first ``window``, those next to the join. With a mask, character and
-    surroundings are matched apart and blended softly along the edge: a character that comes nearer then does not tint
-    the background.
+    surroundings are matched apart and blended softly along the edge: a character that comes nearer, or leaves, then does
+    not tint the background.
 
     Args:
         frames: float ``(T, 3, H, W)`` in [-1, 1]: the segment's new frames.
@@ -60,20 +60,37 @@ def correct(
         return frames
     measured = slice(None) if mode is CorrectionMode.REINHARD_FIRST else slice(0, window)
     own = colour_statistics(frames[measured], None if mask is None else mask[measured])
-    regions = None
-    if mask is not None and None not in (own.inside, own.outside, anchor.inside, anchor.outside):
-        regions = [ColourTransfer.between(getattr(own, r), getattr(anchor, r)) for r in ("inside", "outside")]
-    whole = ColourTransfer.between(own.whole, anchor.whole)
+    transfers = _transfers(own, anchor)
+    if transfers is None:
+        return frames
     corrected = np.empty(tuple(frames.shape), dtype=np.float32)
     for number, frame in enumerate(as_float_frames(frames)):
         lab = rgb_to_lab(frame)
-        if regions is None or mask is None:
-            lab = whole.apply(lab)
+        if mask is None or transfers[0] is transfers[1]:
+            lab = transfers[1].apply(lab)
         else:
             share = _feathered(mask[number])[..., None]
-            lab = share * regions[0].apply(lab) + (1 - share) * regions[1].apply(lab)
+            lab = share * transfers[0].apply(lab) + (1 - share) * transfers[1].apply(lab)
         corrected[number] = lab_to_rgb(lab).transpose(2, 0, 1) * 2 - 1
     return torch.from_numpy(corrected).to(device=frames.device, dtype=frames.dtype)
+
+
+def _transfers(own: ColourStatistics, anchor: ColourStatistics) -> tuple[ColourTransfer, ColourTransfer] | None:
+    """Of the character and of its surroundings; None where nothing is seen in both.
+
+    Where one is not seen in both, the other's stands for it. The whole is compared only where no mask tells them apart: with a
+    character in one and not in the other it would take the colours of somebody who is not there.
+    """
+    unmasked = [each.inside is None and each.outside is None for each in (own, anchor)]
+    if any(unmasked):
+        whole = ColourTransfer.between(own.whole, anchor.whole)
+        return whole, whole
+    seen = [(own.inside, anchor.inside), (own.outside, anchor.outside)]
+    inside, outside = (ColourTransfer.between(a, b) if a is not None and b is not None else None for a, b in seen)
+    if inside is None or outside is None:
+        either = inside or outside
+        return None if either is None else (either, either)
+    return inside, outside
 
 
 def _feathered(mask: np.ndarray) -> np.ndarray:

@@ -53,7 +53,7 @@ class Difference:
     colour_whole: float
     contrast: float  # log2 of the ratio of lightness deviations (whole frame)
     sharpness: float  # log2 of the ratio
-    identity: float  # 0 … 1, see `identity_distance`
+    identity: float | None  # 0 … 1, see `identity_distance`; None where only one of both shows a character
 
     @property
     def parts(self) -> dict[str, float]:
@@ -61,11 +61,11 @@ class Difference:
         sharpness, 0.35 of identity. Colour is that of the whole where no mask tells character and surroundings."""
         colours = {"colour of the character": self.colour_inside, "colour of the surroundings": self.colour_outside}
         known = {name: value for name, value in colours.items() if value is not None} or {"colour": self.colour_whole}
-        return {name: value / _VISIBLE_COLOUR for name, value in known.items()} | {
+        parts = {name: value / _VISIBLE_COLOUR for name, value in known.items()} | {
             "contrast": abs(self.contrast) / _VISIBLE_OCTAVES,
             "sharpness": abs(self.sharpness) / _VISIBLE_OCTAVES,
-            "identity": self.identity / _VISIBLE_IDENTITY,
         }
+        return parts if self.identity is None else parts | {"identity": self.identity / _VISIBLE_IDENTITY}
 
     @property
     def score(self) -> float:
@@ -180,6 +180,11 @@ def identity_distance(first: SegmentStatistics, second: SegmentStatistics) -> fl
     return float(np.clip(0.75 * hellinger + 0.25 * (1 - correlation) / 2, 0.0, 1.0))
 
 
+def _shows_somebody(colour: ColourStatistics) -> bool:
+    """Whether there is a character, as far as a mask says; without one the whole frame stands for it."""
+    return colour.inside is not None or colour.outside is None
+
+
 def compare(segment: SegmentStatistics, base: SegmentStatistics) -> Difference:
     """How ``segment`` differs from ``base``; positive contrast and sharpness mean more of it in ``segment``."""
     ours, theirs = segment.colour, base.colour
@@ -194,5 +199,5 @@ def compare(segment: SegmentStatistics, base: SegmentStatistics) -> Difference:
         colour_whole=ours.whole.distance(theirs.whole),
         contrast=ours.whole.contrast_change(theirs.whole),
         sharpness=float(np.log2((segment.sharpness + 1.0) / (base.sharpness + 1.0))),
-        identity=identity_distance(segment, base),
+        identity=identity_distance(segment, base) if _shows_somebody(ours) == _shows_somebody(theirs) else None,
     )

@@ -4,7 +4,7 @@ The first frame is the reference, the clip (or a film beside it, a pose render s
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from scail2.request.animation import AnimationRequest
 from scail2.runs import RunDirectory
 from scail2.runs.model import PipelineCache
 from scail2.video import VideoReader
+from scail2.video.images import is_film
 
 Array = np.ndarray
 
@@ -35,6 +36,7 @@ MEASURES = Kind(
     lambda file: is_document(file, {"studio_bench", "clips", "settings"}),
 )
 _FILMS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".gif", ".webp", ".avi")
+_ANIMATED = (".gif", ".webp")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _BEGUN = "clips.json"
 _CHUNK = 16
@@ -76,8 +78,8 @@ def find_clips(folder: Path) -> list[OwnClip]:
     beside = {
         "reference": _by_name(folder / "references", _PICTURES),
         "driving": _by_name(folder / "driving", _FILMS),
-        "driving_mask": _by_name(folder / "masks", _FILMS[:-1]),
-        "reference_mask": _by_name(folder / "masks", _PICTURES),
+        "driving_mask": _by_name(folder / "masks", {*_FILMS, *_PICTURES}, _moves),
+        "reference_mask": _by_name(folder / "masks", {*_FILMS, *_PICTURES}, lambda path: not _moves(path)),
     }
     for found in beside.values():
         for name, path in found.items():
@@ -89,10 +91,19 @@ def find_clips(folder: Path) -> list[OwnClip]:
     ]
 
 
-def _by_name(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
+def _moves(path: Path) -> bool:
+    """Whether a mask is of a film; animated pictures and still ones go by the same suffixes."""
+    suffix = path.suffix.lower()
+    return is_film(path) if suffix in _ANIMATED else suffix in _FILMS
+
+
+def _by_name(
+    folder: Path, suffixes: Collection[str], meant: Callable[[Path], bool] = lambda path: True
+) -> dict[str, Path]:
+    """Files of these kinds by their names; ``meant`` looks into a file, where its kind does not say what it is."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+        if path.suffix.lower() not in suffixes or path.name.startswith(".") or not meant(path):
             continue
         if path.stem in found:
             raise InputError(f"{path} and {found[path.stem].name} have one name: clips are told apart by their names.")

@@ -3,6 +3,7 @@
 
 import difflib
 import itertools
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -16,6 +17,9 @@ from scail2.request import values
 from scail2.request.names import by_field
 from scail2.request.paths import absolute_if_found
 from scail2.request.values import INPUTS, MASKS, OUTPUT, SEGMENTS, setting
+
+# As many as label maps can tell apart.
+_MAX_CHARACTERS = 255
 
 
 class Reframe(StrEnum):
@@ -78,7 +82,7 @@ def _numbers(text: str, count: int, what: str) -> list[float]:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         values = []
-    if len(values) != count or any(value != value for value in values):
+    if len(values) != count or not all(map(math.isfinite, values)):
         raise InputError(f"cannot read {what} {text!r}: it needs {count} numbers with commas between them.")
     return values
 
@@ -86,10 +90,12 @@ def _numbers(text: str, count: int, what: str) -> list[float]:
 def _placed(text: str, still: bool, form: str) -> tuple[int, int, list[str]]:
     parts = text.split(":")
     head = parts[: 1 if still else 2]
-    if len(parts) < len(head) + 1 or not all(part.isdigit() for part in head):
+    if len(parts) < len(head) + 1 or not all(part.isdecimal() for part in head):
         raise InputError(f"cannot read {text!r}: write it as {form}.")
-    frame = 0 if still else int(head[0])
-    return frame, int(head[-1]), parts[len(head) :]
+    frame, character = 0 if still else int(head[0]), int(head[-1])
+    if not 1 <= character <= _MAX_CHARACTERS:
+        raise InputError(f"{text!r} names character {character}: they are counted from 1 to {_MAX_CHARACTERS}.")
+    return frame, character, parts[len(head) :]
 
 
 def parse_point(text: str, *, still: bool = False) -> PointPrompt:

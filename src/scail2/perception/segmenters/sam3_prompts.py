@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from scail2.errors import InputError
-from scail2.request.masks import BoxPrompt, PointPrompt, Prompts
+from scail2.perception.segmenters.protocol import check_places
+from scail2.request.masks import BoxPrompt, Prompts
 from scail2.video import SizedFrames
 
 # A box is handed over as two points with these labels.
@@ -31,14 +32,10 @@ class Places:
         return coordinates[None, None], torch.tensor([kind for _, _, kind in rows], dtype=torch.int32)[None, None]
 
 
-def _placed(prompts: Prompts) -> list[BoxPrompt | PointPrompt]:
-    return [*prompts.boxes, *prompts.points]
-
-
 def by_frame(prompts: Prompts) -> dict[int, dict[int, Places]]:
     """Frame → character → what was placed there; raises `InputError` for two boxes on one character in a frame."""
     places: dict[int, dict[int, Places]] = {}
-    for prompt in _placed(prompts):
+    for prompt in (*prompts.boxes, *prompts.points):
         given = places.setdefault(prompt.frame, {}).setdefault(prompt.character, Places([]))
         if isinstance(prompt, BoxPrompt):
             if given.box is not None:
@@ -53,19 +50,4 @@ def check_prompts(prompts: Prompts, frames: SizedFrames) -> None:
     """Raises `InputError` for prompts that say nothing, or point outside the clip."""
     if not prompts.text and not prompts.placed:
         raise InputError("SAM3 needs to be told what to look for: give --text, --point or --box.")
-    for prompt in _placed(prompts):
-        if not 0 <= prompt.frame < len(frames):
-            raise InputError(
-                f"a point or box names frame {prompt.frame}, but the clip has frames 0 to {len(frames) - 1}."
-            )
-        if not 1 <= prompt.character <= 255:
-            raise InputError(f"a point or box names character {prompt.character}: count characters from 1.")
-        places = [(prompt.x, prompt.y)] if isinstance(prompt, PointPrompt) else [prompt.box[:2], prompt.box[2:]]
-        if any(not (0 <= x <= frames.width and 0 <= y <= frames.height) for x, y in places):
-            raise InputError(
-                f"a point or box in frame {prompt.frame} lies outside the {frames.width}x{frames.height} pixels."
-            )
-        if isinstance(prompt, BoxPrompt) and not (prompt.box[0] < prompt.box[2] and prompt.box[1] < prompt.box[3]):
-            raise InputError(
-                f"the box {prompt.box} in frame {prompt.frame} is empty: give x0,y0,x1,y1 with x0<x1, y0<y1."
-            )
+    check_places(prompts, frames)

@@ -10,6 +10,7 @@ from scail2.perception.binding import left_to_right
 from scail2.perception.segmenters.detail import in_detail, mean_of_blocks
 from scail2.perception.segmenters.people.network import OUTSIDE, PoseNetwork, placed
 from scail2.perception.segmenters.people.places import Person, PlaceFinder
+from scail2.perception.segmenters.protocol import check_places
 from scail2.perception.tracks import TrackedMasks, TrackRecorder
 from scail2.request.masks import Prompts
 from scail2.video import SizedFrames
@@ -51,6 +52,8 @@ class PeopleSegmenter:
         """See `VideoSegmenter.segment`. Raises `InputError` for text, where nobody is found, and below the confidence."""
         if prompts is not None and prompts.text:
             raise InputError("the segmenter for people understands no text: use SAM3 (--sam3 WEIGHTS) for it.")
+        if prompts is not None:
+            _check_placed(prompts, frames)
         seen, asked, factor = in_detail(frames, prompts)
         people = PlaceFinder(self.network, asked).find(seen, progress)
         still = len(frames) == 1
@@ -115,6 +118,15 @@ class PeopleSegmenter:
         if prompts is not None and prompts.placed:
             return found
         return left_to_right(found, [track.number for track in found.tracks], directory)
+
+
+def _check_placed(prompts: Prompts, frames: SizedFrames) -> None:
+    check_places(prompts, frames)
+    if any(not point.inside for point in prompts.points):
+        raise InputError(
+            "the segmenter for people looks where points are, and not at where somebody is not (…:out): give a box around them, "
+            "or use SAM3 (--sam3 WEIGHTS) for it."
+        )
 
 
 def _is_near(person: Person, frame: int, short_side: int) -> bool:
