@@ -74,8 +74,8 @@ class SegmentPlan:
             segment_frame_length: frames of a full segment, ``4n + 1``.
             overlap: frames a later segment shares with the one before, ``4n + 1`` and less than a segment.
             equal: False is the published plan: full segments and a tail as short as needed. True gives as many
-                segments, all of one length (the shortest that reaches the end): no short tail, which drifts most, and
-                one shape for compiled code.
+                segments, all of one length (the shortest that reaches the end), which is one shape for compiled code.
+                Where that would leave a short tail, which drifts most, the last ones are a latent frame shorter.
             temporal_stride: frames per latent frame of the video autoencoder.
 
         Raises:
@@ -83,18 +83,17 @@ class SegmentPlan:
         """
         _check(total, segment_frame_length, overlap, temporal_stride)
         count = 1 if total <= segment_frame_length else -(-(total - overlap) // (segment_frame_length - overlap))
-        length = segment_frame_length
+        lengths = [segment_frame_length] * count
         if equal and count > 1:
-            new_frames = -(-(total - overlap) // count)
-            length = round_up_frames(overlap + new_frames, temporal_stride)
-        segments = []
-        for index in range(count):
-            start = index * (length - overlap)
+            lengths = _even(total - overlap, count, overlap, temporal_stride)
+        segments, start = [], 0
+        for index, length in enumerate(lengths):
             stop = min(start + length, total)
             padded = length if equal and count > 1 else round_up_frames(stop - start, temporal_stride)
             segments.append(
                 Segment(index=index, start=start, stop=stop, padded_frames=padded, overlap=overlap if index else 0)
             )
+            start = stop - overlap
         return cls(total=total, segments=tuple(segments))
 
     def __len__(self) -> int:
@@ -105,6 +104,14 @@ class SegmentPlan:
 
     def __getitem__(self, index: int) -> Segment:
         return self.segments[index]
+
+
+def _even(new_frames: int, count: int, overlap: int, stride: int) -> list[int]:
+    """Lengths of ``count`` segments that have ``new_frames`` together, beyond the overlap with what is before each."""
+    length = round_up_frames(overlap + -(-new_frames // count), stride)
+    spare = count * (length - overlap) - new_frames
+    shorter = spare // stride if 4 * spare > length - overlap else 0
+    return [length] * (count - shorter) + [length - stride] * shorter
 
 
 def _check(total: int, length: int, overlap: int, stride: int) -> None:

@@ -297,6 +297,8 @@ def test_missing_files_are_named(tmp_path):
     check_files(request)
     with pytest.raises(InputError, match="is a folder, not a picture"):
         check_files(request.with_changes(reference=tmp_path))
+    with pytest.raises(InputError, match=r"--additional-reference\): .* is a folder, not a picture"):
+        check_files(request.with_changes(additional_references=(tmp_path / "a.png", tmp_path)))
 
 
 def test_an_autoencoder_in_bfloat16_is_asked_for_and_is_another_film():

@@ -82,9 +82,17 @@ def test_every_plan_covers_every_frame_once(total, overlap, extra, equal):
     if equal:
         published = SegmentPlan.of(total, segment_frame_length=length, overlap=overlap)
         assert len(segments) == len(published)
-        assert len({s.padded_frames for s in segments}) == 1
+        lengths = [s.padded_frames for s in segments]
+        assert lengths == sorted(lengths, reverse=True)
+        assert lengths[0] - lengths[-1] in (0, 4)
+        if len(segments) > 1:
+            whole = lengths[-1] - overlap
+            assert segments[-1].new_frames >= whole - max(3, (whole + 4) // 4)
 
 
 def test_equal_segments_have_no_short_tail():
+    lengths = [(s.padded_frames, s.new_frames) for s in SegmentPlan.of(1450, equal=True)]
+    assert set(lengths[1:-1]) == {(81, 76), (77, 72)}  # all of one length, the last would have a single new frame
+    assert lengths[-1] == (77, 69)
     assert [s.padded_frames for s in SegmentPlan.of(82)] == [81, 9]
     assert [s.padded_frames for s in SegmentPlan.of(82, equal=True)] == [45, 45]

@@ -108,3 +108,22 @@ def test_which_name_keeps_what():
     with pytest.raises(InputError, match=r"gif files show at most 50 frames a second, not 59.94; .*--fps"):
         check_form("a.gif", Codec.GIF, fps=Fraction(60000, 1001))
     check_form("a.gif", Codec.GIF, fps=Fraction(50))
+    with pytest.raises(InputError, match=r"webp files show at most 90 frames a second, not 96"):
+        check_form("a.webp", Codec.WEBP, fps=Fraction(96))
+
+
+@pytest.mark.parametrize(("name", "fps"), [("a.webp", 90), ("a.gif", 50)])
+def test_the_fastest_animation_is_shown_as_fast_as_it_is(tmp_path, name, fps):
+    with VideoWriter(tmp_path / name, fps, (16, 16), codec_for(name)) as writer:
+        writer.write(np.random.default_rng(0).integers(0, 255, (9, 16, 16, 3), dtype=np.uint8))
+    with VideoReader(tmp_path / name) as reader:
+        assert len(reader) == 9
+        assert float(reader.fps) == pytest.approx(fps, rel=0.02)
+
+
+def test_frames_are_replaced_whatever_their_folder_is_called(tmp_path):
+    for level in (10, 200):
+        with VideoWriter(tmp_path / "replaced", 16, (16, 16), Codec.PNG) as writer:
+            writer.write(np.full((2, 16, 16, 3), level, np.uint8))
+    assert VideoReader(tmp_path / "replaced").frames(0, 2).min() == 200
+    assert [path.name for path in tmp_path.iterdir()] == ["replaced"]

@@ -183,6 +183,7 @@ SRGB_ICC = (b"iCCP", b"sRGB\0\0" + zlib.compress(ImageCms.ImageCmsProfile(ImageC
         pytest.param(WIDE, [_gama(1 / 2.2), _chrm(P3)], 2, id="wide by cHRM"),
         pytest.param(WIDE, [(b"cICP", bytes([12, 13, 0, 1]))], 2, id="wide by cICP"),
         pytest.param(WIDE, [(b"cICP", bytes([12, 13, 0, 1])), SRGB_ICC], 2, id="cICP before a profile"),
+        pytest.param(COLOURS, [(b"cICP", bytes([1, 13, 0, 1])), SRGB_ICC], 0, id="sRGB by cICP before a profile"),
         pytest.param(np.rint(255 * _pq(_light(BT2020))), [(b"cICP", bytes([9, 16, 0, 1]))], 6, id="PQ"),
         pytest.param(COLOURS, [(b"cICP", bytes([1, 1, 0, 1])), _gama(0.50994)], 0, id="FFmpeg's BT.709"),
         pytest.param(COLOURS, [_gama(0.50994), _chrm(BT709)], 0, id="older FFmpeg's BT.709"),

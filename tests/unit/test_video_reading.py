@@ -12,9 +12,10 @@ from film_samples import numbered_frame, read_numbers, write_film
 from PIL import Image
 
 from scail2.errors import InputError
-from scail2.video import ArrayFrames, FrameSource, VideoReader, probe
+from scail2.video import ArrayFrames, FrameSource, VideoReader, VideoWriter, probe
 
 COUNT = 40
+NTSC = Fraction(30000, 1001)
 FILMS = {
     "b_frames.mp4": {"options": {"bf": "3", "g": "12"}},
     "open_gop.mp4": {"options": {"x264-params": "open-gop=1:keyint=12:bframes=3:b-adapt=0"}},
@@ -335,3 +336,21 @@ def test_masks_of_pixels_that_are_not_square_stay_exact(tmp_path):
     assert frame.shape == (48, 128, 3)
     columns = ((np.arange(128) + 0.5) * 96 / 128).astype(int)
     np.testing.assert_array_equal(frame, numbered_frame(1, 48, 96)[:, columns])
+
+
+@pytest.mark.parametrize("name", ["o.mkv", "o.mp4"])
+@pytest.mark.parametrize(
+    ("stored", "asked", "shown"),
+    [
+        (Fraction(2997, 100), NTSC, list(range(10))),
+        (NTSC, Fraction(2997, 100), list(range(10))),
+        (Fraction(2997, 100), 2 * NTSC, [k // 2 for k in range(20)]),
+        (Fraction(2997, 100), NTSC / 2, [0, 2, 4, 6, 8]),
+        (Fraction(24), Fraction(25), [0, *range(9)]),  # no rounding: the first picture is still on show
+    ],
+)
+def test_a_rate_rounded_otherwise_is_the_same_rate(tmp_path, name, stored, asked, shown):
+    with VideoWriter(tmp_path / name, stored, (48, 64), "h264") as writer:
+        writer.write(np.stack([numbered_frame(k, 48, 64) for k in range(10)]))
+    with VideoReader(tmp_path / name, fps=asked) as reader:
+        assert reader.source_indices.tolist() == shown

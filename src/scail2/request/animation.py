@@ -107,7 +107,9 @@ class AnimationRequest(MaskRequest):
     prev_segment_conditioning_frames: int | None = setting(
         None, SEGMENTS, "Frames a segment takes over from the one before, 4n+1.", option="--overlap"
     )
-    equal_segments: bool = setting(False, SEGMENTS, "Segments of equal length instead of a short last one.")
+    equal_segments: bool = setting(
+        False, SEGMENTS, "Segments of equal length (or 4 frames apart) instead of a short last one."
+    )
     drift_correction: DriftCorrection = setting(
         DriftCorrection.OFF, SEGMENTS, "off, reinhard-first or reinhard-previous: match colours segment by segment."
     )

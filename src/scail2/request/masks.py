@@ -318,5 +318,9 @@ def check_files(request: MaskRequest) -> None:
             )
         if not os.access(path, os.R_OK):
             raise InputError(f"{values.label(type(request), name)}: {path} may not be read; check its permissions.")
-    if request.reference.is_dir():
-        raise InputError(f"{values.label(type(request), 'reference')}: {request.reference} is a folder, not a picture.")
+    for name, path in (
+        ("reference", request.reference),
+        *(("additional_references", p) for p in request.additional_references),
+    ):
+        if path.is_dir():
+            raise InputError(f"{values.label(type(request), name)}: {path} is a folder, not a picture.")

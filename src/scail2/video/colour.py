@@ -6,6 +6,7 @@ sRGB lacks are clipped. High dynamic range is scaled so that diffuse white (203 
 its system gamma of 1.2; what is brighter is clipped.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -56,6 +57,15 @@ def notes_on(primaries: int, transfer: int, matrix: int) -> list[Note]:
         sentence = f"its colour matrix (number {matrix} of H.273) is not known here: colours will be wrong"
         notes.append(Note(code="matrix", message=sentence, fix="export it from the editor as BT.709"))
     return notes
+
+
+# Pixels uint16 RGB(A), 65535 for white, to uint8 of the same shape.
+ToBytes = Callable[[np.ndarray], np.ndarray]
+
+
+def as_stored(picture: np.ndarray) -> np.ndarray:
+    """Pixels that are sRGB already; see `ToBytes`."""
+    return np.rint(picture / 257.0).astype(np.uint8)
 
 
 class Conversion:

@@ -97,7 +97,8 @@ ENCODINGS = {
         alpha_format="bgra",
         options={"quality": "90"},
         clock=1000,
-        fastest=100,
+        # Frames shorter than 11 thousandths are shown for a tenth of a second.
+        fastest=90,
     ),
 }
 FORMAT_OF_SUFFIX = {

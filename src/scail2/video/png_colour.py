@@ -7,7 +7,7 @@ from typing import IO
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from scail2.video.colour import Conversion, conversion, measured_conversion
+from scail2.video.colour import ToBytes, as_stored, conversion, measured_conversion
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_CHUNKS = 1000
@@ -15,7 +15,7 @@ _CHROMATICITIES = 8
 _SMALLEST = 1e-3  # exponents and chromaticities below are damage
 
 
-def png_conversion(picture: Image.Image) -> Conversion | None:
+def png_conversion(picture: Image.Image) -> ToBytes | None:
     """What takes a picture's pixels to sRGB by its PNG chunks; None where they are shown as stored.
 
     The newer chunk wins, as the standard has it: cICP before an embedded profile (which is `profiles`' to apply) before sRGB
@@ -24,7 +24,7 @@ def png_conversion(picture: Image.Image) -> Conversion | None:
     if picture.format != "PNG":
         return None
     if (tags := _code_points(picture)) is not None:
-        return conversion(*tags)
+        return conversion(*tags) or (as_stored if picture.info.get("icc_profile") else None)
     if picture.info.get("icc_profile") or "srgb" in picture.info:
         return None
     return measured_conversion(_exponent(picture), _primaries(picture))

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image, ImageCms
 
-from scail2.video.colour import Conversion
+from scail2.video.colour import ToBytes
 
 _WIDE_GREY = ("I", "F")  # and I;16 in every byte order
 # A profile that moves no colour of a lattice by more than this is sRGB, whatever it is called.
@@ -18,7 +18,7 @@ _LATTICE = (
 Profile = ImageCms.ImageCmsProfile | ImageCms.core.CmsProfile
 
 
-def to_srgb(picture: Image.Image, shown: Conversion | None = None) -> np.ndarray:
+def to_srgb(picture: Image.Image, shown: ToBytes | None = None) -> np.ndarray:
     """uint8 sRGB ``(H, W, 3)``, or straight RGBA ``(H, W, 4)`` exactly where the picture's mode has transparency.
 
     An embedded profile is judged by its content: one that does what sRGB does changes nothing, any other is applied, in
@@ -87,7 +87,7 @@ def _is_srgb(profile: ImageCms.ImageCmsProfile) -> bool:
     return int(np.abs(moved - _LATTICE).max()) <= _SAME
 
 
-def _wide_grey(picture: Image.Image, profile: ImageCms.ImageCmsProfile | None, shown: Conversion | None) -> np.ndarray:
+def _wide_grey(picture: Image.Image, profile: ImageCms.ImageCmsProfile | None, shown: ToBytes | None) -> np.ndarray:
     """Grey of 16 or 32 bits, scaled (Pillow would clip it); its profile is applied between the steps of 8 bits too."""
     values = np.asarray(picture).astype(np.float64)
     values = np.clip(np.nan_to_num(values / 257.0 if picture.mode != "F" else values * 255.0), 0, 255)

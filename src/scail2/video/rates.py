@@ -17,6 +17,8 @@ _COMMON += [Fraction(n * 1000, 1001) for n in (24, 30, 60)]
 _SNAP = Fraction(3, 200)  # a variable rate within 1.5 % of a common one is named by it
 _MAX_FPS = 1000
 FALLBACK = Fraction(25)  # one single picture without any rate
+# Ratios of rates with denominators up to this are simple, and rounding moves them by less than that share.
+_SIMPLE, _ROUNDED = 5, Fraction(1, 2000)
 # A picture on show for longer than both of these (seconds, usual intervals) is a gap: it says nothing about the rate.
 _GAP_SECONDS, _GAP_INTERVALS = 1.0, 10
 # Even intervals differ by at most this share; behind a lost picture one is so much longer; and at least so many are even.
@@ -119,9 +121,15 @@ def _snap(rate: Fraction) -> Fraction:
 
 
 def hold_constant(count: int, source: Fraction, fps: Fraction) -> np.ndarray:
-    """As :func:`hold` for ``count`` pictures at the constant rate ``source``: picture floor(k · source / fps), exactly."""
+    """As :func:`hold` for ``count`` pictures at the constant rate ``source``: picture floor(k · source / fps), exactly.
+
+    Rates are rounded (29.97, 23.98): two whose ratio is nearly a simple one, to half a picture in the whole film, have it.
+    """
     frames = _frame_count(count / source, fps)
     step = source / fps
+    simple = step.limit_denominator(_SIMPLE)
+    if abs(simple - step) <= _ROUNDED * step and abs(simple - step) * frames < Fraction(1, 2):
+        step = simple
     return np.array([min(k * step.numerator // step.denominator, count - 1) for k in range(frames)], dtype=np.int64)
 
 

@@ -294,7 +294,7 @@ def _replace_folder(new: Path, path: Path) -> None:
     if not path.exists():
         os.replace(new, path)
         return
-    old = new.with_name("replaced")
+    old = new.with_name(f"{new.name} replaced")
     os.replace(path, old)
     try:
         os.replace(new, path)
