@@ -104,6 +104,9 @@ def test_films_are_judged_and_nothing_is_asked_twice(contest, tmp_path, capsys):
         (tmp_path / "judge.toml").write_text(f'address = "{server.address}"\nmodel = "eyes"\n')
         ask = ("judge", "films", *contest, "--endpoint", tmp_path / "judge.toml", "--out", out, "--repeats", 2,
                "--dimension", "imaging", "--dimension", "smoothness")  # fmt: skip
+        assert run(*ask, "--frames", 5) == 2
+        assert "A question shows 10 pictures (5 frames of each film" in capsys.readouterr().err
+        assert server.asked == []
         assert run(*ask) == 0
         # Two cases, two dimensions, twice: two scores and both orders of one pair.
         assert len(server.asked) == 2 * 2 * 2 * (2 + 2)

@@ -57,6 +57,7 @@ def films_(
     need("openai", "synthesis", "asking a vision-language model")
     from scail2.data.endpoint.client import Endpoint
     from scail2.data.endpoint.settings import EndpointSettings
+    from scail2.errors import InputError
     from scail2.evaluation.contests import JUDGEMENTS, REPORT, JudgeSettings, judge_contest, write_judgement
     from scail2.evaluation.judging import Dimension
     from scail2.files.documents import load_toml
@@ -69,6 +70,13 @@ def films_(
         repeats=repeats,
         frames=frames or max(2, (asked.pictures - 1) // 2),
     )
+    # Two films are compared after each alone was scored: found before anything is paid for.
+    shown = settings.frames * min(2, len(contest.films)) + bool(contest.references)
+    if shown > asked.pictures:
+        raise InputError(
+            f"A question shows {shown} pictures ({settings.frames} frames of each film, and the reference where there is one), but "
+            f"{endpoint} allows {asked.pictures}: give fewer --frames (two at least), or raise its `pictures`."
+        )
     refuse_overwriting([out], [("endpoint", endpoint), *contest.inputs])
     who = {
         "address": asked.address,
