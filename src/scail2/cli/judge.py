@@ -74,8 +74,8 @@ def films_(
     shown = settings.frames * min(2, len(contest.films)) + bool(contest.references)
     if shown > asked.pictures:
         raise InputError(
-            f"A question shows {shown} pictures ({settings.frames} frames of each film, and the reference where there is one), but "
-            f"{endpoint} allows {asked.pictures}: give fewer --frames (two at least), or raise its `pictures`."
+            f"A question shows {shown} pictures ({settings.frames} frames of each film, and the reference where there is "
+            f"one), but {endpoint} allows {asked.pictures}: give fewer --frames (two at least), or raise its `pictures`."
         )
     refuse_overwriting([out], [("endpoint", endpoint), *contest.inputs])
     who = {
