@@ -76,6 +76,11 @@ class Prompts:
         """Whether any point or box was given."""
         return bool(self.points or self.boxes)
 
+    @property
+    def all_placed(self) -> list[BoxPrompt | PointPrompt]:
+        """Boxes, then points."""
+        return [*self.boxes, *self.points]
+
 
 def _numbers(text: str, count: int, what: str) -> list[float]:
     try:
@@ -294,11 +299,9 @@ def check_masks(request: MaskRequest) -> None:
 
 def _refuse_unused(request: MaskRequest) -> None:
     """Refuses what would say how to find characters where masks that are given say who they are."""
-    looked_for = {
-        "driving_mask": ("points", "boxes"),
-        "reference_mask": ("reference_points", "reference_boxes"),
-    }
-    looked_for["masks"] = (*itertools.chain(*looked_for.values()), "additional_reference_masks", "characters")
+    places = {"driving_mask": ("points", "boxes"), "reference_mask": ("reference_points", "reference_boxes")}
+    everywhere = (*itertools.chain(*places.values()), "additional_reference_masks", "characters")
+    looked_for: dict[str, tuple[str, ...]] = {**places, "masks": everywhere}
     for given, others in looked_for.items():
         if getattr(request, given) and (unused := [name for name in others if getattr(request, name)]):
             option, other = (values.option_of(type(request), name) for name in (given, unused[0]))

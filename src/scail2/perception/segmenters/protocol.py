@@ -41,7 +41,7 @@ class VideoSegmenter(Protocol):
 
 def check_places(prompts: Prompts, frames: SizedFrames) -> None:
     """Raises `InputError` for points and boxes outside the clip, and for empty boxes."""
-    for prompt in (*prompts.boxes, *prompts.points):
+    for prompt in prompts.all_placed:
         if not 0 <= prompt.frame < len(frames):
             raise InputError(
                 f"a point or box names frame {prompt.frame}, but the clip has frames 0 to {len(frames) - 1}."

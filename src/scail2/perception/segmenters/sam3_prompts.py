@@ -35,7 +35,7 @@ class Places:
 def by_frame(prompts: Prompts) -> dict[int, dict[int, Places]]:
     """Frame → character → what was placed there; raises `InputError` for two boxes on one character in a frame."""
     places: dict[int, dict[int, Places]] = {}
-    for prompt in (*prompts.boxes, *prompts.points):
+    for prompt in prompts.all_placed:
         given = places.setdefault(prompt.frame, {}).setdefault(prompt.character, Places([]))
         if isinstance(prompt, BoxPrompt):
             if given.box is not None:
