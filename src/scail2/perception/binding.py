@@ -4,8 +4,9 @@ The network routes by position first and by colour second (one colour in both ma
 left to right in both pictures. There are six colours; more characters share them when they are far apart.
 """
 
+import itertools
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -327,3 +328,17 @@ def _notes(
     if len(set(slots.values())) < len(slots):
         notes.append(f"{len(slots)} characters share {len(set(slots.values()))} colours")
     return tuple(notes)
+
+
+def colours_in_order(known: Mapping[int, BindingSlot]) -> list[BindingSlot | None]:
+    """Colours of the characters 1, 2, …, where some have one by ``known``: colours that nobody had get the numbers left over.
+
+    Of those who share a colour the first is meant: in a picture they are one.
+    """
+    first = {slot: number for number, slot in sorted(known.items(), reverse=True)}
+    numbers = (number for number in itertools.count(1) if number not in first.values())
+    first |= {slot: next(numbers) for slot in BINDING_SLOTS if slot not in first}
+    slots: list[BindingSlot | None] = [None] * max(first.values())
+    for slot, number in first.items():
+        slots[number - 1] = slot
+    return slots

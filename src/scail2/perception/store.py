@@ -26,18 +26,17 @@ from PIL import Image
 from scail2.errors import InputError
 from scail2.files.documents import decode, load_json
 from scail2.files.staging import Staging, atomic_file, set_aside
-from scail2.masks import BINDING_SLOTS, BindingSlot
+from scail2.masks import BindingSlot
 from scail2.modes import MODE_TRAITS, AnimationMode
-from scail2.perception.binding import Binding
+from scail2.perception.binding import Binding, colours_in_order
 from scail2.perception.bound_masks import BoundMasks
 from scail2.perception.segmenters.given import GivenMasks, PictureFrames
 from scail2.perception.segmenters.snapping import PALETTE, SnappedFrames
 from scail2.perception.store_folder import replacing
-from scail2.perception.stored_facts import StoredFacts
-from scail2.perception.tracks import CharacterTrack, TrackedMasks
+from scail2.perception.stored_facts import STORE_VERSION, StoredFacts, describe
+from scail2.perception.tracks import TrackedMasks
 from scail2.video import SizedFrames, VideoReader, VideoWriter, first_frames, read_image
 
-STORE_VERSION = 1
 _WINDOW = 16
 _RGB = PALETTE.astype(np.uint8)
 _BACKGROUNDS = {"black": _RGB[0], "white": _RGB[1]}
@@ -96,21 +95,6 @@ class PaletteFrames:
         return tables[np.arange(len(rows))[:, None, None], rows]
 
 
-def _track_json(track: CharacterTrack, slot: BindingSlot | None) -> dict[str, Any]:
-    boxes = [None if np.isnan(box[0]) else [int(value) for value in box] for box in track.boxes]
-    return {
-        "number": track.number,
-        "name": track.name,
-        "slot": slot.colour if slot else None,
-        "first_frame": track.first_frame,
-        "last_frame": track.last_frame,
-        "spans": track.spans(),
-        "confidence": round(track.mean_confidence, 4),
-        "boxes": boxes,
-        "areas": [int(area) for area in track.areas],
-    }
-
-
 def _write_json(path: Path, value: Any) -> None:
     with atomic_file(path) as file:
         file.write((json.dumps(value, indent=1) + "\n").encode())
@@ -156,7 +140,7 @@ class MaskStore:
         directory.mkdir(parents=True, exist_ok=True)
         with replacing(directory) as made:
             cls._paint(made, masks, fps)
-            _write_json(made / "tracks.json", _describe(masks, fps, sources, files or {}))
+            _write_json(made / "tracks.json", describe(masks, fps, sources, files or {}))
         return cls(directory)
 
     @staticmethod
@@ -303,7 +287,7 @@ class MaskStore:
             count: of the driving video only this many frames, from the first.
         """
         moving = first_frames(self.driving_for(self.mode).source, count)
-        slots = _numbered(self.binding.driving_slots())
+        slots = colours_in_order(self.binding.driving_slots())
         return self._still_characters(), GivenMasks([self.driving_path], slots=slots).segment(
             moving, directory=directory
         )
@@ -312,7 +296,7 @@ class MaskStore:
         path = self.directory / "reference_mask.png"
         picture = PictureFrames(read_image(path))
         self._check_still(path, picture.height, picture.width)
-        return GivenMasks([path], slots=_numbered(self.binding.reference_slots())).segment(picture)
+        return GivenMasks([path], slots=colours_in_order(self.binding.reference_slots())).segment(picture)
 
     def content_hash(self) -> str:
         """Digest of the masks themselves, to key anything computed from them."""
@@ -375,55 +359,3 @@ class MaskStore:
                 writer.write(frames.frames(start, min(start + _WINDOW, self.total)))
         set_aside(self.directory / "driving_mask")
         return video
-
-
-def _numbered(known: Mapping[int, BindingSlot]) -> list[BindingSlot | None]:
-    """Colours of the characters 1, 2, …, where some have one by ``known``: colours that nobody had get the numbers left over.
-
-    Of those who share a colour the first is meant: in a picture they are one.
-    """
-    first = {slot: number for number, slot in sorted(known.items(), reverse=True)}
-    numbers = (number for number in itertools.count(1) if number not in first.values())
-    first |= {slot: next(numbers) for slot in BINDING_SLOTS if slot not in first}
-    slots: list[BindingSlot | None] = [None] * max(first.values())
-    for slot, number in first.items():
-        slots[number - 1] = slot
-    return slots
-
-
-def _seen(masks: TrackedMasks) -> list[CharacterTrack]:
-    return [track for track in masks.tracks if track.first_frame >= 0]
-
-
-def _describe(masks: BoundMasks, fps: Fraction, sources: Mapping[str, str], files: Mapping[str, str]) -> dict[str, Any]:
-    """The contents of tracks.json."""
-    reference, driving, binding = masks.reference, masks.driving, masks.binding
-    shown, moved = binding.reference_slots(), binding.driving_slots()
-    sources = dict(sorted(sources.items()))
-    return {
-        "version": STORE_VERSION,
-        "mode": masks.mode.value,
-        "height": driving.height,
-        "width": driving.width,
-        "reference_height": reference.height,
-        "reference_width": reference.width,
-        "frames": len(driving),
-        "fps": str(fps),
-        "frozen": False,
-        "content_hash": None,
-        "sources": sources,
-        "files": dict(files),
-        "source_hash": hashlib.sha256(json.dumps(sources).encode()).hexdigest(),
-        "origin": {"reference": reference.origin, "driving": driving.origin},
-        "binding": {
-            "rule": binding.rule,
-            "pairs": [{"driving": p.driving, "reference": p.reference, "slot": p.slot.colour} for p in binding.pairs],
-            "unbound_driving": list(binding.unbound_driving),
-            "unbound_reference": list(binding.unbound_reference),
-            "notes": list(binding.notes),
-        },
-        "additional_backgrounds": list(masks.own_backgrounds),
-        "warnings": [*reference.warnings, *driving.warnings],
-        "reference": [_track_json(track, shown.get(track.number)) for track in _seen(reference)],
-        "driving": [_track_json(track, moved.get(track.number)) for track in _seen(driving)],
-    }
