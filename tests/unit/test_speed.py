@@ -2,13 +2,14 @@
 
 import json
 import math
+import shlex
 from dataclasses import asdict
 
 import pytest
 import torch
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from run_material import make_request, save_model
-from tiny import bare_pipeline, footage
+from tiny import SIZE, bare_pipeline, footage, tiny_pipeline
 
 from scail2 import load_pipeline
 from scail2.budget.machines import named_machine
@@ -178,6 +179,24 @@ def test_calibrate_measures_a_model_for_mag_and_keeps_it(tmp_path, monkeypatch, 
             main(["calibrate", word, value])
         assert ended.value.code == 2
         assert f"{word} belongs to the measuring of a model: name it with --model." in capsys.readouterr().err
+
+
+def test_calibrate_measures_a_model_that_takes_text(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SCAIL2_HOME", str(tmp_path / "home"))
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    with pytest.raises(SystemExit) as ended:
+        main(["calibrate", "--device", "cpu", "--size", str(SIZE), "--steps", "3", "--model", str(tmp_path / "model")])
+    assert ended.value.code == 0, capsys.readouterr().err
+    assert len(find_magnitudes(tmp_path / "model").timesteps) == 3
+
+
+def test_the_command_that_measures_a_model_can_be_copied_whatever_its_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCAIL2_HOME", str(tmp_path / "home"))
+    folder = save_model(tmp_path / "my model")
+    with pytest.raises(InputError) as refused:
+        find_magnitudes(folder)
+    _, _, command = str(refused.value).partition("not measured: ")
+    assert shlex.split(command) == ["scail2", "calibrate", "--model", str(folder)]
 
 
 def test_the_embedded_model_brings_its_magnitudes(tmp_path, monkeypatch):

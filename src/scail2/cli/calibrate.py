@@ -130,6 +130,7 @@ def _example_segment(pipe: Any, steps: int, size: tuple[int, int] | None) -> Non
             read_image(folder / "reference_mask.png"),
             VideoReader(folder / "driving_mask.mkv"),
             mode="animation",
+            prompt="",  # a model without text takes it for none
             num_inference_steps=steps,
             stop_segment=1,
             generator=torch.Generator("cpu").manual_seed(0),

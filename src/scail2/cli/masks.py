@@ -1,5 +1,6 @@
 """`scail2 masks`: make, check, look at, edit and freeze the masks of a run, without rendering anything."""
 
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -141,7 +142,7 @@ def _preview(
 def _edit(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
     with naming(folder), _editable(folder) as store:
         frames = store.unpack()
-    say(f"edit the pictures in {frames} (pure palette colours), then: scail2 masks check {folder}")
+    say(f"edit the pictures in {frames} (pure palette colours), then: scail2 masks check {shlex.quote(str(folder))}")
 
 
 def _pack(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
@@ -166,7 +167,9 @@ def _changing(folder: Path) -> "Iterator[MaskStore]":
 def _editable(folder: Path) -> "Iterator[MaskStore]":
     with _changing(folder) as store:
         if store.frozen:
-            raise InputError(f"the masks in {folder} are frozen: run scail2 masks unfreeze {folder} first.")
+            raise InputError(
+                f"the masks in {folder} are frozen: run scail2 masks unfreeze {shlex.quote(str(folder))} first."
+            )
         yield store
 
 

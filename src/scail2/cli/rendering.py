@@ -1,5 +1,6 @@
 """`scail2 animate` and `scail2 replace`: from options to a run, shown while it works."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -139,7 +140,7 @@ def work(run: Any, action: Any, *, as_json: bool) -> None:
 
             output = action(run, listen)
     except KeyboardInterrupt:
-        console.say(f"Stopped; every finished segment is kept. Go on with: scail2 resume {run.path}")
+        console.say(f"Stopped; every finished segment is kept. Go on with: scail2 resume {shlex.quote(str(run.path))}")
         raise typer.Exit(130) from None
     except InputError:
         worked = len(set(heard) - {"failed"}) > 1  # what is refused at once leaves no doubt about what was rendered

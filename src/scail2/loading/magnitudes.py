@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
@@ -37,10 +38,11 @@ def find_magnitudes(
         return known
     if (path / FILE).is_file():
         return load_json(path / FILE, Magnitudes)
-    words = [f"--model {path}", *(f"--lora {file}:{strength:g}" for file, strength in fused)]
+    named = [word for file, strength in fused for word in ("--lora", f"{file}:{strength:g}")]
+    command = shlex.join(["scail2", "calibrate", "--model", str(path), *named])
     raise InputError(
         f"--cache mag needs to know how much the blocks of {path.name} change at each noise level, which was not measured: "
-        f"scail2 calibrate {' '.join(words)}"
+        f"{command}"
     )
 
 

@@ -1,6 +1,7 @@
 """Given files that are no longer where a run found them: which these are, and their new places."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def refuse_missing(folder: Path, request: AnimationRequest) -> None:
     options = " ".join(f"{option_of(AnimationRequest, name)} NEW" for name, _ in missing)
     raise InputError(
         f"Files of this run are not where they were when it began: {listed}. Say where they are now: "
-        f"scail2 resume {folder} {options}"
+        f"scail2 resume {shlex.quote(str(folder))} {options}"
     )
 
 

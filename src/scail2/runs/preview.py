@@ -7,6 +7,7 @@
     film.preview/small.mp4, sheet.png
 """
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ class Preview:
             f"{self.sheet} shows {self.frames} frames of {self.size[1]}x{self.size[0]}, rendered in {self.seconds:.1f} s; "
             f"{self.film} plays them.",
             f"The whole film, {count}, will take {bound} {_duration(self.whole_seconds)} of rendering here. Its masks are in "
-            f"{self.masks}: to render with these, also after painting on them, add --masks {self.masks}",
+            f"{self.masks}: to render with these, also after painting on them, add --masks {shlex.quote(str(self.masks))}",
         ]
 
 
