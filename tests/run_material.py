@@ -6,8 +6,10 @@ from typing import Any
 
 import av
 import numpy as np
+import torch
 from PIL import Image
-from tiny import SIZE, bare_pipeline, footage
+from safetensors.torch import save_file
+from tiny import SIZE, bare_pipeline, bare_transformer, footage
 
 from scail2.masks import BINDING_SLOTS, paint_mask
 from scail2.modes import MODE_TRAITS, AnimationMode
@@ -22,6 +24,17 @@ def save_model(folder: Path) -> Path:
     """A tiny random pipeline of the real classes as a diffusers folder: 32x32 pixels, 9 frames a segment."""
     bare_pipeline(native_height=SIZE, native_width=SIZE).save_pretrained(folder)
     return folder
+
+
+def save_lora(path: Path) -> Path:
+    """A random adapter of rank 1 for one layer of `save_model`'s transformer, in peft's names."""
+    layer = bare_transformer().blocks[0].attn1.to_q
+    torch.manual_seed(4)
+    sizes = {"lora_A": (1, layer.in_features), "lora_B": (layer.out_features, 1)}
+    save_file(
+        {f"transformer.blocks.0.attn1.to_q.{name}.weight": torch.randn(size) for name, size in sizes.items()}, path
+    )
+    return path
 
 
 def make_material(

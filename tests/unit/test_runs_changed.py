@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_material import make_request
+from run_material import make_request, save_lora, save_model
 from tiny import SIZE, bare_pipeline
 
 from scail2.errors import InputError
+from scail2.loading import placing
+from scail2.request.placement import WeightStorage
 from scail2.runs import RunDirectory
 from scail2.runs.rehearsal import copy_prepared
 from scail2.video import VideoReader, probe
@@ -76,6 +78,33 @@ def test_a_refused_change_leaves_the_run_as_it_was(run, pipe, changes, sentence)
     assert run.request.output.read_bytes() == film
     again = RunDirectory.open(run.path)
     assert (again.request, again.status().state) == (run.request, "finished")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"attention": "flash"}, "Attention flash needs an NVIDIA GPU"),
+        ({"compile": True, "cache": "first-block"}, "--compile and --cache first-block exclude each other"),
+        ({"compile": True, "placement": "block-offload"}, "--compile needs weights that stay"),
+        ({"weights": "int8"}, "int8 weights need no_such_package: pip install"),
+        ({"weights": "stored", "lora": ("adapter.safetensors",)}, "LoRAs are fused into whole numbers"),
+    ],
+)
+def test_what_loading_would_refuse_leaves_the_run_as_it_was(tmp_path, monkeypatch, changes, sentence):
+    monkeypatch.setitem(placing._QUANTISERS, WeightStorage.INT8, "no_such_package.quantization")
+    request = make_request(tmp_path, frames=5, model=str(save_model(tmp_path / "model")), device="cpu")
+    run = RunDirectory.create(tmp_path / "film.run", request)
+    run.execute()
+    if "lora" in changes:
+        lora = save_lora(tmp_path / changes["lora"][0])
+        changes = changes | {"lora": (str(lora),)}
+    before = tree(run.path)
+    for act in ("execute", "plan"):
+        with pytest.raises(InputError, match=sentence):
+            getattr(RunDirectory.create(run.path, request.with_changes(**changes)), act)()
+        assert tree(run.path) == before
+    again = RunDirectory.open(run.path).status()
+    assert (again.state, again.finished) == ("finished", (0,))
 
 
 def test_a_refused_redirection_leaves_the_run_as_it_was(run, pipe):

@@ -19,9 +19,9 @@ from scail2.loading.components import folder_dtypes
 from scail2.loading.encoders_in_turn import StoredEncoders
 from scail2.loading.magnitudes import find_magnitudes
 from scail2.loading.places import encoder_places, model_place, parse_lora, transformer_place
-from scail2.loading.placing import place_pipeline
+from scail2.loading.placing import check_storage, place_pipeline
 from scail2.loading.precision import default_precision
-from scail2.loading.speed import speed_up
+from scail2.loading.speed import check_speed, speed_up
 from scail2.request.placement import Placement, PlacementKind, WeightStorage
 from scail2.request.speed import Speed, StepCache
 
@@ -69,8 +69,8 @@ def load_pipeline(
     fused = [parse_lora(lora) for lora in loras]
     chosen_placement = choose_placement(placement, path, where, lora_bytes=sum(map(_size, fused)))
     kept = encoders and not chosen_placement.frees_encoders
-    if fused and chosen_placement.storage is WeightStorage.STORED:
-        raise InputError("LoRAs are fused into whole numbers, not into weights as stored: use --weights full or fp8.")
+    check_storage(chosen_placement.storage, fused=bool(fused))
+    check_speed(where.type, speed, chosen_placement)
     magnitudes = find_magnitudes(path, fused) if speed.cache is StepCache.MAG else None
     pipe = _load(path, weights_dtype, where, chosen_placement, encoders=kept)
     if fused:

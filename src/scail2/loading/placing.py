@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 # Page-locked memory cannot be swapped out: at most this share of what is free is taken.
 _PINNED_SHARE = 0.5
+# What quantises, by form of the weights.
+_QUANTISERS = {WeightStorage.INT8: "torchao.quantization", WeightStorage.NF4: "bitsandbytes.nn"}
 
 
 def place_pipeline(pipe: SCAIL2Pipeline, device: torch.device, placement: Placement) -> SCAIL2Pipeline:
@@ -83,7 +86,11 @@ def store_weights(transformer: Any, storage: WeightStorage, device: torch.device
     """Brings the blocks' linear layers into the form in which they are kept between their uses.
 
     LoRAs must have been fused before. ``full`` and ``stored`` change nothing here: that is how they were loaded.
+
+    Raises:
+        InputError: see `check_storage`.
     """
+    check_storage(storage)
     if storage is WeightStorage.FP8:
         transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=transformer.dtype)
     elif storage is WeightStorage.INT8:
@@ -92,21 +99,36 @@ def store_weights(transformer: Any, storage: WeightStorage, device: torch.device
         _quantise_nf4(transformer, device)
 
 
-def _quantise_int8(transformer: nn.Module) -> None:
-    _hush("torchao", "torch.utils._pytree")
+def check_storage(storage: WeightStorage, *, fused: bool = False) -> None:
+    """Refuses, before anything is loaded, a form of the weights that they cannot be brought into here.
+
+    Args:
+        fused: whether LoRAs are to become part of them.
+
+    Raises:
+        InputError: a package is missing, or LoRAs are to be fused into weights as stored.
+    """
+    if fused and storage is WeightStorage.STORED:
+        raise InputError("LoRAs are fused into whole numbers, not into weights as stored: use --weights full or fp8.")
+    if (module := _QUANTISERS.get(storage)) is None:
+        return
+    package = module.partition(".")[0]
+    _hush(package, "torch.utils._pytree")
     try:
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+        import_module(module)
     except ImportError as error:
-        raise InputError("int8 weights need torchao: pip install 'scail2[quantised]'.") from error
+        raise InputError(f"{storage} weights need {package}: pip install 'scail2[quantised]'.") from error
+
+
+def _quantise_int8(transformer: nn.Module) -> None:
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
     quantize_(transformer, Int8WeightOnlyConfig(), filter_fn=lambda module, name: is_block_linear(module, name))
 
 
 def _quantise_nf4(transformer: nn.Module, device: torch.device) -> None:
-    _hush("bitsandbytes")
-    try:
-        from bitsandbytes.nn import Linear4bit, Params4bit
-    except ImportError as error:
-        raise InputError("nf4 weights need bitsandbytes: pip install 'scail2[quantised]'.") from error
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
     for name, layer in [(name, each) for name, each in transformer.named_modules() if is_block_linear(each, name)]:
         made = Linear4bit(
             layer.in_features,

@@ -39,21 +39,48 @@ def speed_up(
     Raises:
         InputError: a kernel's package or device is missing, or two choices exclude each other.
     """
+    check_speed(device.type, speed, placement)
     if speed.attention is not AttentionKernel.AUTO:
         set_attention(transformer, device, speed.attention)
     if speed.cache is not StepCache.OFF:
         _cache_steps(transformer, speed.cache, magnitudes)
     if speed.compile:
-        _compile(transformer, device, speed, placement)
+        # One block for all: a second shape of tokens, such as a shorter last segment, compiles it once more.
+        transformer.compile_repeated_blocks(fullgraph=True)
+
+
+def check_speed(kind: str, speed: Speed, placement: Placement) -> None:
+    """Refuses, before anything is loaded, choices that `speed_up` cannot carry out.
+
+    Args:
+        kind: of device (cpu, cuda, …).
+        placement: an ``auto`` one is chosen so that compiled weights stay.
+
+    Raises:
+        InputError: see `speed_up`.
+    """
+    if speed.attention is not AttentionKernel.AUTO:
+        _backend(kind, speed.attention)
+    if speed.compile:
+        _check_compilation(kind, speed, placement)
 
 
 def set_attention(transformer: Any, device: torch.device, kernel: AttentionKernel) -> None:
     """Has this transformer, and no other model of the process, compute attention with a kernel."""
+    backend = _backend(device.type, kernel)
+    for part in transformer.modules():
+        processor = getattr(part, "processor", None)
+        if processor is not None and hasattr(processor, "_attention_backend"):
+            processor._attention_backend = backend
+
+
+def _backend(kind: str, kernel: AttentionKernel) -> Any:
+    """diffusers' name of a kernel that works on such a device; InputError where it does not."""
     from diffusers.models.attention_dispatch import AttentionBackendName, _check_attention_backend_requirements
 
     name, package = _KERNELS[kernel]
-    if kernel is not AttentionKernel.SDPA and device.type != "cuda":
-        raise InputError(f"Attention {kernel} needs an NVIDIA GPU; on {device.type} use --attention sdpa.")
+    if kernel is not AttentionKernel.SDPA and kind != "cuda":
+        raise InputError(f"Attention {kernel} needs an NVIDIA GPU; on {kind} use --attention sdpa.")
     backend = AttentionBackendName(name)
     try:
         _check_attention_backend_requirements(backend)
@@ -61,10 +88,7 @@ def set_attention(transformer: Any, device: torch.device, kernel: AttentionKerne
         raise InputError(
             f"Attention {kernel} needs {package or 'another build of PyTorch'}, which is not here."
         ) from error
-    for part in transformer.modules():
-        processor = getattr(part, "processor", None)
-        if processor is not None and hasattr(processor, "_attention_backend"):
-            processor._attention_backend = backend
+    return backend
 
 
 def _cache_steps(transformer: Any, cache: StepCache, magnitudes: Magnitudes | None) -> None:
@@ -86,15 +110,13 @@ def _cache_steps(transformer: Any, cache: StepCache, magnitudes: Magnitudes | No
     transformer.enable_cache(config)
 
 
-def _compile(transformer: Any, device: torch.device, speed: Speed, placement: Placement) -> None:
-    """Compiles one block for all: a second shape of tokens, such as a shorter last segment, compiles it once more."""
+def _check_compilation(kind: str, speed: Speed, placement: Placement) -> None:
     if placement.offloads:
         raise InputError(f"--compile needs weights that stay: --placement {placement.kind} moves them at every step.")
     if speed.cache is not StepCache.OFF:
         raise InputError(f"--compile and --cache {speed.cache} exclude each other: a cache decides block by block.")
     compiler = os.environ.get("CXX", "g++")
-    if device.type == "cpu" and shutil.which(compiler) is None:
+    if kind == "cpu" and shutil.which(compiler) is None:
         raise InputError(f"--compile needs a C++ compiler on a CPU: {compiler} is not here.")
-    if device.type == "cuda" and find_spec("triton") is None:
+    if kind == "cuda" and find_spec("triton") is None:
         raise InputError("--compile needs triton on a GPU, which is not here: pip install triton.")
-    transformer.compile_repeated_blocks(fullgraph=True)

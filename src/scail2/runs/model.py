@@ -18,8 +18,8 @@ from scail2.loading.places import encoder_places, model_place, parse_lora
 from scail2.loading.precision import default_precision
 from scail2.request.animation import AnimationRequest
 from scail2.request.names import under_present_names
-from scail2.request.placement import Placement
-from scail2.request.speed import StepCache
+from scail2.request.placement import Placement, WeightStorage
+from scail2.request.speed import Speed, StepCache
 from scail2.runs.layout import EMBEDDINGS
 from scail2.runs.sealed import read_sealed, write_sealed
 
@@ -143,10 +143,23 @@ class ModelHandle:
             self._pipe.set_progress_bar_config(disable=True)
         return self._pipe
 
-    def check_speed(self) -> None:
-        """Refuses a step cache that needs what was not measured of this model. (One handed in is taken as it is.)"""
-        if self._request.cache is StepCache.MAG and not self._given:
-            find_magnitudes(self._request.model, self._request.lora)
+    def check_settings(self) -> None:
+        """Refuses what loading the model as the request has it would: kernel, compilation, step cache, form of the weights.
+
+        Nothing is loaded. (A pipeline handed in is taken as it is.)
+        """
+        request, placement = self._request, self._request.asked_placement
+        if self._given:
+            return
+        if request.cache is StepCache.MAG:
+            find_magnitudes(request.model, request.lora)
+        if request.speed == Speed() and placement.storage in (WeightStorage.AUTO, WeightStorage.FULL):
+            return
+        from scail2.loading.placing import check_storage  # with torch, which a plain plan does without
+        from scail2.loading.speed import check_speed
+
+        check_speed(self.device_kind, request.speed, placement)
+        check_storage(placement.storage, fused=bool(request.lora))
 
     def place_as(self, placement: Placement) -> None:
         """The model will lie so, as it was chosen for the job."""

@@ -116,8 +116,8 @@ class Preparation:
         aspect, fps, frames = source.width / source.height, source.fps, len(source)
         source.close()
         facts = self.model.facts(self.folder)
-        if self.machine is None:  # another machine may have measured what this one has not
-            self.model.check_speed()
+        if self.machine is None:  # another machine may have measured, or have installed, what this one has not
+            self.model.check_settings()
         plan = plan_run(request, facts, aspect=aspect, fps=fps, frames=frames)
         sampling = SamplingChoice.of(request, facts, plan)
         self._check_space(plan)
