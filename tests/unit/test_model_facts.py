@@ -22,8 +22,8 @@ from checkpoint_files import (
     save_training,
 )
 from diffusers import AutoencoderKLWan
-from run_material import make_material, make_request, save_model
-from safetensors.torch import save_file
+from run_material import make_material, make_request, save_lora, save_model
+from safetensors.torch import load_file, save_file
 from tiny import bare_transformer, tiny_tokenizer, tiny_transformer
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
@@ -185,6 +185,25 @@ def test_a_model_is_the_same_however_it_is_stored_and_another_one_is_not(tmp_pat
     state["blocks.1.ffn.2.bias"] = state["blocks.1.ffn.2.bias"] + 1
     save_file(state, folder / "scail2.safetensors")
     assert len({first, rows, blocks, known(folder)}) == 4
+
+
+def test_a_lora_s_fingerprint_has_what_is_noted_beside_it(tmp_path):
+    """peft notes alpha in a file of its own; what is added is the product times alpha over rank."""
+    model, lora = save_model(tmp_path / "model"), save_lora(tmp_path / "adapter_model.safetensors")
+    request = make_request(tmp_path, frames=9, model=str(model), lora=(str(lora),), device="cpu")
+    plain = known(model, loras=[(lora, 1.0)])
+    found = {}
+    for alpha in (1, 8):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": alpha, "peft_type": "LORA"}))
+        found[alpha] = known(model, loras=[(lora, 1.0)])
+        if alpha == 1:
+            noted = ModelHandle(request).facts(tmp_path).fingerprint
+    assert len({plain, *found.values()}) == 3
+    handle = ModelHandle(request, folder=tmp_path)
+    assert not handle.unchanged_since(tmp_path)
+    assert handle.facts(tmp_path).fingerprint != noted
+    save_file(load_file(lora), lora, metadata={"lora_adapter_metadata": json.dumps({"transformer.lora_alpha": 8})})
+    assert known(model, loras=[(lora, 1.0)]) == found[8], "the same words, noted in the header"
 
 
 def test_what_does_not_fit_is_told_without_loading_it(tmp_path):

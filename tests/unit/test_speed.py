@@ -103,6 +103,20 @@ def test_what_is_not_exact_makes_segments_of_its_own(tmp_path):
     assert len({keys["exact"], keys["cached"], keys["small"]}) == 3
 
 
+def test_segments_skipped_by_other_magnitudes_are_rendered_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCAIL2_HOME", str(tmp_path / "home"))
+    folder = save_model(tmp_path / "model")
+    request = make_request(tmp_path, frames=5, model=str(folder), device="cpu", cache="mag")
+    states = []
+    for measured in (STILL, STILL, Magnitudes((1000.0, 0.0), (1.0, 0.0))):
+        keep_magnitudes(folder, [], measured)
+        run = RunDirectory.create(tmp_path / "film.run", request)
+        events: list[str] = []
+        run.execute(events=lambda event, events=events: events.append(event.name))
+        states.append("segment_finished" in events)
+    assert states == [True, False, True]
+
+
 def test_a_pipeline_takes_speed_when_it_is_loaded(tmp_path):
     folder = save_model(tmp_path / "model")
     pipe = load_pipeline(folder, device="cpu", speed=Speed(cache=StepCache.FIRST_BLOCK))

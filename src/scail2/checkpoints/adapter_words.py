@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from scail2.checkpoints.stored import TensorFile
@@ -38,13 +39,18 @@ def own_alpha(patterns: Mapping[str, float], default: float, module: str) -> flo
     return default
 
 
+def words_beside(path: Path) -> Path | None:
+    """The file that peft writes beside an adapter's own; None where there is none."""
+    beside = path.parent / "adapter_config.json"
+    return beside if path.stem == "adapter_model" and beside.is_file() else None
+
+
 def read_adapter_words(file: TensorFile) -> AdapterWords:
     """What is noted about the whole adapter: in diffusers' header, or in the file that peft writes beside its own."""
-    beside = file.path.parent / "adapter_config.json"
     if _ADAPTER_METADATA in file.metadata:
         where = f"the adapter metadata of {file.path}"
         words = parse_json(file.metadata[_ADAPTER_METADATA], dict[str, Any], where)
-    elif file.path.stem == "adapter_model" and beside.is_file():
+    elif (beside := words_beside(file.path)) is not None:
         where = str(beside)
         words = load_json(beside, dict[str, Any])
     else:

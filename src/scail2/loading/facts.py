@@ -24,6 +24,7 @@ from scail2.budget.shapes import (
     parameter_shapes,
 )
 from scail2.checkpoints import official_names as names
+from scail2.checkpoints.adapter_words import AdapterWords, read_adapter_words
 from scail2.checkpoints.dialects import view_transformer
 from scail2.checkpoints.encoders import open_image_encoder, open_text_encoder, open_vae
 from scail2.checkpoints.lora_files import LoraReport, open_lora
@@ -316,6 +317,8 @@ def _fingerprint(model: StoredModel, loras: Iterable[tuple[Path, float]], precis
     for path, strength in loras:
         file = plain_view(open_tensor_file(path))
         sha.update(f"lora {strength!r}".encode())
+        if (words := read_adapter_words(file.file)) != AdapterWords():
+            sha.update(repr(words).encode())
         for key in sorted(file):
             sha.update(f"{key}{file.shapes[key]}".encode())
             sha.update(sample(file, key).tobytes())

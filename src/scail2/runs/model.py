@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from scail2.checkpoints.adapter_words import words_beside
 from scail2.checkpoints.loading_bars import no_loading_bars
 from scail2.devices import Precision, default_kind
 from scail2.files.documents import DocumentError, decode
@@ -19,7 +20,7 @@ from scail2.loading.precision import default_precision
 from scail2.request.animation import AnimationRequest
 from scail2.request.names import under_present_names
 from scail2.request.placement import Placement, WeightStorage
-from scail2.request.speed import Speed, StepCache
+from scail2.request.speed import Magnitudes, Speed, StepCache
 from scail2.runs.layout import EMBEDDINGS
 from scail2.runs.sealed import read_sealed, write_sealed
 
@@ -143,6 +144,16 @@ class ModelHandle:
             self._pipe.set_progress_bar_config(disable=True)
         return self._pipe
 
+    @cached_property
+    def magnitudes(self) -> Magnitudes | None:
+        """What the request's step cache decides with; None where it needs none, or a pipeline was handed in.
+
+        Raises InputError where it was not measured of this model.
+        """
+        if self._given or self._request.cache is not StepCache.MAG:
+            return None
+        return find_magnitudes(self._request.model, self._request.lora)
+
     def check_settings(self) -> None:
         """Refuses what loading the model as the request has it would: kernel, compilation, step cache, form of the weights.
 
@@ -151,8 +162,7 @@ class ModelHandle:
         request, placement = self._request, self._request.asked_placement
         if self._given:
             return
-        if request.cache is StepCache.MAG:
-            find_magnitudes(request.model, request.lora)
+        _ = self.magnitudes
         if request.speed == Speed() and placement.storage in (WeightStorage.AUTO, WeightStorage.FULL):
             return
         from scail2.loading.placing import check_storage  # with torch, which a plain plan does without
@@ -276,7 +286,8 @@ class _FileMarks:
     @classmethod
     def of(cls, request: AnimationRequest) -> Self:
         model = Path(request.model) if request.model else model_place(None)
-        roots = (model, *(parse_lora(each)[0] for each in request.lora))
+        loras = [parse_lora(each)[0] for each in request.lora]
+        roots = (model, *loras, *filter(None, map(words_beside, loras)))
         if not all(root.exists() for root in roots):
             return cls()
         encoders = encoder_places(model)

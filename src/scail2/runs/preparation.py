@@ -4,8 +4,8 @@ Each stage writes what it was made from into ``stages.json``; with the same inpu
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from scail2.request.animation import AnimationRequest
 from scail2.request.masks import check_files
 from scail2.request.names import first_name, present_name
 from scail2.request.placement import WeightStorage
+from scail2.request.speed import Magnitudes
 from scail2.runs.budgeting import budget_of, refuse_unfit
 from scail2.runs.film import check_place
 from scail2.runs.journal import Journal
@@ -257,6 +258,12 @@ class Preparation:
                 "free some space or choose another --run-dir."
             )
 
+    def _magnitudes(self) -> Magnitudes | None:
+        """What the step cache decides with; also None where only another machine, which is planned for, has measured it."""
+        with suppress(InputError):
+            return self.model.magnitudes
+        return None
+
     def _key(
         self, inputs: dict[str, str], masks: StoredMasks, plan: RunPlan, sampling: SamplingChoice, facts: ModelFacts
     ) -> str:
@@ -278,15 +285,19 @@ class Preparation:
                 "black_out": request.black_out_reference,
                 "drift_correction": str(request.drift_correction),
             }
-            | ({"inexact": changed} if (changed := inexact(request)) else {})
+            | ({"inexact": changed} if (changed := inexact(request, self._magnitudes())) else {})
         )
 
 
-def inexact(request: AnimationRequest) -> dict[str, str]:
-    """What of a request makes a model compute something else than it would; kept out of keys where nothing does."""
+def inexact(request: AnimationRequest, magnitudes: Magnitudes | None = None) -> dict[str, str]:
+    """What of a request makes a model compute something else than it would; kept out of keys where nothing does.
+
+    ``magnitudes`` are those that its step cache decides with.
+    """
     lossy = request.weights in (WeightStorage.FP8, WeightStorage.INT8, WeightStorage.NF4)
     weights = {"weights": str(request.weights)} if lossy else {}
-    return request.speed.inexact() | weights | ({"vae": "bfloat16"} if request.vae_bf16 else {})
+    measured = {"magnitudes": digest(asdict(magnitudes))} if magnitudes is not None else {}
+    return request.speed.inexact() | measured | weights | ({"vae": "bfloat16"} if request.vae_bf16 else {})
 
 
 def hash_pixels(picture: np.ndarray) -> str:
