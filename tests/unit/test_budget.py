@@ -27,7 +27,9 @@ from scail2.files.public.choice import Layout
 from scail2.request.placement import Placement, PlacementKind, WeightStorage
 from scail2.request.speed import AttentionKernel, StepCache
 from scail2.runs import RunDirectory
+from scail2.runs.budgeting import note_outcome
 from scail2.runs.sealed import read_sealed
+from scail2.runs.segment_record import SegmentRecord
 
 
 def stored(parameters: int) -> Weights:
@@ -253,6 +255,44 @@ def test_a_run_notes_what_it_took_beside_what_was_predicted_and_the_calibration_
         assert learned["denoise 24"] == pytest.approx(1 / 1.5)
     else:
         assert "denoise 24" not in learned
+
+
+def rendered(index: int, **timings: float) -> SegmentRecord:
+    words = dict.fromkeys(("key", "previous_state", "state", "frames_sha256"), "")
+    return SegmentRecord(index=index, num_frames=1, timings=timings, **words)
+
+
+def test_what_is_predicted_of_some_segments_is_theirs(home, tmp_path):
+    """82 frames are a segment of 81 and a tail padded to 9: a thirteenth of the time, not a half."""
+    work = replace(QUALITY, segments=(81, 9))
+    budget = plan_budget(MODEL, work, named_machine("h200", None), Placement())
+    calibration.keep(budget.machine.name, Calibration())
+    both, first = (
+        budget.chosen.seconds,
+        plan_budget(MODEL, QUALITY, budget.machine, budget.chosen.placement).chosen.seconds,
+    )
+    tail = {stage: both[stage] - first[stage] for stage in ("denoise", "decode")}
+    assert both["denoise"] / tail["denoise"] == pytest.approx(12.9, abs=0.05)
+    outcome = note_outcome(tmp_path, budget, MODEL, [rendered(1, denoise=tail["denoise"], decode=tail["decode"])])
+    for stage, seconds in tail.items():
+        assert outcome["stages"][stage]["predicted_seconds"] == pytest.approx(seconds, abs=1e-3), stage
+    learned = calibration.calibrations()[budget.machine.name].learned
+    assert learned == {"denoise 5120": pytest.approx(1), "decode 5120": pytest.approx(1)}
+    whole = note_outcome(tmp_path, budget, MODEL, [rendered(0), rendered(1)])
+    assert whole["stages"]["denoise"]["predicted_seconds"] == pytest.approx(both["denoise"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "inexact", [{"cache": StepCache.FIRST_BLOCK}, {"compiled": True}, {"attention": AttentionKernel.SAGE}]
+)
+def test_steps_that_are_not_exact_teach_the_exact_run_nothing(home, tmp_path, inexact):
+    budget = plan_budget(MODEL, replace(QUALITY, **inexact), named_machine("h200", None), Placement())
+    calibration.keep(budget.machine.name, Calibration())
+    seconds = budget.chosen.seconds
+    note_outcome(
+        tmp_path, budget, MODEL, [rendered(0, denoise=seconds["denoise"] / 1.44, decode=seconds["decode"] * 1.44)]
+    )
+    assert calibration.calibrations()[budget.machine.name].learned == {"decode 5120": pytest.approx(1.2)}
 
 
 def test_learning_is_bounded_and_needs_a_calibration(home):

@@ -24,6 +24,7 @@ _SIZES = ((704, 1280), (640, 1152), (512, 896), (448, 832), (384, 672), (320, 57
 class Budget:
     """A workload's needs on a machine: the placement that was chosen (None: nothing fits) and the next best."""
 
+    workload: Workload
     machine: Machine
     chosen: Requirement | None
     others: tuple[Requirement, ...]
@@ -85,11 +86,10 @@ def plan_budget(
     smallest = min(tried, key=lambda each: (each.peak > machine.memory, each.main_bytes, each.peak))
     if not any(each.peak <= machine.memory for each in tried):
         smallest = min(tried, key=lambda each: each.peak)
+    about = {"workload": workload, "machine": machine, "smallest": smallest, "remarks": _remarks(workload)}
     if fitting:
-        others = _distinct(fitting)
-        return Budget(machine=machine, chosen=fitting[0], others=others, smallest=smallest, remarks=_remarks(workload))
-    advice = tuple(_advice(model, workload, machine, asked))
-    return Budget(machine=machine, chosen=None, others=(), smallest=smallest, advice=advice, remarks=_remarks(workload))
+        return Budget(**about, chosen=fitting[0], others=_distinct(fitting))
+    return Budget(**about, chosen=None, others=(), advice=tuple(_advice(model, workload, machine, asked)))
 
 
 def _remarks(workload: Workload) -> tuple[str, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 from scail2.budget import autoencoders, memory
 from scail2.budget.machines import ATTENTION_SPEED, GIB, RESERVED, WASTED, Machine, Rates
@@ -36,7 +37,7 @@ class Workload:
     Attributes:
         size: (height, width) in pixels.
         segments: padded frames of each segment.
-        overlap: frames every segment but the first takes over.
+        overlap: frames every segment but the first takes over; ``continues``: the first one, too.
         steps, passes: of the sampler, and passes a step (2 with guidance).
         itemsize: bytes of a number in the type that the networks compute in.
         prompts: how many are encoded.
@@ -58,11 +59,23 @@ class Workload:
     attention: AttentionKernel = AttentionKernel.AUTO
     compiled: bool = False
     cache: StepCache = StepCache.OFF
+    continues: bool = False
 
     @property
     def frames(self) -> int:
         """Output frames, padding included."""
-        return sum(self.segments) - self.overlap * (len(self.segments) - 1)
+        return sum(self.segments) - self.overlap * (len(self.segments) - 1 + self.continues)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its steps take what the formulas say: what compiling, caches and other kernels save is not known."""
+        plain = ATTENTION_SPEED[self.attention] == 1
+        return plain and not self.compiled and self.cache is StepCache.OFF
+
+    def only(self, segments: Sequence[int]) -> Self:
+        """What rendering these segments alone takes, rising numbers of them."""
+        frames = tuple(self.segments[index] for index in segments)
+        return replace(self, segments=frames, continues=self.continues or segments[0] > 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -229,7 +242,7 @@ class _Reckoning:
     def encoding(self) -> float:
         """Bytes beside the weights: of the driving video, and of the pictures and the history that are larger but shorter."""
         vae, size, ratio = self.model.autoencoder, self.workload.size, self.model.transformer.driving_downsample
-        history = self.workload.overlap if len(self.workload.segments) > 1 else 1
+        history = self.workload.overlap if len(self.workload.segments) > 1 or self.workload.continues else 1
         clips = (((size[0] // ratio, size[1] // ratio), self.longest), (size, 1), (size, history))
         return max(
             autoencoders.encoding_peak(vae, each, frames, self.vae_itemsize, tile=self.tile) for each, frames in clips
@@ -284,7 +297,7 @@ class _Reckoning:
         ratio = model.transformer.driving_downsample
         driving = (workload.size[0] // ratio, workload.size[1] // ratio)
         # Most segments of a long video are alike.
-        kinds = Counter((frames, bool(number)) for number, frames in enumerate(workload.segments))
+        kinds = Counter((frames, workload.continues or number > 0) for number, frames in enumerate(workload.segments))
         for (frames, continues), count in kinds.items():
             encode += count * frames * workload.size[0] * workload.size[1] / rates.pixels
             encode += count * self._vae_seconds(video_encoding(vae, driving, frames, tile=self.tile))

@@ -10,7 +10,8 @@ from typing import Any
 from scail2.budget import calibration
 from scail2.budget.choice import Budget, plan_budget
 from scail2.budget.machines import GIB, Machine, this_machine
-from scail2.budget.requirements import Workload
+from scail2.budget.requirements import Requirement, Workload, requirement
+from scail2.budget.shapes import ModelShape
 from scail2.errors import InputError
 from scail2.loading.facts import ModelFacts
 from scail2.loading.places import parse_lora
@@ -115,38 +116,48 @@ def refuse_unfit(budget: Budget | None, plan: Callable[[], dict[str, Any]]) -> N
 
 
 def note_outcome(
-    folder: Path, budget: Budget | None, facts: ModelFacts, plan: RunPlan, rendered: Iterable[SegmentRecord]
+    folder: Path, budget: Budget | None, shape: ModelShape | None, rendered: Iterable[SegmentRecord]
 ) -> dict[str, Any] | None:
-    """Writes what a run took beside what was predicted of the same segments, and lets the calibration learn from it."""
-    shape, records = facts.shape, list(rendered)
+    """Writes what a run took beside what was predicted of the same segments, and lets the calibration learn from it.
+
+    Nothing is learned of steps that are compiled, skipped or given to another kernel: what that saves says nothing of the
+    plain run.
+    """
+    records = list(rendered)
     if budget is None or budget.chosen is None or shape is None or not records:
         return None
+    workload = budget.workload.only(sorted(record.index for record in records))
+    needs = requirement(shape, workload, budget.chosen.placement, budget.machine)
+    expected = calibration.corrected(needs, budget.machine.name, shape).seconds
     measured: dict[str, float] = {}
     for record in records:
         for timed, stage in STAGES.items():
             measured[stage] = measured.get(stage, 0.0) + record.timings.get(timed, 0.0)
-    memory = {"main_memory_gib": (budget.chosen.main_bytes, _most_main_memory())}
-    if (used := _most_device_memory()) is not None:
-        memory["device_gib"] = (budget.chosen.peak, used)
-    share = len(records) / len(plan.segments)
-    predicted = {stage: budget.chosen.seconds[stage] * share for stage in measured}
+    predicted = {stage: expected[stage] for stage in measured}
     outcome = {
         "machine": budget.machine.name,
         "segments": [record.index for record in records],
         "placement": budget.chosen.placement.to_json(),
-        "stages": {
-            stage: {"predicted_seconds": round(predicted[stage], 3), "measured_seconds": round(seconds, 3)}
-            for stage, seconds in measured.items()
-        },
+        "stages": {stage: _beside(predicted[stage], seconds) for stage, seconds in measured.items()},
+        "total": _beside(sum(predicted.values()), sum(measured.values())),
+        "memory": _memory(budget.chosen),
     }
-    outcome["total"] = {
-        "predicted_seconds": round(sum(predicted.values()), 3),
-        "measured_seconds": round(sum(measured.values()), 3),
-    }
-    outcome["memory"] = {
+    write_sealed(folder / BUDGET, outcome)
+    taught = {stage: seconds for stage, seconds in measured.items() if workload.is_plain or stage != "denoise"}
+    calibration.learn(budget.machine.name, shape, predicted, taught)
+    return outcome
+
+
+def _beside(predicted: float, measured: float) -> dict[str, float]:
+    return {"predicted_seconds": round(predicted, 3), "measured_seconds": round(measured, 3)}
+
+
+def _memory(chosen: Requirement) -> dict[str, dict[str, float]]:
+    """GiB at their highest, predicted and measured, of main memory and of a device that was used."""
+    memory = {"main_memory_gib": (chosen.main_bytes, _most_main_memory())}
+    if (used := _most_device_memory()) is not None:
+        memory["device_gib"] = (chosen.peak, used)
+    return {
         name: {"predicted": round(expected / GIB, 3), "measured": round(most / GIB, 3)}
         for name, (expected, most) in memory.items()
     }
-    write_sealed(folder / BUDGET, outcome)
-    calibration.learn(budget.machine.name, shape, predicted, measured)
-    return outcome

@@ -87,7 +87,7 @@ class RunTask:
         self.accepted()
         self._rerender_pending(executor)
         rendered = executor.render()
-        outcome = note_outcome(self.folder, prepared.budget, prepared.facts, prepared.plan, executor.fresh)
+        outcome = note_outcome(self.folder, prepared.budget, prepared.facts.shape, executor.fresh)
         if outcome is not None:
             self.journal.emit("budget", **outcome)
         executor.note_stale()
