@@ -119,10 +119,11 @@ def test_what_costs_what():
     assert plain.pinned_bytes == pytest.approx(30.1 * GIB, rel=0.01)
     faster = needs(attention=AttentionKernel.FLASH3).seconds["denoise"]
     assert 0.6 < faster / plain.seconds["denoise"] < 0.85
-    eighth = Placement(kind=PlacementKind.BLOCK_OFFLOAD, storage=WeightStorage.FP8)
-    assert (
-        needs(eighth, lora_bytes=GIB).main_bytes - needs(eighth).main_bytes > 15 * GIB
-    )  # fused before it is quantised
+    for storage in (WeightStorage.FP8, WeightStorage.INT8, WeightStorage.NF4):  # loaded whole, then quantised
+        for kind in (PlacementKind.RESIDENT, PlacementKind.BLOCK_OFFLOAD):
+            small, whole = Placement(kind=kind, storage=storage), Placement(kind=kind)
+            assert needs(small).main_bytes == needs(whole).main_bytes
+            assert needs(small, lora_bytes=GIB).main_bytes == needs(small).main_bytes + GIB
     fp32 = needs(itemsize=4)
     assert fp32.main_bytes > 1.9 * plain.main_bytes - 2 * GIB
 

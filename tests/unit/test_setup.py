@@ -20,6 +20,7 @@ from hub_server import hub_server
 from safetensors.torch import save_file
 from tiny import tiny_transformer
 
+from scail2.budget import machines
 from scail2.checkpoints.transformer_files import save_official
 from scail2.cli import machine
 from scail2.cli.app import main
@@ -373,14 +374,17 @@ def test_facts_from_files(monkeypatch, tmp_path):
     driver.write_text(
         "NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Thu Jan 23\nGCC version: gcc 12.3.0\n"
     )
-    known = {"/sys/fs/cgroup": group, "/proc/driver/nvidia/version": driver}
-    monkeypatch.setattr(machine, "Path", lambda path: known.get(str(path), Path(path)))
-    total, available = machine.main_memory()
-    assert total == 3.0
-    assert 0 < available <= 2.0
-    assert machine.driver_version() == "NVIDIA 570.86.15"
+    monkeypatch.setattr(machines, "_CONTAINER", group)
+    found = machine.look(tmp_path)
+    assert found.memory == 3.0
+    assert 0 < found.free_memory <= 2.0
+    planned = machines.this_machine("cpu", tmp_path)
+    assert (planned.memory, planned.main_memory) == (3 * GIB, 3 * GIB)
     (group / "memory.max").write_text("max\n")
-    assert machine.main_memory()[0] > 3.0
+    assert machine.look(tmp_path).memory > 3.0
+    known = {"/proc/driver/nvidia/version": driver}
+    monkeypatch.setattr(machine, "Path", lambda path: known.get(str(path), Path(path)))
+    assert machine.driver_version() == "NVIDIA 570.86.15"
     assert not machine.can_write(driver / "below")
     assert machine.can_write(tmp_path / "not" / "yet")
 

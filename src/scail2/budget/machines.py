@@ -14,6 +14,8 @@ from scail2.files.storage import free_bytes
 from scail2.request.speed import AttentionKernel
 
 GIB = 1 << 30
+# Where Linux tells a container what it may use.
+_CONTAINER = Path("/sys/fs/cgroup")
 # What a driver, its context and its kernels take of a card, and the share of activations that an allocator wastes.
 RESERVED, WASTED = 0.7 * GIB, 0.05
 # Shares of the stated peak that are reached: A100 61 % over a whole pass of the 14B, H100 and H200 78-81 % in one product.
@@ -176,9 +178,7 @@ def named_machine(card: str | None, memory: float | None, main_memory: float | N
 
 def this_machine(kind: str, folder: Path, measured: Rates | None = None) -> Machine:
     """The machine this runs on, whose device is of ``kind`` ("cpu", "cuda", …); runs are kept in ``folder``."""
-    import psutil
-
-    main, disk = float(psutil.virtual_memory().total), float(free_bytes(folder))
+    main, disk = float(main_memory()[0]), float(free_bytes(folder))
     if kind != "cpu" and (found := _nvidia()) is not None:
         name, memory = found
         return Machine(
@@ -199,6 +199,20 @@ def this_machine(kind: str, folder: Path, measured: Rates | None = None) -> Mach
         disk=disk,
         is_cpu=True,
     )
+
+
+def main_memory() -> tuple[int, int]:
+    """Bytes of main memory, and how many are free: of the machine, or of the container's limit if that is less."""
+    import psutil
+
+    machine = psutil.virtual_memory()
+    total, available = machine.total, machine.available
+    try:
+        limit = int((_CONTAINER / "memory.max").read_text())
+        used = int((_CONTAINER / "memory.current").read_text())
+    except (OSError, ValueError):  # no such limit: the file is absent, or says "max"
+        return total, available
+    return min(total, limit), min(available, max(limit - used, 0))
 
 
 def cpu_rates() -> Rates:

@@ -261,13 +261,12 @@ class _Reckoning:
         frames = self.frame_bytes()
         if self.machine.is_cpu:
             return _PROGRAM + frames + self.peak_on_cpu()
-        # A LoRA is fused in float32, one parameter after the other, before anything is quantised.
-        full = (
-            memory.transformer_bytes(self.model.transformer, self.workload.itemsize) if self.workload.lora_bytes else 0
-        )
-        loading = max([self.weights(), full + self.workload.lora_bytes, *self.encoder_weights().values()])
-        if self.placement.kind is PlacementKind.RESIDENT:
-            loading = self.weights() + sum(self.encoder_weights().values())
+        # Weights are loaded in the computed type, LoRAs fused into them one parameter after the other, then they are quantised.
+        whole, encoders = self.weights(), self.encoder_weights().values()
+        if self.placement.storage is not WeightStorage.STORED:
+            whole = memory.transformer_bytes(self.model.transformer, self.workload.itemsize)
+        beside = sum(encoders) if self.placement.kind is PlacementKind.RESIDENT else 0
+        loading = max(whole + self.workload.lora_bytes + beside, *encoders, 0)
         return _PROGRAM + frames + loading
 
     def working_bytes(self) -> float:

@@ -14,9 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from scail2.budget.machines import GIB, main_memory
 from scail2.files.storage import existing, free_bytes
 
-GIB = 1 << 30
 # Attention kernels that diffusers can be told to use, by the module that brings them: module -> what diffusers calls it.
 KERNELS = {
     "flash_attn_interface": "_flash_3",
@@ -102,8 +102,8 @@ def look(models: Path) -> Machine:
         "kernels": tuple(name for module, name in KERNELS.items() if _is_there(module)),
         "extras": {name: has_extra(name) for name in EXTRAS},
         "packages": unmet_requirements(),
-        "memory": total,
-        "free_memory": available,
+        "memory": total / GIB,
+        "free_memory": available / GIB,
         "folders": tuple((what, str(path), can_write(path)) for what, path in _folders(models)),
         "disk": free_bytes(models) / GIB,
     }
@@ -179,21 +179,6 @@ def _asked_driver() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return f"NVIDIA {answer.splitlines()[0].strip()}" if answer.strip() else None
-
-
-def main_memory() -> tuple[float, float]:
-    """GiB of main memory, and GiB of it that are free: of the machine, or of the container's limit if that is less."""
-    import psutil
-
-    machine = psutil.virtual_memory()
-    total, available = machine.total, machine.available
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = int((group / "memory.max").read_text())
-        used = int((group / "memory.current").read_text())
-    except (OSError, ValueError):  # no such limit: the file is absent, or says "max"
-        return total / GIB, available / GIB
-    return min(total, limit) / GIB, min(available, max(limit - used, 0)) / GIB
 
 
 def own_version() -> str:

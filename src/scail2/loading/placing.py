@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from scail2.budget.machines import main_memory
 from scail2.errors import InputError
 from scail2.models.chunked import take_tokens_in_chunks
 from scail2.models.streamed_autoencoder import stream_autoencoder
@@ -69,10 +70,8 @@ def offload_transformer(transformer: Any, device: torch.device, placement: Place
 
 
 def _may_pin(transformer: nn.Module) -> bool:
-    import psutil
-
     size = sum(each.nbytes for each in transformer.parameters())
-    if size <= _PINNED_SHARE * psutil.virtual_memory().available:
+    if size <= _PINNED_SHARE * main_memory()[1]:
         return True
     logger.warning(
         "Less than half of the free main memory would be left if %.1f GiB of weights were page-locked: they are copied to the "
