@@ -1,5 +1,6 @@
 """Motion pairs: what puppets give, and that files give it back."""
 
+import shutil
 import tarfile
 
 import numpy as np
@@ -170,6 +171,30 @@ def test_a_cache_of_all_kinds_uses_every_stored_pair(tmp_path):
     write_cache(made, tmp_path / "latents")
     used = {record.meta["index"] for record in LatentDataset(tmp_path / "latents").records}
     assert used == set(range(24))
+
+
+def test_a_cache_of_pairs_that_were_replaced_is_not_continued(tmp_path):
+    """The folder's name and the number of its pairs are the same; what they show is not."""
+    patch_vae().save_pretrained(tmp_path / "vae")
+    nano = triplet_settings("nano")
+
+    def make(salt: str) -> PairShards:
+        shutil.rmtree(tmp_path / "pairs", ignore_errors=True)
+        source = PuppetSource(frames=5, height=32, width=32, salt=salt)
+        write_pairs(SynthesisWork(source=source, triplets=nano, pairs=2), tmp_path / "pairs")
+        return PairShards((tmp_path / "pairs",))
+
+    def cached(stored: PairShards, **changes) -> CacheWork:
+        return CacheWork(
+            source=stored, triplets=nano, autoencoder=tmp_path / "vae", samples=4, driving_downsample=1, **changes
+        )
+
+    write_cache(cached(make("")), tmp_path / "latents")
+    first = shard_path(tmp_path / "latents", 0).read_bytes()
+    assert write_cache(cached(make("")), tmp_path / "latents", resume=True).written == 0  # the same pairs, made again
+    with pytest.raises(InputError, match="was made with another source"):
+        write_cache(cached(make("another world")), tmp_path / "latents", resume=True)
+    assert shard_path(tmp_path / "latents", 0).read_bytes() == first
 
 
 def test_a_folder_of_cached_latents_is_no_source_of_pairs(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,18 @@ def test_cached_pairs_hold_both_videos_and_the_touched_cells(pair, tmp_path):
     assert data[0].meta["preferred_error"] == first.meta["preferred_error"]
     with pytest.raises(InputError, match="no pose renders"):
         preference_triplet(first, triplet_settings("nano+pose_driving"), np.random.default_rng(0))
+
+
+def test_replaced_pairs_describe_themselves_otherwise(tmp_path):
+    told = []
+    for salt in ("", "", "another world"):
+        shutil.rmtree(tmp_path / "pairs", ignore_errors=True)
+        source = dataclasses.replace(SOURCE, puppets=dataclasses.replace(WORLD, salt=salt))
+        write_pairs(PreferenceWork(source=source, pairs=1), tmp_path / "pairs")
+        (tmp_path / "pairs" / "preferences.json").unlink()  # as in a folder of shards alone
+        told.append(PreferenceShards([tmp_path / "pairs"]).describe())
+    assert told[0] == told[1]
+    assert [name for name in told[0] if told[0][name] != told[2][name]] == ["digest"]
 
 
 def test_pairs_of_the_wrong_sort_are_told_apart(tmp_path):

@@ -238,8 +238,8 @@ def test_the_plans_of_the_page_are_plans(tmp_path, monkeypatch):
     assert {*stage_resources(small).values()} == {Resource.CPU}
 
 
-def stored_motions(folder):
-    frames = np.random.default_rng(0).integers(0, 256, (5, 16, 24, 3), np.uint8)
+def stored_motions(folder, seed=0):
+    frames = np.random.default_rng(seed).integers(0, 256, (5, 16, 24, 3), np.uint8)
     folder.mkdir()
     with ShardWriter(folder / "shard-00000.tar") as writer:
         for number, count in enumerate((1, 2, 1)):
@@ -270,6 +270,29 @@ def test_motions_come_from_shards_of_ones_own_videos(tmp_path):
         pool.motion("elsewhere")
     with pytest.raises(InputError, match="there is no shard or folder"):
         StoredMotions(folders=(tmp_path / "own" / "empty",)).draw(SampleKind.ANIMATION_SINGLE, 0)
+
+
+def test_motions_and_characters_that_were_replaced_are_others(tmp_path):
+    """Pools of the same names: a folder of pairs is continued only with the same clips and pictures."""
+    told = []
+    for place, seed in (("one", 0), ("two", 0), ("three", 1)):
+        (tmp_path / place).mkdir()
+        told.append(stored_motions(tmp_path / place / "own", seed).describe())
+    assert told[0] == told[1]
+    assert [name for name in told[0] if told[0][name] != told[2][name]] == ["digest"]
+
+    path = tmp_path / "characters.jsonl"
+    entry = {"name": "ann", "picture": "a.png", "style": "real"}
+
+    def characters(colour, **said):
+        Image.new("RGB", (16, 8), colour).save(tmp_path / "a.png")
+        path.write_text(json.dumps(entry | said))
+        return PicturedCharacters(manifest=path).describe()
+
+    first = characters((9, 8, 7))
+    assert characters((9, 8, 7)) == first
+    for other in (characters((9, 8, 6)), characters((9, 8, 7), standing=True)):
+        assert [name for name in first if first[name] != other[name]] == ["digest"]
 
 
 def test_characters_come_from_a_manifest_in_the_published_proportions(tmp_path):

@@ -15,7 +15,7 @@ import numpy as np
 
 from scail2.data.media import decode_png, decode_video, encode_png, encode_video
 from scail2.data.pairs import Array, Still, paint_tracks, unpaint_tracks
-from scail2.data.shards import DamagedSample, DamageReport, Record, find_shards, read_index
+from scail2.data.shards import DamagedSample, DamageReport, Record, find_shards, read_index, records_digest
 from scail2.data.triplet_settings import SampleKind
 from scail2.errors import InputError
 from scail2.files.documents import Between, DocumentError, decode, load_json
@@ -272,9 +272,14 @@ class PreferenceShards:
         return tuple(name for name in REGIONS if all(name in each for each in held))
 
     def describe(self) -> dict[str, Any]:
-        """Names and number of the pairs, and how they were made, where their folders say it."""
+        """Names, number and content of the pairs, and how they were made, where their folders say it."""
         made = [load_json(path / MADE, dict[str, Any]) for path in self.paths if (path / MADE).is_file()]
-        return {"preferences": [path.name for path in self.paths], "count": len(self), "made": made}
+        return {
+            "preferences": [path.name for path in self.paths],
+            "count": len(self),
+            "digest": records_digest(self._records),
+            "made": made,
+        }
 
 
 def holds_preferences(paths: Sequence[Path]) -> bool:

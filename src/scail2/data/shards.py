@@ -10,7 +10,7 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from scail2.errors import InputError, short
 from scail2.files.documents import DocumentError, load_json, parse_json
 from scail2.files.limits import DOCUMENT_BYTES, MEMBERS
 from scail2.files.staging import Staging
-from scail2.files.storage import refuse_special
+from scail2.files.storage import digest, refuse_special
 
 logger = logging.getLogger(__name__)
 
@@ -160,6 +160,11 @@ class ShardWriter:
             part.write_text(json.dumps(index))
             os.replace(part, index_path(self.path))
             staging.publish()
+
+
+def records_digest(records: Iterable[Record]) -> str:
+    """Identity of what samples hold: their keys and their JSON, in which the checksum of every member stands."""
+    return digest([[record.key, record.meta] for record in records])
 
 
 def index_path(shard: Path) -> Path:

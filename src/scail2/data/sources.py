@@ -9,7 +9,7 @@ from typing import Annotated, Any, Protocol
 import numpy as np
 
 from scail2.data.pairs import MotionPair, read_pair
-from scail2.data.shards import DamageReport, Record, find_shards, read_index
+from scail2.data.shards import DamageReport, Record, find_shards, read_index, records_digest
 from scail2.data.triplet_settings import SampleKind
 from scail2.errors import InputError
 from scail2.files.documents import Between, decode
@@ -128,8 +128,10 @@ class PairShards:
         return len(self._records)
 
     def describe(self) -> dict[str, Any]:
-        """Names and number of the pairs."""
-        return {"pairs": [path.name for path in self.paths], "count": len(self)}
+        """Names, number and content of the pairs."""
+        return {
+            "pairs": [path.name for path in self.paths], "count": len(self), "digest": records_digest(self._records)
+        }  # fmt: skip
 
 
 class PairSource(Protocol):

@@ -1,7 +1,7 @@
 """Pools of one's own: motions from shards of `scail2 pairs add`, characters from pictures that a manifest describes."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from scail2.data.pairs import paint_tracks, read_pair
-from scail2.data.shards import DamageReport, Record, find_shards, read_index
+from scail2.data.shards import DamageReport, Record, find_shards, read_index, records_digest
 from scail2.data.triplet_settings import SampleKind
 from scail2.errors import InputError
 from scail2.files.documents import decode, parse_json, read_document
+from scail2.files.storage import digest, hash_file
 from scail2.masks import BINDING_SLOTS
 from scail2.synthesis.generators.protocol import Character, Clip, Motion, Style
 from scail2.synthesis.pools.protocol import STYLE_SHARES, PoolMotion
@@ -52,8 +53,10 @@ class StoredMotions:
         return 0
 
     def describe(self) -> dict[str, Any]:
-        """The number of clips and their names."""
-        return {"pool": "shards", "folders": [path.name for path in self.folders], "count": len(self._records)}
+        """The number of clips, where they lie and what they hold."""
+        folders = [path.name for path in self.folders]
+        content = digest([sorted(self._records), records_digest(self._records.values())])
+        return {"pool": "shards", "folders": folders, "count": len(self._records), "digest": content}
 
     @cached_property
     def _records(self) -> dict[str, Record]:
@@ -146,8 +149,15 @@ class PicturedCharacters:
         return {key: value for key, value in told.items() if value}
 
     def describe(self) -> dict[str, Any]:
-        """The manifest's name and its characters."""
-        return {"pool": "pictures", "manifest": self.manifest.name, "names": sorted(self._entries)}
+        """The manifest's name, its characters, and what it says and shows of them."""
+        names = sorted(self._entries)
+        content = digest([self._content(self._entries[name]) for name in names])
+        return {"pool": "pictures", "manifest": self.manifest.name, "names": names, "digest": content}
+
+    def _content(self, entry: PictureEntry) -> list[Any]:
+        picture = self.manifest.parent / entry.picture
+        said = asdict(entry) | {"picture": str(entry.picture)}
+        return [said, hash_file(picture) if picture.exists() else None]  # one that is missing is told when it is drawn
 
     def _entry(self, name: str) -> PictureEntry:
         if name not in self._entries:
