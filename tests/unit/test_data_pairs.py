@@ -2,11 +2,14 @@
 
 import shutil
 import tarfile
+from collections import Counter
 
 import numpy as np
 import pytest
 from tiny import patch_vae
+from typer.testing import CliRunner
 
+from scail2.cli.app import build_app
 from scail2.data.cache import CacheWork, write_cache
 from scail2.data.dataset import LatentDataset
 from scail2.data.media import decode_png, decode_video, encode_video
@@ -14,7 +17,7 @@ from scail2.data.pairs import Clip, MotionPair, pair_members, read_pair
 from scail2.data.puppet_source import PuppetSource
 from scail2.data.sharding import shard_path
 from scail2.data.shards import DamagedSample, DamageReport, ShardWriter, read_index
-from scail2.data.sources import PairShards
+from scail2.data.sources import EachPairOnce, PairShards
 from scail2.data.synthesis import SynthesisWork, write_pairs
 from scail2.data.triplet_settings import SampleKind, TripletSettings, triplet_settings
 from scail2.errors import InputError
@@ -171,6 +174,63 @@ def test_a_cache_of_all_kinds_uses_every_stored_pair(tmp_path):
     write_cache(made, tmp_path / "latents")
     used = {record.meta["index"] for record in LatentDataset(tmp_path / "latents").records}
     assert used == set(range(24))
+
+
+def test_each_stored_pair_once_whatever_the_recipe_would_draw(tmp_path):
+    """Of a folder whose kinds are not in the recipe's shares, none is left out and none comes twice in one direction."""
+    shares = {SampleKind.ANIMATION_SINGLE: 1.0, SampleKind.REPLACEMENT_MULTI: 3.0}
+    source = PuppetSource(frames=5, height=32, width=32)
+    write_pairs(
+        SynthesisWork(source=source, triplets=TripletSettings(name="even", shares=shares), pairs=6), tmp_path / "pairs"
+    )
+    made = {str(r.meta["meta"]["index"]): r.meta["construction"] for r in PairShards((tmp_path / "pairs",)).records}
+    assert Counter(made.values()) == {"animation_single": 1, "replacement_multi": 5}
+    words = ["cache", "--source", str(tmp_path / "pairs"), "--out", str(tmp_path / "latents"), "--workers", "1"]
+    told = CliRunner().invoke(build_app(), words, catch_exceptions=False).stdout
+    assert "each pair once: 5 replacement_multi, 1 animation_single" in told
+    records = [record.meta for record in LatentDataset(tmp_path / "latents").records]
+    assert Counter((str(each["index"]), each["swapped"]) for each in records) == {
+        (index, swapped): 1 for index in made for swapped in (False, True)
+    }
+    assert all(each["kind"] == made[str(each["index"])] for each in records)
+    with pytest.raises(InputError, match="was made with another source"):  # what goes on would draw
+        CliRunner().invoke(build_app(), [*words, "--samples", "14", "--resume"], catch_exceptions=False)
+
+
+def stored(folder, kinds: dict[SampleKind, int], *, poses: int = 0) -> PairShards:
+    """Pairs constructed so, the last `poses` of all with pose renders."""
+    frames, tracks = np.zeros((5, 16, 16, 3), np.uint8), np.ones((1, 5, 16, 16), bool)
+    constructions = [kind for kind, count in kinds.items() for _ in range(count)]
+    with ShardWriter(folder / "shard-00000.tar") as writer:
+        for number, construction in enumerate(constructions):
+            posed = {"pose": frames, "pose_tracks": tracks} if number >= len(constructions) - poses else {}
+            clip = Clip(frames=frames, tracks=tracks, **posed)
+            pair = MotionPair(synthetic=clip, real=clip, construction=construction, meta={"index": number})
+            writer.write(f"{number:03d}", *pair_members(pair))
+    return PairShards((folder,))
+
+
+def test_of_each_pair_once_the_recipes_part_takes_poses(tmp_path):
+    """20 of 40 pairs have pose renders; an eighth of what is wanted are poses: 5 of these, the others stay what they are."""
+    pairs = stored(tmp_path, {SampleKind.ANIMATION_SINGLE: 40}, poses=20)
+    wanted = {SampleKind.ANIMATION_SINGLE: 0.7, SampleKind.POSE_SINGLE: 0.1}
+    once = EachPairOnce(pairs, pairs.shares(wanted))
+    assert Counter(once.kinds) == {SampleKind.ANIMATION_SINGLE: 35, SampleKind.POSE_SINGLE: 5}
+    assert {number for number, kind in enumerate(once.kinds) if kind.is_pose} <= set(range(20, 40))
+    generator = np.random.default_rng(0)
+    read = [once.pair(kind, place, generator) for kind, count in Counter(once.kinds).items() for place in range(count)]
+    assert sorted(pair.meta["index"] for pair in read) == list(range(40))
+    assert all(pair.real.pose is not None for pair in read[35:])
+
+
+def test_pairs_that_no_kind_takes_are_left_out_of_each_once(tmp_path):
+    """Without replacement in the recipe a replacement pair is a pose's, where it has one, and nobody's where it has none."""
+    kinds = {SampleKind.ANIMATION_SINGLE: 2, SampleKind.REPLACEMENT_SINGLE: 4}
+    pairs = stored(tmp_path, kinds, poses=1)
+    wanted = {SampleKind.ANIMATION_SINGLE: 0.9, SampleKind.POSE_SINGLE: 0.1}
+    once = EachPairOnce(pairs, pairs.shares(wanted))
+    assert once.kinds == (SampleKind.ANIMATION_SINGLE, SampleKind.ANIMATION_SINGLE, SampleKind.POSE_SINGLE)
+    assert once.pair(SampleKind.POSE_SINGLE, 0, np.random.default_rng(0)).meta["index"] == 5
 
 
 def test_a_cache_of_pairs_that_were_replaced_is_not_continued(tmp_path):

@@ -18,7 +18,7 @@ from scail2.data.own.listing import Listed, Listing
 from scail2.data.own.making import Making
 from scail2.data.own.verdicts import Limits
 from scail2.data.shards import Record
-from scail2.data.sources import PairShards
+from scail2.data.sources import EachPairOnce, PairShards
 from scail2.data.triplet_settings import triplet_settings
 from scail2.errors import InputError
 
@@ -62,15 +62,18 @@ def test_check_shows_each_clip_and_names_what_was_thrown_away(material):
     assert "left out quiet 0 to 1.062 s, too little motion: 0.000 of the outline" in plain
 
 
-def test_the_triplets_shown_are_those_that_the_cache_draws(material):
-    run("pairs", "triplets", material / "pairs", "--samples", "4", "--seed", "5")
+@pytest.mark.parametrize("samples", [4, None])
+def test_the_triplets_shown_are_those_that_the_cache_draws(material, samples):
+    given = [] if samples is None else ["--samples", str(samples)]
+    run("pairs", "triplets", material / "pairs", *given, "--seed", "5")
     sheet = np.asarray(Image.open(material / "pairs" / "triplets-000.png"))
     pairs = PairShards((material / "pairs",))
     recipe = triplet_settings("nano")
     import dataclasses
 
     recipe = dataclasses.replace(recipe, shares=pairs.shares(recipe.shares))
-    work = CacheWork(source=pairs, triplets=recipe, autoencoder=material, samples=4, seed=5)
+    taken = pairs if samples else EachPairOnce(pairs, dict(recipe.shares))
+    work = CacheWork(source=taken, triplets=recipe, autoencoder=material, samples=samples or 8, seed=5)
     drawn = [triplet for number in range(work.num_pairs) for _, _, triplet in work.drawn(number)]
     for row, triplet in enumerate(drawn):
         top = row * (112 + 14 + 4) + 14

@@ -94,7 +94,8 @@ def cache(
         "fps": fps,
     }
     pairs = _pairs_of(source, puppets | {"with_poses": chosen.needs_poses})
-    chosen = _of_what_is_there(chosen, pairs)
+    chosen = _of_what_is_there(chosen, pairs, told=samples is not None)
+    pairs, samples = (pairs, samples) if samples else _each_once(pairs, chosen)
     made_for = _model_facts(model) if model else {}
     models_own = made_for.pop("autoencoder", None)
     if driving_downsample:
@@ -102,7 +103,7 @@ def cache(
     settings: dict[str, Any] = {
         "triplets": chosen,
         "autoencoder": autoencoder or models_own or _embedded_autoencoder(),
-        "samples": samples or _number_of(pairs, chosen),
+        "samples": samples,
         "samples_per_shard": samples_per_shard,
         "seed": seed,
         "driving_downsample": 1 if recipe.startswith("nano") else 2,
@@ -144,8 +145,8 @@ def _pairs_of(source: list[str], puppets: dict[str, Any]) -> Any:
     return PreferenceShards(folders) if holds_preferences(folders) else PairShards(folders)
 
 
-def _of_what_is_there(recipe: "TripletSettings", pairs: Any) -> "TripletSettings":
-    """The recipe with the shares of the kinds that stored pairs can become, told where they are not the recipe's own."""
+def _of_what_is_there(recipe: "TripletSettings", pairs: Any, *, told: bool) -> "TripletSettings":
+    """The recipe with the shares of the kinds that stored pairs can become, `told` where they are not the recipe's own."""
     import dataclasses
 
     from scail2.cli.terminal import say
@@ -157,18 +158,26 @@ def _of_what_is_there(recipe: "TripletSettings", pairs: Any) -> "TripletSettings
     if shares == dict(recipe.shares):
         return recipe
     total = sum(shares.values())
-    say(f"shares of what is there: {', '.join(f'{kind} {share / total:.0%}' for kind, share in shares.items())}")
+    if told:
+        say(f"shares of what is there: {', '.join(f'{kind} {share / total:.0%}' for kind, share in shares.items())}")
     return dataclasses.replace(recipe, shares=shares)
 
 
-def _number_of(pairs: Any, recipe: "TripletSettings") -> int:
-    """Samples where nobody says how many: every stored pair once, in each direction that the recipe takes."""
+def _each_once(pairs: Any, recipe: "TripletSettings") -> tuple[Any, int]:
+    """What is cached where nobody says how much: every stored pair once, in each direction that the recipe takes."""
+    from collections import Counter
+
+    from scail2.cli.terminal import say
     from scail2.data.preferences import PreferenceShards
-    from scail2.data.sources import PairShards
+    from scail2.data.sources import EachPairOnce, PairShards
 
     if isinstance(pairs, PreferenceShards):
-        return len(pairs)
-    return len(pairs) * recipe.samples_per_pair if isinstance(pairs, PairShards) else 1000
+        return pairs, len(pairs)
+    if not isinstance(pairs, PairShards):
+        return pairs, 1000
+    once = EachPairOnce(pairs, dict(recipe.shares))
+    say(f"each pair once: {', '.join(f'{count} {kind}' for kind, count in Counter(once.kinds).items())}")
+    return once, len(once.kinds) * recipe.samples_per_pair
 
 
 def _embedded_autoencoder() -> Path:

@@ -19,6 +19,7 @@ _Consent = Annotated[bool, typer.Option("--require-consent", help="Only with con
 _Duplicates = Annotated[
     bool, typer.Option("--duplicates/--no-duplicates", help="Keep pairs that are nearly others of another source.")
 ]
+_SHOWN = 10  # triplets, where nobody says how many
 _Salt = Annotated[str, typer.Option(help="Another division with the same shares.")]
 
 
@@ -79,7 +80,12 @@ def _tell(told: dict[str, Any]) -> None:
 def triplets(
     folder: _Folder,
     recipe: Annotated[str, typer.Option(help="As for scail2 cache.")] = "nano",
-    samples: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 10,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1000, help="As for scail2 cache (default: the first ten of those it makes without it)."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="As for scail2 cache.")] = 0,
 ) -> None:
     """Show the training triplets that scail2 cache would draw, as pictures DIR/triplets-000.png …
@@ -90,14 +96,18 @@ def triplets(
 
     from scail2.data.cache import CacheWork
     from scail2.data.own.pictures import triplet_row, write_sheets
-    from scail2.data.sources import PairShards
+    from scail2.data.sources import EachPairOnce, PairShards, PairSource
     from scail2.data.triplet_settings import triplet_settings
     from scail2.files.ownership import locked
 
     pairs = PairShards((folder,))
     chosen = triplet_settings(recipe)
     chosen = dataclasses.replace(chosen, shares=pairs.shares(chosen.shares))
-    work = CacheWork(source=pairs, triplets=chosen, autoencoder=Path(), samples=samples, seed=seed)
+    taken: PairSource = pairs
+    if samples is None:
+        taken = once = EachPairOnce(pairs, dict(chosen.shares))
+        samples = min(_SHOWN, len(once.kinds) * chosen.samples_per_pair)
+    work = CacheWork(source=taken, triplets=chosen, autoencoder=Path(), samples=samples, seed=seed)
     refused: list[str] = []
 
     def rows() -> Iterator[tuple[str, list[Any]]]:

@@ -95,7 +95,7 @@ class CacheWork(CacheSettings):
 
     @property
     def num_pairs(self) -> int:
-        """Pairs drawn for `samples` samples."""
+        """Pairs that `samples` samples are made of."""
         return -(-self.samples // self.triplets.samples_per_pair)
 
     def pairs_of(self, shard: int) -> range:
@@ -108,14 +108,19 @@ class CacheWork(CacheSettings):
 
     @cached_property
     def _ordinals(self) -> list[int]:
-        """For every pair, how many of its kind come before it; kinds as `_write_pair` draws them."""
+        """For every pair, how many of its kind come before it."""
         seen: Counter[SampleKind] = Counter()
         ordinals = []
         for number in range(self.num_pairs):
-            kind = self.triplets.draw_kind(np.random.default_rng([self.seed, number]))
+            kind = self._kind(number, np.random.default_rng([self.seed, number]))
             ordinals.append(seen[kind])
             seen[kind] += 1
         return ordinals
+
+    def _kind(self, number: int, generator: np.random.Generator) -> SampleKind:
+        """What a pair becomes."""
+        drawn = self.triplets.draw_kind(generator)  # of the generator, whoever decides: what is drawn later is the same
+        return drawn if self.source.kinds is None else self.source.kinds[number]
 
     def write_shard(self, writer: ShardWriter, number: int, watch: Watch) -> None:
         """Makes the samples of one shard."""
@@ -132,7 +137,7 @@ class CacheWork(CacheSettings):
         ``left_out`` says why a pair is not even tried.
         """
         generator = np.random.default_rng([self.seed, number])
-        kind = self.triplets.draw_kind(generator)
+        kind = self._kind(number, generator)
         index = self._ordinals[number] if self.source.counts_by_kind else number
         keys = [f"{number:07d}{side}" for side in "ab"[: self.triplets.samples_per_pair]]
         try:

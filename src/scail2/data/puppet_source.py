@@ -75,6 +75,10 @@ class PuppetSource:
         return len(puppets.PART_NAMES)
 
     @property
+    def kinds(self) -> None:
+        """See `PairSource`: they are drawn."""
+
+    @property
     def counts_by_kind(self) -> bool:
         """Every number is another pair, of whatever kind."""
         return False
