@@ -11,7 +11,7 @@ import sys
 import threading
 import wave
 import zipfile
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import av
@@ -25,8 +25,13 @@ from scail2.errors import InputError
 from scail2.request.animation import AnimationRequest
 from scail2.runs import RunDirectory
 from scail2.serving.client import Client, ServiceError
+from scail2.serving.dispatch import Dispatcher
+from scail2.serving.queue import BEFORE, Action, JobQueue, JobState, RunRow
 from scail2.serving.settings import Limits, ServiceSettings
 from scail2.serving.submissions import NAMED, ONE_FILE, SEVERAL_FILES, WITHHELD
+from scail2.serving.uploads import Uploads
+from scail2.serving.work import JobRunner, Order, Outcome
+from scail2.serving.workers import WorkerDiedError
 from scail2.video import VideoReader
 
 FRAMES = 19
@@ -271,6 +276,90 @@ def test_a_stopped_rerendering_is_not_done_by_a_later_job(held, material):
     assert [each["version"] for each in client.segments(run)] == [each["version"] for each in before]
 
 
+def test_a_change_counts_once_the_run_has_taken_it(held, material, tmp_path):
+    """While it waits, the film is still that of the settings before, whose files stay; cancelled, it never was."""
+    _, client, worker = held
+    worker.hold.set()
+    run = client.submit(**job_of(material)).id
+    assert client.wait(run, timeout=60).job == "finished"
+    before = client.manifest(run)
+    worker.hold.clear()
+    picture = np.asarray(Image.open(material["reference"]))
+    Image.fromarray(picture[:, ::-1]).save(tmp_path / "other.png")
+    Image.fromarray(255 - picture).save(tmp_path / "third.png")
+    reach_step(
+        client, client.submit(**job_of(material, reference=tmp_path / "third.png")).id
+    )  # the only worker is busy
+    client.change(run, seed=77, format=".gif", reference=tmp_path / "other.png")
+    assert client.state(run).told["settings"]["seed"] == 77  # what is asked for
+    assert client.manifest(run) == before
+    with pytest.raises(ServiceError, match=f"The run {run} needs this upload while it is being changed"):
+        client.delete_upload(before["settings"]["reference"])
+    assert client.cancel(run).job == "cancelled"
+    assert client.state(run).told["settings"] == before["settings"]
+    assert client.manifest(run) == before
+    client.delete_upload(client.upload(tmp_path / "other.png"))  # no run names it
+
+
+def test_a_change_that_was_cancelled_when_its_server_died_is_taken_back(tmp_path):
+    queue = JobQueue(tmp_path / "queue.sqlite")
+    row = RunRow(id="0" * 16, owner="ann", created=0.0, settings={"seed": 1})
+    queue.submit(row, (Action.RENDER, 0), idempotency=None, active_limit=9)
+    queue.end(queue.claim().id, JobState.FINISHED)
+    queue.add(replace(row, settings={"seed": 2}), Action.RENDER, {BEFORE: {"seed": 1}}, 0, active_limit=9)
+    queue.claim()
+    queue.cancel(row.id)
+    assert queue.run(row.id, "ann").settings == {"seed": 2}
+    uploads = Uploads(tmp_path / "uploads", queue, Limits())
+    dispatcher = Dispatcher(ServiceSettings(runs=tmp_path), queue, uploads, [ThreadWorker()])
+    dispatcher.start()
+    dispatcher.stop()
+    assert queue.last_job(row.id).state == "cancelled"
+    assert queue.run(row.id, "ann").settings == {"seed": 1}
+
+
+def test_a_change_whose_worker_always_dies_is_taken_back(tmp_path, material, model):
+    class Mortal(ThreadWorker):
+        dies = False
+
+        def do(self, order, listener):
+            if self.dies:
+                raise WorkerDiedError("killed")
+            return super().do(order, listener)
+
+    worker = Mortal()
+    with served(ServiceSettings(runs=tmp_path / "runs", models=(str(model),)), lambda _: worker) as http:
+        client = typed_client(http)
+        run = client.submit(**job_of(material)).id
+        assert client.wait(run, timeout=60).job == "finished"
+        before = client.manifest(run)
+        worker.dies = True
+        client.change(run, seed=77)
+        assert "ended 5 times" in client.wait(run, timeout=60).failure
+        assert client.state(run).told["settings"] == before["settings"]
+        assert client.manifest(run) == before
+
+
+def test_a_segment_is_rendered_again_once_for_an_order_whichever_attempt_it_is(tmp_path, material, model):
+    """A server that is stopped takes its attempt back: the order comes again as the first."""
+    request = AnimationRequest(**material | {"model": str(model), "output": tmp_path / "film.mp4"})
+    run = RunDirectory.create(tmp_path / "film.run", request)
+    run.execute()
+
+    def again(since: str) -> int:
+        order = Order(
+            job=1, action="rerender", run=str(run.path), request=request.to_json(),
+            arguments={"segment": 1, "seed": 5}, since=since,
+        )  # fmt: skip
+        assert JobRunner().run(order, lambda event: None) == Outcome(state="finished")
+        entries = list(run.journal().entries())
+        return sum(each["event"] == "segment_finished" and each["segment"] == 1 for each in entries)
+
+    assert again("2000-01-01T00:00:00.000+00:00") == 2
+    assert again("2000-01-01T00:00:00.000+00:00") == 2  # the same order
+    assert again("2999-01-01T00:00:00.000+00:00") == 3  # one that came after all of it
+
+
 def test_a_run_at_work_takes_no_second_job_no_mask_and_no_deletion(held, material):
     http, client, _ = held
     run = client.submit(**job_of(material)).id
@@ -297,6 +386,9 @@ def test_a_quota_is_a_sentence_and_the_same_key_is_the_same_run(held, material):
     assert caught.value.status == 429
     with pytest.raises(ServiceError, match="came with other settings before") as caught:
         client.submit(**job_of(material, seed=5), idempotency_key="once")
+    assert caught.value.status == 422
+    with pytest.raises(ServiceError, match="came with the action render before") as caught:
+        client.submit(**job_of(material), action="plan", idempotency_key="once")
     assert caught.value.status == 422
     client.cancel(first.id)
     client.wait(first.id, timeout=10)

@@ -11,7 +11,7 @@ from typing import Any
 from scail2.errors import InputError
 from scail2.request.animation import AnimationRequest
 from scail2.runs import RunDirectory
-from scail2.serving.queue import Action, Job, JobQueue, JobState
+from scail2.serving.queue import BEFORE, Action, Job, JobQueue, JobState
 from scail2.serving.settings import ServiceSettings
 from scail2.serving.submissions import RunPlace, to_request
 from scail2.serving.uploads import Uploads
@@ -50,7 +50,10 @@ class Dispatcher:
         """Queues again what the last server left running, and begins."""
         recovered = self._queue.recover()
         if recovered:
-            logger.info("%d jobs of the last server go on", recovered)
+            logger.info("%d jobs of the last server go on", sum(job.state is JobState.QUEUED for job in recovered))
+        for job in recovered:
+            if job.state is JobState.CANCELLED:
+                self._withdraw(job)
         for thread in self._threads:
             thread.start()
 
@@ -117,7 +120,7 @@ class Dispatcher:
         except WorkerDiedError as error:
             self.deaths += not self._stopping
             logger.warning("job %d of run %s: %s", job.id, job.run, error)
-            self._queue.put_back(job.id, counted=not self._stopping)
+            self._put_back(job, counted=not self._stopping)
             return
         finally:
             with self._lock:
@@ -130,26 +133,37 @@ class Dispatcher:
             # An orphan of the last server is still at its last step.
             with self._something:
                 self._something.wait(_LOOK)
-            self._queue.put_back(job.id, counted=False)
+            self._put_back(job, counted=False)
         elif outcome.state == "stopped":
             if self._stopping:
-                self._queue.put_back(job.id, counted=False)
+                self._put_back(job, counted=False)
             else:
                 self._withdraw(job)
                 self._queue.end(job.id, JobState.CANCELLED)
         else:
-            if outcome.state == JobState.FAILED and not self._is_accepted(job):
+            if outcome.state == JobState.FAILED and not self.is_accepted(job):
                 self._queue.take_back(job)
             self._queue.end(job.id, JobState(outcome.state), outcome.message)
 
+    def _put_back(self, job: Job, *, counted: bool) -> None:
+        """Queues a job again; one that ends instead, because that was asked, is withdrawn."""
+        left = self._queue.put_back(job.id, accepted=self.is_accepted(job), counted=counted)
+        if left is not None and left.state is JobState.CANCELLED:
+            self._withdraw(left)
+
     def _withdraw(self, job: Job) -> None:
-        """A segment that was to be rendered again, and is not, stays as it is: no later job is to do it unasked."""
+        """What was to be and is not is not made up for: no later job renders a segment again, or changes settings, unasked."""
         if job.action is Action.RERENDER:
             with suppress(InputError):
                 RunDirectory.open(RunPlace(folder=self._settings.runs / job.run).run).withdraw_rerender()
+        if not self.is_accepted(job):
+            self._queue.take_back(job)
 
-    def _is_accepted(self, job: Job) -> bool:
-        """Whether the run's folder is what its settings say; a change that was refused at once has left it as it was."""
+    def is_accepted(self, job: Job) -> bool:
+        """Whether the run has the settings that a job brings (True where it brings none); one that waits, or was refused, has
+        left them as they were."""
+        if BEFORE not in job.arguments:
+            return True
         try:
             place, wanted = self._asked(job)
             return RunDirectory.open(place.run).request.with_changes(device=None) == wanted.with_changes(device=None)
@@ -170,7 +184,6 @@ class Dispatcher:
             request=request.to_json(),
             arguments=dict(job.arguments),
             since=datetime.fromtimestamp(job.created, UTC).isoformat(timespec="milliseconds"),
-            attempt=job.attempts,
             device=device_of_order(device),
         )
 

@@ -129,7 +129,7 @@ class JobQueue:
         """Notes a run and its first job (action, priority); the run, and whether it is new.
 
         A second submission with the same ``idempotency`` key gives the first one's run; `RefusalError` where it says
-        something else. Raises `TooManyError` when the owner has ``active_limit`` unfinished jobs.
+        something else, or is to do something else. Raises `TooManyError` when the owner has ``active_limit`` unfinished jobs.
         """
         said = {SUBMITTED: hashlib.sha256(json.dumps(run.settings, sort_keys=True).encode()).hexdigest()}
         with self._transaction() as db:
@@ -138,7 +138,7 @@ class JobQueue:
                     "SELECT * FROM runs WHERE owner = ? AND idempotency = ? AND NOT deleted", (run.owner, idempotency)
                 ).fetchone()
                 if known is not None:
-                    self._refuse_other(db, known["id"], said)
+                    self._refuse_other(db, known["id"], job[0], said)
                     return _run(known), False
             self._check_quota(db, run.owner, active_limit)
             db.execute(
@@ -149,8 +149,13 @@ class JobQueue:
         return run, True
 
     @staticmethod
-    def _refuse_other(db: sqlite3.Connection, run: str, said: Mapping[str, str]) -> None:
-        first = db.execute("SELECT arguments FROM jobs WHERE run = ? ORDER BY id LIMIT 1", (run,)).fetchone()
+    def _refuse_other(db: sqlite3.Connection, run: str, action: Action, said: Mapping[str, str]) -> None:
+        first = db.execute("SELECT action, arguments FROM jobs WHERE run = ? ORDER BY id LIMIT 1", (run,)).fetchone()
+        if first["action"] != action:
+            raise RefusalError(
+                f"This Idempotency-Key came with the action {first['action']} before, as the run {run}: give another one, or "
+                f"resume that run."
+            )
         if json.loads(first["arguments"]).get(SUBMITTED, said[SUBMITTED]) != said[SUBMITTED]:
             raise RefusalError(
                 f"This Idempotency-Key came with other settings before, as the run {run}: give another one."
@@ -202,10 +207,9 @@ class JobQueue:
             return _job(db.execute("SELECT * FROM jobs WHERE id = ?", (number,)).fetchone())
 
     def take_back(self, job: Job) -> None:
-        """Gives a run the settings back that it had before a job that was to change them."""
-        if BEFORE in job.arguments:
-            with self._transaction() as db:
-                db.execute("UPDATE runs SET settings = ? WHERE id = ?", (json.dumps(job.arguments[BEFORE]), job.run))
+        """Gives a run the settings back that it had before a job that was to change them; a later job's are left alone."""
+        with self._transaction() as db:
+            self._restore(db, job)
 
     def last_job(self, run: str) -> Job | None:
         """A run's latest job."""
@@ -238,23 +242,26 @@ class JobQueue:
                 (state, self._clock(), failure, job),
             )
 
-    def put_back(self, job: int, *, counted: bool = True) -> None:
+    def put_back(self, job: int, *, accepted: bool = True, counted: bool = True) -> Job | None:
         """Queues a running job again, or ends it: cancelled if that was asked, failed after `MAX_ATTEMPTS`.
 
-        ``counted`` is False where the job is not to blame (the server is stopping).
+        Without ``accepted``, one that ends leaves the run the settings before it (`take_back`). ``counted`` is False where the
+        job is not to blame (the server is stopping). The job as it is then; None where it did not run.
         """
         with self._transaction() as db:
             row = db.execute("SELECT * FROM jobs WHERE id = ? AND state = 'running'", (job,)).fetchone()
-            if row is not None:
-                self._put_back(db, row, counted=counted)
+            if row is None:
+                return None
+            left = self._put_back(db, row, counted=counted)
+            if left.state is not JobState.QUEUED and not accepted:
+                self._restore(db, left)
+            return left
 
-    def recover(self) -> int:
-        """Queues again whatever was running when the last server died; how many."""
+    def recover(self) -> list[Job]:
+        """Queues again whatever was running when the last server died, or ends it where that was asked; these jobs."""
         with self._transaction() as db:
             rows = db.execute("SELECT * FROM jobs WHERE state = 'running'").fetchall()
-            for row in rows:
-                self._put_back(db, row, counted=False)
-        return len(rows)
+            return [self._put_back(db, row, counted=False) for row in rows]
 
     def cancel(self, run: str) -> Job:
         """Ends a waiting job at once and asks a running one to stop; `MissingError` when there is none."""
@@ -299,6 +306,14 @@ class JobQueue:
             runs = db.execute("SELECT id, settings FROM runs WHERE owner = ? AND NOT deleted", (owner,)).fetchall()
             if needed := [row["id"] for row in runs if sha256 in row["settings"]]:
                 raise BusyError(f"The run {needed[0]} needs this upload: delete the run first.")
+            # What a run was made of before a change is needed until the run has taken the change.
+            changing = db.execute(
+                "SELECT run, arguments FROM jobs WHERE owner = ? AND state IN ('queued', 'running')", (owner,)
+            ).fetchall()
+            if needed := [row["run"] for row in changing if sha256 in row["arguments"]]:
+                raise BusyError(
+                    f"The run {needed[0]} needs this upload while it is being changed: wait for that to end."
+                )
             db.execute("DELETE FROM uploads WHERE owner = ? AND sha256 = ?", (owner, sha256))
             return db.execute("SELECT 1 FROM uploads WHERE sha256 = ?", (sha256,)).fetchone() is None
 
@@ -310,7 +325,15 @@ class JobQueue:
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
-    def _put_back(self, db: sqlite3.Connection, row: sqlite3.Row, *, counted: bool) -> None:
+    @staticmethod
+    def _restore(db: sqlite3.Connection, job: Job) -> None:
+        if BEFORE in job.arguments:
+            db.execute(
+                "UPDATE runs SET settings = ? WHERE id = ? AND NOT EXISTS (SELECT 1 FROM jobs WHERE run = ? AND id > ?)",
+                (json.dumps(job.arguments[BEFORE]), job.run, job.run, job.id),
+            )
+
+    def _put_back(self, db: sqlite3.Connection, row: sqlite3.Row, *, counted: bool) -> Job:
         attempts = row["attempts"] - (0 if counted else 1)
         state, failure = JobState.QUEUED, None
         if row["cancel"]:
@@ -326,6 +349,7 @@ class JobQueue:
             "UPDATE jobs SET state = ?, ended = ?, failure = ?, attempts = ? WHERE id = ?",
             (state, ended, failure, attempts, row["id"]),
         )
+        return _job(db.execute("SELECT * FROM jobs WHERE id = ?", (row["id"],)).fetchone())
 
     def _insert(
         self, db: sqlite3.Connection, run: RunRow, action: Action, arguments: Mapping[str, Any], priority: int

@@ -24,7 +24,7 @@ def result(run: RunId, service: ServiceOf, owner: Owner) -> FileResponse:
 @router.get("/manifest")
 def manifest(run: RunId, service: ServiceOf, owner: Owner) -> dict[str, Any]:
     """Everything that says what the film is, with hashes."""
-    return service.view(owner, run).manifest()
+    return service.manifest(owner, run)
 
 
 @router.get("/segments")

@@ -96,6 +96,13 @@ class Service:
         view = self.view(owner, run)
         return view.summary(self.queue.last_job(run), self.dispatcher.progress(run))
 
+    def manifest(self, owner: str, run: str) -> dict[str, Any]:
+        """What a run's film is; its settings are those it was made with, while others wait to be taken."""
+        view, job = self.view(owner, run), self.queue.last_job(run)
+        if job is not None and self.is_active(run) and not self.dispatcher.is_accepted(job):
+            return view.manifest(job.arguments[BEFORE])
+        return view.manifest(view.row.settings)
+
     def is_active(self, run: str) -> bool:
         """Whether a run's job waits or runs."""
         job = self.queue.last_job(run)

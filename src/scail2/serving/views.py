@@ -202,8 +202,8 @@ class RunView:
             raise MissingError(f"The film of the run {self.row.id} is not finished.")
         return run.request.output
 
-    def manifest(self) -> dict[str, Any]:
-        """Everything that says what the film is: settings, hashes, model, plan, segments, and the film's own hash."""
+    def manifest(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Everything that says what the film is: its settings, hashes, model, plan, segments, and the film's own hash."""
         film = self.film()
         documents = {
             name: _cleaned(read_json(self.place.run / f"{name}.json", dict[str, Any], nonfinite=True), self.root)
@@ -212,7 +212,7 @@ class RunView:
         }
         return {
             "run": self.row.id,
-            "settings": dict(self.row.settings),
+            "settings": dict(settings),
             "film": {"sha256": hash_file(film), "bytes": film.stat().st_size, "format": film.suffix},
             "segments": self.segments(),
             **documents,

@@ -12,7 +12,6 @@ from scail2.files.ownership import is_locked
 from scail2.request.animation import AnimationRequest
 from scail2.runs import RunDirectory
 from scail2.runs.journal import RunEvent
-from scail2.runs.layout import PENDING
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -28,8 +27,7 @@ class StoppedError(KeyboardInterrupt):
 class Order:
     """A job as it is handed to a worker: everything in plain values.
 
-    ``request`` is `AnimationRequest.to_json`; ``run`` the run directory; ``started`` when the job was first claimed
-    (ISO 8601), and ``attempt`` which one this is, from 1.
+    ``request`` is `AnimationRequest.to_json`; ``run`` the run directory; ``since`` when the job was queued (ISO 8601).
     """
 
     job: int
@@ -38,7 +36,6 @@ class Order:
     request: Mapping[str, Any]
     arguments: Mapping[str, Any]
     since: str
-    attempt: int = 1
     device: str | None = None
 
 
@@ -95,8 +92,8 @@ class JobRunner:
             RunDirectory.create(path, request).execute(self._pipelines, events=told)
 
     def _rerender(self, run: RunDirectory, order: Order, told: Callable[[RunEvent], None]) -> None:
-        """Renders a segment again once, however often its worker is killed: what was ordered before is only finished."""
-        if order.attempt > 1 and _was_ordered(run, order.since):
+        """Renders a segment again once, however often worker or server are killed: what was ordered before is only finished."""
+        if _was_ordered(run, order.since):
             run.resume(self._pipelines, events=told)
             return
         given = order.arguments
@@ -110,7 +107,5 @@ class JobRunner:
 
 
 def _was_ordered(run: RunDirectory, since: str) -> bool:
-    if (run.path / PENDING).exists():
-        return True
     entries = itertools.dropwhile(lambda entry: str(entry.get("time", "")) < since, run.journal().entries())
     return any(entry.get("event") == "rerender_ordered" for entry in entries)
