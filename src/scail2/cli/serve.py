@@ -37,9 +37,13 @@ def serve(
         list[str] | None, typer.Option(metavar="NAME=PATH[:X]", help="LoRA that clients may name; repeatable.")
     ] = None,
     sam3: Annotated[str | None, typer.Option(metavar="WEIGHTS", help="SAM3, for runs that ask for text.")] = None,
-    gpus: Annotated[str | None, typer.Option(metavar="0,1", help="One worker for each of these cards.")] = None,
+    gpus: Annotated[
+        str | None, typer.Option(metavar="0,1", help="One worker for each of these of the cards in sight.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Workers without --gpus.")] = 1,
-    ray: Annotated[bool, typer.Option("--ray", help="Workers are Ray actors, one GPU each.")] = False,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Workers are Ray actors, one GPU each where the cluster has any.")
+    ] = False,
 ) -> None:
     """Serve runs over HTTP: upload, submit, watch, correct, download. Documentation of every address: /docs.
 
@@ -75,7 +79,7 @@ def serve_with(
         models=tuple(models or ()),
         loras=_offered(lora or ()),
         sam3=sam3,
-        devices=_devices(gpus, workers),
+        devices=_devices(gpus, workers, here=not given.get("ray")),
         tokens=tokens,
         **given,
     )
@@ -83,13 +87,20 @@ def serve_with(
     listen(settings, tell=Terminal(stderr=True).say, opened=opened)
 
 
-def _devices(gpus: str | None, workers: int) -> tuple[str | None, ...]:
+def _devices(gpus: str | None, workers: int, *, here: bool) -> tuple[str | None, ...]:
+    """A device for each worker; cards of this machine (`here`) are looked for."""
     if gpus is None:
         return (None,) * workers
     numbers = [each.strip() for each in gpus.split(",")]
     if not all(each.isdigit() for each in numbers) or len(set(numbers)) != len(numbers):
         raise InputError(f"--gpus is a list of different numbers with commas between them, not {gpus!r}.")
-    return tuple(f"cuda:{each}" for each in numbers)
+    devices = tuple(f"cuda:{each}" for each in numbers)
+    if here:
+        from scail2.serving.workers import visible_card
+
+        for each in devices:
+            visible_card(each)
+    return devices
 
 
 def _offered(given: Sequence[str]) -> dict[str, str]:

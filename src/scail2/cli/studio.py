@@ -27,7 +27,9 @@ def studio(
     sam3: Annotated[
         str | None, typer.Option(metavar="WEIGHTS", help="SAM3, which finds what the page asks for in words.")
     ] = None,
-    gpus: Annotated[str | None, typer.Option(metavar="0,1", help="One worker for each of these cards.")] = None,
+    gpus: Annotated[
+        str | None, typer.Option(metavar="0,1", help="One worker for each of these of the cards in sight.")
+    ] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
 ) -> None:
     """Make films in a page: drop a picture and a clip, look at the masks, render, put right what went wrong.

@@ -46,11 +46,15 @@ class JobActor:
 
 
 class RayWorker:
-    """One actor of `JobActor`; Ray places it, and starts it anew when it died."""
+    """One actor of `JobActor`; Ray places it, and starts it anew when it died.
 
-    def __init__(self, *, gpus: float) -> None:
+    It has a GPU, unless its device is ``cpu``, or none is named and the cluster has no GPU.
+    """
+
+    def __init__(self, device: str | None) -> None:
         self._ray = connect()
-        options = {"num_gpus": gpus, "num_cpus": 1, "max_restarts": -1, "max_concurrency": 3}
+        none = device == "cpu" or (device is None and not self._ray.cluster_resources().get("GPU"))
+        options = {"num_gpus": 0 if none else 1, "num_cpus": 1, "max_restarts": -1, "max_concurrency": 3}
         self._actor = self._ray.remote(JobActor).options(**options).remote()
 
     def do(self, order: Order, listener: Callable[[dict[str, Any]], None]) -> Outcome:

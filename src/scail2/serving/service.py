@@ -129,4 +129,4 @@ class Service:
 def _ray_worker(device: str | None) -> Worker:
     from scail2.serving.ray_workers import RayWorker
 
-    return RayWorker(gpus=0 if device in (None, "cpu") else 1)
+    return RayWorker(device)

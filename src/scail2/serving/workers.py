@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Protocol
 
+from scail2.errors import InputError
 from scail2.serving.work import Order, Outcome
 
 Listener = Callable[[dict[str, Any]], None]
@@ -36,7 +37,8 @@ class ProcessWorker:
     """A process of this machine, started with its first order and again when it died.
 
     Args:
-        device: ``cuda:N`` makes that card the only one it sees; others are passed on to the run.
+        device: ``cuda:N`` makes that one of the cards that this process may see the only one it sees; others are passed on to the
+            run.
     """
 
     def __init__(self, device: str | None = None) -> None:
@@ -116,10 +118,24 @@ class ProcessWorker:
 
 
 def visible_card(device: str | None) -> str | None:
-    """The number of the card in ``cuda:N``; None for everything else."""
-    return device.partition(":")[2] if device is not None and device.startswith("cuda:") else None
+    """What makes ``cuda:N`` the only card that a process sees: counted among those that this one may see; None for other devices.
+
+    Raises:
+        InputError: CUDA_VISIBLE_DEVICES names no such card.
+    """
+    if device is None or not device.startswith("cuda:"):
+        return None
+    number, visible = device.partition(":")[2], os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return number
+    cards = [each.strip() for each in visible.split(",") if each.strip()]
+    if int(number) >= len(cards):
+        raise InputError(
+            f"There is no card {number}: CUDA_VISIBLE_DEVICES is {visible!r}, {len(cards)} cards, which are counted from 0."
+        )
+    return cards[int(number)]
 
 
 def device_of_order(device: str | None) -> str | None:
     """What a run on this worker is told: the one card a process sees is its first."""
-    return "cuda" if visible_card(device) is not None else device
+    return "cuda" if device is not None and device.startswith("cuda:") else device
