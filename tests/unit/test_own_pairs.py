@@ -217,6 +217,34 @@ def test_sources_are_added_kept_and_made_anew(tmp_path):
     assert pairs_in(tmp_path / "out")["one-000000"].real.caption == "x"
 
 
+def test_what_is_there_is_made_anew_when_asked_though_nothing_changed(tmp_path):
+    """A damaged shard, and clips that stayed without a caption while the endpoint was asked in vain."""
+    source = make_source(make_pair(tmp_path) | {"name": "one"}, "test")
+    said = {"": 0, "somebody dances": 0}
+
+    def caption(words: str, *, replace: bool) -> bool:
+        def write(frames: np.ndarray) -> str:
+            said[words] += 1
+            return words
+
+        adding = Adding(making=MAKING, captioner=write, captioned_by="somebody", replace=replace)
+        (outcome,) = add_sources([source], tmp_path / "out", adding)
+        return outcome.kept
+
+    shard = tmp_path / "out" / "one.tar"
+    assert caption("", replace=False) is False
+    whole = shard.read_bytes()
+    damaged = bytearray(whole)
+    damaged[read_index(shard, DamageReport())[0].members["real.mkv"].offset + 200] ^= 255
+    shard.write_bytes(damaged)
+    assert caption("", replace=False) is True
+    assert caption("", replace=True) is False
+    assert shard.read_bytes() == whole
+    assert caption("somebody dances", replace=True) is False
+    assert {pair.real.caption for pair in pairs_in(tmp_path / "out").values()} == {"somebody dances"}
+    assert said[""] == 2 * said["somebody dances"] > 0
+
+
 def test_lists_and_folders_say_the_same(tmp_path):
     for role, path in make_pair(tmp_path / "made", frames=30).items():
         target = tmp_path / "folder" / role / f"dance{path.suffix}"

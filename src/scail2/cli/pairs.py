@@ -139,7 +139,7 @@ def add(
             min=-1, max=1, help="Least correlation of the motions at a found offset.", rich_help_panel=_LIMITS
         ),
     ] = 0.6,
-    replace: Annotated[bool, typer.Option("--replace", help="Make a source of that name anew.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Make sources anew that are there already.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="What became of each source, as JSON on stdout.")] = False,
 ) -> None:
     """Make motion pairs, or self-driven and pose-driven samples of single videos, as shards.

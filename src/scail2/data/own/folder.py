@@ -104,7 +104,7 @@ class Adding:
 
     Attributes:
         captioner: writes captions for targets that have none; `captioned_by` says who it is.
-        replace: make a source anew that is there, made of other files or in another way.
+        replace: make sources anew that are there, in whichever way they were made: shards may be damaged, captions missing.
         laid: called with what was measured of each source before its clips are cut.
         progress: called with (frames done, frames in total) while characters are looked for.
     """
@@ -122,7 +122,7 @@ class Adding:
 
 
 def add_sources(sources: Sequence[OwnSource], directory: str | Path, adding: Adding) -> Iterator[Outcome]:
-    """Makes shards of sources, one after the other, each whole or absent; those that are there already are kept.
+    """Makes shards of sources, one after the other, each whole or absent; those that are there already are kept, or replaced.
 
     Of a single source that gives nothing the reason is raised; of several it is part of the outcome.
 
@@ -142,7 +142,7 @@ def add_sources(sources: Sequence[OwnSource], directory: str | Path, adding: Add
         for source in sources:
             old = ledger.sources.get(source.name)
             there = old is not None and (not old.count or shard_of(folder, source.name).exists())
-            if old is not None and there and old.digest == digests[source.name]:
+            if old is not None and there and not adding.replace:
                 made += old.count
                 yield Outcome(name=source.name, entry=old, kept=True)
                 continue
