@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from PIL import Image
 from synthesis_material import SIZE
 
 from scail2.cli.app import main
+from scail2.data.own.choosing import groups
+from scail2.data.own.listing import listed
 from scail2.data.pairs import Clip, MotionPair, pair_members
-from scail2.data.shards import ShardWriter, find_shards
+from scail2.data.shards import DamageReport, ShardWriter, find_shards, read_index
 from scail2.data.sources import PairShards
 from scail2.data.triplet_settings import PUBLISHED_SHARES, SampleKind
 from scail2.errors import InputError
@@ -23,7 +26,9 @@ from scail2.execution.crew import Crew
 from scail2.execution.figures import Resource
 from scail2.execution.tasks import Reported
 from scail2.modes import AnimationMode
-from scail2.synthesis.machine import Budget
+from scail2.synthesis.assembly import assembled
+from scail2.synthesis.bench import Job
+from scail2.synthesis.machine import Budget, begin
 from scail2.synthesis.plan import SynthesisPlan, load_plan, make_bench
 from scail2.synthesis.pools.protocol import STYLE_SHARES
 from scail2.synthesis.pools.stored import PicturedCharacters, StoredMotions
@@ -238,7 +243,7 @@ def test_the_plans_of_the_page_are_plans(tmp_path, monkeypatch):
     assert {*stage_resources(small).values()} == {Resource.CPU}
 
 
-def stored_motions(folder, seed=0):
+def stored_motions(folder, seed=0, **said):
     frames = np.random.default_rng(seed).integers(0, 256, (5, 16, 24, 3), np.uint8)
     folder.mkdir()
     with ShardWriter(folder / "shard-00000.tar") as writer:
@@ -249,7 +254,10 @@ def stored_motions(folder, seed=0):
             pose = {"pose": frames, "pose_tracks": tracks} if number != 2 else {}
             clip = Clip(frames=frames, tracks=tracks, caption=f"clip {number}", **pose)
             pair = MotionPair(
-                synthetic=clip, real=clip, construction=SampleKind.POSE_SINGLE, meta={"fps": "25/2", "licence": "CC0"}
+                synthetic=clip,
+                real=clip,
+                construction=SampleKind.POSE_SINGLE,
+                meta={"fps": "25/2", "licence": "CC0", **said},
             )
             meta, members = pair_members(pair)
             writer.write(f"clip{number}", meta, members)
@@ -270,6 +278,24 @@ def test_motions_come_from_shards_of_ones_own_videos(tmp_path):
         pool.motion("elsewhere")
     with pytest.raises(InputError, match="there is no shard or folder"):
         StoredMotions(folders=(tmp_path / "own" / "empty",)).draw(SampleKind.ANIMATION_SINGLE, 0)
+
+
+def test_pairs_of_one_dance_stay_in_one_split_whichever_clip_they_are_of(tmp_path):
+    """The dance is what the maker of the clips says it is; where nobody says it, each clip is one of its own."""
+    kind, tied = SampleKind.POSE_SINGLE, {}
+    for place, said in (("said", {"motion": "Waltz"}), ("unsaid", {})):
+        pool = stored_motions(tmp_path / place, **said)
+        loop = SimpleNamespace(
+            bench=SimpleNamespace(seed=0), pool_motion=lambda state, pool=pool: pool.motion(state.motion)
+        )
+        with ShardWriter(tmp_path / f"{place}.tar") as writer:
+            for number in (0, 1):
+                state = replace(begin(kind), motion=f"shard-00000/clip{number}", captions=("", ""))
+                pair = assembled(loop, Job(key=f"{number}", number=number, kind=kind), state)
+                writer.write(f"{number}", *pair_members(pair))
+        pairs = [listed(record) for record in read_index(tmp_path / f"{place}.tar", DamageReport())]
+        tied[place] = ([pair.motion for pair in pairs], len(groups(pairs)))
+    assert tied == {"said": (["Waltz", "Waltz"], 1), "unsaid": (["shard-00000/clip0", "shard-00000/clip1"], 2)}
 
 
 def test_motions_and_characters_that_were_replaced_are_others(tmp_path):

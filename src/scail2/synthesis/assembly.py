@@ -13,8 +13,8 @@ def assembled(loop: PairLoop, job: Job, state: State) -> MotionPair:
     """The pair: ỹ with its own masks, y as the pool has it, and where both are from. A pose pair is y alone, with its pose."""
     drawn = loop.pool_motion(state)
     real = dataclasses.replace(drawn.real, caption=state.captions[0])
-    # Of a filmed motion its own source stays: the data card and the splits go by it.
-    meta = {"source": "synthesis", **drawn.meta, "motion": state.motion, "number": job.number, "seed": loop.bench.seed}
+    # Of a filmed motion its own source and the dance that its maker says it is stay: the data card and the splits go by them.
+    meta = {"source": "synthesis", "motion": state.motion, **drawn.meta, "number": job.number, "seed": loop.bench.seed}
     if not state.replaced:
         return MotionPair(synthetic=real, real=real, construction=state.kind, meta={**meta, "made": "pose"})
     synthetic = dataclasses.replace(loop.annotated(state), caption=state.captions[1])
