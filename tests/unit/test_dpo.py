@@ -164,7 +164,10 @@ def test_regions_weigh_what_the_recipe_says(world):
     for each in (hands, faces, feet):
         assert 0 < each.mean() < 0.5
         assert set(each.unique().tolist()) == {0.0, 1.0}
-    with pytest.raises(InputError, match="tails, but the samples hold hands, faces, feet"):
+    told = (
+        r"tails, but the samples hold hands, faces, feet; .* boxes around those regions \(scail2 preferences --boxes\)"
+    )
+    with pytest.raises(InputError, match=told):
         batch.region_weight((("tails", 1.0),))
 
 

@@ -217,6 +217,13 @@ def test_sources_are_added_kept_and_made_anew(tmp_path):
     assert pairs_in(tmp_path / "out")["one-000000"].real.caption == "x"
 
 
+@pytest.mark.parametrize("offset", ["0", "1"])
+def test_an_offset_is_for_one_source_whichever_it_is(offset, tmp_path, capfd):
+    (tmp_path / "list.jsonl").write_text('{"target": "target.mkv"}\n')
+    told = refused(capfd, "pairs", "add", tmp_path / "list.jsonl", "--out", tmp_path / "out", "--offset", offset)
+    assert "--offset is for one source" in told
+
+
 def test_what_is_there_is_made_anew_when_asked_though_nothing_changed(tmp_path):
     """A damaged shard, and clips that stayed without a caption while the endpoint was asked in vain."""
     source = make_source(make_pair(tmp_path) | {"name": "one"}, "test")

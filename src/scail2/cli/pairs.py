@@ -228,7 +228,8 @@ def _is_video(folder: Path) -> bool:
 
 
 def _for_all(said: dict[str, Any]) -> dict[str, Any]:
-    single = [name for name in ("name", "driving_mask", "target_mask", "offset", "text") if said[name]]
+    alone = ("name", "driving_mask", "target_mask", "offset", "text")
+    single = [name for name in alone if said[name] not in (None, "", [])]  # an offset of 0 is said, too
     if single:
         raise InputError(f"--{single[0].replace('_', '-')} is for one source: of a list or folder each says its own.")
     return {name: value for name, value in said.items() if value}

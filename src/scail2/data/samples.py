@@ -133,7 +133,7 @@ class LatentBatch:
             held = ", ".join(self.region_names) or "none"
             raise InputError(
                 f"The recipe weighs the regions {', '.join(name for name, _ in weights)}, but the samples hold {held}; cache "
-                "preference pairs with those regions (scail2 preferences --region)."
+                "preference pairs all of which have boxes around those regions (scail2 preferences --boxes)."
             )
         planes = [weight * self.regions[:, self.region_names.index(name)] for name, weight in weights]
         return torch.stack(planes, dim=1).amax(dim=1, keepdim=True)
