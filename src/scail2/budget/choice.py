@@ -86,10 +86,15 @@ def plan_budget(
     smallest = min(tried, key=lambda each: (each.peak > machine.memory, each.main_bytes, each.peak))
     if not any(each.peak <= machine.memory for each in tried):
         smallest = min(tried, key=lambda each: each.peak)
-    about = {"workload": workload, "machine": machine, "smallest": smallest, "remarks": _remarks(workload)}
-    if fitting:
-        return Budget(**about, chosen=fitting[0], others=_distinct(fitting))
-    return Budget(**about, chosen=None, others=(), advice=tuple(_advice(model, workload, machine, asked)))
+    return Budget(
+        workload=workload,
+        machine=machine,
+        smallest=smallest,
+        remarks=_remarks(workload),
+        chosen=fitting[0] if fitting else None,
+        others=_distinct(fitting) if fitting else (),
+        advice=() if fitting else tuple(_advice(model, workload, machine, asked)),
+    )
 
 
 def _remarks(workload: Workload) -> tuple[str, ...]:
