@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from run_material import make_request, save_model
+from run_material import make_request, save_model, write_video
 from tiny import SIZE
 
 from scail2.errors import InputError
@@ -52,6 +52,36 @@ def test_a_preview_has_the_whole_clip_s_masks_and_leaves_the_run_alone(tmp_path)
     with pytest.raises(InputError, match="nearest that does"):
         render_preview(run.path, request.with_changes(height=33))
     assert tree(run.path) == kept
+
+
+def painted(masks):
+    """The driving masks of five frames."""
+    return VideoReader(masks / "driving_mask.mkv").frames(0, 5)
+
+
+def move_over(masks, pixels):
+    """Paints everybody somewhere else, and returns the new masks."""
+    moved = np.roll(painted(masks), pixels, axis=2)
+    write_video(masks / "driving_mask.mkv", moved)
+    return moved
+
+
+def test_a_second_preview_takes_the_run_s_masks_as_they_are_painted_now(tmp_path):
+    request = make_request(tmp_path, frames=5, model=str(save_model(tmp_path / "model")))
+    run = RunDirectory.create(tmp_path / "film.run", request)
+    run.plan()
+    render_preview(run.path, request)
+    wanted = move_over(run.path / "masks", 5)
+    before = tree(run.path)
+    made = render_preview(run.path, request)
+    np.testing.assert_array_equal(painted(made.masks), wanted)
+    assert tree(run.path) == before
+    own = move_over(made.masks, 3)  # on the preview's own, to be given to the run with --masks
+    np.testing.assert_array_equal(painted(render_preview(run.path, request).masks), own)
+    wanted = move_over(run.path / "masks", 7)
+    np.testing.assert_array_equal(painted(render_preview(run.path, request).masks), wanted)
+    kept = [painted(each) for each in (made.masks.parent / "superseded").glob("masks-*")]
+    assert any(np.array_equal(each, own) for each in kept)
 
 
 def test_a_preview_is_half_as_large_in_the_model_s_steps_and_never_tiny():

@@ -54,7 +54,7 @@ def replace_masks(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    _set_aside(folder)
+    set_masks_aside(folder)
     announce(partial)
     move_folder(partial, folder)
     return report.to_json()
@@ -117,7 +117,7 @@ def refuse_errors(plan: dict[str, Any]) -> None:
         raise RefusedPlanError(f"{errors[0]['message']}: {errors[0]['fix']}{more}.", plan)
 
 
-def _set_aside(folder: Path) -> None:
+def set_masks_aside(folder: Path) -> None:
     """Masks that no longer fit the request move to `superseded/`: somebody may have painted on them."""
     if not is_present(folder):
         return

@@ -5,26 +5,34 @@
     film.preview/whole.run   the plan and the masks of the whole clip, at the size of the film; nothing is rendered in it
     film.preview/small.run   the few frames
     film.preview/small.mp4, sheet.png
+    film.preview/taken.json  which masks of the run were taken last
 """
 
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scail2.files.ownership import claimed_file
+from scail2.files.documents import DocumentError
+from scail2.files.ownership import claimed_file, locked
+from scail2.files.storage import is_present
 from scail2.perception.preview import INK, SHEETS, grid, palette_overlay, tile_of, write_sheet
+from scail2.perception.store import MaskStore
 from scail2.request.animation import AlphaMask, AnimationRequest
 from scail2.request.masks import Reframe
 from scail2.runs.budgeting import STAGES
-from scail2.runs.directory import RunDirectory
+from scail2.runs.directory import REQUEST, RunDirectory
 from scail2.runs.journal import Listener
+from scail2.runs.layout import keep_apart
+from scail2.runs.masking import TRACKS, set_masks_aside
 from scail2.runs.model import PipelineCache
 from scail2.runs.preparation import Prepared
 from scail2.runs.rehearsal import copy_prepared
+from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.segment_store import SegmentStore
 
 _FRAMES = 17
@@ -84,16 +92,16 @@ def render_preview(
 ) -> Preview:
     """Renders a run's first frames at a small size, beside its run directory, which is only read.
 
-    Masks are made for the whole clip, as the run would make them, or taken from the run as they are painted now.
+    Masks are made for the whole clip, as the run would make them, or taken from the run as they are painted now. The
+    preview's own, from which the run's differ since they were taken, move to its ``superseded/``.
 
     Raises:
         InputError: whatever the run would be refused for.
     """
     folder = preview_folder(run_dir.absolute())
     whole_dir, sheet = folder / "whole.run", folder / "sheet.png"
-    if not whole_dir.exists():
-        whole_dir.mkdir(parents=True)
-        copy_prepared(run_dir, whole_dir)
+    keep_apart(whole_dir, request)
+    _take_prepared(run_dir.absolute(), whole_dir, folder / "taken.json")
     model = PipelineCache()
     whole = RunDirectory.create(whole_dir, request, renders=False).plan(pipe=model, events=events)
     with claimed_file(sheet, SHEETS) as staging:
@@ -116,6 +124,26 @@ def render_preview(
         whole_seconds=whole_seconds,
         counted=counted,
     )
+
+
+def _take_prepared(run: Path, whole: Path, note: Path) -> None:
+    """Copies what the run has prepared, where its masks are not those that were taken last; ``note`` says which these were."""
+    masks = run / "masks"
+    found = MaskStore(masks).content_hash() if is_present(run / REQUEST) and is_present(masks / TRACKS) else None
+    if whole.exists() and found in (None, _last_taken(note)):
+        return
+    whole.mkdir(parents=True, exist_ok=True)
+    with locked(whole):
+        set_masks_aside(whole / "masks")
+        copy_prepared(run, whole)
+    if found is not None:
+        write_sealed(note, {"masks": found})
+
+
+def _last_taken(note: Path) -> str | None:
+    with suppress(DocumentError):
+        return read_sealed(note, dict[str, str]).get("masks") if is_present(note) else None
+    return None
 
 
 def small_request(request: AnimationRequest, whole: Prepared, masks: Path, output: Path) -> AnimationRequest:
