@@ -297,6 +297,8 @@ def test_other_cards(memory, level, words):
     found = verdicts(replace(FIT, gpus=(Gpu(name="card", memory=memory),)))["GPU"]
     assert found.level is level
     assert words in found.found
+    if level is Level.NOTE:
+        assert "take a GPU of 8 GiB or more" in found.fix
 
 
 def test_a_machine_without_a_gpu():
@@ -429,6 +431,28 @@ def test_download_asks_first_and_then_everything_is_there(capsys, monkeypatch, t
     assert not any(line.startswith("To fetch") for line in lines)
 
 
+def test_a_folder_is_remembered_once_everything_is_there(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(catalogue, "MODEL_SETS", (tiny_set("scail2-14b-a", "a", "vae/v"),))
+    comfy = tmp_path / "ComfyUI models"
+    (comfy / "vae").mkdir(parents=True)
+    (comfy / "a").write_bytes(bytes(1000))
+    asked = ["setup", "--model", "scail2-14b-a", "--no-loras", "--convert", "--memory", "80", "--folder", comfy]
+    _, lines, _ = run(capsys, *asked)
+    assert (
+        f"To fetch them:  scail2 setup --model scail2-14b-a --download --memory 80 --no-loras --convert --folder '{comfy}'"
+        in lines
+    )
+    assert model_folder() == tmp_path / "data/scail2"
+    (comfy / "vae/v").write_bytes(bytes(1000))
+    monkeypatch.setenv("SCAIL2_HOME", str(tmp_path / "old"))
+    code, lines, _ = run(capsys, *(word for word in asked if word != "--convert"))
+    assert (code, "Everything is there." in lines) == (0, True)
+    assert f"SCAIL2_HOME is {tmp_path / 'old'}: set it to {comfy}, or later commands look there." in lines
+    monkeypatch.delenv("SCAIL2_HOME")
+    assert model_folder() == comfy
+    assert installed_model("scail2-14b-a") == comfy / "a"
+
+
 def test_a_variable_that_points_elsewhere_is_said(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(catalogue, "MODEL_SETS", (tiny_set("scail2-14b-a", "a"),))
     monkeypatch.setenv("SCAIL2_HOME", str(tmp_path / "old"))
@@ -485,7 +509,7 @@ def test_a_downloaded_set_is_a_model_under_its_short_name(capsys, monkeypatch, t
     assert torch.equal(pipe.vae.state_dict()["decoder.conv_in.weight"], vae.state_dict()["decoder.conv_in.weight"])
     request = AnimationRequest(reference="r.png", driving="d.mp4", output="o.mp4", model="scail2-14b-tiny")
     assert request.model == str(tmp_path / "data/scail2/diffusion_models/t.safetensors")
-    assert run(capsys, "setup", *asked, "--convert")[0] == 0
+    assert run(capsys, "setup", *asked[:-2], "--convert")[0] == 0  # everything is there: nothing to download
     made = tmp_path / "data/scail2/converted/scail2-14b-tiny"
     (tmp_path / "data/scail2/diffusion_models/t.safetensors").unlink()
     assert installed_model(DEFAULT_MODEL) == made

@@ -88,7 +88,7 @@ def _gpu(machine: Machine) -> Iterator[Verdict]:
         found = f"{gpu.name}, {gpu.memory:.1f} GiB{free}{driver}"
         layout = layout_for(gpu.memory)
         if layout is None:
-            fix = "the embedded checkpoint runs; for the 14B at 512x896 take a GPU of 12 GiB or more"
+            fix = f"the embedded checkpoint runs; for the 14B at 512x896 take a GPU of {Layout.BLOCK_OFFLOAD.need} GiB or more"
             yield Verdict("GPU", Level.NOTE, f"{found}: too little for the 14B at 512x896", fix)
         elif layout is Layout.RESIDENT:
             yield Verdict("GPU", Level.OK, f"{found}: the 14B fits whole")

@@ -33,7 +33,10 @@ def setup(
     loras: Annotated[bool, typer.Option(help="The LoRAs of the presets fast, balanced and distilled.")] = True,
     folder: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where to keep models; ComfyUI's models folder will do. Remembered."),
+        typer.Option(
+            metavar="DIR",
+            help="Where to keep models; ComfyUI's models folder will do. Remembered once files are there.",
+        ),
     ] = None,
     download: Annotated[
         bool, typer.Option("--download", help="Fetch what is missing. Only this uses the network.")
@@ -64,7 +67,10 @@ def setup(
         files = [*choice.files.files, *files]
     _show(console, choice, files, place)
     if not download:
-        _show_commands(console, choice, files, place, memory if asked else None)
+        words = [*(["--memory", f"{memory:g}"] if asked else []), *([] if loras else ["--no-loras"])]
+        complete = _show_commands(console, choice, files, place, [*words, *(["--convert"] if convert else [])])
+        if complete and convert:
+            _convert(console, choice.files, place)
         return
     if choice.layout is None and model is None:
         raise InputError(
@@ -136,16 +142,16 @@ def _show(console: "Terminal", choice: "Choice", files: "list[PublicFile]", fold
 
 
 def _show_commands(
-    console: "Terminal", choice: "Choice", files: "list[PublicFile]", folder: Path, asked: float | None
-) -> None:
+    console: "Terminal", choice: "Choice", files: "list[PublicFile]", folder: Path, options: list[str]
+) -> bool:
+    """What fetches the files that are missing, with the same options; returns whether none is, and then remembers the folder."""
     from scail2.files.public.fetch import command
-    from scail2.files.public.installed import FileState, model_folder, receipts, state_of
+    from scail2.files.public.installed import FileState, model_folder, receipts, remember, state_of
 
     known = receipts(folder)
     missing = [each for each in files if state_of(each, folder, known) not in (FileState.INSTALLED, FileState.FOUND)]
     if missing:
-        words = ["scail2", "setup", "--model", choice.files.name, "--download"]
-        words += ["--memory", f"{asked:g}"] if asked is not None else []
+        words = ["scail2", "setup", "--model", choice.files.name, "--download", *options]
         words += ["--folder", str(folder)] if folder != model_folder() else []
         console.say(f"To fetch them:  {shlex.join(words)}")
         console.say("or one by one:")
@@ -153,10 +159,13 @@ def _show_commands(
             console.say(f"  {command(each, folder)}")
     else:
         console.say("Everything is there.")
+        remember(folder)
+        _tell_other_folder(console, folder)
     if choice.layout is not None:
         console.say(
             f"Then:  scail2 animate {_options(choice)} --reference hero.png --driving dance.mp4 --output film.mp4"
         )
+    return not missing
 
 
 def _options(choice: "Choice") -> str:
@@ -166,13 +175,10 @@ def _options(choice: "Choice") -> str:
 
 
 def _download(console: "Terminal", files: "list[PublicFile]", folder: Path, yes: bool) -> None:
-    import os
-
     import huggingface_hub
 
     from scail2.errors import InputError
     from scail2.files.public.fetch import download
-    from scail2.files.public.installed import VARIABLE, model_folder
 
     licences = ", ".join(dict.fromkeys(each.licence for each in files))
     if files and not yes:
@@ -184,6 +190,15 @@ def _download(console: "Terminal", files: "list[PublicFile]", folder: Path, yes:
     if not sys.stderr.isatty():
         huggingface_hub.utils.disable_progress_bars()
     download(files, folder, console.say)
+    _tell_other_folder(console, folder)
+
+
+def _tell_other_folder(console: "Terminal", folder: Path) -> None:
+    """Says so where later commands will look elsewhere, whatever was remembered."""
+    import os
+
+    from scail2.files.public.installed import VARIABLE, model_folder
+
     if folder != model_folder():
         console.say(f"{VARIABLE} is {os.environ.get(VARIABLE)}: set it to {folder}, or later commands look there.")
 
