@@ -216,6 +216,14 @@ def test_back_to_published_names_from_a_pipeline_folder(repository, state, tmp_p
         assert all(torch.equal(written[name], value) for name, value in state.items())
 
 
+@pytest.mark.parametrize("to", ["official", "comfy"])
+def test_published_names_have_no_pipelines(repository, tmp_path, to):
+    out, vae = tmp_path / "out.safetensors", repository / "Wan2.1_VAE.pth"
+    with pytest.raises(InputError, match=rf"--to {to} writes the transformer alone: leave --pipeline, --vae out"):
+        convert(repository, out, to=to, pipeline=True, components={"vae": vae, "text_encoder": None})
+    assert not out.exists()
+
+
 def test_kinds_are_told_by_content(repository):
     kinds = {path.name: kind_of(open_tensor_file(path)) for path in repository.glob("*.*") if path.suffix != ".json"}
     assert {name.split("_")[0] + name[-4:]: kind for name, kind in kinds.items()} == {

@@ -47,7 +47,7 @@ def convert(
         torch_dtype: type of the weights; None keeps what is stored (bfloat16 for 8-bit and GGUF files).
         config: the transformer's configuration in published words, where the file does not show it.
         pipeline: make a whole pipeline from a transformer file and the files found near it. A folder of public files
-            is always taken as a pipeline.
+            is always taken as a pipeline. Other layouts than diffusers' have no pipelines.
         components: files that are not to be searched for: ``vae``, ``text_encoder``, ``tokenizer``, ``image_encoder``.
         loras: files, each as a path or ``"PATH:STRENGTH"``, that become part of the transformer's weights.
 
@@ -57,18 +57,21 @@ def convert(
     source, out, components = local_path(source), Path(out), dict(components or {})
     if to not in TARGETS:
         raise InputError(f"Cannot convert to '{to}': choose one of {', '.join(TARGETS)}.")
-    whole = pipeline or any(components.values()) or (source.is_dir() and diffusers_folder(source) is None)
+    named = ["--pipeline"] * pipeline + [f"--{name.replace('_', '-')}" for name, path in components.items() if path]
+    if to != "diffusers" and named:
+        raise InputError(f"--to {to} writes the transformer alone: leave {', '.join(named)} out.")
+    loose = source.is_dir() and diffusers_folder(source) is None
     fused = [parse_lora(lora) for lora in loras]
     _keep_apart(out, source, {**components, **{f"LoRA {number + 1}": lora for number, (lora, _) in enumerate(fused)}})
     changes: dict[str, Any] = {"config": config, "torch_dtype": torch_dtype, "loras": fused}
     if to != "diffusers":
         refuse_name(out)
-        path = find_components(source).transformer if whole and source.is_dir() else source
+        path = find_components(source).transformer if loose else source
         with new_file(out) as file:
             dialect = convert_transformer(SCAIL2Transformer3DModel, path, file, to=to, **changes)
         return [f"transformer ({dialect}) -> {out}"]
     with new_folder(out) as folder:
-        if whole:
+        if named or loose:
             return _convert_pipeline(find_components(source, **components), folder, changes)
         return [_convert_one(source, folder, changes)]
 
