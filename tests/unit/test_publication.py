@@ -2,16 +2,25 @@
 
 import dataclasses
 import json
+import os
+import shlex
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from training_material import configuration, make_world
+from typer.testing import CliRunner
 
 from scail2.checkpoints.lora import apply_loras
 from scail2.checkpoints.transformer_files import read_transformer
+from scail2.cli.app import build_app
 from scail2.errors import InputError
+from scail2.files.public.embedded import embedded_model_path
+from scail2.files.storage import hash_file
 from scail2.loading.conversion import convert
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.training.card_results import results
@@ -94,7 +103,7 @@ def test_adapters_are_merged_into_whole_weights(adapted, tmp_path):
     assert len(changed) == 12  # without text a block has six such layers
     card = (tmp_path / "out" / "README.md").read_text()
     assert "Full weights, with low-rank adapters (rank 2) merged, for SCAIL-2" in card
-    assert "scail2 convert toy.safetensors" in card
+    assert "scail2 convert toy.safetensors --out trained/transformer" in card
     assert '"lora"' not in card.split("---\n")[1]
 
 
@@ -122,6 +131,105 @@ def test_a_second_stage_is_trained_on_top_of_the_first(adapted, world, tmp_path)
     before = card.split("## The stage before: `toy.safetensors` at 0.5")[1].split("## ")[0]
     assert "| steps | 3 |" in before
     assert "| of them animation_single |" in before
+
+
+def commands(card: str) -> list[str]:
+    return card.split("## Use\n\n```sh\n")[1].split("\n```")[0].split("\n")
+
+
+def test_the_cards_commands_make_a_model_of_whole_weights(adapted, world, tmp_path, monkeypatch):
+    """With the pipeline's folder beside the file: everything else is taken from it, the transformer is the published one."""
+    _, run = adapted
+    publish(run, tmp_path / "out", CARD, merge=True)
+    monkeypatch.chdir(tmp_path / "out")
+    shutil.copytree(world / "model", "model")
+    *preparing, converting, animating = commands((tmp_path / "out" / "README.md").read_text())
+    for line in preparing:
+        subprocess.run(["sh", "-c", line], check=True)
+    done = CliRunner().invoke(build_app(), shlex.split(converting)[1:], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert animating.startswith("scail2 animate --model trained ")
+    merged, made = (
+        read_transformer(SCAIL2Transformer3DModel, path) for path in ("toy.safetensors", "trained/transformer")
+    )
+    assert all(torch.equal(value, made.state_dict()[name]) for name, value in merged.state_dict().items())
+    stored = [json.loads(Path(each, "transformer", "config.json").read_text()) for each in ("model", "trained")]
+    assert stored[0] == stored[1]
+    assert hash_file(Path("trained/vae")) == hash_file(world / "model" / "vae")
+
+
+def test_a_loras_model_is_named_unless_it_comes_with_the_package(adapted, tmp_path):
+    _, run = adapted
+    publish(run, tmp_path / "own", CARD)
+    assert commands((tmp_path / "own" / "README.md").read_text())[0].startswith(
+        "scail2 animate --model model --lora toy.safetensors "
+    )
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    facts = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(facts | {"model": str(embedded_model_path())}))
+    publish(copy, tmp_path / "embedded", CARD)
+    assert commands((tmp_path / "embedded" / "README.md").read_text())[0].startswith(
+        "scail2 animate --lora toy.safetensors "
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory):
+    """A full fine-tune of one step, the stage before others."""
+    run = tmp_path_factory.mktemp("runs") / "sft"
+    config = configuration(world, steps=1, loss=LossConfig(), ema_decay=0.0)
+    build_trainer(config, run).run()
+    export_transformer(config, run, run / "transformer")
+    return config, run
+
+
+def test_of_whole_weights_of_the_embedded_model_the_package_has_the_rest(whole, tmp_path, monkeypatch):
+    _, run = whole
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    facts = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(facts | {"model": str(embedded_model_path())}))
+    publish(copy, tmp_path / "out", CARD)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    for line in commands((tmp_path / "out" / "README.md").read_text())[:2]:
+        subprocess.run(["sh", "-c", line], check=True)
+    assert hash_file(tmp_path / "trained" / "vae") == hash_file(embedded_model_path() / "vae")
+    assert not (tmp_path / "trained" / "transformer").exists()
+
+
+def test_the_card_tells_of_a_model_that_is_a_run(whole, world, tmp_path):
+    """A preference stage after a full fine-tune: the run's weights are what it was trained on, the rest is the pipeline's."""
+    config, first = whole
+    second = dataclasses.replace(config, name="second", model=str(first), lora=LoRAConfig(rank=2), seed=4)
+    build_trainer(second, tmp_path / "run").run()
+    export_transformer(second, tmp_path / "run", tmp_path / "run" / "adapter")
+    publish(tmp_path / "run", tmp_path / "lora", CARD)
+    card = (tmp_path / "lora" / "README.md").read_text()
+    assert commands(card)[0].startswith("scail2 animate --model sft --lora second.safetensors ")
+    before = card.split("## The stage before: `sft`, the model that this was trained on")[1].split("## ")[0]
+    assert "| steps | 1 |" in before
+    assert "| of them animation_single |" in before
+    publish(tmp_path / "run", tmp_path / "merged", CARD, merge=True)
+    assert commands((tmp_path / "merged" / "README.md").read_text())[0] == "cp -r model trained"
+
+
+def test_a_run_notes_what_it_started_from_and_its_card_tells(adapted, tmp_path):
+    config, first = adapted
+    second = dataclasses.replace(config, name="second", steps=1, seed=4)
+    build_trainer(second, tmp_path / "run", start_from=first).run()
+    checkpoint = str(latest_state(first / "checkpoints"))
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["start_from"] == checkpoint
+    longer = dataclasses.replace(second, steps=2)
+    build_trainer(longer, tmp_path / "run").run()  # goes on, and began with the same
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["start_from"] == checkpoint
+    export_transformer(longer, tmp_path / "run", tmp_path / "run" / "adapter")
+    publish(tmp_path / "run", tmp_path / "out", CARD)
+    card = (tmp_path / "out" / "README.md").read_text()
+    before = card.split("## The stage before: `adapted`, whose checkpoint this began with")[1].split("## ")[0]
+    assert "| steps | 3 |" in before
+    assert str(first) not in card
 
 
 def test_what_cannot_be_merged_is_refused(adapted, world, tmp_path):

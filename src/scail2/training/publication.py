@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -14,12 +15,13 @@ from scail2.data.dataset import LatentDataset
 from scail2.errors import InputError, short
 from scail2.files.documents import load_json, read_document
 from scail2.files.ownership import new_folder
+from scail2.files.public.embedded import embedded_model_path
 from scail2.files.user_paths import split_lora
 from scail2.loading.places import parse_lora
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.request.paths import refuse_overwriting
 from scail2.training.card_results import cell, results
-from scail2.training.run_folder import CHECKPOINTS, CONFIG
+from scail2.training.run_folder import CHECKPOINTS, CONFIG, TRAINING
 from scail2.training.state import latest_state, read_progress
 
 
@@ -64,6 +66,7 @@ class _Run:
     accumulation: int = 1
     ema_decay: float = 0.0
     fused: tuple[str, ...] = ()
+    start_from: str | None = None
     lora: dict[str, Any] | None = None
     preference: dict[str, Any] | None = None
     loss: dict[str, Any] = field(default_factory=dict)
@@ -145,14 +148,43 @@ def model_card(run: Path, facts: _Run, card: Card, *, merged: bool = False) -> s
 
 
 def _use(facts: _Run, adapters: bool) -> str:
-    file = f"{facts.name}.safetensors"
-    if not adapters:
-        return f"```sh\nscail2 convert {file} --pipeline --out model\n```\n\nThe names are those of the published checkpoint."
+    file, films = f"{facts.name}.safetensors", "--reference hero.png --driving dance.mp4 --output out.mp4"
+    if adapters:
+        model = "" if _is_embedded(facts.model) else f"--model {shlex.quote(Path(facts.model).resolve().name)} "
+        return (
+            f"```sh\nscail2 animate {model}--lora {file} {films}\n```\n\n"
+            "The names are those of the published LoRAs, which ComfyUI and diffusers' `load_lora_weights` read, too."
+            + _on_top_of(facts)
+        )
+    whole = _pipeline_before(facts)
+    base = _EMBEDDED if _is_embedded(whole) else shlex.quote(Path(whole).resolve().name)
     return (
-        f"```sh\nscail2 animate --lora {file} --reference hero.png --driving dance.mp4 --output out.mp4\n```\n\n"
-        "The names are those of the published LoRAs, which ComfyUI and diffusers' `load_lora_weights` read, too."
-        + _on_top_of(facts)
+        f"```sh\ncp -r {base} trained\nrm -r trained/transformer\nscail2 convert {file} --out trained/transformer\n"
+        f"scail2 animate --model trained {films}\n```\n\nEverything but the transformer, such as the autoencoder, is that of "
+        f"`{Path(whole).resolve().name}`, a folder as `scail2 convert --pipeline` makes it of published files. The file's names "
+        "are those of the published checkpoint."
     )
+
+
+# What a shell puts the folder of the embedded model for.
+_EMBEDDED = "\"$(python -c 'import scail2.files.public.embedded as e; print(e.embedded_model_path())')\""
+
+
+def _is_embedded(model: str) -> bool:
+    return Path(model).resolve() == embedded_model_path().resolve()
+
+
+def _pipeline_before(facts: _Run) -> str:
+    """The model that a run, or the first of the runs before it, began with: runs hold a transformer alone."""
+    while (run := _run_at(facts.model)) is not None:
+        facts = load_json(run / CONFIG, _Run, unknown=True)
+    return facts.model
+
+
+def _run_at(place: str) -> Path | None:
+    """The training whose folder, or whose checkpoint, a place is."""
+    path = Path(place)
+    return next((run for run in (path, path.parent.parent) if TRAINING.recognises(run)), None)
 
 
 def _on_top_of(facts: _Run) -> str:
@@ -202,14 +234,23 @@ def _stages_before(facts: _Run) -> Iterator[str]:
     """What was trained before and is part of the weights that this run began with, as far as its runs are still there."""
     for name, given in map(split_lora, facts.fused):
         path, strength = Path(name), 1.0 if given is None else float(given)
-        told = f"## The stage before: `{path.name}` at {strength:g}\n\n"
-        run = path.parent.parent
-        if path.parent.name != "adapter" or not (run / CONFIG).is_file():
-            yield told + "Not trained by a run that was there when this card was written."
-            continue
-        before = load_json(run / CONFIG, _Run, unknown=True)
-        yield told + _listed(_training(run, before)) + "\n\n" + _data(before)
-        yield from _stages_before(before)
+        yield from _stage(f"`{path.name}` at {strength:g}", _run_at(name) if path.parent.name == "adapter" else None)
+    if facts.start_from is not None:
+        run = _run_at(facts.start_from)
+        yield from _stage(f"`{(run or Path(facts.start_from)).name}`, whose checkpoint this began with", run)
+    if (run := _run_at(facts.model)) is not None:
+        yield from _stage(f"`{run.resolve().name}`, the model that this was trained on", run)
+
+
+def _stage(what: str, run: Path | None) -> Iterator[str]:
+    """A run that came before, and those before it."""
+    told = f"## The stage before: {what}\n\n"
+    if run is None:
+        yield told + "Not trained by a run that was there when this card was written."
+        return
+    before = load_json(run / CONFIG, _Run, unknown=True)
+    yield told + _listed(_training(run, before)) + "\n\n" + _data(before)
+    yield from _stages_before(before)
 
 
 def _data(facts: _Run) -> str:

@@ -72,15 +72,29 @@ def refuse_change(folder: Path, config: TrainConfig) -> None:
         )
 
 
-def save_config(folder: Path, config: TrainConfig) -> None:
-    """Writes what the run is made with; a change of a run that has checkpoints is added to `changes.jsonl`."""
+def save_config(folder: Path, config: TrainConfig, start_from: Path | None = None) -> None:
+    """Writes what the run is made with; a change of a run that has checkpoints is added to `changes.jsonl`.
+
+    ``start_from`` is the run that it begins with; one that goes on keeps what it began with.
+    """
     changed = _changes(folder, config)
     if changed:
         line = {"step": _last_step(folder), "changed": changed}
         with (folder / CHANGES).open("a") as file:
             file.write(json.dumps(line) + "\n")
+    described = _described(config) | {
+        "start_from": _began_with(folder) if start_from is None else str(start_from.absolute())
+    }
     with atomic_file(folder / CONFIG) as file:
-        file.write((json.dumps(_described(config), indent=2) + "\n").encode())
+        file.write((json.dumps(described, indent=2) + "\n").encode())
+
+
+def _began_with(folder: Path) -> str | None:
+    """The run that a run with checkpoints began with."""
+    if latest_state(folder / CHECKPOINTS) is None or not (folder / CONFIG).is_file():
+        return None
+    given = load_json(folder / CONFIG, dict[str, Any]).get("start_from")
+    return given if isinstance(given, str) else None
 
 
 def _last_step(folder: Path) -> int:

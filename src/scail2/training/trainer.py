@@ -83,6 +83,7 @@ class Trainer:
         self.samples = 0
         self.skipped = SkippedSteps(config.most_skipped)
         self._asked_to_stop = self._stop = False
+        self._started_from: Path | None = None
 
     def run(self) -> Path:
         """Trains; returns the last checkpoint. SIGTERM and SIGINT end the run after the step, with a checkpoint."""
@@ -90,7 +91,7 @@ class Trainer:
         self._resume()
         record = None
         if self.context.speaks:
-            save_config(self.directory, self.config)
+            save_config(self.directory, self.config, self._started_from)
             record = TrainingRecord(self.directory, from_step=self.step)
         previous = {s: signal.signal(s, self._request_stop) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -126,6 +127,7 @@ class Trainer:
         """Takes weights, averages and optimiser state of another run; counts steps from 0 and goes on counting samples."""
         self.samples = load_state(checkpoint, self.trained, self.optimizers, self.average).samples
         self.batches.resume_at(0, self.samples)
+        self._started_from = checkpoint
 
     def _resume(self) -> None:
         state = latest_state(self.directory / "checkpoints")
