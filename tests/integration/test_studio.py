@@ -341,3 +341,89 @@ def test_refusals_are_told_in_the_page(studio, tmp_path):
     page.get_by_role("button", name="Find the masks").click()
     page.get_by_text("Choose a picture and a clip first.").wait_for()
     assert http.get("/v1/runs").json()["runs"] == []
+
+
+@pytest.fixture
+def planned(studio):
+    """The page at the masks of a run of five frames: (page, http client, faults, run)."""
+    page, http, faults = studio
+    page.goto(f"{http.base_url}/studio/#/new")
+    page.get_by_role("button", name="animation").click()
+    page.get_by_text("is chosen").wait_for()
+    page.get_by_text("Length, rate, size, sound, seed").click()
+    page.get_by_label("Frames from the beginning").fill("5")
+    page.get_by_role("button", name="Find the masks").click()
+    page.get_by_role("heading", name="Who moves whom").wait_for(timeout=LONG)
+    page.locator("canvas[aria-busy=false]").wait_for()
+    return page, http, faults, only_run(http)["id"]
+
+
+def dab(page, colour):
+    """Paints in the middle of the frame that is shown."""
+    page.get_by_role("button", name=colour, exact=True).click()
+    page.get_by_label("Brush, in pixels").fill("40")
+    box = page.locator("canvas").bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+
+def test_repainted_masks_are_planned_anew(planned):
+    """Masks that nothing can be rendered with are told of; painted right, they can, and the plan is that of the new ones."""
+    page, http, faults, run = planned
+    paint_all(page, http, run, (0, 0, 255))
+    dab(page, "blue")
+    page.get_by_role("link", name="The masks are right: plan").click()
+    page.get_by_text("driving character 1 is cut off at the top").wait_for(timeout=LONG)
+    assert page.get_by_role("button", name="Render", exact=True).is_enabled()
+
+    page.get_by_role("link", name="Masks", exact=True).click()
+    page.get_by_role("heading", name="Who moves whom").wait_for()
+    paint_all(page, http, run, (0, 0, 0))
+    dab(page, "red")
+    page.get_by_role("link", name="The masks are right: plan").click()
+    page.get_by_text("the reference mask and the driving mask share no colour").wait_for(timeout=LONG)
+    assert page.get_by_role("button", name="Render", exact=True).count() == 0
+
+    page.get_by_role("link", name="To the masks").click()
+    page.locator("canvas[aria-busy=false]").wait_for()
+    dab(page, "blue")
+    page.locator("input[type=number]").first.fill("4")
+    page.get_by_role("button", name="Save, and the same through frame").click()
+    page.get_by_text("Frames 0 to 4 are saved.").wait_for()
+    page.get_by_role("link", name="The masks are right: plan").click()
+    page.get_by_role("heading", name="What will be rendered").wait_for(timeout=LONG)
+    assert page.get_by_role("button", name="Render", exact=True).is_enabled()
+    assert page.get_by_text("is cut off at the top").count() == 0
+    assert faults == []
+
+
+def paint_all(page, http, run, colour):
+    """The clip's five masks in one colour, as the page finds them."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (128, 128), colour).save(buffer, format="PNG")
+    where = f"/v1/runs/{run}/masks/driving/0.png"
+    assert http.put(where, params={"through": 4}, content=buffer.getvalue()).is_success
+    page.reload()
+    page.locator("canvas[aria-busy=false]").wait_for()
+
+
+def test_what_was_painted_stays_where_it_cannot_be_saved(planned):
+    page, http, _, run = planned
+    page.route(
+        "**/masks/driving/0.png*", lambda route: route.abort() if route.request.method == "PUT" else route.continue_()
+    )
+    before = mask_of(http, run, 0)
+    dab(page, "blue")
+    for leave in (
+        lambda: page.get_by_role("button", name="Next frame").click(),
+        lambda: page.get_by_role("link", name="The masks are right: plan").click(),
+    ):
+        with page.expect_event("requestfailed"):
+            leave()
+        page.get_by_text("Frame 0 of 4").wait_for()
+        page.get_by_role("heading", name="Who is who").wait_for()
+    assert (mask_of(http, run, 0) == before).all()
+    page.unroute("**/masks/driving/0.png*")
+    with page.expect_response(lambda response: response.request.method == "PUT"):
+        page.get_by_role("button", name="Next frame").click()
+    page.get_by_text("Frame 1 of 4").wait_for()
+    assert tuple(mask_of(http, run, 0)[64, 64]) == (0, 0, 255)

@@ -46,6 +46,7 @@ export const api = {
   state: (id) => json("GET", run(id)),
   change: (id, settings, action = "render") => json("POST", run(id, "/change"), { settings, action }),
   cancel: (id) => json("POST", run(id, "/cancel")),
+  plan: (id) => json("POST", run(id, "/plan")),
   resume: (id) => json("POST", run(id, "/resume")),
   rerender: (id, segment, seed, cascade) => json("POST", run(id, "/rerender"), { segment, seed, cascade }),
   remove: (id) => call("DELETE", run(id)),

@@ -12,10 +12,25 @@ import { result } from "./result.js";
 const STEPS = { inputs: "Inputs", masks: "Masks", plan: "Plan", render: "Render", result: "Result" };
 const PAGES = { inputs, masks, plan, render, result };
 let leave = null;
+let here = location.hash;
+
+// Whether the page before could be left: what was painted there is saved first, and stays where that fails.
+async function left() {
+  try {
+    await leave?.();
+  } catch (error) {
+    if (!confirm(`${error.message} Leave without what was painted last?`)) {
+      history.replaceState(null, "", here);
+      return false;
+    }
+  }
+  leave = null;
+  here = location.hash;
+  return true;
+}
 
 async function show() {
-  leave?.();
-  leave = null;
+  if (!(await left())) return;
   const [, place = "library", id, step = "masks"] = location.hash.split("/");
   const page = document.getElementById("page");
   page.replaceChildren(el("p", { class: "soft" }, "One moment …"));

@@ -6,6 +6,9 @@ import { findings } from "./findings.js";
 
 const REFERENCE = -1;
 
+// What this tab remembers of a run whose masks were painted after its plan was made: `plan.js` has another made.
+export const painted = (id) => `painted ${id}`;
+
 export async function masks(state) {
   if (["queued", "running"].includes(state.job?.state)) return waiting(state);
   if (state.job?.state === "failed" && !state.plan) return failed(state);
@@ -44,7 +47,9 @@ function failed(state) {
 
 class Editor {
   constructor(state, facts) {
-    Object.assign(this, { state, facts, frame: 0, tool: "paint", undoing: [], clicks: [], dirty: false, box: null });
+    Object.assign(this, { state, facts, frame: 0, tool: "paint", undoing: [], clicks: [], box: null });
+    // Strokes, and how many of them the service has: what is painted while a save is on its way is not in it.
+    Object.assign(this, { strokes: 0, saved: 0, wanted: 0 });
     this.colours = Object.entries(facts.palette);
     this.background = state.settings.mode === "replacement" ? "white" : "black";
     const used = [...new Set((facts.driving ?? []).map((each) => each.slot).filter(Boolean))];
@@ -61,6 +66,10 @@ class Editor {
     this.list = el("ul", {});
     this.listen();
     this.node = this.layout();
+  }
+
+  get dirty() {
+    return this.strokes !== this.saved;
   }
 
   layout() {
@@ -120,11 +129,17 @@ class Editor {
   }
 
   async show(frame) {
-    const saved = this.dirty ? this.save() : null;
+    this.wanted = frame;
+    try {
+      while (this.dirty) await this.save();
+    } catch (error) {
+      this.slider.value = this.frame;
+      throw error;
+    }
+    if (this.wanted !== frame) return;
     // Until its mask is here, nothing can be painted on the frame.
     this.mask = null;
     this.canvas.setAttribute("aria-busy", "true");
-    await saved;
     this.frame = frame;
     this.slider.value = frame;
     const still = frame === REFERENCE;
@@ -215,7 +230,7 @@ class Editor {
       const half = Math.floor(Math.sqrt(radius * radius - row * row));
       this.pen.fillRect(Math.round(x) - half, Math.round(y) + row, 2 * half + 1, 1);
     }
-    this.dirty = true;
+    this.strokes++;
     this.draw();
   }
 
@@ -233,7 +248,7 @@ class Editor {
 
   async again() {
     if (!this.clicks.length) throw new Error("Click or draw a box on a frame first.");
-    this.dirty = false;
+    this.saved = this.strokes;
     const changes = {};
     for (const [name, text] of this.clicks) changes[name] = [...(changes[name] ?? this.state.settings[name] ?? []), text];
     await api.change(this.state.id, changes, "plan");
@@ -244,22 +259,24 @@ class Editor {
     const before = this.undoing.pop();
     if (!before) throw new Error("There is nothing to undo on this frame.");
     this.pen.putImageData(before, 0, 0);
-    this.dirty = true;
+    this.strokes++;
     this.draw();
   }
 
   async save(through) {
     if (!this.mask) return;
-    this.dirty = false;
-    const blob = await this.mask.convertToBlob({ type: "image/png" });
-    const name = this.frame === REFERENCE ? "reference" : `driving/${this.frame}`;
-    await api.put_mask(this.state.id, name, blob, this.frame === REFERENCE ? undefined : through);
-    notice(through > this.frame ? `Frames ${this.frame} to ${through} are saved.` : "The mask is saved.");
+    const { mask, frame, strokes } = this;
+    const blob = await mask.convertToBlob({ type: "image/png" });
+    const name = frame === REFERENCE ? "reference" : `driving/${frame}`;
+    await api.put_mask(this.state.id, name, blob, frame === REFERENCE ? undefined : through);
+    this.saved = Math.max(this.saved, strokes);
+    sessionStorage.setItem(painted(this.state.id), "");
+    notice(through > frame ? `Frames ${frame} to ${through} are saved.` : "The mask is saved.");
   }
 
-  close() {
+  async close() {
+    while (this.dirty) await this.save();
     removeEventListener("pointerup", this.lift);
-    if (this.dirty) this.save().catch((error) => notice(error.message, true));
   }
 }
 

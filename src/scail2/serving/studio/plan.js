@@ -1,12 +1,17 @@
 // Plan: size, segments, memory, time and warnings, before anything is spent.
 
-import { api, source } from "./api.js";
+import { api, source, watch } from "./api.js";
 import { action, el, facts, minutes, told as asked } from "./dom.js";
 import { findings } from "./findings.js";
+import { painted } from "./masks.js";
 
-export async function plan(state) {
+export async function plan(given) {
+  const state = sessionStorage.getItem(painted(given.id)) === null ? given : await api.plan(given.id);
+  sessionStorage.removeItem(painted(given.id));
+  const planning = state.job?.action === "plan" ? state.job.state : null;
+  if (["queued", "running"].includes(planning)) return waiting(state);
   const told = state.plan;
-  if (!told) {
+  if (!told || planning === "failed") {
     return { node: el("div", { class: "stack" }, el("h2", {}, "Plan"), el("p", {}, state.job?.failure ?? "There is no plan yet."),
       el("a", { class: "button", href: `#/run/${state.id}/masks` }, "To the masks")) };
   }
@@ -30,6 +35,12 @@ export async function plan(state) {
     el("div", { class: "row" }, action("Render", go, { disabled: wrong }),
       wrong ? el("span", { class: "word-error" }, "Put right what must be put right first.") : null));
   return { node };
+}
+
+function waiting(state) {
+  const watched = watch(state.id, () => {});
+  watched.done.then(() => location.hash.includes(`${state.id}/plan`) && dispatchEvent(new HashChangeEvent("hashchange")));
+  return { node: el("div", { class: "stack" }, el("h2", {}, "Plan"), el("p", { role: "status" }, "The plan is being made …")), stop: watched.stop };
 }
 
 function cost(state, told) {
