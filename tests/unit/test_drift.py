@@ -11,6 +11,8 @@ from PIL import Image
 
 from scail2.drift import measure as drift
 from scail2.drift.colour import LabStatistics, lab_to_rgb, rgb_to_lab
+from scail2.drift.driving import DrivingMeasures
+from scail2.drift.glance import Glance
 from scail2.drift.plot import plot, ticks
 from scail2.errors import InputError
 
@@ -164,6 +166,17 @@ def test_seam_energy_grows_with_the_jump():
     assert energies[0] < energies[1] < energies[2]
     assert energies[2] > 3
     assert measure(frames).seam_energy is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_segment_of_one_frame_is_measured_without_remarks():
+    frames, _ = scene(frames=9)
+    driving = DrivingMeasures(
+        glance=Glance.at(frames[3:9]), statistics=drift.segment_statistics(frames[8:]), first=None, is_scene=False
+    )
+    found = measure(frames[8:], previous_tail=frames[3:8], driving=driving)
+    assert (found.frames, found.motion, found.repeated_frames, found.stalled) == (1, 0.0, (), None)
+    assert found.seam_energy == pytest.approx(1, abs=0.25)
 
 
 def test_repeated_and_frozen_frames():

@@ -237,7 +237,7 @@ def _runs(numbers: list[int]) -> list[tuple[int, int]]:
 def _stalled(repeated: list[int], driving: np.ndarray | None) -> tuple[int, int] | None:
     """The longest frozen run, first and last, in which the driving video goes on; ``driving`` are its steps (T - 1,)."""
     frozen = [(first, last) for first, last in _runs(repeated) if last - first + 1 >= _FROZEN_FRAMES]
-    if driving is not None:
+    if frozen and driving is not None:
         usual = float(np.median(driving))
         frozen = [
             (first, last)
