@@ -187,6 +187,23 @@ def test_why_motion_could_not_be_measured_is_told(film):
     assert "motion error: could not be measured (nobody there)" in found.lines()
 
 
+def test_measures_behind_a_gap_are_not_judged(film):
+    """A cascade that stopped at the drift limit leaves later segments that are measured, and one before them that is not."""
+    frames, mask = film
+
+    def jumps(wide):
+        wide[12:24, :, 20:] += 60
+        wide[24:, :, 40:] += 60
+
+    report = report_on(changed(frames, jumps), frames, mask)
+    jump = next(each for each in judge(report).troubles if each.measure is Measure.SEAM)
+    assert sorted([jump.segment, *jump.also]) == [1, 2]
+    report.segments[2] = replace(report.segments[2], index=3)
+    found = {each.measure: each for each in judge(report).measured}
+    assert (found[Measure.SEAM].segment, found[Measure.SEAM].frame, found[Measure.SEAM].also) == (1, 12, ())
+    assert found[Measure.DRIFT].segment == 1
+
+
 def test_measures_survive_json_and_those_of_earlier_versions_are_read(film):
     frames, mask = film
     report = report_on(frames, frames, mask, errors=[MotionError(frames=(1,), errors=(0.25,))] * 3)
