@@ -12,7 +12,8 @@ from tiny import SIZE, bare_pipeline
 from scail2.cli.app import main
 from scail2.errors import InputError
 from scail2.runs import RunDirectory
-from scail2.runs.comparison import ComparedRun, SideBySide, compared, differing
+from scail2.runs.comparison import ComparedRun, SideBySide, compared, differing, rows
+from scail2.runs.segment_store import SegmentStore
 from scail2.video import VideoReader
 
 WIDTH = 192  # a column is never narrower than its text
@@ -96,6 +97,45 @@ def test_what_was_asked_for_is_among_the_numbers(runs):
         other = ComparedRun("other", RunDirectory(plain.run.path, request.with_changes(**change)))
         assert differing([plain, other]) == [name]
     assert plain.numbers["LoRAs"] == "none"
+
+
+def test_every_other_setting_that_differs_has_a_row_of_its_own(runs):
+    plain = compared(runs[:2])[0]
+    request, folder = plain.run.request, plain.run.path.parent
+    (folder / "b").mkdir()
+    for name in ("hero.png", "b/reference.png"):
+        (folder / name).write_bytes(request.reference.read_bytes())
+    for option, change, told in (
+        ("--fit", {"fit": "letterbox"}, ["cover", "letterbox"]),
+        ("--equal-segments", {"equal_segments": True}, ["no", "yes"]),
+        ("--vae-bf16", {"vae_bf16": True}, ["no", "yes"]),
+        ("--negative-prompt", {"negative_prompt": "rain"}, ["", "rain"]),
+        ("--fps", {"fps": 8}, [None, "8"]),
+        ("--overlap", {"prev_segment_conditioning_frames": 5}, [None, "5"]),
+        ("--attention", {"attention": "sdpa"}, ["auto", "sdpa"]),
+        ("--reframe", {"reframe": "auto"}, ["off", "auto"]),
+        ("--reference", {"reference": folder / "hero.png"}, ["reference.png", "hero.png"]),
+        ("--reference", {"reference": folder / "b/reference.png"}, ["reference.png", "b/reference.png"]),
+        ("--reference-mask", {"reference_mask": ()}, ["reference_mask.png", None]),
+        ("--audio", {"audio": False}, ["yes", "no"]),
+        ("--steps", {"num_inference_steps": None}, ["2", None]),  # what it came to is the same
+    ):
+        other = ComparedRun("other", RunDirectory(plain.run.path, request.with_changes(**change)))
+        assert differing([plain, other]) == [option]
+        assert rows([plain, other])[option] == told
+    elsewhere = request.with_changes(output=folder / "x.mp4", device="cpu")
+    same = [plain, ComparedRun("other", RunDirectory(plain.run.path, elsewhere))]
+    assert differing(same) == []
+
+
+def test_a_segment_s_file_is_opened_once_for_all_its_frames(runs, monkeypatch):
+    opened = []
+    one = SegmentStore.frames
+    monkeypatch.setattr(SegmentStore, "frames", lambda store, index: opened.append(index) or one(store, index))
+    joined = compared(runs[:2])[0].frames
+    made = np.concatenate([joined.frames(number, number + 1) for number in range(13)])
+    assert opened == [0, 1]
+    np.testing.assert_array_equal(made, frames_of(runs[0]))
 
 
 def test_the_command_writes_film_and_picture_and_changes_no_run(runs, capsys):

@@ -31,13 +31,19 @@ def compare(
 
     for each in runs:
         RunDirectory.open(each)  # before anything heavy is imported
-    from scail2.runs.comparison import compared, differing
+    from scail2.runs.comparison import compared, differing, rows
 
     found = compared(runs)
     if output is not None:
         _write(found, output.absolute(), overwrite=overwrite)
     if as_json:
-        write_json([{"run": str(each.run.path), **each.numbers} for each in found])
+        numbers = rows(found)
+        write_json(
+            [
+                {"run": str(each.run.path), **{name: values[place] for name, values in numbers.items()}}
+                for place, each in enumerate(found)
+            ]
+        )
         return
     from rich.table import Table
     from rich.text import Text
@@ -47,8 +53,8 @@ def compare(
     for one in found:
         table.add_column(Text(visible(one.name)), overflow="fold")
     unlike = differing(found)
-    for name in found[0].numbers:
-        values = ["–" if each.numbers[name] is None else str(each.numbers[name]) for each in found]
+    for name, numbers in rows(found).items():
+        values = ["–" if each is None else str(each) for each in numbers]
         style = "bold" if name in unlike else "dim"
         table.add_row(Text(name, style=style), *(Text(visible(value), style=style) for value in values))
     Terminal().print(table)

@@ -112,7 +112,7 @@ _LONG_ENOUGH, _FRAMES_COMPARED = 24, 5
 
 
 def judge(report: DriftReport) -> Verdict:
-    """The verdict on a run's measures, from the first segment to the first that has none: further on no frame's number is known."""
+    """The verdict on a run's measures, from the first segment to the first that has none: then no frame's number is known."""
     segments = [each for place, each in enumerate(report.segments) if each.index == place]
     starts = [0, *accumulate(each.frames for each in segments)]
     measured = []

@@ -1,5 +1,6 @@
 """Several runs side by side: their numbers as a table, their finished frames as one film or picture."""
 
+import itertools
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 from scail2.drift.verdict import Measure
 from scail2.errors import InputError
 from scail2.files.storage import is_present
+from scail2.request.animation import AnimationRequest
+from scail2.request.values import option_of
 from scail2.runs.directory import RunDirectory
 from scail2.runs.sealed import read_sealed
 from scail2.runs.segment_store import JoinedFrames, SegmentStore
@@ -25,6 +28,14 @@ _LINE, _MARGIN, _GUTTER = 16, 6, 6
 _LEAST_WIDTH = 192
 _MOMENTS = 6
 _CHUNK = 16
+# Settings that `ComparedRun.numbers` has, by what they came to; and those that say where to work and to write.
+_NUMBERS = {
+    "mode": "mode", "model": "model", "seed": "seed", "preset": "preset", "num_inference_steps": "steps", "solver": "solver",
+    "guidance_scale": "guidance", "shift": "shift", "lora": "LoRAs", "weights": "weights", "dtype": "number format",
+    "cache": "step cache", "drift_correction": "drift correction", "prompt": "prompt", "height": "size", "width": "size",
+    "frames": "frames",
+}  # fmt: skip
+_ELSEWHERE = ("version", "output", "device")
 
 
 @dataclass(frozen=True)
@@ -117,9 +128,45 @@ def compared(paths: Sequence[Path]) -> list[ComparedRun]:
     return runs
 
 
+def rows(runs: Sequence[ComparedRun]) -> dict[str, list[Any]]:
+    """A value of each run by name: their numbers, and under its option every setting in which they differ beside these."""
+    found = {name: [run.numbers[name] for run in runs] for name in runs[0].numbers}
+    asked = [run.run.request.to_json() for run in runs]
+    for name in asked[0]:
+        values = [each[name] for each in asked]
+        told = name in _NUMBERS and not _alike(found[_NUMBERS[name]])
+        if name not in _ELSEWHERE and not _alike(values) and not told:
+            found[option_of(AnimationRequest, name)] = _in_words(values)
+    return found
+
+
 def differing(runs: Sequence[ComparedRun]) -> list[str]:
-    """Names of the numbers that are not the same in all runs."""
-    return [name for name in runs[0].numbers if len({str(run.numbers[name]) for run in runs}) > 1]
+    """Names of the `rows` that are not the same in all runs."""
+    return [name for name, values in rows(runs).items() if not _alike(values)]
+
+
+def _alike(values: Sequence[Any]) -> bool:
+    return len(set(map(str, values))) == 1
+
+
+def _in_words(values: Sequence[Any]) -> list[str | None]:
+    """Values of a setting; paths without the folders that they share, None where it is not given."""
+    lists = [value if isinstance(value, list) else [value] for value in values]
+    folders = [Path(each).parts[:-1] for value in lists for each in value if _is_path(each)]
+    shared = sum(1 for _ in itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False)))
+
+    def word(value: Any) -> str:
+        if _is_path(value):
+            return str(Path(*Path(value).parts[shared:]))
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    return [None if value in ([], [None]) else ", ".join(map(word, value)) for value in lists]
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and Path(value).is_absolute()
 
 
 class SideBySide:
@@ -172,13 +219,13 @@ class SideBySide:
         return np.concatenate(rows)
 
     def _draw_heads(self) -> list[np.ndarray]:
-        shown = differing(self.runs)
+        known, shown = rows(self.runs), differing(self.runs)
         font = ImageFont.load_default(11)
         texts = []
-        for run, width in zip(self.runs, self._widths, strict=True):
+        for column, (run, width) in enumerate(zip(self.runs, self._widths, strict=True)):
+            values = {name: known[name][column] for name in shown}
             numbers = " · ".join(
-                f"{name} {'–' if run.numbers[name] is None else textwrap.shorten(str(run.numbers[name]), 60)}"
-                for name in shown
+                f"{name} {'–' if value is None else textwrap.shorten(str(value), 60)}" for name, value in values.items()
             )
             wrapped = textwrap.wrap(numbers or "the same settings", max(12, (width - 2 * _MARGIN) // 6))
             texts.append([*textwrap.wrap(run.name, max(12, (width - 2 * _MARGIN) // 6)), *wrapped])

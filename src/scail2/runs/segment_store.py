@@ -222,6 +222,7 @@ class JoinedFrames:
         self._indices = list(indices)
         lengths = [store.known(index).num_frames for index in self._indices]
         self._starts = [0, *itertools.accumulate(lengths)]
+        self._opened: tuple[int, VideoReader] | None = None
 
     @property
     def height(self) -> int:
@@ -235,7 +236,7 @@ class JoinedFrames:
 
     @cached_property
     def _size(self) -> tuple[int, int]:
-        first = self._store.frames(self._indices[0])
+        first = self._source(self._indices[0])
         return first.height, first.width
 
     def __len__(self) -> int:
@@ -247,8 +248,16 @@ class JoinedFrames:
         for index, first, last in zip(self._indices, self._starts, self._starts[1:], strict=False):
             low, high = max(start, first), min(stop, last)
             if low < high:
-                parts.append(self._store.frames(index).frames(low - first, high - first))
+                parts.append(self._source(index).frames(low - first, high - first))
         return np.concatenate(parts)
+
+    def _source(self, index: int) -> VideoReader:
+        """A segment's frames; its file stays open until another's are read."""
+        if self._opened is None or self._opened[0] != index:
+            if self._opened is not None:
+                self._opened[1].close()
+            self._opened = (index, self._store.frames(index))
+        return self._opened[1]
 
     def chunks(self, size: int = 16) -> Iterator[np.ndarray]:
         """All frames in order, at most ``size`` at a time."""
