@@ -78,6 +78,7 @@ def test_another_file_is_not_taken_for_the_moved_one(tmp_path, pipe):
     for moved, sentence in (
         ({"output": tmp_path / "x.mp4"}, "'output' is no file of a run"),
         ({"masks": tmp_path}, "begun without --masks"),
+        ({"audio": run.request.driving}, "begun without --audio; give its own command again to change that"),
     ):
         with pytest.raises(InputError, match=sentence):
             RunDirectory.open(run.path).resume(pipe, moved=moved)

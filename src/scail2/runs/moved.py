@@ -51,7 +51,7 @@ def at_new_places(folder: Path, request: AnimationRequest, places: Mapping[str, 
     for name in places:
         if name not in MOVABLE:
             raise InputError(f"'{name}' is no file of a run; its files are {', '.join(MOVABLE)}.")
-        if not getattr(request, name):
+        if not (given := getattr(request, name)) or given is True:  # the driving video's own sound is no file given
             raise InputError(
                 f"This run was begun without {option_of(AnimationRequest, name)}; give its own command again to change that."
             )
