@@ -53,8 +53,8 @@ def compare(
     for one in found:
         table.add_column(Text(visible(one.name)), overflow="fold")
     unlike = differing(found)
-    for name, numbers in rows(found).items():
-        values = ["–" if each is None else str(each) for each in numbers]
+    for name, told in rows(found).items():
+        values = ["–" if each is None else str(each) for each in told]
         style = "bold" if name in unlike else "dim"
         table.add_row(Text(name, style=style), *(Text(visible(value), style=style) for value in values))
     Terminal().print(table)
