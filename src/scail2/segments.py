@@ -110,7 +110,7 @@ def _even(new_frames: int, count: int, overlap: int, stride: int) -> list[int]:
     """Lengths of ``count`` segments that have ``new_frames`` together, beyond the overlap with what is before each."""
     length = round_up_frames(overlap + -(-new_frames // count), stride)
     spare = count * (length - overlap) - new_frames
-    shorter = spare // stride if 4 * spare > length - overlap else 0
+    shorter = spare // stride if 4 * spare > length - overlap and spare >= 2 * stride else 0  # one alone gains nothing
     return [length] * (count - shorter) + [length - stride] * shorter
 
 
