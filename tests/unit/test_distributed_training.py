@@ -457,7 +457,11 @@ def test_of_two_that_failed_the_first_to_say_so_began_it():
 
 def test_an_interruption_ends_all_after_the_step_with_a_checkpoint(root, tmp_path, forking):
     job = TrainingJob(config=cases(root)["full"], output=tmp_path / "run", device="cpu")
-    launch.launch(job, PAIR, interrupted_in_step_3)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what runs behind them deaf to it
+    try:
+        launch.launch(job, PAIR, interrupted_in_step_3)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert latest_state(job.output / "checkpoints").name == "step-00000003"
     assert (job.output / "transformer" / "config.json").is_file()
 
