@@ -55,6 +55,10 @@ class Places:
     columns: np.ndarray
     continued: float
 
+    def changes_nothing(self, height: int, width: int) -> bool:
+        """Whether a mask of that size stays as it is."""
+        return np.array_equal(self.rows, np.arange(height)) and np.array_equal(self.columns, np.arange(width))
+
     def pick(self, masks: np.ndarray, bars: int | tuple[int, ...] = 0) -> np.ndarray:
         """Masks ``(T, H, W, …)`` at the new size, their bars filled."""
         picked = masks[:, self.rows][:, :, self.columns]

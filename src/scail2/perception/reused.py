@@ -197,7 +197,9 @@ def _whole_folder(request: MaskRequest, name: str, digest: str) -> bool:
 
 
 def _moved(masks: TrackedMasks, found: Places, directory: Path | None) -> TrackedMasks:
-    """The same tracks at other places."""
+    """The same tracks at other places, themselves where these are the same."""
+    if found.changes_nothing(masks.height, masks.width):
+        return masks
     recorder = TrackRecorder(directory, height=len(found.rows), width=len(found.columns))
     for _, labels in masks.windows():
         recorder.add(found.pick(labels))

@@ -13,8 +13,8 @@ import numpy as np
 
 from scail2.errors import InputError
 from scail2.masks import BindingSlot
+from scail2.request.masks import MAX_CHARACTERS
 
-MAX_TRACKS = 255
 _CHUNK = 32
 
 
@@ -278,7 +278,7 @@ class TrackRecorder:
 
 def relabel(masks: TrackedMasks, order: Sequence[int], directory: Path | None = None) -> TrackedMasks:
     """The same clip with only the tracks numbered in `order`, renumbered 1, 2, … in that order."""
-    table = np.zeros(MAX_TRACKS + 1, np.uint8)
+    table = np.zeros(MAX_CHARACTERS + 1, np.uint8)
     for new, old in enumerate(order, start=1):
         if not 1 <= old <= len(masks.tracks):
             raise InputError(f"there is no character {old}: the masks have characters 1 to {len(masks.tracks)}.")

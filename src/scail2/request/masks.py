@@ -19,7 +19,7 @@ from scail2.request.paths import absolute_if_found
 from scail2.request.values import INPUTS, MASKS, OUTPUT, SEGMENTS, setting
 
 # As many as label maps can tell apart.
-_MAX_CHARACTERS = 255
+MAX_CHARACTERS = 255
 
 
 class Reframe(StrEnum):
@@ -98,8 +98,8 @@ def _placed(text: str, still: bool, form: str) -> tuple[int, int, list[str]]:
     if len(parts) < len(head) + 1 or not all(part.isdecimal() for part in head):
         raise InputError(f"cannot read {text!r}: write it as {form}.")
     frame, character = 0 if still else int(head[0]), int(head[-1])
-    if not 1 <= character <= _MAX_CHARACTERS:
-        raise InputError(f"{text!r} names character {character}: they are counted from 1 to {_MAX_CHARACTERS}.")
+    if not 1 <= character <= MAX_CHARACTERS:
+        raise InputError(f"{text!r} names character {character}: they are counted from 1 to {MAX_CHARACTERS}.")
     return frame, character, parts[len(head) :]
 
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from scail2.errors import InputError
 from scail2.perception.tracks import TrackedMasks
-from scail2.request.masks import BoxPrompt, PointPrompt, Prompts
+from scail2.request.masks import MAX_CHARACTERS, BoxPrompt, PointPrompt, Prompts
 from scail2.video import SizedFrames
 
 Progress = Callable[[int, int], None]
@@ -46,7 +46,7 @@ def check_places(prompts: Prompts, frames: SizedFrames) -> None:
             raise InputError(
                 f"a point or box names frame {prompt.frame}, but the clip has frames 0 to {len(frames) - 1}."
             )
-        if not 1 <= prompt.character <= 255:
+        if not 1 <= prompt.character <= MAX_CHARACTERS:
             raise InputError(f"a point or box names character {prompt.character}: count characters from 1.")
         places = [(prompt.x, prompt.y)] if isinstance(prompt, PointPrompt) else [prompt.box[:2], prompt.box[2:]]
         if any(not (0 <= x <= frames.width and 0 <= y <= frames.height) for x, y in places):
