@@ -216,6 +216,23 @@ def test_back_to_published_names_from_a_pipeline_folder(repository, state, tmp_p
         assert all(torch.equal(written[name], value) for name, value in state.items())
 
 
+def test_a_pipeline_folder_becomes_one_in_another_type(repository, models, state, tmp_path):
+    convert(repository, tmp_path / "pipe")
+    for name, dtype in (("same", None), ("half", torch.bfloat16)):
+        lines = convert(tmp_path / "pipe", tmp_path / name, pipeline=True, torch_dtype=dtype)
+        assert lines[-1] == f"transformer from {tmp_path / 'pipe' / 'transformer'} (diffusers)"
+        pipe = load_pipeline(tmp_path / name)
+        assert {pipe.transformer.dtype, pipe.text_encoder.dtype, pipe.image_encoder.dtype} == {dtype or torch.float32}
+        assert pipe.vae.dtype is torch.float32
+        for key, value in models["vae"].state_dict().items():
+            assert torch.equal(pipe.vae.state_dict()[key], value)
+        words = (tmp_path / "pipe" / "model_index.json").read_text()
+        assert (tmp_path / name / "model_index.json").read_text() == words
+    with pytest.raises(InputError, match="is a whole pipeline already: leave --vae out"):
+        convert(tmp_path / "pipe", tmp_path / "x", pipeline=True, components={"vae": repository / "Wan2.1_VAE.pth"})
+    assert not (tmp_path / "x").exists()
+
+
 @pytest.mark.parametrize("to", ["official", "comfy"])
 def test_published_names_have_no_pipelines(repository, tmp_path, to):
     out, vae = tmp_path / "out.safetensors", repository / "Wan2.1_VAE.pth"

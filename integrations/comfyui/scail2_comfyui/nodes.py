@@ -189,6 +189,10 @@ class Scail2Render(io.ComfyNode):
         return io.NodeOutput(to_image(reader.frames(0, len(reader))), str(job.run), str(film))
 
 
+# Where the film lies and how it is coded is the node's: what the next node gets is what was rendered.
+_OWN_FIELDS = frozenset({"output", "codec"})
+
+
 def make_job(name: str, given: dict[str, Any], settings: str) -> Job:
     """A job in a folder of its own. ``settings`` are further fields of `AnimationRequest` as a JSON object."""
     if not name or not all(each.isalnum() or each in "-_" for each in name):
@@ -197,10 +201,12 @@ def make_job(name: str, given: dict[str, Any], settings: str) -> Job:
         more = json.loads(settings or "{}")
     except json.JSONDecodeError as error:
         raise InputError(f"settings must be a JSON object: {error}.") from error
-    if not isinstance(more, dict) or more.keys() & (given.keys() | {"output"}):
-        raise InputError("settings must be a JSON object of fields that the node has no input for.")
+    if not isinstance(more, dict) or more.keys() & (given.keys() | _OWN_FIELDS):
+        raise InputError(
+            "settings must be a JSON object of fields that the node has no input for, "
+            "without output and codec: the film stays lossless for the next node."
+        )
     place = runs_folder() / name
-    # Lossless: what the next node gets is what was rendered.
     request = AnimationRequest.from_settings(given | more | {"output": place.with_suffix(".mkv"), "codec": "ffv1"})
     digest = hashlib.sha256(str(place).encode()).hexdigest()[:8]
     return Job(run=place.with_name(f"{name}-{digest}.run"), request=request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 from scail2.checkpoints.downloads import local_path
 from scail2.checkpoints.encoders import load_image_encoder, load_text_encoder, load_vae
-from scail2.checkpoints.model_folder import forget_origin
+from scail2.checkpoints.model_folder import check_pipeline, forget_origin
 from scail2.checkpoints.tensor_files import open_tensor_file
 from scail2.checkpoints.transformer_config import diffusers_folder
 from scail2.checkpoints.transformer_files import convert_transformer, open_transformer, refuse_name
@@ -46,8 +47,8 @@ def convert(
         to: ``"diffusers"``, ``"official"`` or ``"comfy"``; the latter two write the transformer in published names.
         torch_dtype: type of the weights; None keeps what is stored (bfloat16 for 8-bit and GGUF files).
         config: the transformer's configuration in published words, where the file does not show it.
-        pipeline: make a whole pipeline from a transformer file and the files found near it. A folder of public files
-            is always taken as a pipeline. Other layouts than diffusers' have no pipelines.
+        pipeline: make a whole pipeline from a transformer file and the files found near it, or from a pipeline folder.
+            A folder of public files is always taken as a pipeline. Other layouts than diffusers' have no pipelines.
         components: files that are not to be searched for: ``vae``, ``text_encoder``, ``tokenizer``, ``image_encoder``.
         loras: files, each as a path or ``"PATH:STRENGTH"``, that become part of the transformer's weights.
 
@@ -70,7 +71,12 @@ def convert(
         with new_file(out) as file:
             dialect = convert_transformer(SCAIL2Transformer3DModel, path, file, to=to, **changes)
         return [f"transformer ({dialect}) -> {out}"]
+    whole = pipeline and (source / "model_index.json").is_file()
+    if whole and len(named) > 1:
+        raise InputError(f"{source} is a whole pipeline already: leave {', '.join(named[1:])} out.")
     with new_folder(out) as folder:
+        if whole:
+            return _convert_pipeline_folder(source, folder, changes)
         if named or loose:
             return _convert_pipeline(find_components(source, **components), folder, changes)
         return [_convert_one(source, folder, changes)]
@@ -105,6 +111,24 @@ def _convert_one(source: Path, folder: Path, changes: Mapping[str, Any]) -> str:
 
 def _described(kind: FileKind) -> str:
     return "a LoRA (fuse it with --lora, or load it as it is)" if kind is FileKind.LORA else "no file that SCAIL-2 uses"
+
+
+def _convert_pipeline_folder(source: Path, folder: Path, changes: Mapping[str, Any]) -> list[str]:
+    """A pipeline folder whose transformer is changed; encoders in the type asked for, what else it has as it is."""
+    lines: list[str] = []
+    encoders = {"text_encoder": load_text_encoder, "image_encoder": load_image_encoder}
+    for name in check_pipeline(source):
+        if name == "transformer" or not (source / name).is_dir():
+            continue
+        if name in encoders and changes["torch_dtype"] is not None:
+            encoders[name](source / name, changes["torch_dtype"]).save_pretrained(folder / name)
+            forget_origin(folder / name)
+        else:
+            shutil.copytree(source / name, folder / name)
+        lines.append(f"{name} from {source / name}")
+    shutil.copy(source / "model_index.json", folder)
+    dialect = convert_transformer(SCAIL2Transformer3DModel, source, folder / "transformer", to="diffusers", **changes)
+    return [*lines, f"transformer from {source / 'transformer'} ({dialect})"]
 
 
 def _convert_pipeline(files: ComponentFiles, folder: Path, changes: Mapping[str, Any]) -> list[str]:

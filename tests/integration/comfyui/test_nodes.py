@@ -127,6 +127,7 @@ def test_the_stop_button_stops_and_keeps(nodes, job_inputs, monkeypatch):
         ({"settings": "["}, "JSON object"),
         ({"settings": '{"seed": 4}'}, "no input for"),
         ({"settings": '{"output": "/etc/x.mkv"}'}, "no input for"),
+        ({"settings": '{"codec": "h264"}'}, "lossless"),
         ({"reference": torch.zeros(3, 8, 8)}, "reference must be an IMAGE batch"),
         ({"driving": None}, "driving must be an IMAGE batch"),
     ],
