@@ -87,6 +87,11 @@ def test_what_does_not_fit_is_refused_with_what_would():
     assert (
         plan_budget(MODEL, replace(QUALITY, size=tuple(size)), named_machine(None, 8), Placement()).chosen is not None
     )
+    assert budget.advice[-1] == "--segment-frames 25"
+    all_taken_over = replace(QUALITY, size=(1088, 1920), overlap=25)
+    assert not any(
+        "segment" in each for each in plan_budget(MODEL, all_taken_over, named_machine(None, 8), Placement()).advice
+    )
     resident = Placement(kind=PlacementKind.RESIDENT)
     budget = plan_budget(MODEL, QUALITY, named_machine("RTX 4090", None), resident)
     assert budget.advice[0] == "--placement auto"

@@ -188,7 +188,7 @@ def _advice(model: ModelShape, workload: Workload, machine: Machine, asked: Plac
         if smaller and needs(replace(workload, size=scaled), free) is not None:
             yield f"--height {scaled[0]} --width {scaled[1]}"
             break
-    for frames in range(max(workload.segments) - 4, 12, -4):
+    for frames in range(max(workload.segments) - 4, max(12, workload.overlap), -4):
         if needs(replace(workload, segments=(frames,)), free) is not None:
             yield f"--segment-frames {frames}"
             break
