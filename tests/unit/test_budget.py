@@ -1,7 +1,9 @@
 """What a job takes, which placement is chosen for which card, what is refused, and what a machine learns of itself."""
 
 import json
+import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from run_material import make_request, save_model
 from scail2.budget import calibration
 from scail2.budget.calibration import Calibration
 from scail2.budget.choice import plan_budget
-from scail2.budget.machines import CARDS, GIB, Machine, card_rates, find_card, named_machine
+from scail2.budget.machines import CARDS, GIB, Machine, card_rates, find_card, named_machine, this_machine
 from scail2.budget.requirements import Workload, requirement
 from scail2.budget.shapes import (
     AutoencoderShape,
@@ -212,6 +214,27 @@ def home(tmp_path, monkeypatch):
     """A folder for models of its own."""
     monkeypatch.setenv("SCAIL2_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
+
+
+def test_the_card_planned_for_is_the_one_that_is_named(tmp_path, monkeypatch):
+    """The driver lists cards by their slots, torch by their speed and only those that it may see."""
+    tool, told = tmp_path / "nvidia-smi", tmp_path / "told"
+    tool.write_text(f"#!/bin/sh\ncat '{told}'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    seen = [SimpleNamespace(name="NVIDIA GeForce RTX 4090", total_memory=24 * GIB)]
+    seen.append(SimpleNamespace(name="NVIDIA GeForce RTX 4060", total_memory=8 * GIB))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", seen.__getitem__)
+    told.write_text("NVIDIA GeForce RTX 4060, 8188\nNVIDIA GeForce RTX 4090, 24564\n")
+    for device, number in (("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)):
+        found = this_machine(device, tmp_path)
+        assert (found.name, found.memory) == (seen[number].name, seen[number].total_memory)
+        assert found.rates == card_rates(find_card(found.name.removeprefix("NVIDIA GeForce ")))
+    told.write_text("NVIDIA A100-SXM4-40GB, 40960\n" * 2)
+    assert [this_machine(each, tmp_path).memory / GIB for each in ("cuda", "cuda:1")] == [40, 40]
+    tool.write_text("#!/bin/sh\nexit 9\n")  # AMD, or a driver that does not answer
+    assert this_machine("cuda:1", tmp_path).memory == 8 * GIB
+    assert this_machine("mps", tmp_path).memory == this_machine("mps", tmp_path).main_memory
 
 
 def test_a_machine_is_measured_once_and_plans_say_so(home, tmp_path, capsys):

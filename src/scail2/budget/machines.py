@@ -176,10 +176,11 @@ def named_machine(card: str | None, memory: float | None, main_memory: float | N
     return Machine(name=chosen.name, memory=size, rates=card_rates(chosen), main_memory=main)
 
 
-def this_machine(kind: str, folder: Path, measured: Rates | None = None) -> Machine:
-    """The machine this runs on, whose device is of ``kind`` ("cpu", "cuda", …); runs are kept in ``folder``."""
+def this_machine(device: str, folder: Path, measured: Rates | None = None) -> Machine:
+    """The machine this runs on and its ``device`` ("cpu", "cuda", "cuda:1", …); runs are kept in ``folder``."""
     main, disk = float(main_memory()[0]), float(free_bytes(folder))
-    if kind != "cpu" and (found := _nvidia()) is not None:
+    kind, _, number = device.partition(":")
+    if kind != "cpu" and (found := _accelerator(kind, int(number or 0))) is not None:
         name, memory = found
         return Machine(
             name=name,
@@ -226,17 +227,35 @@ def _threads() -> int:
     return int(asked) if asked.isdigit() and int(asked) else (os.cpu_count() or 1)
 
 
-def _nvidia() -> tuple[str, float] | None:
-    """Name and bytes of the first NVIDIA card, as its driver's own tool tells them."""
-    if shutil.which("nvidia-smi") is None:
+def _accelerator(kind: str, number: int) -> tuple[str, float] | None:
+    """Name and bytes of a card; None where its memory is the machine's (Metal).
+
+    Where all cards are alike, none is mistaken for another and torch is not needed. Else torch counts them: in its own
+    order, and among those that CUDA_VISIBLE_DEVICES leaves.
+    """
+    cards = _nvidia() if kind == "cuda" else []
+    if cards and len(set(cards)) == 1:
+        return cards[0]
+    import torch
+
+    module = getattr(torch, kind, None)
+    if not hasattr(module, "get_device_properties"):
         return None
+    facts = module.get_device_properties(number)
+    return facts.name, float(facts.total_memory)
+
+
+def _nvidia() -> list[tuple[str, float]]:
+    """Name and bytes of every NVIDIA card, as its driver's own tool tells them; none where it does not."""
+    if shutil.which("nvidia-smi") is None:
+        return []
     question = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     try:
-        answer = subprocess.run(question, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()[0]
-        name, memory = answer.rsplit(",", 1)
-        return name.strip(), float(memory) * 2**20
-    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
-        return None
+        answer = subprocess.run(question, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
+        cards = [line.rsplit(",", 1) for line in answer]
+        return [(name.strip(), float(memory) * 2**20) for name, memory in cards]
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return []
 
 
 def _like(name: str, memory: float) -> Card:

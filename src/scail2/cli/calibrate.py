@@ -62,7 +62,7 @@ def _measure_machine(device: str | None, *, as_json: bool) -> None:
     from scail2.files.public.installed import model_folder
 
     place = find_device(device or default_device())
-    name = this_machine(place.type, model_folder()).name
+    name = this_machine(str(place), model_folder()).name
     rates = both_formats(place, model_folder())
     # What runs have taught was taught about other rates.
     file = keep(name, Calibration(rates=rates))

@@ -51,9 +51,9 @@ class Cards:
         from scail2.budget.calibration import measured_rates
         from scail2.devices import default_device, find_device
 
-        kind = find_device(self.device or default_device()).type
-        found = this_machine(kind, Path.cwd())
-        return this_machine(kind, Path.cwd(), measured_rates(found.name, 2))
+        device = str(find_device(self.device or default_device()))
+        found = this_machine(device, Path.cwd())
+        return this_machine(device, Path.cwd(), measured_rates(found.name, 2))
 
 
 def plan_training(config: TrainConfig, cards: Cards, size: str | None, *, as_json: bool) -> None:

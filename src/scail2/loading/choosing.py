@@ -54,8 +54,8 @@ def fitting_placement(
     Args:
         folder: where the run is kept.
     """
-    machine = this_machine(device.type, folder)
-    machine = this_machine(device.type, folder, measured_rates(machine.name, job.itemsize))
+    machine = this_machine(str(device), folder)
+    machine = this_machine(str(device), folder, measured_rates(machine.name, job.itemsize))
     budget = plan_budget(shape, job, machine, asked)
     return (budget.chosen or budget.smallest).placement
 

@@ -36,15 +36,15 @@ def budget_of(
 ) -> Budget | None:
     """The budget of a run; None for a pipeline that was handed in, which is placed already.
 
-    ``where`` is the kind of the device, the run's folder, and a machine to plan for instead of this one.
+    ``where`` is the device, the run's folder, and a machine to plan for instead of this one.
     """
     if facts.shape is None:
         return None
-    kind, folder, machine = where
-    workload = job_of(request, facts, plan, settings, kind)
+    device, folder, machine = where
+    workload = job_of(request, facts, plan, settings, device.partition(":")[0])
     if machine is None:
-        machine = this_machine(kind, folder)
-        machine = this_machine(kind, folder, calibration.measured_rates(machine.name, workload.itemsize))
+        machine = this_machine(device, folder)
+        machine = this_machine(device, folder, calibration.measured_rates(machine.name, workload.itemsize))
     shape = facts.shape
     return plan_budget(
         shape, workload, machine, request.asked_placement, lambda each: calibration.corrected(each, machine.name, shape)

@@ -81,6 +81,11 @@ class ModelHandle:
     @property
     def device_kind(self) -> str:
         """Where the model will work, as far as number formats depend on it; a device that is not there is refused."""
+        return self.device_name.partition(":")[0]
+
+    @property
+    def device_name(self) -> str:
+        """The device the model will work on, ``cuda:1`` or ``cuda``; one that is not there is refused."""
         named = self._request.device
         if named is None:
             return default_kind()
@@ -88,7 +93,7 @@ class ModelHandle:
             return named
         from scail2.devices import find_device
 
-        return find_device(named).type
+        return str(find_device(named))
 
     @property
     def _unasked_dtype(self) -> str | None:

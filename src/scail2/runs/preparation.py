@@ -127,7 +127,7 @@ class Preparation:
         reader = VideoReader(request.driving, fps=request.fps, size=size, fit=request.fit)
         info = reader.source_info
         found = [*run_findings(request, facts, plan), *sound_findings(request, plan, info)]
-        budget = budget_of(request, facts, plan, sampling.settings, (self.model.device_kind, self.folder, self.machine))
+        budget = budget_of(request, facts, plan, sampling.settings, (self.model.device_name, self.folder, self.machine))
         # Masks may take minutes, and memory of their own.
         unseen = with_findings({"ok": False, "facts": {}, "findings": []}, found)
         refuse_unfit(budget, lambda: self._write_plan(plan, sampling, facts, unseen, budget))
