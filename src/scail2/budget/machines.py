@@ -239,7 +239,7 @@ def _accelerator(kind: str, number: int) -> tuple[str, float] | None:
     import torch
 
     module = getattr(torch, kind, None)
-    if not hasattr(module, "get_device_properties"):
+    if module is None or not hasattr(module, "get_device_properties"):
         return None
     facts = module.get_device_properties(number)
     return facts.name, float(facts.total_memory)
