@@ -225,7 +225,7 @@ class SideBySide:
         for column, (run, width) in enumerate(zip(self.runs, self._widths, strict=True)):
             values = {name: known[name][column] for name in shown}
             numbers = " · ".join(
-                f"{name} {'–' if value is None else textwrap.shorten(str(value), 60)}" for name, value in values.items()
+                f"{name} {'-' if value is None else textwrap.shorten(str(value), 60)}" for name, value in values.items()
             )
             wrapped = textwrap.wrap(numbers or "the same settings", max(12, (width - 2 * _MARGIN) // 6))
             texts.append([*textwrap.wrap(run.name, max(12, (width - 2 * _MARGIN) // 6)), *wrapped])
