@@ -16,6 +16,7 @@ ALLOWED = {
     ("loading.components", "load_tokenizer"): "a temporary folder, read at once",
     ("loading.conversion", "_convert_one"): STAGED,
     ("loading.conversion", "_convert_pipeline"): STAGED,
+    ("loading.conversion", "_convert_pipeline_folder"): STAGED,
     ("perception.tracks", "TrackRecorder._flush"): "label maps in a mask stage's staging folder or a temporary one",
     ("pipeline.saved", "SavedPipeline.save_pretrained"): "diffusers' own call, which the user makes on a folder of his",
     ("runs.executor", "Executor._save"): "asks the segment store, whose own writes are below",

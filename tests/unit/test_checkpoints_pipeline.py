@@ -218,6 +218,7 @@ def test_back_to_published_names_from_a_pipeline_folder(repository, state, tmp_p
 
 def test_a_pipeline_folder_becomes_one_in_another_type(repository, models, state, tmp_path):
     convert(repository, tmp_path / "pipe")
+    (tmp_path / "pipe" / "magnitudes.json").write_text("{}")
     for name, dtype in (("same", None), ("half", torch.bfloat16)):
         lines = convert(tmp_path / "pipe", tmp_path / name, pipeline=True, torch_dtype=dtype)
         assert lines[-1] == f"transformer from {tmp_path / 'pipe' / 'transformer'} (diffusers)"
@@ -228,6 +229,7 @@ def test_a_pipeline_folder_becomes_one_in_another_type(repository, models, state
             assert torch.equal(pipe.vae.state_dict()[key], value)
         words = (tmp_path / "pipe" / "model_index.json").read_text()
         assert (tmp_path / name / "model_index.json").read_text() == words
+        assert (tmp_path / name / "magnitudes.json").read_text() == "{}"
     with pytest.raises(InputError, match="is a whole pipeline already: leave --vae out"):
         convert(tmp_path / "pipe", tmp_path / "x", pipeline=True, components={"vae": repository / "Wan2.1_VAE.pth"})
     assert not (tmp_path / "x").exists()

@@ -19,6 +19,7 @@ from scail2.errors import InputError
 from scail2.files.ownership import new_file, new_folder
 from scail2.loading.component_files import COMPANIONS, ComponentFiles, FileKind, find_components, kind_of
 from scail2.loading.components import load_component
+from scail2.loading.magnitudes import FILE as MAGNITUDES
 from scail2.loading.places import parse_lora
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.request.paths import refuse_overwriting
@@ -114,7 +115,7 @@ def _described(kind: FileKind) -> str:
 
 
 def _convert_pipeline_folder(source: Path, folder: Path, changes: Mapping[str, Any]) -> list[str]:
-    """A pipeline folder whose transformer is changed; encoders in the type asked for, what else it has as it is."""
+    """A pipeline folder whose transformer is changed; encoders in the type asked for, other components as they are."""
     lines: list[str] = []
     encoders = {"text_encoder": load_text_encoder, "image_encoder": load_image_encoder}
     for name in check_pipeline(source):
@@ -126,7 +127,10 @@ def _convert_pipeline_folder(source: Path, folder: Path, changes: Mapping[str, A
         else:
             shutil.copytree(source / name, folder / name)
         lines.append(f"{name} from {source / name}")
-    shutil.copy(source / "model_index.json", folder)
+    # What steps differ by is known of these weights only.
+    for name in ("model_index.json", *([MAGNITUDES] if not changes["loras"] else [])):
+        if (source / name).is_file():
+            shutil.copy(source / name, folder)
     dialect = convert_transformer(SCAIL2Transformer3DModel, source, folder / "transformer", to="diffusers", **changes)
     return [*lines, f"transformer from {source / 'transformer'} ({dialect})"]
 
