@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
-from scail2.budget.machines import Rates
+from scail2.budget.machines import Machine, Rates, this_machine
 from scail2.budget.requirements import Requirement
 from scail2.budget.shapes import ModelShape
 from scail2.errors import InputError
@@ -65,6 +65,12 @@ def measured_rates(device: str, itemsize: int) -> Rates | None:
     found = calibrations().get(device)
     wanted = "float32" if itemsize == 4 else "bfloat16"
     return found.rates.get(wanted) if found is not None else None
+
+
+def measured_machine(device: str, folder: Path, itemsize: int) -> Machine:
+    """`this_machine` with the rates that were measured on it, where they were."""
+    machine = this_machine(device, folder)
+    return replace(machine, rates=measured_rates(machine.name, itemsize) or machine.rates)
 
 
 def corrected(needs: Requirement, device: str, model: ModelShape) -> Requirement:

@@ -176,7 +176,7 @@ def named_machine(card: str | None, memory: float | None, main_memory: float | N
     return Machine(name=chosen.name, memory=size, rates=card_rates(chosen), main_memory=main)
 
 
-def this_machine(device: str, folder: Path, measured: Rates | None = None) -> Machine:
+def this_machine(device: str, folder: Path) -> Machine:
     """The machine this runs on and its ``device`` ("cpu", "cuda", "cuda:1", …); runs are kept in ``folder``."""
     main, disk = float(main_memory()[0]), float(free_bytes(folder))
     kind, _, number = device.partition(":")
@@ -185,17 +185,17 @@ def this_machine(device: str, folder: Path, measured: Rates | None = None) -> Ma
         return Machine(
             name=name,
             memory=memory,
-            rates=measured or card_rates(_like(name, memory / GIB)),
+            rates=card_rates(_like(name, memory / GIB)),
             main_memory=main,
             disk=disk,
         )
     if kind != "cpu":
         nearest = _like("", 16)
-        return Machine(name=kind, memory=main, rates=measured or card_rates(nearest), main_memory=main, disk=disk)
+        return Machine(name=kind, memory=main, rates=card_rates(nearest), main_memory=main, disk=disk)
     return Machine(
         name=f"this CPU with {_threads()} thread{'s' if _threads() > 1 else ''}",
         memory=main,
-        rates=measured or cpu_rates(),
+        rates=cpu_rates(),
         main_memory=main,
         disk=disk,
         is_cpu=True,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scail2.budget.machines import GIB, Machine, this_machine, told_within
+from scail2.budget.machines import GIB, Machine, told_within
 from scail2.budget.operations import SequenceShape
 from scail2.budget.shapes import AutoencoderShape, ModelShape, TransformerShape
 from scail2.budget.training import Recomputation, TrainingNeeds, TrainingWork, adapted_channels, training_needs
@@ -48,12 +48,10 @@ class Cards:
             found = other_machine(self.card, self.memory)
             assert found is not None
             return found
-        from scail2.budget.calibration import measured_rates
+        from scail2.budget.calibration import measured_machine
         from scail2.devices import default_device, find_device
 
-        device = str(find_device(self.device or default_device()))
-        found = this_machine(device, Path.cwd())
-        return this_machine(device, Path.cwd(), measured_rates(found.name, 2))
+        return measured_machine(str(find_device(self.device or default_device())), Path.cwd(), 2)
 
 
 def plan_training(config: TrainConfig, cards: Cards, size: str | None, *, as_json: bool) -> None:

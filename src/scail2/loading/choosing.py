@@ -7,9 +7,8 @@ from pathlib import Path
 
 import torch
 
-from scail2.budget.calibration import measured_rates
+from scail2.budget.calibration import measured_machine
 from scail2.budget.choice import plan_budget
-from scail2.budget.machines import this_machine
 from scail2.budget.requirements import Workload
 from scail2.budget.shapes import ModelShape
 from scail2.errors import InputError
@@ -54,9 +53,7 @@ def fitting_placement(
     Args:
         folder: where the run is kept.
     """
-    machine = this_machine(str(device), folder)
-    machine = this_machine(str(device), folder, measured_rates(machine.name, job.itemsize))
-    budget = plan_budget(shape, job, machine, asked)
+    budget = plan_budget(shape, job, measured_machine(str(device), folder, job.itemsize), asked)
     return (budget.chosen or budget.smallest).placement
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from scail2.budget import calibration
 from scail2.budget.choice import Budget, plan_budget
-from scail2.budget.machines import GIB, Machine, this_machine
+from scail2.budget.machines import GIB, Machine
 from scail2.budget.requirements import Requirement, Workload, requirement
 from scail2.budget.shapes import ModelShape
 from scail2.errors import InputError
@@ -43,8 +43,7 @@ def budget_of(
     device, folder, machine = where
     workload = job_of(request, facts, plan, settings, device.partition(":")[0])
     if machine is None:
-        machine = this_machine(device, folder)
-        machine = this_machine(device, folder, calibration.measured_rates(machine.name, workload.itemsize))
+        machine = calibration.measured_machine(device, folder, workload.itemsize)
     shape = facts.shape
     return plan_budget(
         shape, workload, machine, request.asked_placement, lambda each: calibration.corrected(each, machine.name, shape)
