@@ -111,6 +111,7 @@ def test_from_two_files_to_a_film_and_one_corrected_segment(studio, tmp_path):
     before = mask_of(http, run, 28).copy()
     paint_on(page, frame=28, at=(0.1, 0.9), colour="red")
     shoot(page, "masks")
+    page.get_by_role("slider", name="Frame", exact=True).fill("28")  # the shown frame again: its strokes can be undone
     page.get_by_role("button", name="Undo").click()
     paint_on(page, frame=28, at=(0.1, 0.1), colour="blue")
     with page.expect_response(lambda response: response.request.method == "PUT"):

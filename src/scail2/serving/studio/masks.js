@@ -130,6 +130,7 @@ class Editor {
 
   async show(frame) {
     this.wanted = frame;
+    if (this.mask && frame === this.frame) return void (this.slider.value = frame); // what is shown keeps its strokes to undo
     try {
       while (this.dirty) await this.save();
     } catch (error) {
