@@ -132,6 +132,7 @@ def refine(
     joint: bool = False,
     adversarial: float = 0.0,
     contrast: float = 0.0,
+    displaced: float = 0.0,
     character: float = PictureLoss().character,
     rate: float = 1.0,
     first_pair: int = FreshClipConfig().first_index,
@@ -157,7 +158,9 @@ def refine(
     clips = FreshClips(people, vae, ConditionGeometry.of(transformer), drawn, others=rarer)
     together = 2 * drawn.pairs * context.world_size
     config = joint_refiner(steps, clips=together) if joint else RefinerConfig(steps=steps)
-    loss = dataclasses.replace(config.loss, contrast=contrast, character=character, detail=character)
+    loss = dataclasses.replace(
+        config.loss, contrast=contrast, displaced=displaced, character=character, detail=character
+    )
     optimizer = scaled(config.optimizer, rate)
     config = dataclasses.replace(config, adversarial=adversarial, loss=loss, optimizer=optimizer)
     directory = folder / into

@@ -26,7 +26,7 @@ from scail2.training.nano.refiner import (
     named_networks,
     with_refiner,
 )
-from scail2.training.objectives.pictures import PictureLoss, dissimilarity, faintness
+from scail2.training.objectives.pictures import PictureLoss, dissimilarity, faintness, least_displaced
 from scail2.training.parallel import ParallelContext
 
 CPU = ParallelContext(torch.device("cpu"))
@@ -142,14 +142,40 @@ def test_faintness_is_about_the_strength_of_edges_and_not_their_place():
     assert faintness(truth / 2, truth).max() == pytest.approx(0.2, abs=0.01)
 
 
+def test_what_is_drawn_beside_its_place_costs_nothing_and_what_is_blurred_over_its_places_does():
+    def dot(*places: tuple[int, int]) -> torch.Tensor:
+        picture = torch.zeros(1, 3, 2, 32, 32)
+        for x, y in places:
+            picture[..., y : y + 2, x : x + 2] += 1 / len(places)
+        return picture
+
+    truth, centre = dot((16, 16)), (..., 8, 8)
+    spread = dot(*((16 + dx, 16 + dy) for dx in (-2, 0, 2) for dy in (-2, 0, 2)))
+    assert least_displaced(truth, truth).max() == 0
+    assert least_displaced(dot((18, 14)), truth)[centre].max() == 0
+    far, blurred, missing = (
+        least_displaced(v, truth)[centre] for v in (dot((13, 16)), spread, torch.zeros_like(truth))
+    )
+    # Three pixels away, moved by two: half of the dot lies beside its place, 2 + 2 pixels of 49 are wrong.
+    torch.testing.assert_close(far, torch.full_like(far, 4 / 49))
+    # A ninth of the dot's strength on its nine places: 4·(8/9)² + 32·(1/9)² over 49 pixels.
+    torch.testing.assert_close(blurred, torch.full_like(blurred, (4 * 64 + 32) / 81 / 49))
+    torch.testing.assert_close(missing, torch.full_like(missing, 4 / 49))
+    torch.manual_seed(0)
+    output = torch.rand(1, 3, 2, 32, 32, requires_grad=True)
+    least_displaced(output, truth).sum().backward()
+    assert output.grad.isfinite().all()
+    assert output.grad.abs().sum() > 0
+
+
 def test_contrast_is_a_term_of_its_own():
     torch.manual_seed(0)
     output, truth = torch.rand(2, 3, 2, 16, 16) * 2 - 1, torch.rand(2, 3, 2, 16, 16) * 2 - 1
     weight = torch.ones(2, 1, 2, 16, 16)
     without, terms = PictureLoss()(output, truth, weight)
     assert "faintness" not in terms
-    total, terms = PictureLoss(contrast=0.5)(output, truth, weight)
-    torch.testing.assert_close(total, without + 0.5 * terms["faintness"])
+    total, terms = PictureLoss(contrast=0.5, displaced=0.25)(output, truth, weight)
+    torch.testing.assert_close(total, without + 0.5 * terms["faintness"] + 0.25 * terms["displaced"])
 
 
 def test_dissimilarity_is_the_measures_ssim():
