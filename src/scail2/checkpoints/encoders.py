@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scail2.checkpoints.model_folder import load_folder
+from scail2.checkpoints.folder_loading import load_folder
 from scail2.checkpoints.tensor_files import open_tensor_file
 from scail2.checkpoints.views import Source, View, compare, plain_view, stream
 from scail2.errors import InputError

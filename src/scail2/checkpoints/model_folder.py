@@ -232,13 +232,6 @@ def loading(path: str | Path) -> Iterator[None]:
         raise InputError(f"{path} cannot be loaded: {_first_line(error)}") from error
 
 
-def load_folder(kind: Any, folder: str | Path, **options: Any) -> Any:
-    """``kind.from_pretrained(folder, ...)`` for a folder that was checked first; InputError where it does not load."""
-    check_component(Path(folder))
-    with loading(folder):
-        return kind.from_pretrained(folder, **options)
-
-
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{lines[0] if lines else type(error).__name__}"[:400].rstrip(".") + "."

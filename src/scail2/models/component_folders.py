@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from scail2.checkpoints.folder_loading import load_folder
 from scail2.checkpoints.model_folder import (
     arguments_of,
     check_component,
     check_pipeline,
-    load_folder,
     read_config,
     shapes_in,
 )
@@ -28,9 +28,7 @@ def load_component_folder(kind: Any, folder: str | Path, **options: Any) -> Any:
     """`load_folder` for a folder that may hold one of our own classes, whose arguments are checked too."""
     check_component(Path(folder))
     _check_class(Path(folder))
-    component = load_folder(kind, folder, **options)
-    check_loaded(component, Path(folder))
-    return component
+    return load_folder(kind, folder, **options)
 
 
 def check_classes(folder: Path) -> None:
@@ -48,27 +46,6 @@ def _check_class(folder: Path) -> None:
         arguments = arguments_of(kind, config, where)
         if kind is AutoencoderPatchTransform:
             _check_patch_transform(arguments, shapes_in(folder), where)
-
-
-def check_loaded(component: Any, folder: Path) -> None:
-    """Raises `InputError` where a folder does not hold all of a component's tensors, or others; only for our own classes.
-
-    diffusers warns, and goes on with weights that are nowhere, or are nobody's.
-    """
-    if type(component).__name__ not in _OWN or "quantization_config" in read_config(folder):
-        return
-    shapes = shapes_in(folder)
-    if shapes is None:  # other formats are not looked into
-        return
-    wanted = component.state_dict().keys()
-    absent, foreign = sorted(wanted - shapes.keys()), sorted(shapes.keys() - wanted)
-    told = [
-        f"{len(names)} {what}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
-        for what, names in (("missing", absent), ("that do not belong to it", foreign))
-        if names
-    ]
-    if told:
-        raise InputError(f"The tensors in {folder} do not fit its configuration: {'; '.join(told)}.")
 
 
 def _check_patch_transform(arguments: Mapping[str, Any], shapes: Mapping[str, Any] | None, where: Path) -> None:

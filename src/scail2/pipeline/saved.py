@@ -7,11 +7,12 @@ from typing import Any, Self
 
 from diffusers import DiffusionPipeline
 
+from scail2.checkpoints.folder_loading import check_components
 from scail2.checkpoints.model_folder import forget_origin, loading
 from scail2.errors import InputError
 
 # Imports our classes too: diffusers resolves out-of-tree components only in modules that are imported already.
-from scail2.models.component_folders import check_classes, check_loaded
+from scail2.models.component_folders import check_classes
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.pipeline.hub_files import repository_folder
 
@@ -30,9 +31,7 @@ class SavedPipeline(DiffusionPipeline):
         check_classes(folder)
         with loading(folder):
             pipe = super().from_pretrained(str(folder), **kwargs)
-        for name, component in pipe.components.items():
-            if name not in kwargs and (folder / name).is_dir():
-                check_loaded(component, folder / name)
+        check_components(pipe, folder, but=kwargs)
         return pipe
 
     @classmethod

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from scail2.checkpoints.downloads import local_path, refuse_absent
+from scail2.checkpoints.folder_loading import check_components
 from scail2.checkpoints.loading_bars import no_loading_bars
 from scail2.devices import find_device, wanted_dtype
 from scail2.errors import InputError
@@ -38,13 +39,14 @@ def load_pipeline_of(kind: Any, model: str | Path, dtype: str, device: str, *, o
     """A pipeline of diffusers' class `kind`, on its device; its autoencoder always in float32.
 
     Raises:
-        InputError: the folder is not there, or is of another class.
+        InputError: the folder is not there, is of another class, or lacks tensors.
     """
     import torch
 
     folder = model_folder(model)
     with no_loading_bars():
         pipeline = kind.from_pretrained(folder, dtype={"default": wanted_dtype(dtype, None), "vae": torch.float32})
+    check_components(pipeline, folder)
     return placed(pipeline, device, offload=offload)
 
 

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from scail2.checkpoints.folder_loading import check_components
 from scail2.checkpoints.loading_bars import no_loading_bars
 from scail2.devices import wanted_dtype
 from scail2.modes import AnimationMode
@@ -62,6 +63,7 @@ class WanAnimate2Generator:
         with no_loading_bars():
             pipeline = blocks.init_pipeline(str(folder))
             pipeline.load_components(dtype={"default": wanted_dtype(self.dtype, None), "vae": torch.float32})
+        check_components(pipeline, folder)
         if self.compiled:
             pipeline.transformer.compile_repeated_blocks()
         return placed(pipeline, self.device, offload=self.offload)
