@@ -146,6 +146,28 @@ def test_gguf(state, tmp_path, block_type):
         assert torch.equal(found[name], expected), name
 
 
+@pytest.mark.parametrize("block_type", ["F32", "F16", "Q8_0"])
+def test_numbers_of_a_noted_shape_are_those_of_the_stored_rows(tmp_path, block_type):
+    """A convolution (8, 8, 1, 2, 4) stored in 8 or 16 rows: its last axis is no row of the file."""
+    value = torch.randn(8, 8, 1, 2, 4, generator=torch.Generator().manual_seed(0)).numpy()
+    kind = gguf.GGMLQuantizationType[block_type]
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "wan")
+    for name, rows in (("matrix", 8), ("rows", 16)):
+        writer.add_array(f"comfy.gguf.orig_shape.{name}", list(value.shape))
+        writer.add_tensor(name, gguf.quants.quantize(value.reshape(rows, -1), kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    file = open_tensor_file(tmp_path / "m.gguf")
+    for name in ("matrix", "rows"):
+        whole = file.read(name).float()
+        assert whole.shape == value.shape
+        for start, count in ((0, 512), (0, 3), (5, 4), (63, 2), (64, 64), (200, 128), (511, 1)):
+            found = file.numbers(name, start, count)
+            assert np.array_equal(found, whole.reshape(-1)[start : start + count].numpy()), (name, start)
+
+
 @pytest.mark.parametrize("block_type", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"])
 def test_gguf_super_blocks(block_type, tmp_path):
     """Blocks of 256 that gguf reads but does not write: valid random bytes, read in pieces, equal gguf's own reading."""

@@ -181,6 +181,10 @@ def test_a_model_is_the_same_however_it_is_stored_and_another_one_is_not(tmp_pat
     (folder / "scail2.safetensors").unlink()
     save_gguf(state, folder / "scail2.gguf", "Q8_0")
     blocks = known(folder)
+    save_gguf(state, folder / "scail2.gguf", "Q8_0", flatten_convolutions=True)
+    assert known(folder) == blocks
+    save_gguf(state, folder / "scail2.gguf", "F32", flatten_convolutions=True)
+    assert known(folder) == first
     (folder / "scail2.gguf").unlink()
     state["blocks.1.ffn.2.bias"] = state["blocks.1.ffn.2.bias"] + 1
     save_file(state, folder / "scail2.safetensors")

@@ -162,11 +162,12 @@ class GgufFile(TensorFile):
 
     def numbers(self, name: str, start: int, count: int) -> np.ndarray:
         """See `TensorFile.numbers`: whole rows are dequantised, of which a few are all that anybody asks for."""
-        row = self.tensors[name].shape[-1] if self.tensors[name].shape else 1
-        width = self._blocks[name].shape[-1]
-        first, last = start // row, -(-(start + count) // row)
         stored = self._blocks[name]
-        flat = replace(stored, shape=(math.prod(stored.shape[:-1]), width))
+        rows = math.prod(stored.shape[:-1])
+        flat = replace(stored, shape=(rows, stored.shape[-1]))
+        # Rows are as they are stored; a noted shape may have others.
+        row = max(1, self.tensors[name].count // max(1, rows))
+        first, last = start // row, -(-(start + count) // row)
         found = self._values(name, flat, slice(first, last)).astype(np.float32).ravel()
         return found[start - first * row :][:count]
 
