@@ -18,15 +18,17 @@ from checkpoint_files import (
 )
 from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file, save_file
-from tiny import bare_pipeline, tiny_tokenizer
+from tiny import bare_pipeline, patch_vae, tiny_tokenizer
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
+from scail2.checkpoints.encoders import load_vae
 from scail2.checkpoints.official_names import to_diffusers_name
 from scail2.checkpoints.tensor_files import open_tensor_file
 from scail2.cli.app import main
 from scail2.errors import InputError
 from scail2.loading.by_name import load_pipeline
 from scail2.loading.component_files import FileKind, find_components, kind_of
+from scail2.loading.components import load_autoencoder
 from scail2.loading.conversion import convert
 from scail2.loading.inventory import describe
 from scail2.loading.places import parse_lora
@@ -153,6 +155,28 @@ def test_comfy_folders_and_files_given_by_name(models, state, tmp_path):
     with pytest.raises(InputError, match=r"several files for the vae .*copy.safetensors.*wan_2.1_vae"):
         find_components(transformer)
     assert find_components(transformer, vae=comfy / "vae" / "copy.safetensors").vae.name == "copy.safetensors"
+
+
+def test_a_folder_with_the_small_models_autoencoder_is_taken_as_what_it_is(state, tmp_path):
+    save_file(state, tmp_path / "scail2.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(WORDS))
+    vae = patch_vae()
+    vae.save_pretrained(tmp_path / "small")
+    given = ["convert", str(tmp_path / "scail2.safetensors"), "--config", str(tmp_path / "config.json")]
+    run(*given, "--vae", str(tmp_path / "small"), "--out", str(tmp_path / "out"))
+    loaded = load_pipeline(tmp_path / "out").vae
+    assert type(loaded) is type(vae)
+    video = torch.rand(1, 3, 5, 16, 16, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    assert torch.equal(loaded.encode(video).latent_dist.mode(), vae.encode(video).latent_dist.mode())
+    # Converting lets go of the weights it has written; what is loaded elsewhere keeps its own.
+    assert torch.equal(load_autoencoder(tmp_path / "small").image_basis, vae.image_basis)
+    with pytest.raises(InputError, match=r"small holds 'AutoencoderPatchTransform', not the Wan 2\.1 autoencoder"):
+        load_vae(tmp_path / "small")
+    for name in ("PixelRefiner", "CLIPVisionModel"):
+        config = json.loads((tmp_path / "small" / "config.json").read_text()) | {"_class_name": name}
+        (tmp_path / "small" / "config.json").write_text(json.dumps(config))
+        with pytest.raises(InputError, match=f"'{name}' is no autoencoder class"):
+            convert(tmp_path / "scail2.safetensors", tmp_path / "no", components={"vae": tmp_path / "small"})
 
 
 def test_comfys_packed_tokenizer(models, state, tmp_path):

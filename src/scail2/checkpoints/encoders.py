@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scail2.checkpoints.folder_loading import load_folder
+from scail2.checkpoints.model_folder import read_config
 from scail2.checkpoints.tensor_files import open_tensor_file
 from scail2.checkpoints.views import Source, View, compare, plain_view, stream
-from scail2.errors import InputError
+from scail2.errors import InputError, short
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +47,9 @@ def load_vae(path: str | Path, torch_dtype: torch.dtype | None = None) -> Autoen
     Args:
         path: ``Wan2.1_VAE.pth``, ComfyUI's safetensors of it, or a folder with an ``AutoencoderKLWan``.
         torch_dtype: float32 by default, as the published pipeline runs it.
+
+    Raises:
+        InputError: it is another autoencoder, or lacks tensors.
     """
     import torch
     from accelerate import init_empty_weights
@@ -53,6 +57,9 @@ def load_vae(path: str | Path, torch_dtype: torch.dtype | None = None) -> Autoen
 
     dtype = torch_dtype or torch.float32
     if Path(path).is_dir():
+        found = read_config(Path(path)).get("_class_name", AutoencoderKLWan.__name__)
+        if found != AutoencoderKLWan.__name__:
+            raise InputError(f"{path} holds {short(found)}, not {_VAE} (AutoencoderKLWan).")
         return load_folder(AutoencoderKLWan, path, dtype=dtype)
     view, settings = open_vae(path)
     with init_empty_weights():

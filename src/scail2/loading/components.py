@@ -57,7 +57,7 @@ def load_component(name: str, files: ComponentFiles, torch_dtype: torch.dtype | 
     if name == "vae":
         check_companions(files)
         assert files.vae is not None  # refused otherwise
-        return load_vae(files.vae)
+        return read_autoencoder(files.vae) if files.vae.is_dir() else load_vae(files.vae)
     if name == "image_encoder":
         return None if files.image_encoder is None else load_image_encoder(files.image_encoder, torch_dtype)
     if files.text_encoder is None:
@@ -126,10 +126,15 @@ def assemble_pipeline(
 
 @lru_cache(maxsize=2)
 def load_autoencoder(folder: Path) -> nn.Module:
-    """The autoencoder in a diffusers folder, of the class its config names (ours or diffusers').
+    """`read_autoencoder`, read once however often it is asked for: nobody may change it."""
+    return read_autoencoder(folder)
+
+
+def read_autoencoder(folder: Path) -> nn.Module:
+    """The autoencoder in a diffusers folder, of the class its config names (ours or diffusers'), in float32.
 
     Raises:
-        InputError: no such folder, or a class that is not an autoencoder of ours or diffusers'.
+        InputError: no such folder, a class that is not an autoencoder of ours or diffusers', or tensors that do not fit.
     """
     import diffusers
 
@@ -139,7 +144,8 @@ def load_autoencoder(folder: Path) -> nn.Module:
     if not config.is_file():
         raise InputError(f"no autoencoder in {folder}: it needs config.json and weights in diffusers' layout")
     name = decode(load_json(config, dict[str, Any]).get("_class_name", ""), str, config, "_class_name")
-    cls = getattr(autoencoder, name, None) or (getattr(diffusers, name, None) if name.startswith("Auto") else None)
+    known = [getattr(module, name, None) for module in (autoencoder, diffusers)] if name.startswith("Auto") else []
+    cls = next((each for each in known if each is not None), None)
     if cls is None:
         raise InputError(f"{config}: {name!r} is no autoencoder class of scail2 or diffusers")
     return load_component_folder(cls, folder, torch_dtype=torch.float32).eval()
