@@ -200,6 +200,35 @@ def test_other_numbers_of_people_are_refused(tmp_path):
     assert entry.facts["order"] == [0, 1]
 
 
+def test_a_stretch_in_which_two_people_change_places_is_not_a_pair(tmp_path):
+    """In the last clip the left one moves like the target's right one: bound as the others are, they do not agree."""
+    times = np.arange(102) / float(FPS)
+
+    def write_two(name: str, seeds: list[int], changed: list[int]) -> tuple:
+        drawn = [
+            np.concatenate(
+                [figure(t, seed=s, centre=c, scale=0.6) for t, s in ((times[:85], one), (times[85:], other))]
+            )
+            for one, other, c in zip(seeds, changed, (0.25, 0.75), strict=True)
+        ]
+        frames, mask = film(drawn, colours=[(220, 40, 40), (40, 200, 40)])
+        return write(tmp_path / f"{name}.mkv", frames), write(tmp_path / f"{name}_mask.mkv", mask), mask
+
+    target, target_mask, _ = write_two("target", [0, 3], [0, 3])
+    driving, _, painted = write_two("driving", [0, 3], [3, 0])
+    # A matte says that there are two, and not who is who: that is found by how they move.
+    white = np.repeat(255 * painted.any(axis=-1, keepdims=True).astype(np.uint8), 3, axis=-1)
+    files = {"target": target, "target_mask": target_mask, "driving": driving, "characters": 2}
+    entry = added(tmp_path / "out", files | {"driving_mask": write(tmp_path / "matte.mkv", white)})[
+        "driving-target"
+    ].entry
+    assert entry.facts["order"] == [0, 1]
+    pairs = pairs_in(tmp_path / "out")
+    assert list(pairs) == [f"driving-target-{start:06d}" for start in (0, 17, 34, 51, 68)]
+    assert min(pair.meta["measures"]["target"]["agreement"] for pair in pairs.values()) > 0.95
+    assert [(each["reason"], each["start"]) for each in entry.discarded] == [(Reason.MISALIGNED, 5.312)]
+
+
 # ---- the folder -------------------------------------------------------------------------------------------------------
 
 

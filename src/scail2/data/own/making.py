@@ -229,7 +229,7 @@ def _pairs_of(laid: Laid, piece: Piece, making: Making, captioner: Captioner | N
     sides = [target]
     agreed = None
     if laid.driving is not None and laid.timing is not None and laid.signals is not None:
-        agreed, _ = timing.match(laid.signals, laid.timing.shift, piece.start, piece.stop)
+        agreed = timing.agreement_of(laid.signals, laid.timing, piece.start, piece.stop)
         moved = Piece(start=piece.start + laid.timing.shift, stop=piece.stop + laid.timing.shift, scene=0)
         sides.append(made_clip(laid.source, laid.driving, moved, laid.timing.order, making.poses))
     shown = [tuple(np.flatnonzero(side.tracks.any(axis=(2, 3)).mean(axis=1) >= 0.5).tolist()) for side in sides]

@@ -124,16 +124,33 @@ class Signals:
 
 
 def match(signals: Signals, shift: int, start: int, stop: int) -> tuple[float, tuple[int, ...]]:
-    """Mean agreement of the target's frames [start, stop) with the driving video's, and who moves like whom."""
-    ours = [each[start:stop] for each in signals.target]
-    theirs = [each[start + shift : stop + shift] for each in signals.driving]
-    table = np.array([[agreement(a, b) for b in theirs] for a in ours])
-    orders = [tuple(range(len(ours)))]
-    if 1 < len(ours) <= _MOST_PERMUTED and not signals.bound:
-        orders = list(permutations(range(len(ours))))
-    means = [float(np.mean([table[i, j] for i, j in enumerate(order)])) for order in orders]
+    """Mean agreement of the target's frames [start, stop) with the driving video's, and who moves like whom there."""
+    table = _agreements(signals, shift, start, stop)
+    orders = [tuple(range(len(table)))]
+    if 1 < len(table) <= _MOST_PERMUTED and not signals.bound:
+        orders = list(permutations(range(len(table))))
+    means = [_mean(table, order) for order in orders]
     best = int(np.argmax(means))  # the first of equals: from left to right
     return means[best], orders[best]
+
+
+def agreement_of(signals: Signals, timing: Timing, start: int, stop: int) -> float:
+    """Mean agreement of the target's frames [start, stop) with the driving video's as ``timing`` binds them.
+
+    Another order may agree better in a stretch of a pair; it is not the one that the stretch is made with.
+    """
+    return _mean(_agreements(signals, timing.shift, start, stop), timing.order)
+
+
+def _agreements(signals: Signals, shift: int, start: int, stop: int) -> Array:
+    """How well each character of the target, frames [start, stop), agrees with each of the driving video: (S, S)."""
+    ours = [each[start:stop] for each in signals.target]
+    theirs = [each[start + shift : stop + shift] for each in signals.driving]
+    return np.array([[agreement(a, b) for b in theirs] for a in ours])
+
+
+def _mean(table: Array, order: Sequence[int]) -> float:
+    return float(np.mean([table[ours, theirs] for ours, theirs in enumerate(order)]))
 
 
 def measure(signals: Signals, *, most: int, fps: float) -> Timing:
