@@ -1,5 +1,6 @@
 """A training's folder: what it may write to, and that it goes on only as it was begun."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -8,13 +9,16 @@ from pathlib import Path
 import pytest
 from training_material import cache_samples, configuration, make_world
 
+from scail2.checkpoints.lora_export import write_lora
 from scail2.cli.app import main
 from scail2.devices import Precision
 from scail2.errors import InputError
 from scail2.files.ownership import locked
+from scail2.files.storage import hash_file
 from scail2.training import run_folder
+from scail2.training.config import FrozenConfig, LoRAConfig, PreferenceConfig
 from scail2.training.recipes import RECIPES
-from scail2.training.session import build_trainer, export_transformer
+from scail2.training.session import build_trainer, export_transformer, load_trainable
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +122,66 @@ def test_going_on_otherwise_is_refused_and_told(world, toy, tmp_path, capsys):
     assert json.loads((run / "changes.jsonl").read_text()) == {"step": 3, "changed": {"seed": [0, 7]}}
     assert toy(run, "--steps", "5", "--seed", "7") == 0
     assert (run / "changes.jsonl").read_text().count("\n") == 1
+
+
+@pytest.fixture
+def lora(world, tmp_path):
+    """Writes a LoRA file of the toy model; returns its path."""
+
+    def write(name: str, seed: int) -> Path:
+        model = load_trainable(configuration(world, lora=LoRAConfig(rank=2), seed=seed))
+        write_lora(tmp_path / name, {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}, alpha=2)
+        return tmp_path / name
+
+    return write
+
+
+def test_a_changed_lora_is_told_by_its_content(toy, lora, tmp_path, capsys):
+    run, file = tmp_path / "run", lora("first.safetensors", 1)
+    assert toy(run, "--lora", f"{file}:0.5") == 0
+    moved = Path(shutil.copy(file, tmp_path / "moved.safetensors"))
+    assert toy(run, "--lora", f"{moved}:0.50", "--steps", "3") == 0  # the same weights elsewhere
+    digests = [hash_file(file)[:16], hash_file(lora("first.safetensors", 2))[:16]]
+    before = tree(run)
+    for given, said in (
+        ([f"{file}:0.5"], "another fused (["),
+        ([f"{moved}:0.75"], "another fused (["),
+        ([], "another fused (["),
+        ([f"{moved}:0.5", file], "another fused (["),
+    ):
+        capsys.readouterr()
+        assert toy(run, "--steps", "4", *(word for each in given for word in ("--lora", str(each)))) == 2, given
+        assert said in capsys.readouterr().err.strip().splitlines()[-1]
+    assert tree(run) == before
+    moved.write_bytes(file.read_bytes())
+    assert toy(run, "--steps", "4", "--lora", f"{moved}:0.5") == 2  # another content at one place
+    told = capsys.readouterr().err
+    assert f'another fused (["{digests[0]}:0.5"], now ["{digests[1]}:0.5"])' in told
+    assert toy(run, "--steps", "4", "--lora", f"{moved}:0.5", "--change") == 0
+    told = json.loads((run / "changes.jsonl").read_text())
+    assert told == {"step": 3, "changed": {"fused": [[f"{digests[0]}:0.5"], [f"{digests[1]}:0.5"]]}}
+
+
+@pytest.mark.parametrize("name", ["lora", "frozen", "preference"])
+def test_a_part_that_is_taken_up_or_dropped_is_a_change(world, tmp_path, name):
+    """Also in a run of a version that did not know the part."""
+    run = tmp_path / "run"
+    without = configuration(world, steps=2)
+    build_trainer(without, run).run()
+    part = {"lora": LoRAConfig(rank=2), "frozen": FrozenConfig(), "preference": PreferenceConfig()}[name]
+    having = dataclasses.replace(without, steps=3, **{name: part})
+    assert list(run_folder._changes(run, having)) == [name]
+    with pytest.raises(InputError, match=rf"with another {name} \(none, now {{"):
+        run_folder.refuse_change(run, having)
+    run_folder.save_config(run, having)
+    assert list(run_folder._changes(run, without)) == [name]
+    with pytest.raises(InputError, match=rf"with another {name} \({{.*, now none\)"):
+        run_folder.refuse_change(run, without)
+    stored = json.loads((run / "config.json").read_text())
+    del stored[name]
+    (run / "config.json").write_text(json.dumps(stored))
+    assert list(run_folder._changes(run, having)) == [name]
+    assert not run_folder._changes(run, without)
 
 
 def test_a_run_of_an_earlier_version_is_compared_by_its_settings(world, tmp_path):

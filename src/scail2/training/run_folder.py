@@ -13,8 +13,10 @@ from scail2.devices import Precision
 from scail2.errors import InputError
 from scail2.files.documents import load_json
 from scail2.files.ownership import Kind, check_folder, claimed_folder, is_document
+from scail2.files.public.embedded import lora_place
 from scail2.files.staging import Staging, atomic_file, set_aside, sweep
-from scail2.files.storage import refuse_special
+from scail2.files.storage import hash_file, refuse_special
+from scail2.files.user_paths import split_lora
 from scail2.loading.places import parse_lora
 from scail2.request.paths import refuse_overwriting
 from scail2.training.config import TrainConfig
@@ -104,12 +106,18 @@ def _last_step(folder: Path) -> int:
 
 
 def _described(config: TrainConfig) -> dict[str, Any]:
-    inputs = {"model": _model_identity(Path(config.model)), "data": _data_identity(Path(config.data.shards))}
+    inputs: dict[str, Any] = {
+        "model": _model_identity(Path(config.model)),
+        "data": _data_identity(Path(config.data.shards)),
+        "fused": [_lora_identity(*parse_lora(each)) for each in config.fused],
+    }
     return dataclasses.asdict(config) | {"inputs": inputs}
 
 
 # What earlier versions called a precision.
 _EARLIER_PRECISIONS = {"fp32": Precision.FLOAT32, "bf16": Precision.BFLOAT16, "auto": None}
+# Parts of a configuration that a run may do without; one of an earlier version that does not know them does.
+_OPTIONAL = frozenset(each.name for each in dataclasses.fields(TrainConfig) if each.default is None)
 
 
 def _changes(folder: Path, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
@@ -120,31 +128,56 @@ def _changes(folder: Path, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
     if before.get("precision") in list(_EARLIER_PRECISIONS):
         before["precision"] = _EARLIER_PRECISIONS[before["precision"]]
     now = json.loads(json.dumps(_described(config)))
-    identified = "inputs" in before
-    old, new = (dict(_flat({name: v for name, v in each.items() if name not in _FREE})) for each in (before, now))
-    changed = {name: (old[name], new[name]) for name in new if name in old and old[name] != new[name]}
-    for name, path in (("model", "model"), ("data", "data.shards")):
-        same_place = path in old and os.path.realpath(str(old[path])) == os.path.realpath(new[path])
-        if identified or same_place:  # content counts, wherever it lies
+    old = {name: None for name in _OPTIONAL if isinstance(now[name], dict)} | before
+    changed = {name: each for name, each in _differences(old, now) if name not in _FREE}
+    identified = before.get("inputs") or {}
+    for name, path in (("model", "model"), ("data", "data.shards"), ("fused", "fused")):
+        then, later = _at(before, path), _at(now, path)
+        same_place = then is not None and _whole_paths(then) == _whole_paths(later)
+        if name in identified or same_place:  # content counts, wherever it lies
             changed.pop(path, None)
         if f"inputs.{name}" in changed:
-            then, later = changed.pop(f"inputs.{name}")
-            named = same_place or path not in old
-            changed[name] = (then, later) if named else (old[path], new[path])
+            content = changed.pop(f"inputs.{name}")
+            changed[name] = content if same_place or then is None else (then, later)
     return changed
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+def _differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Name → (then, now) of all settings that both have; a part that only one has, as a whole."""
+    for name, value in new.items():
+        before = old.get(name)
+        if isinstance(before, dict) and isinstance(value, dict):
+            yield from _differences(before, value, f"{prefix}{name}.")
+        elif name in old and before != value:
+            yield prefix + name, (before, value)
+
+
+def _at(values: Any, path: str) -> Any:
+    """The setting of a dotted name; None where it is not there."""
+    for name in path.split("."):
+        values = values.get(name) if isinstance(values, dict) else None
+    return values
+
+
+def _whole_paths(given: str | list[str]) -> str | list[tuple[str, str | None]]:
+    """A path, or those of LoRAs with their strengths, links followed."""
+    if isinstance(given, str):
+        return os.path.realpath(given)
+    return [(os.path.realpath(lora_place(path)), strength) for path, strength in map(split_lora, given)]
 
 
 def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
     text = json.dumps(value) if not isinstance(value, str) else value
     return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _lora_identity(file: Path, strength: float) -> str:
+    """Digest of a LoRA's content, and how strongly it is taken."""
+    return f"{hash_file(file)[:16]}:{strength:g}"
 
 
 def _data_identity(folder: Path) -> str:
