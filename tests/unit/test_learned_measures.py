@@ -119,3 +119,93 @@ def test_the_usual_video_network_is_called_as_it_must_be(tmp_path):
     assert np.allclose(first[0, :-1], values.mean(axis=(2, 3)).ravel(), atol=2e-2)
     sides = [np.concatenate([pair[side] for pair in features]) for side in (0, 1)]
     assert networks.per_set(features)["fvd"] == pytest.approx(frechet_distance(*sides))
+
+
+class Features(nn.Module):
+    """Video features of a shape that is told."""
+
+    def __init__(self, shape: list[int]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(self.shape) + x.mean()
+
+
+class PairOfFeatures(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x.mean(dim=[2, 3, 4]), x
+
+
+class FeaturesOfFrames(nn.Module):
+    """As many as there are frames; fewer than three are refused in its own words."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[2] < 3:
+            raise ValueError("three frames at least")
+        return x.mean(dim=[1, 3, 4])
+
+
+class Distances(nn.Module):
+    def __init__(self, shape: list[int], value: float = 1.0) -> None:
+        super().__init__()
+        self.shape, self.value = shape, value
+
+    def forward(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return torch.full(self.shape, self.value) + 0 * (one - other).mean()
+
+
+def clip(frames: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (frames, 16, 24, 3), np.uint8)
+
+
+def given(tmp_path, module: nn.Module, kind: str) -> GivenNetworks:
+    torch.jit.script(module).save(tmp_path / "net.pt")
+    return GivenNetworks.load(**{kind: tmp_path / "net.pt"})
+
+
+@pytest.mark.parametrize(
+    ("module", "told"),
+    [
+        (
+            Features([7]),
+            r"returns a tensor of shape \(7,\) for one video of 5 frames; features of shape \(1, D\) are expected",
+        ),
+        (Features([2, 7]), r"a tensor of shape \(2, 7\)"),
+        (Features([1, 7, 1, 1, 1]), r"a tensor of shape \(1, 7, 1, 1, 1\)"),
+        (Features([1, 0]), r"a tensor of shape \(1, 0\)"),
+        (PairOfFeatures(), r"returns a tuple for one video"),
+    ],
+)
+def test_video_features_of_another_shape_are_refused_at_the_first_clip(tmp_path, module, told):
+    with pytest.raises(InputError, match=told):
+        given(tmp_path, module, "video_features").features(clip(5), clip(5))
+
+
+def test_every_clip_has_as_many_features_and_a_network_s_own_words_are_told(tmp_path):
+    networks = given(tmp_path, FeaturesOfFrames(), "video_features")
+    found, _ = networks.features(clip(5), clip(5))
+    assert np.allclose(found, clip(5).mean(axis=(1, 2, 3)) / 127.5 - 1, atol=1e-5)
+    with pytest.raises(InputError, match=r"net.pt returns 6 features for a video of 6 frames and 5 for one before"):
+        networks.features(clip(6), clip(6))
+    with pytest.raises(InputError, match=r"net.pt cannot work on 2 pictures of 24x16: .*three frames at least\.$"):
+        networks.features(clip(2), clip(2))
+
+
+def test_distances_are_one_for_each_pair(tmp_path):
+    frames = clip(5)
+    for shape in ([5], [5, 1, 1, 1]):
+        assert given(tmp_path, Distances(shape, 0.25), "lpips").per_clip(frames, frames) == {"lpips": 0.25}
+    for shape in ([1], [4], [5, 2]):
+        with pytest.raises(
+            InputError, match=r"net.pt returns a tensor of shape .* two batches of 5 pictures; 5 distances"
+        ):
+            given(tmp_path, Distances(shape), "lpips").per_clip(frames, frames)
+    with pytest.raises(InputError, match=r"returns numbers that are none"):
+        given(tmp_path, Distances([5], float("nan")), "lpips").per_clip(frames, frames)
+
+
+def test_weights_of_pictures_too_small_for_them(tmp_path):
+    torch.save({name: value.clone() for name, value in weights(ALEX).items()}, tmp_path / "alex.pth")
+    with pytest.raises(InputError, match=r"alex.pth cannot work on 5 pictures of 24x16"):
+        GivenNetworks.load(tmp_path / "alex.pth").per_clip(clip(5), clip(5))

@@ -9,7 +9,8 @@ from people you trust.
 
 import pickle
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from scail2.devices import without_gradients
-from scail2.errors import InputError
+from scail2.errors import InputError, is_out_of_memory
 from scail2.evaluation.perceptual import LearnedDistance
 from scail2.files.storage import refuse_special
 
@@ -36,8 +37,8 @@ _CHUNK = 8  # frames whose features are held at once
 class GivenNetworks:
     """The networks given; None leaves its measure out."""
 
-    lpips: Distance | None = None
-    video_features: torch.jit.ScriptModule | None = None
+    lpips: "GivenDistance | None" = None
+    video_features: "GivenFeatures | None" = None
 
     @classmethod
     def load(cls, lpips: Path | None = None, video_features: Path | None = None) -> "GivenNetworks | None":
@@ -49,44 +50,115 @@ class GivenNetworks:
         if lpips is None and video_features is None:
             return None
         return cls(
-            None if lpips is None else _load_distance(lpips),
-            None if video_features is None else _load_script(video_features),
+            None if lpips is None else GivenDistance(lpips, _load_distance(lpips)),
+            None if video_features is None else GivenFeatures(video_features, _load_script(video_features)),
         )
 
     @without_gradients
     def per_clip(self, output: Array, truth: Array) -> dict[str, float]:
-        """`lpips`: mean distance of frames (lower is better)."""
+        """`lpips`: mean distance of frames (lower is better).
+
+        Raises:
+            InputError: the network cannot work on these frames, or returns something else than N distances.
+        """
         if self.lpips is None:
             return {}
         starts = range(0, len(output), _CHUNK)
-        parts = [
-            self.lpips(*(_pictures(clip[at : at + _CHUNK]) for clip in (output, truth))).flatten() for at in starts
-        ]
+        parts = [self.lpips(*(_pictures(clip[at : at + _CHUNK]) for clip in (output, truth))) for at in starts]
         return {"lpips": float(torch.cat(parts).mean())}
 
     @without_gradients
     def features(self, output: Array, truth: Array) -> tuple[Array, Array] | None:
-        """What `per_set` needs of a clip: features `(1, D)` of output and truth; None without such a network."""
+        """What `per_set` needs of a clip: features `(1, D)` of output and truth; None without such a network.
+
+        Raises:
+            InputError: the network cannot work on this clip, or returns something else than `(1, D)`, D as before.
+        """
         if self.video_features is None:
             return None
-        names = [each.name for each in self.video_features.forward.schema.arguments]
-        videos = [_pictures(clip) for clip in (output, truth)]
-        if not set(_I3D_SWITCHES) <= set(names):
-            found = [self.video_features(video.transpose(0, 1)[None]) for video in videos]
-        else:
-            size = (_I3D_SIDE, _I3D_SIDE)
-            resized = [F.interpolate(video, size=size, mode="bilinear", align_corners=False) for video in videos]
-            found = [
-                self.video_features(video.transpose(0, 1)[None], rescale=False, resize=False, return_features=True)
-                for video in resized
-            ]
-        return found[0].numpy(), found[1].numpy()
+        return self.video_features(_pictures(output)), self.video_features(_pictures(truth))
 
     def per_set(self, features: Sequence[tuple[Array, Array]]) -> dict[str, float]:
         """`fvd`: Fréchet distance between features of all outputs and all truths; needs two clips at least."""
         if self.video_features is None or len(features) < 2:
             return {}
         return {"fvd": frechet_distance(*(np.concatenate([each[side] for each in features]) for side in (0, 1)))}
+
+
+@dataclass(frozen=True, slots=True)
+class GivenDistance:
+    """A network of LPIPS from ``path``, whose results are looked at."""
+
+    path: Path
+    network: Distance
+
+    def __call__(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """N distances of pictures `(N, 3, H, W)` in [-1, 1]."""
+        with _working(self.path, one):
+            found = self.network(one, other)
+        if not isinstance(found, torch.Tensor) or found.numel() != len(one):
+            raise InputError(
+                f"{self.path} returns {_told(found)} for two batches of {len(one)} pictures; {len(one)} distances are expected, "
+                "one for each pair."
+            )
+        return _finite(self.path, found).flatten()
+
+
+@dataclass(slots=True)
+class GivenFeatures:
+    """A network of video features from ``path``, whose results are looked at; ``width`` is how many the first clip had."""
+
+    path: Path
+    network: torch.jit.ScriptModule
+    width: int | None = None
+
+    def __call__(self, pictures: torch.Tensor) -> Array:
+        """Features `(1, D)`, float32, of a video `(T, 3, H, W)` in [-1, 1]."""
+        with _working(self.path, pictures):
+            found = self._features(pictures)
+        if not isinstance(found, torch.Tensor) or found.ndim != 2 or found.shape[0] != 1 or not found.shape[1]:
+            raise InputError(
+                f"{self.path} returns {_told(found)} for one video of {len(pictures)} frames; features of shape (1, D) are "
+                "expected: export the network with its features pooled over time and space."
+            )
+        self.width = self.width or found.shape[1]
+        if found.shape[1] != self.width:
+            raise InputError(
+                f"{self.path} returns {found.shape[1]} features for a video of {len(pictures)} frames and {self.width} for one "
+                "before; FVD needs as many for every clip: export the network with its features pooled over time and space."
+            )
+        return _finite(self.path, found).numpy()
+
+    def _features(self, pictures: torch.Tensor) -> torch.Tensor:
+        names = [each.name for each in self.network.forward.schema.arguments]
+        if not set(_I3D_SWITCHES) <= set(names):
+            return self.network(pictures.transpose(0, 1)[None])
+        resized = F.interpolate(pictures, size=(_I3D_SIDE, _I3D_SIDE), mode="bilinear", align_corners=False)
+        return self.network(resized.transpose(0, 1)[None], rescale=False, resize=False, return_features=True)
+
+
+@contextmanager
+def _working(path: Path, pictures: torch.Tensor) -> Iterator[None]:
+    """Turns what a network says of pictures it cannot work on into one `InputError`; TorchScript ends with the reason."""
+    try:
+        yield
+    except (RuntimeError, torch.jit.Error) as error:
+        if is_out_of_memory(error):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].rstrip(".")
+        raise InputError(
+            f"{path} cannot work on {len(pictures)} pictures of {pictures.shape[-1]}x{pictures.shape[-2]}: {reason}."
+        ) from error
+
+
+def _finite(path: Path, found: torch.Tensor) -> torch.Tensor:
+    if not found.isfinite().all():
+        raise InputError(f"{path} returns numbers that are none (NaN or infinite): nothing can be measured with it.")
+    return found.float()
+
+
+def _told(found: object) -> str:
+    return f"a tensor of shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else f"a {type(found).__name__}"
 
 
 def frechet_distance(features: Array, others: Array) -> float:
