@@ -197,3 +197,104 @@ def test_a_folder_of_pictures_without_sound_is_in_the_plan(tmp_path):
         pipe=bare_pipeline(native_height=SIZE, native_width=SIZE), events=events.append
     )
     assert [event.facts["severity"] for event in events if event.facts.get("code") == "sound"] == ["info"]
+
+
+# ---- the film begins as its source does there ------------------------------------------------------------------------
+
+
+def heard(path):
+    """Mono samples from film time 0 in [-1, 1], and their rate."""
+    sound, rate, _ = decode_sound(path)
+    with av.open(str(path)) as film:
+        kind = film.streams.audio[0].codec_context.format
+    return sound / (1 if "flt" in kind.name else 2.0 ** (kind.bits - 1)), rate
+
+
+def write_grey(path, codec, audio_from, begin, frames=24):
+    channels = 4 if codec in ("prores4444", "vp9-alpha") else 3
+    with VideoWriter(path, 16, (48, 64), codec, audio_from, frames, audio_start=begin) as writer:
+        writer.write(np.full((frames, 48, 64, channels), 90, np.uint8))
+    assert probe(path).start == 0
+
+
+@pytest.fixture(scope="module")
+def silent(tmp_path_factory):
+    return write_film(tmp_path_factory.mktemp("films") / "silent.mp4", 64, options={"preset": "ultrafast"})
+
+
+@pytest.mark.parametrize("begin", [0, 0.3137, 1.25])
+@pytest.mark.parametrize(
+    ("source", "codec", "output", "carried"),
+    [
+        ("a.mp4", "aac", "o.mp4", ("aac",)),
+        ("a.mp4", "aac", "o.mkv", ("aac",)),
+        ("a.mkv", "aac", "o.mp4", ("aac",)),
+        ("a.mkv", "aac", "o.mkv", ("aac",)),
+        ("a.mkv", "libmp3lame", "o.mov", ("mp3",)),
+        ("a.mkv", "libmp3lame", "o.mkv", ("mp3", "aac")),
+        ("a.mp4", "ac3", "o.mp4", ("ac3",)),
+        ("a.mkv", "libopus", "o.webm", ("opus",)),
+    ],
+)
+def test_a_film_sounds_from_its_beginning_as_its_source_does_there(
+    silent, tmp_path, source, codec, output, carried, begin
+):
+    """No packet before the first is missed: within a millisecond, in the first 20 ms as later."""
+    film = add_sound(silent, tmp_path / source, seconds=4, rate=RATE, codec=codec)
+    pictures = {"mp4": "h264", "mkv": "ffv1", "mov": "prores4444", "webm": "vp9-alpha"}[output[2:]]
+    write_grey(tmp_path / output, pictures, film, begin)
+    assert probe(tmp_path / output).audio_codec in carried
+    (wanted, _), (sound, rate) = heard(film), heard(tmp_path / output)
+    assert rate == RATE
+    assert abs(len(sound) / RATE - 1.5) < 0.022, "a frame of sound at most"
+    first, reach = round(begin * RATE), RATE // 1000
+    wanted = wanted[first : first + RATE]
+    found = np.pad(sound, (reach, 0))
+    lags = [np.sqrt(np.mean((found[lag : lag + RATE] - wanted)[reach:] ** 2)) for lag in range(2 * reach + 1)]
+    lag = int(np.argmin(lags)) - reach
+    assert lags[lag + reach] < 0.03 < 0.3 < np.sqrt(np.mean(wanted**2))
+    early = slice(reach, RATE // 50)
+    assert np.sqrt(np.mean((found[lag + reach :][early] - wanted[early]) ** 2)) < 0.05
+
+
+@pytest.mark.parametrize("begin", [0, 0.3137, 1.25])
+@pytest.mark.parametrize(
+    ("source", "codec", "output"),
+    [
+        ("a.mkv", "flac", "o.mkv"),
+        ("a.mkv", "pcm_s16le", "o.mkv"),
+        ("a.mov", "pcm_s16le", "o.mov"),
+        ("a.mov", "alac", "o.mov"),
+    ],
+)
+def test_lossless_sound_is_cut_to_the_sample_and_stays_the_same(silent, tmp_path, source, codec, output, begin):
+    film = add_sound(silent, tmp_path / source, seconds=4, rate=RATE, codec=codec)
+    write_grey(tmp_path / output, "ffv1" if output == "o.mkv" else "prores4444", film, begin)
+    assert probe(tmp_path / output).audio_codec == codec
+    (wanted, _), (sound, _) = heard(film), heard(tmp_path / output)
+    first = round(begin * RATE)
+    assert np.array_equal(sound, wanted[first : first + len(sound)])
+    assert len(sound) == 1.5 * RATE
+
+
+def test_all_channels_and_bits_of_lossless_sound_are_kept(silent, tmp_path):
+    values = np.random.default_rng(3).integers(-(2**23), 2**23, (RATE, 6), dtype=np.int32) * 256  # 24 bits of 32
+    with av.open(str(silent)) as film, av.open(str(tmp_path / "a.mkv"), "w") as out:
+        picture = out.add_stream_from_template(film.streams.video[0])
+        stream = out.add_stream("flac", rate=RATE)
+        stream.codec_context.layout, stream.codec_context.format = "5.1", "s32"
+        for packet in film.demux(video=0):
+            if packet.size:
+                packet.stream = picture
+                out.mux(packet)
+        for first in range(0, RATE, 4608):
+            block = np.ascontiguousarray(values[first : first + 4608].reshape(1, -1))
+            frame = av.AudioFrame.from_ndarray(block, format="s32", layout="5.1")
+            frame.rate, frame.pts, frame.time_base = RATE, first, Fraction(1, RATE)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    write_grey(tmp_path / "o.mkv", "ffv1", tmp_path / "a.mkv", 0.3137, frames=8)
+    with av.open(str(tmp_path / "o.mkv")) as film:
+        found = np.concatenate([frame.to_ndarray().reshape(-1, 6) for frame in film.decode(audio=0)])
+    first = round(0.3137 * RATE)
+    assert np.array_equal(found, values[first : first + RATE // 2])

@@ -1,10 +1,10 @@
 """The driving video's sound, carried into the finished film and cut to its exact length."""
 
 import io
-import itertools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,26 +15,47 @@ from scail2.errors import InputError
 from scail2.video import streams
 from scail2.video.opening import decoding_errors, open_sound
 from scail2.video.sound import Damage, check_sound, decoded, sound_source
+from scail2.video.sound_copy import film_packets, plays_alike, seek_before
 
 logger = logging.getLogger(__name__)
 
-# Codecs that players expect in each container; these are copied bit for bit, others are encoded anew.
-_COPIED = {
+# Codecs that players expect in each container; these are carried as they are, others are encoded anew.
+_CARRIED = {
     "mp4": {"aac", "mp3", "ac3", "eac3"},
     "mov": {"aac", "mp3", "ac3", "eac3", "pcm_s16le", "pcm_s24le", "alac"},
     "matroska": {"aac", "mp3", "ac3", "eac3", "opus", "vorbis", "flac", "pcm_s16le", "pcm_s24le"},
     "webm": {"opus", "vorbis"},
 }
+# Of these the samples are carried, not the packets: coded again they are the same, and the cut is where it should be.
+_LOSSLESS = {"flac", "alac", "pcm_s16le", "pcm_s24le"}
 _ENCODER = {"mp4": "aac", "mov": "aac", "matroska": "aac", "webm": "libopus"}
 _RATE = 48_000
-_TRIED_PACKETS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Coding:
+    """How sound is encoded: `sample_format` None is the encoder's own."""
+
+    encoder: str
+    rate: int
+    layout: str
+    sample_format: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def add_to(self, output: av.container.OutputContainer) -> av.AudioStream:
+        """A stream of an output that is encoded so."""
+        stream = output.add_stream(self.encoder, rate=self.rate, options=dict(self.options))
+        stream.codec_context.layout = self.layout
+        if self.sample_format is not None:
+            stream.codec_context.format = self.sample_format
+        return stream
 
 
 class AudioCarrier:
     """One sound track on its way from a source file to an output.
 
-    Copied packets keep their times, so the cut falls on the nearest packet edge: within half an audio frame (about
-    10 ms) at both ends. Encoded sound is cut to the sample.
+    Packets are copied only where the film then begins as the source does there: see `plays_alike`. It ends on the nearest
+    packet edge, within half an audio frame (about 10 ms). Encoded sound is cut to the sample at both ends.
     """
 
     def __init__(self, path: Path, container: av.container.InputContainer, stream, begin: Fraction, *, may_copy: bool):
@@ -76,39 +97,51 @@ class AudioCarrier:
 
     def attach(self, output: av.container.OutputContainer, container_format: str) -> None:
         """Adds the output stream; call before the first packet is muxed."""
-        listed = self._may_copy and streams.codec_name(self._source) in _COPIED[container_format]
-        self._copied = listed and self._is_accepted(container_format)
-        self._allows_negative = container_format in ("mp4", "mov")
+        codec = streams.codec_name(self._source)
+        listed = self._may_copy and codec in _CARRIED[container_format]
+        self._copied = (
+            listed
+            and codec not in _LOSSLESS
+            and plays_alike(self.path, self._source.index, self._begin, container_format)
+        )
         if self._copied:
             self._target = output.add_stream_from_template(self._source)
-            self._packets = self._copy()
+            self._packets = film_packets(self._container, self._source, self._begin)
             return
+        coding = self._lossless(codec, container_format) if listed and codec in _LOSSLESS else None
+        coding = coding or self._lossy(container_format)
+        self._target = coding.add_to(output)
+        self._rate, self._layout = coding.rate, coding.layout
+        self._decoded = self._decode()
+        self._waiting = np.zeros((self._target.codec_context.layout.nb_channels, 0), dtype=np.float32)
+        self._next: av.AudioFrame | None = None
+        self._start = 0  # the film's sample at which it belongs
+        self._encoded = 0  # samples handed to the encoder so far; `_waiting` follows them directly
+        self._following: int | None = None  # the film's sample behind what was decoded last
+
+    def _lossy(self, container_format: str) -> _Coding:
         rate = self._source.codec_context.sample_rate
         rate = _RATE if container_format == "webm" or rate not in (32_000, 44_100, 48_000) else rate
-        self._target = output.add_stream(_ENCODER[container_format], rate=rate, options={"b": "192k"})
         layout = "mono" if self._source.codec_context.layout.nb_channels == 1 else "stereo"
-        self._target.codec_context.layout = layout
-        self._rate, self._layout = rate, layout
-        self._decoded = self._decode()
-        self._waiting = np.zeros((1 if layout == "mono" else 2, 0), dtype=np.float32)
-        self._next: av.AudioFrame | None = None
-        self._encoded = 0  # samples handed to the encoder so far; `_waiting` follows them directly
+        return _Coding(_ENCODER[container_format], rate, layout, options={"b": "192k"})
 
-    def _is_accepted(self, container_format: str) -> bool:
-        """Whether the container takes the track as it is (mp4 refuses MP3 of 8 kHz): tried with its first packets, in
-        memory, because the film itself must not fail by it."""
+    def _lossless(self, codec: str, container_format: str) -> _Coding | None:
+        """The source's own coding, all channels and bits of it; None where the encoder or the container does not take it."""
+        context = self._source.codec_context
+        bits = "s16" if context.format.bits == 16 else "s32"
         try:
-            with open_sound(self.path) as source, av.open(io.BytesIO(), "w", format=container_format) as trial:
-                stream = source.streams[self._source.index]
-                target = trial.add_stream_from_template(stream)
-                packets = (packet for packet in source.demux(stream) if packet.size and packet.pts is not None)
-                for packet in itertools.islice(packets, _TRIED_PACKETS):
-                    packet.stream = target
-                    trial.mux(packet)
-        except (av.error.FFmpegError, ValueError) as error:
-            logger.debug("%s: its sound is encoded anew for %s: %s", self.path, container_format, error)
-            return False
-        return True
+            formats = [each.name for each in av.Codec(codec, "w").audio_formats or ()]
+            sample_format = next(name for name in formats if name.startswith(bits))
+            coding = _Coding(codec, context.sample_rate, context.layout.name, sample_format)
+            with av.open(io.BytesIO(), "w", format=container_format) as trial:
+                stream = coding.add_to(trial)
+                silence = np.zeros((context.layout.nb_channels, 1024), np.float32)
+                trial.mux(stream.encode(_frame(silence, 0, coding.rate, coding.layout)))
+                trial.mux(stream.encode())
+        except (av.error.FFmpegError, ValueError, StopIteration) as error:
+            logger.debug("%s: its sound is not %s in %s: %s", self.path, codec, container_format, error)
+            return None
+        return coding
 
     def packets_until(self, time: Fraction, *, last: bool = False) -> Iterator[av.Packet]:
         """Packets that belong before ``time`` seconds of the film; with ``last`` the track ends there."""
@@ -119,29 +152,12 @@ class AudioCarrier:
 
     # Copying
 
-    def _copy(self) -> Iterator[av.Packet]:
-        self._seek()
-        for packet in self._container.demux(self._source):
-            if packet.size == 0 or packet.pts is None:
-                continue
-            yield packet
-
     def _copied_until(self, time: Fraction) -> Iterator[av.Packet]:
-        base = Fraction(self._source.time_base)
-        shift = round(self._begin / base)
         while not self._ended:
             packet = self._peek()
-            if packet is None:
-                return
-            half = Fraction(packet.duration or 0) * base / 2
-            at = (packet.pts - shift) * base
-            if at + half > time:
+            if packet is None or (packet.pts + Fraction(packet.duration, 2)) * Fraction(packet.time_base) > time:
                 return
             self._held = None
-            if at + half < 0 or (at < 0 and not self._allows_negative):
-                continue
-            packet.pts -= shift
-            packet.dts = packet.pts if packet.dts is None else packet.dts - shift
             packet.stream = self._target
             yield packet
 
@@ -152,18 +168,12 @@ class AudioCarrier:
             self._ended = self._held is None
         return self._held
 
-    def _seek(self) -> None:
-        # Some codecs need a little run-in before the first sample that counts.
-        begin = self._begin - Fraction(1, 2)
-        if begin > 0:
-            self._container.seek(int(begin / Fraction(self._source.time_base)), stream=self._source, backward=True)
-
     # Encoding
 
     def _decode(self) -> Iterator[av.AudioFrame]:
         """Sound from the film's beginning on, at the target's rate and layout, in step with the clock."""
         resampler = av.AudioResampler(format="fltp", layout=self._layout, rate=self._rate)
-        self._seek()
+        seek_before(self._container, self._source, self._begin)
         for part in decoded(self._container, self._source):
             if isinstance(part, Damage):
                 self._broken = True
@@ -180,8 +190,7 @@ class AudioCarrier:
             if count < size and not last:
                 return
             samples, self._waiting = self._waiting[:, :count], self._waiting[:, count:]
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=self._layout)
-            frame.rate, frame.pts, frame.time_base = self._rate, self._encoded, Fraction(1, self._rate)
+            frame = _frame(samples, self._encoded, self._rate, self._layout)
             self._encoded += count
             yield from self._target.encode(frame)
         if last:
@@ -194,9 +203,12 @@ class AudioCarrier:
                 with decoding_errors(self.path, "decoding the sound"):
                     self._next = next(self._decoded, None)
                 self._ended = self._next is None
+                if self._next is not None:
+                    self._start = self._place(self._next, self._following)
+                    self._following = self._start + self._next.samples
             if self._next is None:
                 return
-            start = self._place(self._next, end)
+            start = self._start
             if start >= wanted:
                 self._extend(np.zeros((self._waiting.shape[0], wanted - end), dtype=np.float32))
                 return
@@ -204,25 +216,32 @@ class AudioCarrier:
             self._next = None
             self._extend(np.pad(samples[:, max(0, end - start) :], ((0, 0), (max(0, start - end), 0))))
 
-    def _place(self, frame: av.AudioFrame, end: int) -> int:
-        """The film's sample at which decoded sound belongs; ``end`` if it simply follows."""
+    def _place(self, frame: av.AudioFrame, before: int | None) -> int:
+        """The film's sample at which decoded sound belongs; ``before`` is the one behind the sound before it, if any."""
         if frame.pts is None:
-            return end
+            return before or 0
         start = round((frame.pts * Fraction(frame.time_base) - self._begin) * self._rate)
-        # Clocks in milliseconds make neighbouring frames seem to overlap or gape by up to this (5 ms).
-        if end > 0 and abs(start - end) <= self._rate // 200 and not self._broken:
-            return end
+        if before is None:
+            return start
         if self._broken:
             self._broken = False
-            start = self._behind_damage(start, end)
-        return start
+            return self._behind_damage(start, before)
+        # Clocks in milliseconds make neighbouring frames seem to overlap or gape by up to this (5 ms).
+        return before if abs(start - before) <= self._rate // 200 else start
 
-    def _behind_damage(self, start: int, end: int) -> int:
+    def _behind_damage(self, start: int, before: int) -> int:
         """Where sound belongs that follows lost frames: whole ones, where their size is known and the clock agrees."""
         context = self._source.codec_context
         size = (context.frame_size or 0) * self._rate / context.sample_rate
-        lost = end + round(round((start - end) / size) * size) if size else start
+        lost = before + round(round((start - before) / size) * size) if size else start
         return lost if abs(lost - start) <= self._rate // 500 else start
 
     def _extend(self, samples: np.ndarray) -> None:
         self._waiting = np.concatenate([self._waiting, samples], axis=1)
+
+
+def _frame(samples: np.ndarray, place: int, rate: int, layout: str) -> av.AudioFrame:
+    """Samples float32 (channels, N) as a frame that begins at sample ``place``."""
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
+    frame.rate, frame.pts, frame.time_base = rate, place, Fraction(1, rate)
+    return frame
