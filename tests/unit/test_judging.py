@@ -7,6 +7,7 @@ from itertools import count
 import numpy as np
 import pytest
 from endpoint_server import Turn, scripted_endpoint
+from PIL import Image
 from run_material import write_video
 
 from scail2.cli.app import main
@@ -133,6 +134,39 @@ def test_films_are_judged_and_nothing_is_asked_twice(contest, tmp_path, capsys):
     assert run("judge", "films", "--films", contest[1], "--endpoint", tmp_path / "none.toml", "--out", out) == 2
     assert run(*ask, "--dimension", "beauty") == 2
     assert "no dimension 'beauty'" in capsys.readouterr().err
+
+
+def test_likeness_to_a_picture_is_asked_only_where_one_is_shown(contest, tmp_path, capsys):
+    references = tmp_path / "references"
+    references.mkdir()
+    for case in ("one", "two"):
+        Image.new("RGB", (32, 32), (130, 130, 130)).save(references / f"{case}.png")
+    with scripted_endpoint(answers=bright_judge) as server:
+        (tmp_path / "judge.toml").write_text(f'address = "{server.address}"\nmodel = "eyes"\n')
+        ask = ("judge", "films", *contest, "--endpoint", tmp_path / "judge.toml", "--repeats", 1)
+        assert run(*ask, "--out", tmp_path / "none", "--dimension", "appearance") == 2
+        told = capsys.readouterr().err
+        assert (
+            "appearance is judged against the reference picture, and the case one has none: give --references" in told
+        )
+        assert server.asked == []
+        assert not (tmp_path / "none").exists()
+        assert run(*ask, "--out", tmp_path / "without") == 0
+        assert "appearance is not asked about: that takes --references" in capsys.readouterr().err
+        assert not any("reference picture" in asked.text for asked in server.asked)
+        assert len(server.asked) == 2 * 3 * (2 + 2)
+        assert run(*ask, "--out", tmp_path / "with", "--references", references) == 0
+        assert "not asked about" not in capsys.readouterr().err
+        assert sum("the one of the reference picture" in asked.text for asked in server.asked) == 2 * (2 + 2)
+    dimensions = {
+        name: list(json.loads((tmp_path / name / "judgement.json").read_text())["systems"]["good"])
+        for name in ("without", "with")
+    }
+    assert dimensions["without"] == ["imaging", "smoothness", "temporal_consistency"]
+    assert dimensions["with"] == [*dimensions["without"], "appearance"]
+    for name, given, asked in (("bare", (), 2), ("pictured", ("--references", references), 3)):
+        assert run("judge", "page", *contest, *given, "--out", tmp_path / name) == 0
+        assert len(page_content(tmp_path / name)["questions"]) == asked
 
 
 def page_content(folder) -> dict:

@@ -38,7 +38,9 @@ def films_(
     references: References = None,
     dimension: Annotated[
         list[str] | None,
-        typer.Option(help="Of imaging, smoothness, temporal_consistency, appearance; repeatable (default: all)."),
+        typer.Option(
+            help="Of imaging, smoothness, temporal_consistency and, with --references, appearance; repeatable (default: all)."
+        ),
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Times that each question is asked.")] = 2,
     frames: Annotated[
@@ -58,18 +60,31 @@ def films_(
     from scail2.data.endpoint.client import Endpoint
     from scail2.data.endpoint.settings import EndpointSettings
     from scail2.errors import InputError
-    from scail2.evaluation.contests import JUDGEMENTS, REPORT, JudgeSettings, judge_contest, write_judgement
+    from scail2.evaluation.contests import (
+        JUDGEMENTS,
+        REPORT,
+        JudgeSettings,
+        check_references,
+        judge_contest,
+        write_judgement,
+    )
     from scail2.evaluation.judging import Dimension
     from scail2.files.documents import load_toml
     from scail2.files.ownership import claimed_folder
     from scail2.request.paths import refuse_overwriting
 
     contest, asked = _contest(films, references), load_toml(endpoint, EndpointSettings)
+    console = Terminal()
+    asked_for = tuple(map(_dimension, dimension or Dimension))
+    if not dimension and contest.without_reference:
+        asked_for = tuple(each for each in asked_for if not each.needs_reference)
+        Terminal(stderr=True).say(f"{Dimension.APPEARANCE} is not asked about: that takes --references.")
     settings = JudgeSettings(
-        dimensions=tuple(_dimension(name) for name in dimension or Dimension),
+        dimensions=asked_for,
         repeats=repeats,
         frames=frames or max(2, (asked.pictures - 1) // 2),
     )
+    check_references(contest, settings)
     # Two films are compared after each alone was scored: found before anything is paid for.
     shown = settings.frames * min(2, len(contest.films)) + bool(contest.references)
     if shown > asked.pictures:
@@ -84,7 +99,6 @@ def films_(
         "temperature": asked.temperature,
         "picture_side": asked.picture_side,
     }
-    console = Terminal()
     with claimed_folder(out, JUDGEMENTS) as folder, Endpoint(asked) as judge:
         with counted_progress(console, "judging") as progress:
             judgement = judge_contest(judge, contest, settings, folder, who=who, progress=progress)
@@ -101,17 +115,19 @@ def page(
     references: References = None,
     question: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=TEXT", help="What is asked (default: motion, appearance, overall). Repeat."),
+        typer.Option(
+            metavar="NAME=TEXT", help="What is asked (default: motion, with --references appearance, overall). Repeat."
+        ),
     ] = None,
 ) -> None:
     """Make a blind page for people: pairs of films in random order, answers saved as a file by the browser."""
     from scail2.cli.terminal import Terminal
-    from scail2.evaluation.gsb import KEY, PAGE, QUESTIONS, write_page
+    from scail2.evaluation.gsb import KEY, PAGE, write_page
     from scail2.request.paths import refuse_overwriting
 
     contest = _contest(films, references)
     refuse_overwriting([out], contest.inputs)
-    key = write_page(contest, out, _named(question, "--question") if question else QUESTIONS)
+    key = write_page(contest, out, _named(question, "--question") if question else None)
     console = Terminal()
     console.say(
         f"Pairs of films: {len(key.cases)}. {out / PAGE / 'index.html'}: any browser opens it, any web server serves the folder."

@@ -69,6 +69,11 @@ class Contest:
         return sorted(set.union(*(set(each) for each in self.films.values())) - set(self.cases))
 
     @property
+    def without_reference(self) -> list[str]:
+        """Cases that have no reference picture."""
+        return [case for case in self.cases if case not in self.references]
+
+    @property
     def inputs(self) -> list[tuple[str, Path]]:
         """Everything that is read, named for messages."""
         found = [(f"film of {system}", film) for system, each in self.films.items() for film in each.values()]
@@ -189,7 +194,11 @@ def judge_contest(
     Args:
         folder: `answers/` keeps every answer, by the films' bytes, the question and the judge, so that nothing is paid twice.
         who: facts of the judge, which belong to every question.
+
+    Raises:
+        InputError: a dimension is about the reference picture, and a case has none; nothing was asked then.
     """
+    check_references(contest, settings)
     with atomic_file(folder / BEGUN) as file:
         file.write((json.dumps({"systems": list(contest.films), "judge": dict(who)}, indent=1) + "\n").encode())
     store = _Answers(folder / ANSWERS, {**who, "prompts": PROMPTS})
@@ -224,6 +233,17 @@ def judge_contest(
         cases=len(contest.cases),
         settings={**asdict(settings), "judge": dict(who)},
     )
+
+
+def check_references(contest: Contest, settings: JudgeSettings) -> None:
+    """Raises `InputError` where somebody would be asked about a picture that is not shown."""
+    asked = [each.value for each in settings.dimensions if each.needs_reference]
+    missing = contest.without_reference
+    if asked and missing:
+        raise InputError(
+            f"{asked[0]} is judged against the reference picture, and the case {missing[0]} has none: give --references, or ask "
+            "for other dimensions."
+        )
 
 
 def _tell(progress: Callable[[int, int], None] | None, done: Iterator[int], total: int, count: int) -> None:

@@ -42,6 +42,7 @@ QUESTIONS: Mapping[str, str] = {
     "overall": "Which film is better, all in all?",
 }
 """What people are asked by default."""
+_ABOUT_THE_PICTURE = "appearance"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +88,18 @@ class Ballot:
     votes: list[Vote]
 
 
-def write_page(contest: Contest, out: Path, questions: Mapping[str, str] = QUESTIONS) -> PageKey:
+def usual_questions(contest: Contest) -> Mapping[str, str]:
+    """`QUESTIONS`, without the one about the reference picture where a case has none to show."""
+    if not contest.without_reference:
+        return QUESTIONS
+    return {name: text for name, text in QUESTIONS.items() if name != _ABOUT_THE_PICTURE}
+
+
+def write_page(contest: Contest, out: Path, questions: Mapping[str, str] | None = None) -> PageKey:
     """Makes a new folder with `page/`, to be given away or put on any web server, and `key.json`.
 
-    Every pair of systems is shown for every case. Names of films are random; order and sides are drawn anew in every browser.
+    Every pair of systems is shown for every case; without ``questions`` people are asked the `usual_questions`.
+    Names of films are random; order and sides are drawn anew in every browser.
 
     Raises:
         InputError: there is one system only, ``out`` exists, or a film cannot be read.
@@ -106,7 +115,7 @@ def write_page(contest: Contest, out: Path, questions: Mapping[str, str] = QUEST
         }
         key = PageKey(
             page=hashlib.sha256("".join(sorted(films.values())).encode()).hexdigest()[:12],
-            questions=dict(questions),
+            questions=dict(usual_questions(contest) if questions is None else questions),
             films={number: KeyFilm(system, case) for (system, case), number in films.items()},
             cases=pairs,
         )

@@ -40,6 +40,11 @@ class Dimension(StrEnum):
         """Whether neighbouring frames must be seen; otherwise frames over the whole film."""
         return self is Dimension.SMOOTHNESS
 
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the question is about a reference picture, and means nothing where none is shown."""
+        return self is Dimension.APPEARANCE
+
 
 _QUESTIONS = {
     Dimension.IMAGING: (
