@@ -1,9 +1,12 @@
 """SAM3 through transformers, on a tiny randomly initialised model saved and loaded like real weights."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from pretended_gpu import pretended_gpu
+from safetensors.torch import load_file, save_file
 from sam3_published import tiny_config
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Sam3VideoModel
@@ -50,6 +53,27 @@ def short_clip(clip) -> ArrayFrames:
 
 def click(frame: int, character: int, x: float = 10, y: float = 10, **named) -> PointPrompt:
     return PointPrompt(frame=frame, character=character, x=x, y=y, **named)
+
+
+@pytest.mark.parametrize(
+    ("lost", "prompts"),
+    [
+        ("tracker_model.tracker_model.mask_decoder.iou_token.weight", Prompts(points=(click(0, 1),))),
+        ("detector_model.detr_encoder.layers.0.mlp.fc1.weight", Prompts(text=("person",))),
+    ],
+)
+def test_weights_that_lack_a_tensor_are_refused(weights, short_clip, tmp_path, lost, prompts):
+    shutil.copytree(weights, tmp_path / "sam3")
+    file = tmp_path / "sam3" / "model.safetensors"
+    state = load_file(file)
+    del state[lost]
+    save_file(state, file, metadata={"format": "pt"})
+    tail = ".".join(lost.split(".")[-3:])
+    told = (
+        rf"The tensors in {tmp_path / 'sam3'} are not all of a Sam3\w+: 1 missing, such as \S*{tail}; download it again"
+    )
+    with pytest.raises(InputError, match=told):
+        Sam3Segmenter.load(tmp_path / "sam3").segment(short_clip, prompts, directory=tmp_path)
 
 
 def test_points_and_boxes_number_the_characters(segmenter, clip, tmp_path):

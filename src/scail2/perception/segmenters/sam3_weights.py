@@ -34,17 +34,34 @@ class PixelStatistics:
 
 
 def load_pretrained(kind: Any, weights: str, dtype: torch.dtype | None) -> Any:
-    """``kind.from_pretrained`` of a folder or a Hub repository; `InputError` where there is none or it is something else."""
+    """``kind.from_pretrained`` of a folder or a Hub repository.
+
+    Raises:
+        InputError: there is none, it is something else, or it lacks tensors, for which transformers would put random numbers.
+    """
+    from transformers import PreTrainedModel
+
+    is_model = issubclass(kind, PreTrainedModel)
+    options: dict[str, Any] = {"output_loading_info": True} if is_model else {}
     local = Path(weights).exists()
     if not local and (weights.count("/") != 1 or weights.startswith((".", "/", "~"))):
         raise InputError(
             f"there are no SAM3 weights at {weights}: give a file, a folder in transformers format or a Hub name."
         )
     try:
-        return kind.from_pretrained(weights, local_files_only=local, **({"dtype": dtype} if dtype else {}))
+        loaded = kind.from_pretrained(weights, local_files_only=local, **options, **({"dtype": dtype} if dtype else {}))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         told = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"the SAM3 weights {weights} cannot be loaded as {kind.__name__}: {told}") from error
+    if not is_model:
+        return loaded
+    model, info = loaded
+    if absent := sorted(info["missing_keys"]):
+        raise InputError(
+            f"The tensors in {weights} are not all of a {kind.__name__}: {len(absent)} missing, such as {absent[0]}; download it "
+            "again."
+        )
+    return model
 
 
 def vocabulary_beside(file: Path, words: int) -> Any:
