@@ -76,6 +76,20 @@ def test_a_clean_film_gets_a_clean_verdict(film):
     assert found.to_json()["good"] is True
 
 
+def test_only_what_is_above_its_limit_is_told_in_words(film):
+    frames, mask = film
+    frozen = frames.copy()
+    frozen[15:21] = frozen[14]
+    for output, wrong in ((frames, set()), (frozen, {"freeze"})):
+        report = report_on(output, frames, mask, errors=[MotionError(frames=(1,) * 5, errors=(0.1,) * 5)] * 3)
+        measured = judge(report).to_json()["measured"]
+        assert {each["measure"] for each in measured} == set(Measure)
+        assert {each["measure"] for each in measured if each["message"]} == wrong
+        assert {each["measure"] for each in measured if each["is_bad"]} == wrong
+    told = next(each["message"] for each in measured if each["message"])
+    assert told == "segment 1 stands still from frame 15 to 20 while the driving video moves on"
+
+
 def test_a_jump_at_a_seam_is_named(film):
     frames, mask = film
 

@@ -41,7 +41,7 @@ class Worst:
         value, limit: above the limit it is plainly seen.
         segment: where it is.
         frame: where it is (or begins), counted in the film from 0.
-        message: what is seen there, for people.
+        message: what is seen there, for people; empty where nothing is above the limit.
         also: other segments above the limit.
         cause: of a drift, what has changed most: ``colour``, ``contrast``, ``sharpness`` or ``identity``.
         help: the command that would help, where something is wrong.
@@ -52,7 +52,7 @@ class Worst:
     limit: float
     segment: int
     frame: int
-    message: str
+    message: str = ""
     also: tuple[int, ...] = ()
     cause: str = ""
     help: str = ""
@@ -126,8 +126,10 @@ def judge(report: DriftReport) -> Verdict:
 
 def _worst_of(found: list[Worst]) -> Worst:
     worst = max(found, key=lambda each: each.value)
+    if not worst.is_bad:
+        return replace(worst, message="")  # it tells of a fault, and there is none
     also = sorted({each.segment for each in found if each.is_bad} - {worst.segment})
-    return replace(worst, also=tuple(also)) if worst.is_bad else worst
+    return replace(worst, also=tuple(also))
 
 
 def _unmeasured(segments: list[SegmentDrift]) -> Iterator[tuple[Measure, str]]:
