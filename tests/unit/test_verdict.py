@@ -17,6 +17,7 @@ from scail2.drift.glance import Glance
 from scail2.drift.motion import MotionError
 from scail2.drift.verdict import LIMITS, Measure, judge
 from scail2.runs import RunDirectory
+from scail2.runs.comparison import ComparedRun
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.watching import WatchedFrames
 from scail2.video import to_uint8
@@ -216,6 +217,7 @@ def test_measures_behind_a_gap_are_not_judged(film):
     found = {each.measure: each for each in judge(report).measured}
     assert (found[Measure.SEAM].segment, found[Measure.SEAM].frame, found[Measure.SEAM].also) == (1, 12, ())
     assert found[Measure.DRIFT].segment == 1
+    assert report.worst == found[Measure.DRIFT].value == report.segments[1].score != report.segments[2].score
 
 
 def test_measures_survive_json_and_those_of_earlier_versions_are_read(film):
@@ -293,6 +295,31 @@ def test_a_drift_of_colour_asks_for_correction_and_one_of_sharpness_does_not(exe
         "--drift-correction reinhard-first" in edited(executed, 2, to_first=first | {"colour_outside": 99.0}).lines()[1]
     )
     assert "rerender" in edited(executed, 2, to_first=first | {"sharpness": -40.0}).lines()[1]
+
+
+def test_the_worst_drift_is_one_number_wherever_it_is_told(executed):
+    """Of a run whose driving video changes as much as its film does: what that explains is in none of them."""
+    run, _, values = executed
+    steady = values["segments"][1]["to_first"]
+    darker = steady | {"colour_outside": 60.0, "sharpness": -5.0}
+    verdict = edited(
+        executed, 1, to_first=darker, driving_to_first=steady | {"colour_outside": 54.0, "sharpness": -4.0}
+    )
+    status, report = run.status(), drift.DriftReport.load(run.path / "drift.json")
+    told = [
+        status.worst_drift,
+        status.to_json()["worst_drift"],
+        verdict.value(Measure.DRIFT),
+        report.worst,
+        report.to_json()["segments"][1]["score"],
+        report.segments[1].score,
+    ]
+    assert told == pytest.approx([1.0] * len(told))
+    assert dict(status.rows())["worst drift"] == "1.00"
+    assert ComparedRun("film", run).numbers["worst drift"] == 1.0
+    drift.check_limit(report.segments[1], 1.001)
+    with pytest.raises(drift.DriftLimitExceeded, match=r"drifted by 1\.00"):
+        drift.check_limit(report.segments[1], 0.999)
 
 
 def test_damaged_measures_are_told_and_give_no_verdict(executed):

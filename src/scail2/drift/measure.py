@@ -97,8 +97,8 @@ class SegmentDrift:
 
     @property
     def score(self) -> float:
-        """The drift that `--drift-limit` is about: :attr:`Difference.score` against the first segment."""
-        return self.to_first.score
+        """The drift, wherever it is told, judged or limited: the largest of `unexplained`."""
+        return max(self.unexplained.values())
 
     @property
     def is_frozen(self) -> bool:
@@ -283,9 +283,14 @@ class DriftReport:
         return self.segments[0].statistics if self.segments and self.segments[0].index == 0 else None
 
     @property
+    def judged(self) -> list[SegmentDrift]:
+        """The segments from the first to the first that is missing: of later ones no frame's number is known."""
+        return [segment for place, segment in enumerate(self.segments) if segment.index == place]
+
+    @property
     def worst(self) -> float | None:
-        """The largest score after the first segment; None before the second."""
-        return max((s.score for s in self.segments if s.index > 0), default=None)
+        """The largest score after the first segment, of those that are judged; None before the second."""
+        return max((segment.score for segment in self.judged[1:]), default=None)
 
     def to_json(self) -> dict[str, Any]:
         return {"worst": self.worst, "segments": [segment.to_json() for segment in self.segments]}

@@ -72,6 +72,10 @@ class Verdict:
     measured: tuple[Worst, ...]
     unmeasured: dict[Measure, str] = field(default_factory=dict)
 
+    def value(self, measure: Measure) -> float | None:
+        """The worst of one measure; None where it was not measured (yet)."""
+        return next((each.value for each in self.measured if each.measure is measure), None)
+
     @property
     def troubles(self) -> tuple[Worst, ...]:
         """What is wrong."""
@@ -112,8 +116,8 @@ _LONG_ENOUGH, _FRAMES_COMPARED = 24, 5
 
 
 def judge(report: DriftReport) -> Verdict:
-    """The verdict on a run's measures, from the first segment to the first that has none: then no frame's number is known."""
-    segments = [each for place, each in enumerate(report.segments) if each.index == place]
+    """The verdict on a run's measures, from the first segment to the first that has none."""
+    segments = report.judged
     starts = [0, *accumulate(each.frames for each in segments)]
     measured = []
     for find in (_drift, _seam, _seam_colour, _flicker, _freeze):
@@ -143,16 +147,16 @@ def _unmeasured(segments: list[SegmentDrift]) -> Iterator[tuple[Measure, str]]:
 def _drift(segment: SegmentDrift, start: int) -> Worst | None:
     if segment.index == 0:
         return None
-    cause, score = max(segment.unexplained.items(), key=lambda part: part[1])
+    cause = max(segment.unexplained, key=segment.unexplained.__getitem__)
     return Worst(
         measure=Measure.DRIFT,
-        value=score,
+        value=segment.score,
         limit=LIMITS[Measure.DRIFT],
         segment=segment.index,
         frame=start,
         cause=cause.split(" ")[0],
         message=f"segment {segment.index} (from frame {start}) has drifted from the first: its {cause} has changed by "
-        f"{score:.1f} times what is plainly visible",
+        f"{segment.score:.1f} times what is plainly visible",
     )
 
 

@@ -102,8 +102,11 @@ class ComparedRun:
     def _verdict(self) -> dict[str, float | None]:
         """The worst of every measure, by its name; None where it was not measured (yet)."""
         found = self.status.verdict
-        worst = {} if found is None else {each.measure: round(each.value, 2) for each in found.measured}
-        return {f"worst {str(measure).replace('_', ' ')}": worst.get(measure) for measure in Measure}
+        values = {measure: None if found is None else found.value(measure) for measure in Measure}
+        return {
+            f"worst {str(measure).replace('_', ' ')}": None if value is None else round(value, 2)
+            for measure, value in values.items()
+        }
 
 
 def compared(paths: Sequence[Path]) -> list[ComparedRun]:

@@ -34,7 +34,7 @@ class RunStatus:
         segments: how many are planned; None without a plan.
         finished: indices of finished segments that are what the request, as it is now, asks for.
         seconds_per_segment: mean over the finished ones.
-        worst_drift: the largest drift score measured, None before the second segment.
+        worst_drift: the verdict's drift; None before the second segment.
         verdict: what the measures of all finished segments came to when the run last ended or stopped; None before that.
         bytes, superseded_bytes: disk use, and how much of it `clean` gives back.
         failure: why the last attempt ended, if it did not end well.
@@ -102,7 +102,7 @@ def status_of(path: Path, request: AnimationRequest) -> RunStatus:
         records = {index: record for index, record in records.items() if not ledger.is_stale(record)}
     done = [index for index in records if planned is None or index < planned]
     seconds = [records[index].timings["total"] for index in done if "total" in records[index].timings]
-    drift = _derived(path, DRIFT, _Drift, damaged)
+    verdict = _verdict(path, request, records, damaged)
     return RunStatus(
         path=path,
         state=_state(ledger, request, planned, len(done)),
@@ -112,8 +112,8 @@ def status_of(path: Path, request: AnimationRequest) -> RunStatus:
         segments=planned,
         finished=tuple(done),
         seconds_per_segment=sum(seconds) / len(seconds) if seconds else None,
-        worst_drift=drift.worst if drift else None,
-        verdict=_verdict(path, request, records, damaged) if drift else None,
+        worst_drift=_drift(verdict),
+        verdict=verdict,
         bytes=used_bytes(path),
         superseded_bytes=used_bytes(path, "superseded"),
         failure=_failure(path),
@@ -126,11 +126,6 @@ class _Plan:
     segments: list[dict[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Drift:
-    worst: float | None = None
-
-
 def _verdict(
     path: Path, request: AnimationRequest, records: dict[int, SegmentRecord], damaged: list[str]
 ) -> "Verdict | None":
@@ -139,6 +134,14 @@ def _verdict(
     except DocumentError:
         damaged.append(DRIFT)
         return None
+
+
+def _drift(verdict: "Verdict | None") -> float | None:
+    if verdict is None:
+        return None
+    from scail2.drift.verdict import Measure
+
+    return verdict.value(Measure.DRIFT)
 
 
 def _derived(path: Path, name: str, kind: type[T], damaged: list[str]) -> T | None:
