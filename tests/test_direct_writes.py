@@ -35,6 +35,7 @@ ALLOWED = {
     ("training.session", "export_transformer"): STAGED,
     ("training.state", "save_state"): STAGED,
     ("training.trainer", "Trainer.save"): "asks its context, which has the checkpoint staged and renamed",
+    ("video.sound_copy", "_film_of"): "a film of a few packets in memory, to hear whether it begins as its source does",
     ("video.writer", "VideoWriter._open"): "an encoder streams into the film's staging place",
     ("video.writer", "VideoWriter._publish"): "renames the film from its staging place, once it is known what it replaces",
     ("video.writer", "VideoWriter._reserve"): "the film's staging place",
