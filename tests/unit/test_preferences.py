@@ -292,6 +292,13 @@ def test_files_that_do_not_fit_are_refused_in_words(own, pair, tmp_path):
     with pytest.raises(InputError, match="holds no driving for jump"):
         OwnPreferences.find(roles(own))
     (own / "preferred" / "jump.mkv").unlink()
+    for count, told in ((1, "holds a file"), (2, "holds 2 files")):
+        (own / "rejected" / f"extra{count}.mkv").write_bytes(b"x")
+        told = rf"\(rejected\) {told} without a preferred video of that name in .*preferred, such as extra1\.mkv"
+        with pytest.raises(InputError, match=told):
+            OwnPreferences.find(roles(own))
+    for count in (1, 2):
+        (own / "rejected" / f"extra{count}.mkv").unlink()
     (own / "rejected" / "dance.mkv").write_bytes(as_file(pair.rejected[:3]))
     with pytest.raises(InputError, match=r"dance differ in length .*preferred 5, rejected 3"):
         OwnPreferences.find(roles(own)).preference(0, np.random.default_rng(0))

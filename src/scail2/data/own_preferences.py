@@ -62,6 +62,7 @@ class OwnPreferences:
             names = {given["preferred"].stem: given["preferred"]}
         if not names:
             raise InputError(f"{given['preferred']} holds no files.")
+        _refuse_left_over(given, found, names)
         pairs = []
         for name in sorted(names):
             absent = [role for role, each in found.items() if each is not None and name not in each]
@@ -181,6 +182,19 @@ def _named_files(path: Path) -> dict[str, Path] | None:
         if named.setdefault(each.stem, each) is not each:
             raise InputError(f"{named[each.stem]} and {each.name} have one name: which of them is meant?")
     return named
+
+
+def _refuse_left_over(
+    given: Mapping[str, Path], found: Mapping[str, Mapping[str, Path] | None], names: Mapping[str, Path]
+) -> None:
+    """Refuses folders with files that no preferred video has the name of: nothing would be made of them."""
+    for role, each in found.items():
+        if left := sorted(set(each or ()) - set(names)):
+            count = "a file" if len(left) == 1 else f"{len(left)} files"
+            raise InputError(
+                f"{given[role]} ({role}) holds {count} without a preferred video of that name in {given['preferred']}, such as "
+                f"{each[left[0]].name if each else left[0]}: all files of a pair have one name."
+            )
 
 
 def _bytes(path: Path) -> int:
