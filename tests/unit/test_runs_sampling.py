@@ -126,6 +126,12 @@ def test_a_plan_refuses_presets_without_their_loras_and_warns_of_prompts_that_ar
     found = findings_of(tmp_path / "a", bare, prompt="a puppet dances")
     assert found["prompt"].startswith("this model takes no text")
     assert "prompt" not in findings_of(tmp_path / "b", bare, preset="nano")
+    found = findings_of(tmp_path / "g", bare, negative_prompt="rain")
+    assert found["negative_prompt"].startswith("this model takes no text: the negative prompt")
+    reads = tiny_pipeline(native_height=SIZE, native_width=SIZE)
+    found = findings_of(tmp_path / "h", reads, negative_prompt="rain", guidance_scale=1.0)
+    assert found["negative_prompt"].startswith("nothing is guided at a guidance scale of 1")
+    assert "negative_prompt" not in findings_of(tmp_path / "i", reads, negative_prompt="rain", guidance_scale=2.0)
     assert "pixel_aspect" not in findings_of(tmp_path / "e", bare)
     (tmp_path / "wide.png").write_bytes(with_pixel_shape(tmp_path / "e" / "reference.png", 4, 3))
     shape = findings_of(tmp_path / "f", bare, reference=tmp_path / "wide.png")["pixel_aspect"]

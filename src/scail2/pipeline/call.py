@@ -18,7 +18,7 @@ from scail2.checkpoints.lora import has_loras
 from scail2.conditions import ConditionGeometry
 from scail2.errors import InputError
 from scail2.modes import AnimationMode
-from scail2.pipeline.guidance import choose_guider
+from scail2.pipeline.guidance import choose_guider, needs_negative
 from scail2.pipeline.inputs import (
     Footage,
     driving_footage,
@@ -112,6 +112,7 @@ def check_call(
     guider = choose_guider(pipe.guider, settings.guidance_scale, explicit=options.guidance_scale is not None)
     check_caches(pipe.transformer, guided=guider is not None)
     _check_callback(options)
+    _tell_of_unused_text(options, guider)
     segments = _segments(plan, options)
     history = _history(options, segments[0], overlap, size)
     return Call(
@@ -194,6 +195,13 @@ def _check_masks(problems: list[str], mode: AnimationMode, options: StreamOption
         )
     for problem in problems:
         logger.warning(problem)
+
+
+def _tell_of_unused_text(options: StreamOptions, guider: BaseGuidance | None) -> None:
+    """A negative prompt is what guidance leads away from: without any it does nothing."""
+    given = [name for name in ("negative_prompt", "negative_prompt_embeds") if getattr(options, name) is not None]
+    if options.negative_prompt != "" and given and not needs_negative(guider):
+        logger.warning("%s is not used: nothing is guided; give a guidance_scale above 1, or leave it out.", given[0])
 
 
 def _check_callback(options: StreamOptions) -> None:

@@ -19,6 +19,7 @@ from scail2.pipeline.stages import PromptConditions
 from scail2.request.animation import AnimationRequest
 from scail2.runs.layout import EMBEDDINGS
 from scail2.runs.ledger import StageLedger
+from scail2.runs.planning import is_guided
 from scail2.runs.segment_store import hash_frames
 
 if TYPE_CHECKING:
@@ -57,9 +58,7 @@ class EmbeddingStage:
 
     @property
     def _guided(self) -> bool:
-        """Whether there may be a pass with the negative prompt: guidance, or a guider of the model's own."""
-        sampling = self._prepared.facts.sampling
-        return self._prepared.sampling.settings.guidance_scale != 1.0 or sampling.guidance_scale is not None
+        return is_guided(self._prepared.sampling.settings, self._prepared.facts.sampling)
 
     @property
     def _key(self) -> str:

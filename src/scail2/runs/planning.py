@@ -9,7 +9,7 @@ from scail2.errors import InputError
 from scail2.loading.facts import ModelFacts
 from scail2.perception.checks import findings
 from scail2.perception.checks.findings import Finding
-from scail2.pipeline.settings import SamplingSettings, resolve_settings
+from scail2.pipeline.settings import SamplingDefaults, SamplingSettings, resolve_settings
 from scail2.request.animation import AnimationRequest
 from scail2.request.names import first_name
 from scail2.request.presets import preset
@@ -192,4 +192,23 @@ def run_findings(request: AnimationRequest, facts: ModelFacts, plan: RunPlan) ->
                 "prompt", "this model takes no text: the prompt is kept with the run but not used", "leave it out"
             )
         )
+    found += _on_the_negative_prompt(request, facts, plan)
     return found
+
+
+def _on_the_negative_prompt(request: AnimationRequest, facts: ModelFacts, plan: RunPlan) -> list[Finding]:
+    if not request.negative_prompt:
+        return []
+    if not facts.takes_text:
+        told, fix = "this model takes no text: the negative prompt is kept with the run but not used", "leave it out"
+    elif not is_guided(SamplingChoice.of(request, facts, plan).settings, facts.sampling):
+        told = "nothing is guided at a guidance scale of 1: the negative prompt is kept with the run but not used"
+        fix = "give a --guidance-scale above 1, which takes twice the time, or leave it out"
+    else:
+        return []
+    return [findings.warning("negative_prompt", told, fix)]
+
+
+def is_guided(settings: SamplingSettings, model: SamplingDefaults) -> bool:
+    """Whether there may be a pass with the negative prompt: guidance, or a guider of the model's own."""
+    return settings.guidance_scale != 1.0 or model.guidance_scale is not None
