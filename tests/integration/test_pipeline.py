@@ -257,6 +257,48 @@ def test_callbacks_see_and_change_tensors(pipe):
     assert torch.equal(zeroed, other), "after zeroing the latents nothing of the seed is left"
 
 
+@pytest.mark.parametrize(
+    ("given_back", "told"),
+    [
+        (lambda tensors: tensors["latents"], "returned Tensor; it returns None or a dictionary"),
+        (lambda tensors: {"latent": tensors["latents"]}, "returned latent; it may return latents, prompt_embeds"),
+        (lambda tensors: {"latents": tensors["latents"][:, :, 1:]}, r"returned latents as the shape \(1, "),
+        (lambda tensors: {"latents": None}, "returned latents as NoneType; it must be a tensor of the shape"),
+        (lambda tensors: {"prompt_embeds": tensors["latents"]}, "returned prompt_embeds, which this model has none of"),
+    ],
+)
+def test_what_a_callback_gives_back_by_mistake_is_one_sentence(bare, given_back, told):
+    with pytest.raises(InputError, match=told) as refused:
+        run(bare, callback_on_step_end=lambda pipe, step, timestep, tensors: given_back(tensors))
+    assert str(refused.value).count("\n") == 0
+
+
+def test_a_callback_may_give_nothing_back_and_tensors_of_another_type(bare):
+    plain = run(bare)
+    for given_back in (
+        lambda tensors: None,
+        lambda tensors: {},
+        lambda tensors: {"latents": tensors["latents"].double()},
+    ):
+        same = run(bare, callback_on_step_end=lambda pipe, step, timestep, tensors, give=given_back: give(tensors))
+        assert torch.equal(same, plain)
+
+    def unguide(pipe, step, timestep, tensors):
+        pipe._guidance_scale = "none"
+
+    with pytest.raises(InputError, match="set the guidance scale to 'none'; it must be a number"):
+        run(bare, callback_on_step_end=unguide)
+
+
+def test_a_negative_prompt_without_guidance_is_told(pipe, caplog):
+    run(pipe, negative_prompt="rain", guidance_scale=1.0)
+    assert "negative_prompt is not used: nothing is guided" in caplog.text
+    caplog.clear()
+    run(pipe, negative_prompt="rain", guidance_scale=2.0)
+    run(pipe, negative_prompt="", guidance_scale=1.0)
+    assert "not used" not in caplog.text
+
+
 def test_precomputed_embeddings_give_the_same_video_as_the_encoders(pipe):
     clip = footage(5)
     prompt = pipe.encode_prompt("a puppet dances", "rain", with_negative=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -132,14 +134,57 @@ def call_back(
     }
     shown = {name: tensors[name] for name in callback_tensors(options)}
     changed = options.callback_on_step_end(pipe, *at, shown) if options.callback_on_step_end is not None else None
-    changed = changed or {}
-    tensors |= {name: value for name, value in changed.items() if name in tensors}
+    tensors |= _given_back(changed, tensors)
     if tensors["prompt_embeds"] is not predict.conditions.prompt_embeds:
         predict = replace(predict, conditions=replace(predict.conditions, prompt_embeds=tensors["prompt_embeds"]))
     predict = replace(predict, negative_prompt_embeds=tensors["negative_prompt_embeds"])
     if pipe._guidance_scale != before:
-        predict = replace(predict, guider=_rescaled(predict.guider, float(pipe._guidance_scale)))
+        predict = replace(predict, guider=_rescaled(predict.guider, _scale(pipe._guidance_scale)))
     return tensors["latents"], predict
+
+
+def _given_back(changed: Any, tensors: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
+    """What a step callback gave back, as the tensors it takes the place of are kept; nothing for ``None``.
+
+    Raises:
+        InputError: no dictionary, a name that is none of theirs, no tensor, or one of another shape.
+    """
+    if changed is None:
+        return {}
+    if not isinstance(changed, Mapping):
+        raise InputError(
+            f"callback_on_step_end returned {type(changed).__name__}; it returns None or a dictionary with any of "
+            f"{', '.join(tensors)}."
+        )
+    unknown = [str(name) for name in changed if name not in tensors]
+    if unknown:
+        raise InputError(f"callback_on_step_end returned {', '.join(unknown)}; it may return {', '.join(tensors)}.")
+    return {name: _in_place_of(tensors[name], value, name, tensors) for name, value in changed.items()}
+
+
+def _in_place_of(before: Tensor | None, value: Any, name: str, tensors: Mapping[str, Tensor | None]) -> Tensor | None:
+    if value is before:
+        return before
+    # What is guided away from has the shape of the prompt; without guidance there is none yet.
+    like = tensors["prompt_embeds"] if before is None and name == "negative_prompt_embeds" else before
+    if like is None:
+        raise InputError(f"callback_on_step_end returned {name}, which this model has none of.")
+    if not isinstance(value, Tensor) or value.shape != like.shape:
+        got = f"the shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(
+            f"callback_on_step_end returned {name} as {got}; it must be a tensor of the shape {tuple(like.shape)}."
+        )
+    return value.to(like)
+
+
+def _scale(given: Any) -> float:
+    try:
+        scale = float(given)
+    except (TypeError, ValueError):
+        scale = math.nan
+    if not math.isfinite(scale):
+        raise InputError(f"a step callback set the guidance scale to {given!r}; it must be a number.")
+    return scale
 
 
 def _rescaled(guider: BaseGuidance | None, scale: float) -> BaseGuidance | None:
