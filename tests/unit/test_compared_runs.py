@@ -123,9 +123,23 @@ def test_every_other_setting_that_differs_has_a_row_of_its_own(runs):
         other = ComparedRun("other", RunDirectory(plain.run.path, request.with_changes(**change)))
         assert differing([plain, other]) == [option]
         assert rows([plain, other])[option] == told
-    elsewhere = request.with_changes(output=folder / "x.mp4", device="cpu")
-    same = [plain, ComparedRun("other", RunDirectory(plain.run.path, elsewhere))]
-    assert differing(same) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"output": "x.mp4"},
+        {"output": "x.webm", "codec": "vp9"},
+        {"compare": True},
+        {"device": "cpu"},
+        {"placement": "block-offload"},
+        {"drift_limit": 2.0},
+    ],
+)
+def test_settings_that_change_nothing_in_the_frames_are_no_difference(runs, change):
+    plain = compared(runs[:2])[0]
+    other = RunDirectory(plain.run.path, plain.run.request.with_changes(**change))
+    assert differing([plain, ComparedRun("other", other)]) == []
 
 
 def test_a_segment_s_file_is_opened_once_for_all_its_frames(runs, monkeypatch):

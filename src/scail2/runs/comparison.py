@@ -28,14 +28,15 @@ _LINE, _MARGIN, _GUTTER = 16, 6, 6
 _LEAST_WIDTH = 192
 _MOMENTS = 6
 _CHUNK = 16
-# Settings that `ComparedRun.numbers` has, by what they came to; and those that say where to work and to write.
+# Settings that `ComparedRun.numbers` has, by what they came to; and those that change nothing in its
+# frames: where to work and to write, in which order, when to stop.
 _NUMBERS = {
     "mode": "mode", "model": "model", "seed": "seed", "preset": "preset", "num_inference_steps": "steps", "solver": "solver",
     "guidance_scale": "guidance", "shift": "shift", "lora": "LoRAs", "weights": "weights", "dtype": "number format",
     "cache": "step cache", "drift_correction": "drift correction", "prompt": "prompt", "height": "size", "width": "size",
     "frames": "frames",
 }  # fmt: skip
-_ELSEWHERE = ("version", "output", "device")
+_ELSEWHERE = ("version", "output", "codec", "compare", "device", "placement", "drift_limit")
 
 
 @dataclass(frozen=True)
