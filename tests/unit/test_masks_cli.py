@@ -89,8 +89,11 @@ def test_make_check_preview_edit_pack_freeze(job, capsys):
     assert run("pack", "store") == 0
     assert run("freeze", "store") == 0
     assert run(*GIVEN, "--output", "store") == 2
-    assert "frozen" in capsys.readouterr().err
-    assert run("edit", "store") == 2
+    for refused in ((*GIVEN, "--output", "store"), ("edit", "store"), ("pack", "store")):
+        capsys.readouterr()
+        assert run(*refused) == 2
+        assert "scail2 masks unfreeze " in (told := capsys.readouterr().err)
+        assert "frozen" in told
     assert run("unfreeze", "store") == 0
     assert run(*GIVEN, "--output", "store") == 0
 

@@ -165,11 +165,11 @@ def _changing(folder: Path) -> "Iterator[MaskStore]":
 
 @contextmanager
 def _editable(folder: Path) -> "Iterator[MaskStore]":
+    from scail2.perception.store_folder import unfreezing
+
     with _changing(folder) as store:
         if store.frozen:
-            raise InputError(
-                f"the masks in {folder} are frozen: run scail2 masks unfreeze {shlex.quote(str(folder))} first."
-            )
+            raise InputError(f"the masks in {folder} are frozen: run {unfreezing(folder)} first.")
         yield store
 
 

@@ -32,7 +32,7 @@ from scail2.perception.binding import Binding, colours_in_order
 from scail2.perception.bound_masks import BoundMasks
 from scail2.perception.segmenters.given import GivenMasks, PictureFrames
 from scail2.perception.segmenters.snapping import PALETTE, SnappedFrames
-from scail2.perception.store_folder import replacing
+from scail2.perception.store_folder import replacing, unfreezing
 from scail2.perception.stored_facts import STORE_VERSION, StoredFacts, describe
 from scail2.perception.tracks import TrackedMasks
 from scail2.video import SizedFrames, VideoReader, VideoWriter, first_frames, read_image
@@ -322,7 +322,8 @@ class MaskStore:
         """Raises `InputError` when frozen masks were changed after freezing."""
         if self.frozen and self.info.get("content_hash") != self.content_hash():
             raise InputError(
-                f"the masks in {self.directory} were changed after they were frozen: unfreeze and check them first."
+                f"the masks in {self.directory} were changed after they were frozen: run "
+                f"{unfreezing(self.directory)}, then look at them with scail2 masks check."
             )
 
     def _update(self, **changes: Any) -> None:

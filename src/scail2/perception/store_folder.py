@@ -1,6 +1,7 @@
 """The folder a mask store is written to: what may not be written over, and where older masks go."""
 
 import os
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -45,11 +46,18 @@ def claimed(directory: Path, inputs: Iterable[Path]) -> Iterator[Path]:
         shutil.rmtree(made / LABELS, ignore_errors=True)
 
 
+def unfreezing(directory: Path) -> str:
+    """The command that lets frozen masks be changed again."""
+    return f"scail2 masks unfreeze {shlex.quote(str(directory))}"
+
+
 @contextmanager
 def replacing(directory: Path) -> Iterator[Path]:
     """Yields a folder to make a store in; at the end its files are moved to ``directory``, and older ones set aside."""
     if (directory / TRACKS).exists() and load_json(directory / TRACKS, dict[str, Any]).get("frozen"):
-        raise InputError(f"the masks in {directory} are frozen: write to another folder, or unfreeze them first.")
+        raise InputError(
+            f"the masks in {directory} are frozen: write to another folder, or run {unfreezing(directory)} first."
+        )
     with Staging(directory / "masks") as staging:
         staging.place.mkdir()
         yield staging.place
