@@ -527,6 +527,26 @@ def test_what_cannot_be_meant_is_refused_at_once(held, material, changes, told):
 
 
 @pytest.mark.parametrize(
+    ("body", "kind", "told"),
+    [
+        (
+            "{bad",
+            "application/json",
+            "The body is not JSON: Expecting property name enclosed in double quotes at character 1.",
+        ),
+        ('{"settings": {}', "application/json", "The body is not JSON: Expecting ',' delimiter at character 15."),
+        ("[1]", "application/json", "The body is no JSON object: send one, as Content-Type: application/json."),
+        ('{"settings": {}}', "text/plain", "The body is no JSON object: send one, as Content-Type: application/json."),
+        ("", "application/json", "The body is no JSON object: send one, as Content-Type: application/json."),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/runs", f"/v1/uploads/{'a' * 64}/trim"])
+def test_a_body_that_is_no_json_is_called_that(held, path, body, kind, told):
+    answer = held[0].post(path, content=body, headers={"Content-Type": kind})
+    assert (answer.status_code, answer.json()) == (422, {"error": told})
+
+
+@pytest.mark.parametrize(
     "path",
     [
         "/v1/runs/..%2f..%2fetc",

@@ -51,6 +51,10 @@ def _translate_errors(app: FastAPI, service: Service) -> None:
         if first["type"] == "string_pattern_mismatch" and first["loc"][0] == "path":
             kind = {"run": "run", "sha256": "upload"}.get(str(first["loc"][1]), "thing")
             return told(404, f"There is no such {kind}: {short(first['input'])}.")
+        if first["type"] == "json_invalid":
+            return told(422, f"The body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}.")
+        if first["loc"] == ("body",):
+            return told(422, "The body is no JSON object: send one, as Content-Type: application/json.")
         where = ".".join(str(each) for each in first["loc"] if each != "body")
         return told(422, f"{where or 'The body'}: {first['msg']}.")
 
