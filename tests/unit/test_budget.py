@@ -259,6 +259,20 @@ def test_a_machine_is_measured_once_and_plans_say_so(home, tmp_path, capsys):
     assert rows["time"].startswith(f"{round(budget['needs']['total_seconds'])} s ± 20%, measured here")
 
 
+def test_a_plan_says_what_its_placement_means(tmp_path):
+    request = make_request(tmp_path, frames=9, model=str(save_model(tmp_path / "model")), device="cpu")
+    run = RunDirectory.create(tmp_path / "film.run", request)
+    run.plan()
+    budget = read_sealed(run.path / "plan.json", dict)["budget"]
+    told = "as encoders-first (text and image encoders leave main memory before the transformer comes); "
+    assert told in dict(budget_rows(budget))["needs"]
+    for kind in set(PlacementKind) - {PlacementKind.AUTO}:
+        needs = budget["needs"] | {"placed": f"{kind}, weights as stored"}
+        assert (
+            f" as {kind}, weights as stored (" in dict(budget_rows(budget | {"needs": needs, "is_cpu": False}))["needs"]
+        )
+
+
 def test_a_run_notes_what_it_took_beside_what_was_predicted_and_the_calibration_learns(home, tmp_path):
     slow = Machine(name="x", memory=1, rates=card_rates(CARDS[0])).rates
     request = make_request(

@@ -217,6 +217,22 @@ def plan_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+# What there is at once, beside the name of the placement.
+_PLACED = {
+    "resident": "all of the model stays in {memory}",
+    "encoders-first": "text and image encoders leave {memory} before the transformer comes",
+    "block-offload": "the transformer's blocks come to {memory} one after the other",
+    "layer-offload": "the transformer's layers come to {memory} one after the other",
+}
+
+
+def _placed_in_words(budget: dict[str, Any]) -> str:
+    """``encoders-first (text and image encoders leave main memory before the transformer comes)``."""
+    placed = budget["needs"]["placed"]
+    told = _PLACED[placed.split(",")[0]].format(memory="main memory" if budget["is_cpu"] else "the GPU")
+    return f"{placed} ({told})"
+
+
 def budget_rows(budget: dict[str, Any] | None) -> list[tuple[str, str]]:
     """What a job needs of a machine, in how much time, and what else it could be; nothing where that is not known."""
     if budget is None:
@@ -225,7 +241,7 @@ def budget_rows(budget: dict[str, Any] | None) -> list[tuple[str, str]]:
     from scail2.cli.progress import duration
 
     needs, within = budget["needs"], told_within(budget["within"])
-    placed, remarks = needs["placed"], [("note", each) for each in budget.get("remarks", ())]
+    placed, remarks = _placed_in_words(budget), [("note", each) for each in budget.get("remarks", ())]
     beside = f"{needs['disk_gib']:.2f} GB of disk"
     if budget["is_cpu"]:
         of = f"{needs['main_memory_gib']:.1f} of {budget['memory_gib']:.1f} GB of main memory on {budget['machine']}"
