@@ -298,11 +298,11 @@ def is_pipeline(folder: Path) -> bool:
     )
 
 
-# The bundled examples: puppets, motions and scenes of the test split, chosen by eye among the first sixteen.
+# The bundled examples: puppets, motions and scenes of the test split, chosen by eye among the first twelve.
 EXAMPLES = {
     "animation": ("animation_single", 4),
-    "replacement": ("replacement_single", 4),
-    "duet": ("animation_multi", 4),
+    "replacement": ("replacement_single", 7),
+    "duet": ("animation_multi", 8),
 }
 EXAMPLE_FRAMES = 65
 
