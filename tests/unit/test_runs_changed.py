@@ -107,6 +107,37 @@ def test_what_loading_would_refuse_leaves_the_run_as_it_was(tmp_path, monkeypatc
     assert (again.state, again.finished) == ("finished", (0,))
 
 
+def test_a_refused_rerendering_or_resumption_leaves_the_run_as_it_was(run, pipe):
+    before = tree(run.path)
+    for act in (
+        lambda it: it.rerender(9, pipe=pipe),
+        lambda it: it.rerender(0, seed=-1, pipe=pipe),
+        lambda it: it.resume(pipe, moved={"lora": ("nowhere.safetensors",)}),
+    ):
+        with pytest.raises(InputError):
+            act(RunDirectory.open(run.path))
+        assert tree(run.path) == before
+        assert "last attempt" not in dict(run.status().rows())
+
+
+@pytest.mark.parametrize("act", ["execute", "plan"])
+def test_a_first_run_that_is_refused_leaves_no_folder_that_was_not_there(tmp_path, act):
+    (tmp_path / "bad.safetensors").write_bytes(b"no weights")
+    model = str(save_model(tmp_path / "model"))
+    request = make_request(tmp_path, frames=5, model=model, device="cpu", lora=(str(tmp_path / "bad.safetensors"),))
+    (tmp_path / "mine.run").mkdir()
+    before = tree(tmp_path)
+    for name in ("new.run", "mine.run"):
+        with pytest.raises(InputError, match=r"bad\.safetensors"):
+            getattr(RunDirectory.create(tmp_path / name, request), act)()
+        assert tree(tmp_path) == before
+    # Where the refusal is about the masks that were made, they are there to be looked at and painted on.
+    masked = request.with_changes(lora=(), mode="replacement")
+    with pytest.raises(InputError, match="background"):
+        getattr(RunDirectory.create(tmp_path / "new.run", masked), act)()
+    assert (tmp_path / "new.run" / "masks" / "contact_sheet.png").exists()
+
+
 def test_a_refused_redirection_leaves_the_run_as_it_was(run, pipe):
     before = tree(run.path)
     foreign = run.path.with_name("holiday.mkv")

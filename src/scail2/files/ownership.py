@@ -153,17 +153,29 @@ def _in_use(place: Path, holder: str) -> InUseError:
     return InUseError(f"{place} is in use by {who}; wait for it to end or stop it.")
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it; `InputError` in a file system such as /proc, where programs make none."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+        raise _unwritable(path) from error
+
+
+def _unwritable(place: Path) -> InputError:
+    return InputError(f"{place} cannot be made: {place.parent} takes no files; choose another place to write to.")
+
+
 def _acquire(path: Path, place: Path, attempts: int, *, shared: bool = False) -> int:
     attempt = vanished = 0
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
         except FileNotFoundError:
             # Whoever made the folder removed it in between; some file systems say so of what they do not allow.
             vanished += 1
             if vanished > _VANISHED:
-                raise
+                raise _unwritable(place) from None
             continue
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from scail2.errors import InputError
 from scail2.files.documents import DocumentError
-from scail2.files.ownership import LOCK, locked, refuse_locked
+from scail2.files.ownership import LOCK, locked, make_folder, refuse_locked
 from scail2.files.storage import is_present, plain_errors, stands
 from scail2.request.animation import AnimationRequest
 from scail2.request.masks import check_files
@@ -30,7 +30,7 @@ from scail2.request.paths import lies_inside, model_paths
 from scail2.request.presets import preset
 from scail2.runs.earlier_state import EarlierState
 from scail2.runs.journal import Journal, Listener
-from scail2.runs.layout import PENDING, check_genuine, delete, entries, keep_apart
+from scail2.runs.layout import PENDING, check_genuine, delete, entries, keep_apart, what_lacks
 from scail2.runs.ledger import STAGES, StageLedger
 from scail2.runs.sealed import read_sealed, write_sealed
 from scail2.runs.status import RunStatus, status_of
@@ -59,8 +59,9 @@ class RunDirectory:
     ) -> Self:
         """Starts a run in a new or empty folder, or gives an existing run a changed request.
 
-        With a changed request, whatever does not depend on the change is kept and the rest is made again. If the change is
-        refused before anything is rendered, the folder is put back as it was, byte for byte.
+        With a changed request, whatever does not depend on the change is kept and the rest is made again. If the run is
+        refused before anything is rendered, the folder is put back as it was, byte for byte, and a new one is gone; what was
+        made of a new run stays only where the refusal is about its masks.
 
         Args:
             renders: False where nothing is to be written but masks and plan; then the outputs are not looked at.
@@ -70,11 +71,11 @@ class RunDirectory:
             InputError: see `check`.
         """
         path = cls._check(path, request, renders=renders, overwrite=overwrite)
-        with plain_errors("make the run directory", path), _made_folder(path):
+        with plain_errors("make the run directory", path), _made_folder(path) as made:
             check_genuine(path)
             with locked(path):
                 run = cls(path, request)
-                run._remember()
+                run._remember(made=made, changed=is_present(path / REQUEST))
                 ledger = _usable_ledger(path)
                 if renders and overwrite:
                     ledger.ask(request.outputs)
@@ -119,7 +120,7 @@ class RunDirectory:
         path = _own_place(path)
         with plain_errors("read the run directory", path):
             if not is_present(path / REQUEST):
-                raise InputError(f"{path} is not a run directory: it has no {REQUEST}.")
+                raise InputError(f"{path} is not a run directory: {what_lacks(path)}.")
             try:
                 values = read_sealed(path / REQUEST, dict[str, Any])
             except DocumentError as error:
@@ -272,14 +273,14 @@ class RunDirectory:
     def _ask(self) -> None:
         """Notes that what stands at the outputs' paths may be replaced."""
         with plain_errors("write to", self.path), locked(self.path):
-            self._remember()
+            self._remember(changed=True)
             StageLedger(self.path).ask(self.request.outputs)
             self._settle()
 
-    def _remember(self) -> None:
-        """Keeps what a refusal of the coming change puts back; a run that never had a request has nothing."""
-        if self._earlier is None and is_present(self.path / REQUEST):
-            self._earlier = EarlierState(self.path)
+    def _remember(self, *, made: bool = False, changed: bool = False) -> None:
+        """Keeps what a refusal of the coming work puts back."""
+        if self._earlier is None:
+            self._earlier = EarlierState(self.path, made=made, changed=changed)
 
     def _settle(self) -> None:
         if self._earlier is not None:
@@ -291,7 +292,7 @@ class RunDirectory:
     def _change(self, **changes: Any) -> None:
         self.request = self.request.with_changes(**changes)
         with plain_errors("write to", self.path), locked(self.path):
-            self._remember()
+            self._remember(changed=True)
             write_sealed(self.path / REQUEST, self.request.to_json())
             self._settle()
 
@@ -309,21 +310,24 @@ class RunDirectory:
         with plain_errors("write to", self.path), locked(self.path):
             keep_apart(self.path, self.request)
             journal = self.journal(events)
-            with self._restoring(), _journalled(journal):
+            with self._restoring(event), _journalled(journal):
                 delete([each for each in entries(self.path) if each.temporary], self._read_paths)
                 journal.emit(event, run=str(self.path), output=str(self.request.output))
                 return action(RunTask(self.path, self.request, journal, pipe, self._accepted))
 
     @contextmanager
-    def _restoring(self) -> Iterator[None]:
-        """Puts the run back as it was where a changed request is refused before anything is rendered."""
+    def _restoring(self, event: str) -> Iterator[None]:
+        """Puts the run back as it was where it is refused before anything is rendered."""
         if self._earlier is not None and not self._earlier.is_settled:
             self._earlier = None  # another process has worked on it since
+        if self._earlier is not None and self._earlier.is_new and event not in ("run_started", "plan_started"):
+            self._earlier = None  # only a run's own beginning takes it away again
+        self._remember()
         try:
             yield
-        except InputError:
+        except InputError as error:
             earlier, self._earlier = self._earlier, None
-            if earlier is not None:
+            if earlier is not None and not earlier.may_be_looked_at(error, planned=event == "plan_started"):
                 earlier.restore()
             raise
         self._earlier = None
@@ -336,12 +340,12 @@ def _own_place(path: str | Path) -> Path:
 
 
 @contextmanager
-def _made_folder(path: Path) -> Iterator[None]:
-    """Makes a run's folder; where the run is refused before it has a request, the folder is gone again."""
+def _made_folder(path: Path) -> Iterator[bool]:
+    """Makes a run's folder, and tells whether it did; where the run is refused before it has a request, it is gone again."""
     made = not stands(path)
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     try:
-        yield
+        yield made
     except InputError:
         if made and set(os.listdir(path)) <= {LOCK}:
             (path / LOCK).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A run as it was before its request was changed, to be put back when the change is refused."""
+"""A run as it was before it was worked on, to be put back when the work is refused before anything is rendered."""
 
 import os
 import re
@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from scail2.errors import InputError
 from scail2.files.ownership import LOCK
 from scail2.files.storage import move_folder, names_in, open_plain, read_bytes, write_bytes
 from scail2.runs.layout import entries
@@ -17,18 +18,28 @@ _SET_ASIDE = re.compile(r"masks-\d+")
 class EarlierState:
     """The run's small files as they are now, where its masks are, and how long its journal is.
 
-    The caller holds the run's lock. Before anything is rendered a changed request touches nothing else: what it sets aside
-    are the masks alone.
+    The caller holds the run's lock. Before anything is rendered work touches nothing else: what it sets aside are the masks
+    alone.
+
+    Args:
+        made: whether the folder was made for the run, so that there is none to go back to.
+        changed: whether the run gets another request.
+
+    Attributes:
+        is_new: whether the run has not even a request yet.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, made: bool = False, changed: bool = False):
         self._folder = folder
+        self._made = made
+        self._changed = changed
         self._files = {relative: read_bytes(folder / relative) for relative in _documents(folder)}
         self._journal = os.path.getsize(folder / _JOURNAL) if _JOURNAL in os.listdir(folder) else None
         self._aside = set(names_in(folder / "superseded"))
         self._settled: dict[str, bytes] = {}
         self._had_masks = (folder / "masks").exists()
         self._had_aside = (folder / "superseded").exists()
+        self.is_new = not (folder / "request.json").exists()
 
     def settle(self) -> None:
         """Notes the run as it is with the changed request: whoever works on it meanwhile would lose by `restore`."""
@@ -44,8 +55,16 @@ class EarlierState:
         documents = {relative: read_bytes(self._folder / relative) for relative in _documents(self._folder)}
         return documents | {_JOURNAL: str(length).encode()}
 
+    def may_be_looked_at(self, refusal: InputError, *, planned: bool) -> bool:
+        """Whether what was made is what the refusal is about, of a request that the run had or begins with: its masks, which
+        may be painted on, or the plan where that is what was asked for."""
+        from scail2.runs.masking import RefusedPlanError  # with NumPy, which a status does without
+
+        made = planned or (self._folder / "masks").exists()
+        return isinstance(refusal, RefusedPlanError) and made and not self._changed
+
     def restore(self) -> None:
-        """Puts everything back that a refused change touched."""
+        """Puts everything back that refused work touched; a folder that was made for it is gone again."""
         masks, superseded = self._folder / "masks", self._folder / "superseded"
         for name in set(names_in(superseded)) - self._aside:
             if _SET_ASIDE.fullmatch(name):
@@ -61,6 +80,9 @@ class EarlierState:
             if not (self._folder / relative).exists() or read_bytes(self._folder / relative) != content:
                 write_bytes(self._folder / relative, content)
         self._shorten_journal()
+        if self._made and set(os.listdir(self._folder)) <= {LOCK}:
+            (self._folder / LOCK).unlink(missing_ok=True)
+            self._folder.rmdir()
 
     def _shorten_journal(self) -> None:
         path = self._folder / _JOURNAL

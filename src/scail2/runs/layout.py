@@ -104,6 +104,16 @@ def entries(root: Path) -> Iterator[Entry]:
                 waiting.append(relative)
 
 
+def what_lacks(path: Path) -> str:
+    """Why a path is no run, and what to name instead."""
+    if path.is_dir():
+        return "it has no request.json; name the folder that `scail2 animate` or `scail2 replace` made"
+    if not path.exists():
+        return "there is nothing; name the folder that `scail2 animate` or `scail2 replace` made, such as film.run"
+    run = path.with_suffix(".run")
+    return f"it is a file; name the run's folder, {run if run.is_dir() else 'such as film.run'}"
+
+
 def is_own(path: Path, root: Path) -> bool:
     """Whether ``path`` is one of the run's own files or folders, or lies in one that the run may delete."""
     place, inside = os.path.realpath(path), os.path.realpath(root)
