@@ -389,6 +389,50 @@ def test_usage_errors_exit_with_2(job, model, capsys):
         assert "is not a run directory" in refusal(capsys, command, "nowhere")
 
 
+@pytest.mark.parametrize("verb", [["status"], ["clean"], ["resume"], ["compare"], ["rerender", "--segment", "0"]])
+def test_what_is_no_run_is_told_with_what_to_name(job, capsys, verb):
+    Path("film.mp4").touch()
+    there = "name the folder that `scail2 animate` or `scail2 replace` made"
+    assert refusal(capsys, *verb, "nowhere").endswith(
+        f"nowhere is not a run directory: there is nothing; {there}, such as film.run."
+    )
+    assert refusal(capsys, *verb, "film.mp4").endswith("it is a file; name the run's folder, such as film.run.")
+    Path("film.run").mkdir()
+    assert refusal(capsys, *verb, "film.run").endswith(
+        f"film.run is not a run directory: it has no request.json; {there}."
+    )
+    assert refusal(capsys, *verb, "film.mp4").endswith(
+        f"it is a file; name the run's folder, {Path('film.run').absolute()}."
+    )
+
+
+@pytest.mark.parametrize("verb", ["animate", "replace", "plan", "masks"])
+def test_files_given_by_their_place_are_told_which_options_take_them(job, capsys, verb):
+    told = refusal(capsys, verb, "reference.png", "driving.mkv")
+    assert ": files are named by options, --reference PICTURE --driving VIDEO --output PATH. See: " in told
+    if verb != "masks":
+        told = refusal(capsys, verb, "driving.mkv")
+        assert told.endswith("name the picture with --reference, the video with --driving.")
+    assert "files are named by options" not in refusal(capsys, "status", "a.run", "b.run")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a file system in which nothing can be made")
+@pytest.mark.parametrize(
+    ("verb", "option", "name"),
+    [
+        ("animate", "--run-dir", "film.run"),
+        ("animate", "--output", "film.mp4"),
+        ("masks", "--output", "masks"),
+        ("plan", "--contact-sheet", "sheet.png"),
+    ],
+)
+def test_a_place_where_nothing_can_be_made_is_told(job, model, capsys, verb, option, name):
+    arguments = given(model, "--output", "film.mp4") if verb != "masks" else given(model)[:8]
+    told = refusal(capsys, verb, *arguments, option, f"/proc/{name}")
+    assert "cannot be made: /proc takes no files; choose another place to write to." in told
+    assert ".lock" not in told
+
+
 def test_a_second_process_is_refused(job, model, capsys):
     assert call("animate", *given(model, "--output", "film.mp4", "--frames", "5")) == 0
     with locked(job / "film.run"):

@@ -121,6 +121,16 @@ def _outcome(arguments: list[str] | None) -> int:
     return stopped.exit_code if code == INTERRUPTED else code
 
 
+def _options_meant(error: Exception, context: Any) -> str:
+    """What to write where files were given by their place, to a verb whose inputs are options."""
+    names = {each.name for each in getattr(getattr(context, "command", None), "params", ())}
+    told = error.format_message() if isinstance(error, _CLICK_ERROR) else ""
+    by_place = "unexpected extra argument" in told or told.startswith("No such command")
+    if not (by_place and {"reference", "driving"} <= names):
+        return ""
+    return ": files are named by options, --reference PICTURE --driving VIDEO --output PATH"
+
+
 def _sentence(error: Exception) -> str | None:
     """What to tell about an error; None for one that is a fault of the program, empty where all is told already."""
     if isinstance(error, InputError):
@@ -129,8 +139,9 @@ def _sentence(error: Exception) -> str | None:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()
             return ""
-        command = getattr(getattr(error, "ctx", None), "command_path", "scail2")
-        return f"{error.format_message().rstrip('.')}. See: {command} --help"
+        context = getattr(error, "ctx", None)
+        command = getattr(context, "command_path", "scail2")
+        return f"{error.format_message().rstrip('.')}{_options_meant(error, context)}. See: {command} --help"
     if is_out_of_memory(error):
         return NO_MEMORY
     if type(error).__name__ == "BrokenProcessPool":

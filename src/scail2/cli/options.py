@@ -107,7 +107,9 @@ def make_request(
     base: dict[str, Any] = {}
     if file is not None:
         if file.suffix.lower() != ".toml":
-            raise InputError(f"{file} is not a .toml settings file; name the picture with --reference.")
+            raise InputError(
+                f"{file} is not a .toml settings file; name the picture with --reference, the video with --driving."
+            )
         base = read_toml(file)
     if mode is not None:
         stated = base.get("mode")
