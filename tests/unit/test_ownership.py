@@ -311,5 +311,5 @@ def test_a_folder_that_makes_no_files_is_told_not_waited_for(tmp_path, monkeypat
         return made(path, flags, *rest, **more)
 
     monkeypatch.setattr(os, "open", refusing)
-    with pytest.raises(FileNotFoundError), locked(tmp_path / "out"):
+    with pytest.raises(InputError, match=r"out cannot be made: .* takes no files"), locked(tmp_path / "out"):
         pass

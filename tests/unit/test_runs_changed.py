@@ -12,7 +12,8 @@ from tiny import SIZE, bare_pipeline
 from scail2.errors import InputError
 from scail2.loading import placing
 from scail2.request.placement import WeightStorage
-from scail2.runs import RunDirectory
+from scail2.runs import RunDirectory, preparation
+from scail2.runs.masking import RefusedPlanError
 from scail2.runs.rehearsal import copy_prepared
 from scail2.video import VideoReader, probe
 
@@ -121,7 +122,7 @@ def test_a_refused_rerendering_or_resumption_leaves_the_run_as_it_was(run, pipe)
 
 
 @pytest.mark.parametrize("act", ["execute", "plan"])
-def test_a_first_run_that_is_refused_leaves_no_folder_that_was_not_there(tmp_path, act):
+def test_a_first_run_that_is_refused_leaves_no_folder_that_was_not_there(tmp_path, monkeypatch, act):
     (tmp_path / "bad.safetensors").write_bytes(b"no weights")
     model = str(save_model(tmp_path / "model"))
     request = make_request(tmp_path, frames=5, model=model, device="cpu", lora=(str(tmp_path / "bad.safetensors"),))
@@ -131,10 +132,14 @@ def test_a_first_run_that_is_refused_leaves_no_folder_that_was_not_there(tmp_pat
         with pytest.raises(InputError, match=r"bad\.safetensors"):
             getattr(RunDirectory.create(tmp_path / name, request), act)()
         assert tree(tmp_path) == before
-    # Where the refusal is about the masks that were made, they are there to be looked at and painted on.
-    masked = request.with_changes(lora=(), mode="replacement")
-    with pytest.raises(InputError, match="background"):
-        getattr(RunDirectory.create(tmp_path / "new.run", masked), act)()
+    # Where a plan is refused once masks were made, they are there to be looked at and painted on.
+
+    def refuse(plan):
+        raise RefusedPlanError("The checks found an error.", plan)
+
+    monkeypatch.setattr(preparation, "refuse_errors", refuse)
+    with pytest.raises(InputError, match="found an error"):
+        getattr(RunDirectory.create(tmp_path / "new.run", request.with_changes(lora=())), act)()
     assert (tmp_path / "new.run" / "masks" / "contact_sheet.png").exists()
 
 

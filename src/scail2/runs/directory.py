@@ -61,7 +61,7 @@ class RunDirectory:
 
         With a changed request, whatever does not depend on the change is kept and the rest is made again. If the run is
         refused before anything is rendered, the folder is put back as it was, byte for byte, and a new one is gone; what was
-        made of a new run stays only where the refusal is about its masks.
+        made of a new run stays only where its plan is refused once it has masks.
 
         Args:
             renders: False where nothing is to be written but masks and plan; then the outputs are not looked at.

@@ -56,8 +56,8 @@ class EarlierState:
         return documents | {_JOURNAL: str(length).encode()}
 
     def may_be_looked_at(self, refusal: InputError, *, planned: bool) -> bool:
-        """Whether what was made is what the refusal is about, of a request that the run had or begins with: its masks, which
-        may be painted on, or the plan where that is what was asked for."""
+        """Whether a refused plan stays, of a request that the run had or begins with: with the masks that were made, which may
+        be painted on, or where a plan is what was asked for."""
         from scail2.runs.masking import RefusedPlanError  # with NumPy, which a status does without
 
         made = planned or (self._folder / "masks").exists()
