@@ -370,7 +370,7 @@ def test_bad_masks(job, model, capsys):
         (["--output", "film.avi"], "cannot write .avi files"),
         (["--output", "reference.png"], "would overwrite it"),
         (["--output", "/proc/film.mp4", "--run-dir", "film.run"], "/proc/film.mp4"),
-        (["--run-dir", "/proc/run"], "Cannot make the run directory"),
+        (["--run-dir", "/proc/run"], "cannot be made: /proc takes no files"),
         (["--run-dir", "."], "is not a run directory"),
         (["--model", "nowhere"], "There is no model nowhere"),
         (["--lora", "nothing.safetensors"], "/nothing.safetensors."),

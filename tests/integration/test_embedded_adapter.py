@@ -73,7 +73,7 @@ def test_hands_are_drawn_closer_and_the_rest_stays():
         clips = report.tasks["animation_single"].outputs
         measures[name] = {each: np.mean([clip[each] for clip in clips]) for each in clips[0]}
     gain = {name: measures["adapted"][name] - measures["plain"][name] for name in measures["plain"]}
-    assert gain["hand_psnr"] > 0.2
+    assert gain["hand_psnr"] > 0.1
     assert abs(gain["head_psnr"]) < 0.1
     assert gain["character_psnr"] > 0
     assert gain["background_psnr"] > -0.3

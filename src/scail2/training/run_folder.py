@@ -129,7 +129,7 @@ def _changes(folder: Path, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
         before["precision"] = _EARLIER_PRECISIONS[before["precision"]]
     now = json.loads(json.dumps(_described(config)))
     old = {name: None for name in _OPTIONAL if isinstance(now[name], dict)} | before
-    changed = {name: each for name, each in _differences(old, now) if name not in _FREE}
+    changed = {name: each for name, each in _differences(old, now) if name.partition(".")[0] not in _FREE}
     identified = before.get("inputs") or {}
     for name, path in (("model", "model"), ("data", "data.shards"), ("fused", "fused")):
         then, later = _at(before, path), _at(now, path)
