@@ -451,5 +451,5 @@ def test_folders_that_are_not_runs_are_refused(tmp_path):
         RunDirectory.open(tmp_path / "home")
     with pytest.raises(InputError, match="a part of the path is a file"):
         RunDirectory.create(tmp_path / "in" / "reference.png" / "run", request)
-    with pytest.raises(InputError, match="cannot be made: .* takes no files"):
+    with pytest.raises(InputError, match=r"cannot be made: .* takes no files"):
         RunDirectory.create("/proc/run", request)
