@@ -22,6 +22,7 @@ from scail2.errors import InputError
 from scail2.files.public.embedded import embedded_model_path
 from scail2.loading.by_name import load_pipeline
 from scail2.loading.components import load_transformer
+from scail2.loading.facts import stored_facts
 from scail2.loading.inventory import describe
 from scail2.models.transformer import SCAIL2Transformer3DModel
 from scail2.request.paths import absolute_lora
@@ -66,10 +67,12 @@ def test_configurations_of_a_transformer_are_checked_before_it_is_built(small, w
 
 AUTOENCODER = [
     ({"scale_factor_spatial": 10**6}, "'image_basis' a tensor of shape"),
-    ({"z_dim": 65}, "'image_basis' a tensor of shape"),
+    ({"z_dim": 65, "latents_mean": None, "latents_std": None}, "'image_basis' a tensor of shape"),
     ({"decoder_blocks": 10**6}, "1000000 'decoder_blocks'"),
     ({"latents_mean": {"a": 1}}, "'latents_mean' must be a list"),
-    ({"latents_mean": ["a"]}, r"'latents_mean\[0\]' must be a number"),
+    ({"latents_mean": ["a"] * 64}, r"'latents_mean\[0\]' must be a number"),
+    ({"latents_mean": [0.5] * 63}, "63 numbers as 'latents_mean' of latents with 64 channels"),
+    ({"latents_std": []}, "0 numbers as 'latents_std' of latents with 64 channels"),
 ]
 
 
@@ -78,6 +81,29 @@ def test_configurations_of_an_autoencoder_are_checked_before_it_is_built(small, 
     change(small / "vae" / "config.json", **wrong)
     with pytest.raises(InputError, match=told):
         load_pipeline(small)
+
+
+PLANNED = [
+    ({"z_dim": 32, "latents_mean": None, "latents_std": None}, r"\(32, 192\), but in its weights it is of shape"),
+    ({"scale_factor_spatial": 4}, r"\(64, 48\), but in its weights it is of shape \(64, 192\)"),
+    ({"refiner_widths": [48, 96]}, "'refiner_widths' of 2 levels and 'refiner_blocks' of 3"),
+    ({"latents_std": [1.0, 2.0]}, "2 numbers as 'latents_std' of latents with 64 channels"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "told"), PLANNED, ids=[str(wrong) for wrong, _ in PLANNED])
+def test_a_plan_sees_what_of_an_autoencoder_cannot_be(small, wrong, told):
+    change(small / "vae" / "config.json", **wrong)
+    with pytest.raises(InputError, match=told):
+        stored_facts(small, name="small")
+
+
+def test_an_autoencoder_s_channels_need_not_be_said(small):
+    config = json.loads((small / "vae" / "config.json").read_text())
+    assert config.pop("z_dim") == 64
+    (small / "vae" / "config.json").write_text(json.dumps(config))
+    assert stored_facts(small, name="small").shape.autoencoder.z_dim == 64
+    assert load_pipeline(small).vae.config.z_dim == 64
 
 
 def test_layers_of_other_peoples_classes_are_counted_too(tmp_path):

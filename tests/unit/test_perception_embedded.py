@@ -1,5 +1,6 @@
 """The embedded segmenter: grouping, confidence, refusal, the shipped weights on unseen puppets, and its training."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from scail2.puppets import JOINT_NAMES, NANO, Split, render, sample_placements, 
 from scail2.request.masks import PointPrompt, Prompts
 from scail2.training.segmenter.data import sample_batch
 from scail2.training.segmenter.evaluation import character_ious, evaluate, unseen_clip
-from scail2.training.segmenter.train import SegmenterSettings, SegmenterTraining
+from scail2.training.segmenter.train import SegmenterSettings, SegmenterTraining, loss_of
 from scail2.video import ArrayFrames, VideoReader
 
 MEDIA = Path(__file__).parents[1] / "media"
@@ -182,6 +183,14 @@ def test_characters_drawn_together_touch_and_stay_apart_by_their_centres():
         heights = [each.height for each in sample_placements(Split.TEST, index, NANO, count=2)]
         assert (distance > 0.05 * np.mean(heights)).all()
     assert np.mean(touching) > 0.9
+
+
+def test_a_batch_of_strangers_alone_teaches_familiarity_only():
+    batch = sample_batch(Split.TRAIN, 3, clips=1, size=32)
+    batch = dataclasses.replace(batch, known=torch.zeros_like(batch.known))
+    loss, parts = loss_of(SegmentationNetwork(TINY), batch, SegmenterSettings())
+    assert parts["entropy"] == 0
+    assert loss.isfinite()
 
 
 def test_training_resumes_bit_for_bit(tmp_path):

@@ -95,11 +95,21 @@ def check_component(folder: Path) -> None:
     for index in sorted(folder.glob("*.index.json")):
         shards_of(index)
     config = read_config(folder)
+    _refuse_statistics(config, folder / "config.json")
     shapes = shapes_in(folder)
     if shapes is not None:
         refuse_counts(config, len(shapes), folder / "config.json")
     elif "num_layers" in config and not any(each.suffix in _OTHER_WEIGHTS for each in folder.iterdir()):
         raise InputError(f"{folder} has a configuration but no weights beside it.")
+
+
+def _refuse_statistics(config: Mapping[str, Any], where: Path) -> None:
+    """Raises InputError where an autoencoder's mean or deviation is not of its latents' channels."""
+    channels = config.get("z_dim")
+    for name in ("latents_mean", "latents_std"):
+        values = config.get(name)
+        if isinstance(values, list) and isinstance(channels, int) and len(values) != channels:
+            raise InputError(f"{where} gives {len(values)} numbers as '{name}' of latents with {channels} channels.")
 
 
 def check_model(model: str | Path | None) -> None:

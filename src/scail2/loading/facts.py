@@ -45,6 +45,8 @@ FROM_FILES = "files-"
 # Of every tensor so many numbers, in so many places, tell any two checkpoints apart.
 _PLACES, _RUN = 4, 128
 LARGEST_SIDE = 8192
+# Channels of a patch transform whose configuration does not say.
+_PATCH_CHANNELS = 64
 # What of a scheduler's configuration changes how it samples a flow, and what loose files are sampled with.
 _SCHEDULE_WORDS = (
     "flow_shift", "shift", "num_train_timesteps", "prediction_type", "solver_order", "final_sigmas_type", "algorithm_type",
@@ -270,18 +272,41 @@ def _open_transformer(path: Path, config: Mapping[str, Any] | None) -> tuple[Vie
 def _open_autoencoder(path: Path | None) -> tuple[View, AutoencoderShape]:
     assert path is not None  # `check_companions` refused that
     config = read_config(path) if path.is_dir() else {}
-    scales = {name: config[name] for name in ("scale_factor_spatial", "scale_factor_temporal") if config.get(name)}
-    if config.get("_class_name") == "AutoencoderPatchTransform":
-        view = plain_view(open_tensor_file(path))
-        refiner = {name: config.get(name) or () for name in ("refiner_widths", "refiner_blocks")}
-        words = {"base_dim": None, "z_dim": config["z_dim"]} | refiner | scales
-        return view, replace(decode(words, AutoencoderShape, path), weights=_weights(view.file))
+    open_kind = _open_patch_transform if config.get("_class_name") == "AutoencoderPatchTransform" else _open_wan_vae
+    view, shape = open_kind(path, config)
+    return view, replace(shape, weights=_weights(view.file))
+
+
+def _scales(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: config[name] for name in ("scale_factor_spatial", "scale_factor_temporal") if config.get(name)}
+
+
+def _open_wan_vae(path: Path, config: Mapping[str, Any]) -> tuple[View, AutoencoderShape]:
     view, shown = open_vae(path)
     given: dict[str, Any] = {name: config[name] for name in ("dim_mult", "num_res_blocks") if name in config}
     if "temperal_downsample" in config:
         given["temporal_downsample"] = config["temperal_downsample"]
-    words = {**shown, **given, **scales}
-    return view, replace(decode(words, AutoencoderShape, path), weights=_weights(view.file))
+    words = {**shown, **given, **_scales(config)}
+    return view, decode(words, AutoencoderShape, path)
+
+
+def _open_patch_transform(path: Path, config: Mapping[str, Any]) -> tuple[View, AutoencoderShape]:
+    refiner = {name: config.get(name) or () for name in ("refiner_widths", "refiner_blocks")}
+    words = {"base_dim": None, "z_dim": config.get("z_dim", _PATCH_CHANNELS), **refiner, **_scales(config)}
+    view, shape = plain_view(open_tensor_file(path)), decode(words, AutoencoderShape, path)
+    widths, blocks = len(shape.refiner_widths), len(shape.refiner_blocks)
+    if widths != blocks:
+        raise InputError(
+            f"{path / 'config.json'} gives 'refiner_widths' of {widths} levels and 'refiner_blocks' of {blocks}: "
+            "one of each for every level."
+        )
+    basis = (shape.z_dim, 3 * shape.scale_factor_spatial**2)
+    if (stored := view.shapes.get("image_basis")) != basis:
+        told = "is not there" if stored is None else f"is of shape {stored}"
+        raise InputError(
+            f"{path / 'config.json'} makes 'image_basis' a tensor of shape {basis}, but in its weights it {told}."
+        )
+    return view, shape
 
 
 def _open_text_encoder(path: Path) -> tuple[View, TextEncoderShape]:

@@ -67,7 +67,9 @@ def loss_of(network: SegmentationNetwork, batch: Batch, settings: SegmenterSetti
     known = batch.known[:, None, None]
     logits, truth = out.foreground.float(), batch.foreground
     pixels = known.expand_as(truth)
-    entropy = (F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * pixels).sum() / pixels.sum()
+    entropy = (
+        F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * pixels
+    ).sum() / pixels.sum().clamp_min(1)
     probability = logits.sigmoid() * pixels
     overlap = 2 * (probability * truth).sum(dim=(1, 2)) + 1
     dice = 1 - overlap / (probability.sum(dim=(1, 2)) + (truth * pixels).sum(dim=(1, 2)) + 1)
