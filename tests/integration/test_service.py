@@ -212,6 +212,8 @@ def test_changed_settings_render_anew_what_depends_on_them(finished):
 
 def test_a_change_that_the_run_refuses_leaves_it_as_it_was(finished):
     _, client, run, _ = finished
+    client.resume(run)  # a mask that was repainted before is rendered now
+    assert client.wait(run, timeout=60).job == "finished"
     before, film = client.manifest(run), client.segments(run)
     client.change(run, mode="replacement", seed=1234)  # its masks are painted for animation
     state = client.wait(run, timeout=60)
