@@ -2,13 +2,13 @@
 
 ::
 
-    python -m scail2.training.segmenter.train train --folder runs/segmenter --steps 2200     # resumes where it stopped
+    python -m scail2.training.segmenter.train train --folder runs/segmenter     # resumes where it stopped
     python -m scail2.training.segmenter.train export --folder runs/segmenter --assets src/scail2/assets
     python -m scail2.training.segmenter.train evaluate --clips 40 --media FOLDER-OF-OTHER-VIDEOS
 
 Every batch is a function of its step number, so an interrupted training continues as if it had not been interrupted (up to
 the optimiser's arithmetic, which is saved). What is to be learnt: foreground, body centres, and whether a picture belongs to
-the puppet world at all, against textured, shuffled and noisy pictures that do not (`segmenter_data`).
+the puppet world at all, against textured, shuffled and noisy pictures that do not (`scail2.training.segmenter.data`).
 """
 
 import argparse
@@ -46,7 +46,7 @@ class SegmenterSettings:
         mixed_precision: bfloat16 autocast where the processor multiplies it natively, 2.5 times as fast there.
     """
 
-    steps: int = 2200
+    steps: int = 4000
     clips: int = 4
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
