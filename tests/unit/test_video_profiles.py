@@ -10,6 +10,7 @@ from PIL import Image, ImageCms
 
 from scail2.errors import InputError
 from scail2.video import VideoReader, image_pixels, read_image
+from scail2.video.avif_colour import _code_points
 
 # sRGB's primaries as a profile stores them: adapted to D50.
 _D50 = (0.9642, 1.0, 0.8249)
@@ -203,6 +204,37 @@ def test_colours_named_by_the_chunks_of_a_png(tmp_path, stored, chunks, toleranc
         np.testing.assert_array_equal(image_pixels(opened), read)
     with Image.open(io.BytesIO(path.read_bytes())) as opened:
         np.testing.assert_array_equal(image_pixels(opened), read)
+
+
+@pytest.mark.parametrize(
+    ("stored", "tags", "profile", "tolerance"),
+    [
+        pytest.param(COLOURS, (1, 13), None, 2, id="sRGB"),
+        pytest.param(WIDE, (12, 13), None, 3, id="Display P3"),
+        pytest.param(np.rint(255 * _pq(_light(BT2020))), (9, 16), None, 12, id="PQ in 8 bits"),
+        pytest.param(
+            COLOURS, (12, 13), ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), 2, id="profile"
+        ),
+    ],
+)
+def test_colours_named_by_the_boxes_of_an_avif(tmp_path, stored, tags, profile, tolerance):
+    picture = Image.fromarray(np.tile(stored.repeat(8, 0)[None], (8, 1, 1)).astype(np.uint8))
+    picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+    path = tmp_path / "picture.avif"
+    picture.save(path, quality=100, subsampling="4:4:4", icc_profile=profile)
+    data = path.read_bytes()
+    at = data.index(b"colrnclx") + 8
+    path.write_bytes(data[:at] + struct.pack(">HH", *tags) + data[at + 4 :])
+    read = read_image(path)
+    assert np.abs(read[4, 4::8, :3].astype(int) - COLOURS).max() <= tolerance
+    assert np.abs(read[..., 3].astype(int) - np.asarray(picture)[..., 3]).max() <= 2
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(image_pixels(opened), read)
+        np.testing.assert_array_equal(image_pixels(opened), read)
+    with Image.open(io.BytesIO(path.read_bytes())) as opened:
+        np.testing.assert_array_equal(image_pixels(opened), read)
+    for cut in range(8, len(data), 97):  # boxes that end early, or claim to be longer, are passed over
+        assert _code_points(data[:cut]) in (None, (1, 13), (2, 2))
 
 
 def test_linear_greys_and_palettes_of_a_png(tmp_path):

@@ -16,6 +16,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from scail2.errors import InputError
 from scail2.files.limits import PIXELS
 from scail2.video import rates
+from scail2.video.avif_colour import avif_conversion
+from scail2.video.colour import ToBytes
 from scail2.video.kinds import FILM_SUFFIXES, PICTURE_SUFFIXES, check_path, identify
 from scail2.video.png_colour import png_conversion
 from scail2.video.profiles import to_srgb
@@ -88,11 +90,16 @@ def image_pixels(picture: Image.Image, *, name: object = "the picture") -> np.nd
     with _picture_errors(name):
         check_frame_size(name, *picture.size)
         _check_white(name, picture)
-        shown = png_conversion(picture)  # read from the file, which turning the picture would close
+        shown = _conversion(picture)  # read from the file, which turning the picture would close
         pixels = to_srgb(ImageOps.exif_transpose(picture), shown)
     if pixels.shape[-1] == 4 and (pixels[..., 3] == 255).all():
         pixels = np.ascontiguousarray(pixels[..., :3])
     return pixels
+
+
+def _conversion(picture: Image.Image) -> ToBytes | None:
+    """What the file's own words, which are no profile, demand of its pixels."""
+    return png_conversion(picture) or avif_conversion(picture)
 
 
 def _check_white(name: object, picture: Image.Image) -> None:
@@ -236,7 +243,7 @@ class AnimatedPicture:
                 # An animated png may begin with a still for old viewers that is no part of the animation.
                 self._skipped = 1 if self._picture.info.get("default_image") else 0
                 self._check_animated()
-                self._shown = png_conversion(self._picture)
+                self._shown = _conversion(self._picture)
                 ends = np.cumsum(self._delays())
                 self._alpha = self._to_array_at(0).shape[-1] == 4
         except BaseException:
