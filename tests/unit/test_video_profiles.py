@@ -139,6 +139,44 @@ def _chrm(primaries) -> tuple[bytes, bytes]:
     return b"cHRM", struct.pack(">8I", *(round(value * 100_000) for value in values))
 
 
+def _tiff(path, tags: dict[int, int | tuple[int, int]], data: bytes, side: int = 16):
+    """A TIFF of one strip; every tag is a short, or two."""
+    tags = tags | {256: side, 257: side, 259: 1, 273: 8, 278: side, 279: len(data)}
+    entries = b"".join(
+        struct.pack("<HHI4s", tag, 3, len(np.atleast_1d(value)), np.atleast_1d(value).astype("<u2").tobytes())
+        for tag, value in sorted(tags.items())
+    )
+    head = struct.pack("<2sHI", b"II", 42, 8 + len(data))
+    path.write_bytes(head + data + struct.pack("<H", len(tags)) + entries + bytes(4))
+    return path
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(("bits", "meaning", "shown"), [(16, 0, (99, 216)), (16, 1, (156, 39)), (12, 1, (156, 39))])
+def test_greys_of_a_tiff_count_from_black_to_white_as_it_says(tmp_path, bits, meaning, shown, orientation):
+    """Pillow leaves 12 bits dark, and 16 bits whose zero is white a negative."""
+    stored = np.full((16, 16), 40_000 >> (16 - bits))
+    stored[8:] = 10_000 >> (16 - bits)
+    if bits == 16:
+        data = stored.astype("<u2").tobytes()
+    else:  # two values in three bytes
+        pairs = stored.reshape(-1, 2)
+        data = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], axis=1)
+        data = data.astype(np.uint8).tobytes()
+    path = _tiff(tmp_path / "grey.tif", {258: bits, 262: meaning, 274: orientation, 277: 1}, data)
+    picture = read_image(path)
+    first, last = (picture[2, 8], picture[13, 8]) if orientation == 1 else (picture[8, 13], picture[8, 2])
+    assert (tuple(first), tuple(last)) == ((shown[0],) * 3, (shown[1],) * 3)
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(image_pixels(opened), picture)
+
+
+def test_premultiplied_grey_becomes_straight(tmp_path):
+    data = np.tile(np.array([50, 128], np.uint8), (16, 16, 1)).tobytes()
+    path = _tiff(tmp_path / "grey.tif", {258: (8, 8), 262: 1, 277: 2, 338: 1}, data)
+    assert np.abs(read_image(path)[3, 3].astype(int) - (100, 100, 100, 128)).max() <= 1
+
+
 def test_float_greys_are_read_by_their_white_or_refused(tmp_path):
     ramp = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
     Image.fromarray(ramp).save(tmp_path / "one.tif")
