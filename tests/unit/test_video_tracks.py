@@ -106,6 +106,20 @@ def test_a_track_that_cannot_be_decoded_is_passed_over(tmp_path):
         VideoReader(tmp_path / "alone.mkv")
 
 
+def test_a_recording_that_lost_its_headers_is_passed_over_and_alone_refused_as_undecodable(tmp_path):
+    """A transport stream that was cut: nothing says how large its pictures are."""
+    head, lost = b"\0\0\1\x67", b"\0\0\1\x6c"  # a sequence's header, made into filling
+    both = write_tracks(tmp_path / "both.ts", [FILM, FILM])
+    both.write_bytes(both.read_bytes().replace(head, lost, 1))
+    with VideoReader(both) as reader:
+        assert "passed over: track 0 (h264" in reader.source_info.notes[0].message
+        assert read_numbers(reader.frames(0, COUNT)) == list(range(COUNT))
+    alone = write_tracks(tmp_path / "alone.ts", [FILM])
+    alone.write_bytes(alone.read_bytes().replace(head, lost))
+    with pytest.raises(InputError, match="no picture can be decoded"):
+        VideoReader(alone)
+
+
 def test_the_cover_of_a_real_file(pytestconfig):
     with VideoReader(pytestconfig.rootpath / "tests/media/cover_unflagged_first.mkv") as reader:
         assert (len(reader), reader.height) == (24, 128)

@@ -86,7 +86,8 @@ class ContainerFrames:
         scanned = packets.scan(self._container, films, self.path)
         for index in [stream.index for stream in streams.ranked(films, scanned.tables)]:
             self._stream, self._packets = self._container.streams[index], scanned.tables[index]
-            check_frame_size(self.path, self._stream.codec_context.width, self._stream.codec_context.height)
+            if any(size := (self._stream.codec_context.width, self._stream.codec_context.height)):
+                check_frame_size(self.path, *size)  # a stream that lost its headers has none: it is passed over below
             self._prepare_decoder()
             self._check_complete(scanned.clock_end)
             if self._first_frame():
