@@ -139,6 +139,43 @@ def _chrm(primaries) -> tuple[bytes, bytes]:
     return b"cHRM", struct.pack(">8I", *(round(value * 100_000) for value in values))
 
 
+@pytest.mark.parametrize("where", ["path", "bytes"])
+@pytest.mark.parametrize(
+    ("bits", "kind", "row", "key", "shown"),
+    [
+        (4, 0, bytes([0x77] * 4 + [0x33] * 4), struct.pack(">H", 3), (119,) * 3),
+        (2, 0, bytes([0b10101010] * 2 + [0b01010101] * 2), struct.pack(">H", 1), (170,) * 3),
+        (16, 0, struct.pack(">H", 40_000) * 8 + struct.pack(">H", 1234) * 8, struct.pack(">H", 1234), (156,) * 3),
+        (
+            16,
+            2,
+            struct.pack(">3H", 51_400, 7710, 10_280) * 8 + struct.pack(">3H", 2573, 5147, 7719) * 8,
+            struct.pack(">3H", 2573, 5147, 7719),
+            (200, 30, 40),
+        ),
+        (8, 0, bytes([119] * 8 + [51] * 8), struct.pack(">H", 51), (119,) * 3),
+    ],
+    ids=["grey of 4 bits", "grey of 2 bits", "grey of 16 bits", "colours of 16 bits", "grey of 8 bits"],
+)
+def test_one_value_of_a_png_is_transparent_at_every_depth(tmp_path, bits, kind, row, key, shown, where):
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 16, 16, bits, kind, 0, 0, 0)),
+        (b"tRNS", key),
+        (b"IDAT", zlib.compress((b"\0" + row) * 16)),
+        (b"IEND", b""),
+    ]
+    words = (struct.pack(">I", len(body)) + n + body + struct.pack(">I", zlib.crc32(n + body)) for n, body in chunks)
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(words))
+    if where == "path":
+        read = read_image(tmp_path / "cut.png")
+    else:
+        with Image.open(io.BytesIO((tmp_path / "cut.png").read_bytes())) as opened:
+            read = image_pixels(opened)
+    assert read.shape == (16, 16, 4)
+    assert (read[:, :8] == (*shown, 255)).all()
+    assert (read[:, 8:, 3] == 0).all()
+
+
 def _tiff(path, tags: dict[int, int | tuple[int, int]], data: bytes, side: int = 16):
     """A TIFF of one strip; every tag is a short, or two."""
     tags = tags | {256: side, 257: side, 259: 1, 273: 8, 278: side, 279: len(data)}

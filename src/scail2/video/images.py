@@ -19,7 +19,7 @@ from scail2.video import rates
 from scail2.video.avif_colour import avif_conversion
 from scail2.video.colour import ToBytes
 from scail2.video.kinds import FILM_SUFFIXES, PICTURE_SUFFIXES, check_path, identify
-from scail2.video.png_colour import png_conversion
+from scail2.video.png_colour import png_conversion, transparent_value
 from scail2.video.profiles import levels_of, stretched, to_srgb
 from scail2.video.source import MAX_FRAMES, Note, VideoInfo, check_frame_size
 
@@ -91,7 +91,9 @@ def image_pixels(picture: Image.Image, *, name: object = "the picture") -> np.nd
         check_frame_size(name, *picture.size)
         _check_white(name, picture)
         shown, levels = _conversion(picture), levels_of(picture)  # from the file, which turning the picture would close
-        upright = ImageOps.exif_transpose(picture)
+        key, upright = transparent_value(picture), ImageOps.exif_transpose(picture)
+        if key is not None:
+            upright.info["transparency"] = key
         pixels = to_srgb(upright if levels is None else stretched(upright, levels), shown)
     if pixels.shape[-1] == 4 and (pixels[..., 3] == 255).all():
         pixels = np.ascontiguousarray(pixels[..., :3])

@@ -31,7 +31,10 @@ def to_srgb(picture: Image.Image, shown: ToBytes | None = None) -> np.ndarray:
         picture = picture.convert("LA")
     profile = _profile(picture) if shown is None else None
     if picture.mode in _WIDE_GREY or picture.mode.startswith("I;16"):
-        return _wide_grey(picture, profile, shown)
+        grey, key = _wide_grey(picture, profile, shown), picture.info.get("transparency")
+        if not isinstance(key, int):
+            return grey
+        return np.dstack([grey, np.where(np.asarray(picture) == key, 0, 255).astype(np.uint8)])
     alpha = np.array(picture.convert("RGBA").getchannel("A")) if picture.has_transparency_data else None
     colours = _colours(picture, profile)
     if shown is not None:
