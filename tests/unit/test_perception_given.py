@@ -213,6 +213,37 @@ def test_alpha_matte_videos_and_folders(tmp_path, name, codec):
     assert found.tracks[0].boxes[2].tolist() == [5, 10, 25, 20]
 
 
+@pytest.mark.parametrize(
+    ("name", "codec"), [("m.mov", "prores4444"), ("m.webm", "vp9-alpha"), ("m.mkv", "ffv1"), ("m", "png")]
+)
+def test_palette_colours_on_transparency_are_characters_and_no_matte(tmp_path, name, codec):
+    """As painting programs save a layer; what lies under it is no colour of anybody, and the background the mode's."""
+    exact = GivenMasks([write(tmp_path / "exact.mkv", palette_frames(20))]).segment(plain_clip(20))
+    alpha = np.where(palette_frames(20).any(axis=-1, keepdims=True), 255, 0).astype(np.uint8)
+    frames = np.concatenate([np.where(alpha > 0, palette_frames(20), np.uint8(200)), alpha], axis=-1)
+    frames[:2, ..., 3] = 0  # nobody is there yet
+    found = GivenMasks([write(tmp_path / name, frames, codec)]).segment(plain_clip(20))
+    assert (found.origin, found.background) == ("given palette", None)
+    seen = {track.slot for track in found.tracks if track.first_frame >= 0}
+    assert seen == {BindingSlot.BLUE, BindingSlot.RED}
+    labels = found.labels.labels(0, 20)
+    assert not labels[:2].any()
+    assert (labels[2:] == exact.labels.labels(2, 20)).mean() > (0.97 if codec == "vp9-alpha" else 0.999)
+
+
+def test_a_bright_cut_out_stays_one_character(tmp_path):
+    """Red and blue of a costume, not quite pure; and a pure one with outlines."""
+    frames = np.zeros((3, *SIZE, 4), np.uint8)
+    frames[:, 10:40, 5:20], frames[:, 10:40, 20:35] = (225, 25, 30, 255), (25, 40, 230, 255)
+    outlined = np.zeros((3, *SIZE, 4), np.uint8)
+    outlined[:, 8:42, 3:37] = (0, 0, 0, 255)
+    outlined[:, 10:40, 5:20], outlined[:, 10:40, 20:35] = (255, 0, 0, 255), (0, 0, 255, 255)
+    for name, cut in (("bright", frames), ("outlined", outlined)):
+        found = GivenMasks([write(tmp_path / f"{name}.mkv", cut)]).segment(plain_clip())
+        assert (found.origin, len(found.tracks)) == ("given matte", 1)
+        assert found.tracks[0].areas.tolist() == [int((cut[0, ..., 3] > 0).sum())] * 3
+
+
 def test_a_matte_that_shows_nobody_has_an_empty_track(tmp_path):
     write(tmp_path / "m.mkv", np.zeros((3, *SIZE, 3), np.uint8))
     assert GivenMasks([tmp_path / "m.mkv"]).segment(plain_clip()).tracks[0].first_frame == -1

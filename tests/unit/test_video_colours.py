@@ -7,6 +7,8 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from scail2.perception.checks import findings
 from scail2.video import VideoReader, colour, probe
+from scail2.video.pixels import PixelConverter, Turn
+from scail2.video.resize import Interpolation
 
 PATCHES = [(200, 30, 30), (30, 180, 40), (40, 60, 200), (220, 170, 140)]
 
@@ -100,6 +102,44 @@ def test_untagged_film_by_its_height(tmp_path, height, matrix):
     film = write_patches(tmp_path / "film.mp4", matrix, False, None, height=height)
     frame = VideoReader(film).frames(0, 1)[0].astype(int)
     assert np.abs(frame[24, [8, 24, 40, 56]] - PATCHES).max() <= 2
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "nearest"])
+@pytest.mark.parametrize(("pixels", "bits"), [("gray", 8), ("gray10le", 10), ("ya8", 8), ("gray16le", 16)])
+@pytest.mark.parametrize(("tag", "shown"), [(1, (0, 51, 255)), (2, (16, 60, 235)), (0, (16, 60, 235))])
+def test_grey_films_have_the_range_they_say(pixels, bits, tag, shown, interpolation):
+    """HEVC and AV1 without colour are greys; of limited range mostly, as other films."""
+    grey = np.full((16, 48), 16 << (bits - 8), np.uint16)
+    grey[:, 16:32], grey[:, 32:] = 60 << (bits - 8), 235 << (bits - 8)
+    if pixels == "ya8":
+        grey |= 77 << 8
+    frame = av.VideoFrame(48, 16, pixels)
+    rows = np.zeros((16, frame.planes[0].line_size), np.uint8)
+    stored = grey.astype("<u2" if bits > 8 or pixels == "ya8" else np.uint8).view(np.uint8)
+    rows[:, : stored.shape[1]] = stored
+    frame.planes[0].update(rows.tobytes())
+    frame.color_range = tag
+    turn = Turn(False, False, False)
+    converter = PixelConverter("a", height=16, width=48, rotation=turn, interpolation=Interpolation(interpolation))
+    picture = converter.convert(frame)
+    assert picture[8, [8, 24, 40], 1].tolist() == list(shown)
+    assert (picture[..., :3] == picture[..., :1]).all()
+    assert pixels != "ya8" or (picture[..., 3] == 77).all()
+
+
+def test_a_grey_film_of_limited_range_is_read_from_its_file(tmp_path):
+    with av.open(str(tmp_path / "grey.mkv"), "w") as film:
+        stream = film.add_stream("ffv1", rate=16)
+        stream.height, stream.width, stream.pix_fmt = 16, 32, "gray"
+        stream.codec_context.color_range = 1
+        frame = av.VideoFrame.from_ndarray(
+            np.repeat([[16] * 16 + [235] * 16], 16, axis=0).astype(np.uint8), format="gray"
+        )
+        frame.pts, frame.color_range = 0, 1
+        film.mux([*stream.encode(frame), *stream.encode()])
+    picture = VideoReader(tmp_path / "grey.mkv").frames(0, 1)[0]
+    assert (picture[:, :16] == 0).all()
+    assert (picture[:, 16:] == 255).all()
 
 
 def test_masks_keep_their_colours_whatever_the_tags(pytestconfig):

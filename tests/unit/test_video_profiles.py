@@ -10,6 +10,7 @@ from PIL import Image, ImageCms
 
 from scail2.errors import InputError
 from scail2.video import VideoReader, image_pixels, read_image
+from scail2.video.avif_colour import _code_points
 
 # sRGB's primaries as a profile stores them: adapted to D50.
 _D50 = (0.9642, 1.0, 0.8249)
@@ -138,6 +139,81 @@ def _chrm(primaries) -> tuple[bytes, bytes]:
     return b"cHRM", struct.pack(">8I", *(round(value * 100_000) for value in values))
 
 
+@pytest.mark.parametrize("where", ["path", "bytes"])
+@pytest.mark.parametrize(
+    ("bits", "kind", "row", "key", "shown"),
+    [
+        (4, 0, bytes([0x77] * 4 + [0x33] * 4), struct.pack(">H", 3), (119,) * 3),
+        (2, 0, bytes([0b10101010] * 2 + [0b01010101] * 2), struct.pack(">H", 1), (170,) * 3),
+        (16, 0, struct.pack(">H", 40_000) * 8 + struct.pack(">H", 1234) * 8, struct.pack(">H", 1234), (156,) * 3),
+        (
+            16,
+            2,
+            struct.pack(">3H", 51_400, 7710, 10_280) * 8 + struct.pack(">3H", 2573, 5147, 7719) * 8,
+            struct.pack(">3H", 2573, 5147, 7719),
+            (200, 30, 40),
+        ),
+        (8, 0, bytes([119] * 8 + [51] * 8), struct.pack(">H", 51), (119,) * 3),
+    ],
+    ids=["grey of 4 bits", "grey of 2 bits", "grey of 16 bits", "colours of 16 bits", "grey of 8 bits"],
+)
+def test_one_value_of_a_png_is_transparent_at_every_depth(tmp_path, bits, kind, row, key, shown, where):
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 16, 16, bits, kind, 0, 0, 0)),
+        (b"tRNS", key),
+        (b"IDAT", zlib.compress((b"\0" + row) * 16)),
+        (b"IEND", b""),
+    ]
+    words = (struct.pack(">I", len(body)) + n + body + struct.pack(">I", zlib.crc32(n + body)) for n, body in chunks)
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(words))
+    if where == "path":
+        read = read_image(tmp_path / "cut.png")
+    else:
+        with Image.open(io.BytesIO((tmp_path / "cut.png").read_bytes())) as opened:
+            read = image_pixels(opened)
+    assert read.shape == (16, 16, 4)
+    assert (read[:, :8] == (*shown, 255)).all()
+    assert (read[:, 8:, 3] == 0).all()
+
+
+def _tiff(path, tags: dict[int, int | tuple[int, int]], data: bytes, side: int = 16):
+    """A TIFF of one strip; every tag is a short, or two."""
+    tags = tags | {256: side, 257: side, 259: 1, 273: 8, 278: side, 279: len(data)}
+    entries = b"".join(
+        struct.pack("<HHI4s", tag, 3, len(np.atleast_1d(value)), np.atleast_1d(value).astype("<u2").tobytes())
+        for tag, value in sorted(tags.items())
+    )
+    head = struct.pack("<2sHI", b"II", 42, 8 + len(data))
+    path.write_bytes(head + data + struct.pack("<H", len(tags)) + entries + bytes(4))
+    return path
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(("bits", "meaning", "shown"), [(16, 0, (99, 216)), (16, 1, (156, 39)), (12, 1, (156, 39))])
+def test_greys_of_a_tiff_count_from_black_to_white_as_it_says(tmp_path, bits, meaning, shown, orientation):
+    """Pillow leaves 12 bits dark, and 16 bits whose zero is white a negative."""
+    stored = np.full((16, 16), 40_000 >> (16 - bits))
+    stored[8:] = 10_000 >> (16 - bits)
+    if bits == 16:
+        data = stored.astype("<u2").tobytes()
+    else:  # two values in three bytes
+        pairs = stored.reshape(-1, 2)
+        data = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], axis=1)
+        data = data.astype(np.uint8).tobytes()
+    path = _tiff(tmp_path / "grey.tif", {258: bits, 262: meaning, 274: orientation, 277: 1}, data)
+    picture = read_image(path)
+    first, last = (picture[2, 8], picture[13, 8]) if orientation == 1 else (picture[8, 13], picture[8, 2])
+    assert (tuple(first), tuple(last)) == ((shown[0],) * 3, (shown[1],) * 3)
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(image_pixels(opened), picture)
+
+
+def test_premultiplied_grey_becomes_straight(tmp_path):
+    data = np.tile(np.array([50, 128], np.uint8), (16, 16, 1)).tobytes()
+    path = _tiff(tmp_path / "grey.tif", {258: (8, 8), 262: 1, 277: 2, 338: 1}, data)
+    assert np.abs(read_image(path)[3, 3].astype(int) - (100, 100, 100, 128)).max() <= 1
+
+
 def test_float_greys_are_read_by_their_white_or_refused(tmp_path):
     ramp = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
     Image.fromarray(ramp).save(tmp_path / "one.tif")
@@ -203,6 +279,37 @@ def test_colours_named_by_the_chunks_of_a_png(tmp_path, stored, chunks, toleranc
         np.testing.assert_array_equal(image_pixels(opened), read)
     with Image.open(io.BytesIO(path.read_bytes())) as opened:
         np.testing.assert_array_equal(image_pixels(opened), read)
+
+
+@pytest.mark.parametrize(
+    ("stored", "tags", "profile", "tolerance"),
+    [
+        pytest.param(COLOURS, (1, 13), None, 2, id="sRGB"),
+        pytest.param(WIDE, (12, 13), None, 3, id="Display P3"),
+        pytest.param(np.rint(255 * _pq(_light(BT2020))), (9, 16), None, 12, id="PQ in 8 bits"),
+        pytest.param(
+            COLOURS, (12, 13), ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), 2, id="profile"
+        ),
+    ],
+)
+def test_colours_named_by_the_boxes_of_an_avif(tmp_path, stored, tags, profile, tolerance):
+    picture = Image.fromarray(np.tile(stored.repeat(8, 0)[None], (8, 1, 1)).astype(np.uint8))
+    picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+    path = tmp_path / "picture.avif"
+    picture.save(path, quality=100, subsampling="4:4:4", icc_profile=profile)
+    data = path.read_bytes()
+    at = data.index(b"colrnclx") + 8
+    path.write_bytes(data[:at] + struct.pack(">HH", *tags) + data[at + 4 :])
+    read = read_image(path)
+    assert np.abs(read[4, 4::8, :3].astype(int) - COLOURS).max() <= tolerance
+    assert np.abs(read[..., 3].astype(int) - np.asarray(picture)[..., 3]).max() <= 2
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(image_pixels(opened), read)
+        np.testing.assert_array_equal(image_pixels(opened), read)
+    with Image.open(io.BytesIO(path.read_bytes())) as opened:
+        np.testing.assert_array_equal(image_pixels(opened), read)
+    for cut in range(8, len(data), 97):  # boxes that end early, or claim to be longer, are passed over
+        assert _code_points(data[:cut]) in (None, (1, 13), (2, 2))
 
 
 def test_linear_greys_and_palettes_of_a_png(tmp_path):

@@ -206,6 +206,27 @@ def test_animated_pictures(tmp_path, name):
         assert reader.source_info.duration == Fraction(sum(delays), 1000)
 
 
+@pytest.mark.parametrize(("suffix", "codec", "pixels"), [("apng", "apng", "rgb24"), ("avif", "libsvtav1", "yuv420p")])
+@pytest.mark.parametrize("rate", [24, NTSC, 60])
+def test_delays_of_an_animation_that_are_no_whole_milliseconds(tmp_path, suffix, codec, pixels, rate):
+    count, path = 120, tmp_path / f"moving.{suffix}"
+    with av.open(str(path), "w", format=suffix) as film:
+        stream = film.add_stream(codec, rate=rate, options={"preset": "12"} if codec == "libsvtav1" else {})
+        stream.height, stream.width, stream.pix_fmt = 64, 64, pixels
+        for number in range(count):
+            frame = av.VideoFrame.from_ndarray(numbered_frame(number, 64, 64), format="rgb24").reformat(format=pixels)
+            frame.pts, frame.time_base = number, 1 / Fraction(rate)
+            film.mux(stream.encode(frame))
+        film.mux(stream.encode())
+    with VideoReader(path) as reader:
+        assert (reader.fps, reader.source_info.variable_rate) == (rate, False)
+        assert abs(reader.source_info.duration - count / Fraction(rate)) <= Fraction(1, 1000)
+        assert read_numbers(reader.frames(0, len(reader))) == list(range(count))
+    with VideoReader(path, fps=10) as reader:
+        assert read_numbers(reader.frames(0, len(reader))) == [k * rate // 10 for k in range(len(reader))]
+        assert len(reader) == round(count / rate * 10)
+
+
 @pytest.mark.parametrize("name", ["moving.gif", "moving.webp", "moving.png"])
 def test_animations_in_any_order(tmp_path, name):
     """Pillow goes back in an animated PNG from its last picture only, so the file is begun anew."""

@@ -298,3 +298,36 @@ def test_all_channels_and_bits_of_lossless_sound_are_kept(silent, tmp_path):
         found = np.concatenate([frame.to_ndarray().reshape(-1, 6) for frame in film.decode(audio=0)])
     first = round(0.3137 * RATE)
     assert np.array_equal(found, values[first : first + RATE // 2])
+
+
+def pitches(path):
+    """(codec, the strongest pitch in Hz of each channel), samples side by side: PyAV reads planes past the eighth channel."""
+    with av.open(str(path)) as film:
+        stream, resampler = film.streams.audio[0], av.AudioResampler(format="flt")
+        codec, count = stream.codec_context.codec.canonical_name, stream.codec_context.layout.nb_channels
+        frames = [out for frame in film.decode(stream) for out in resampler.resample(frame)]
+    samples = np.concatenate([frame.to_ndarray().reshape(-1, count) for frame in frames])[RATE // 4 : RATE * 5 // 4]
+    return codec, np.abs(np.fft.rfft(samples * np.hanning(RATE)[:, None], axis=0)).argmax(axis=0).tolist()
+
+
+@pytest.mark.parametrize(
+    ("codec", "layout", "stored"),
+    [("pcm_s16le", "12 channels", "pcm_s16le"), ("flac", "7.1", "flac"), ("libopus", "7.1", "opus")],
+)
+def test_eight_channels_and_more_are_carried(silent, tmp_path, codec, layout, stored):
+    count = av.AudioLayout(layout).nb_channels
+    told = [400 + 150 * channel for channel in range(count)]
+    tone = 0.3 * np.sin(2 * np.pi * np.outer(np.arange(2 * RATE) / RATE, told)).astype(np.float32)
+    with av.open(str(silent)) as film, av.open(str(tmp_path / "a.mkv"), "w") as out:
+        picture = out.add_stream_from_template(film.streams.video[0])
+        stream = out.add_stream(codec, rate=RATE)
+        stream.codec_context.layout = layout
+        for packet in film.demux(video=0):
+            if packet.size:
+                packet.stream = picture
+                out.mux(packet)
+        frame = av.AudioFrame.from_ndarray(tone.reshape(1, -1), format="flt", layout=layout)
+        frame.rate, frame.pts, frame.time_base = RATE, 0, Fraction(1, RATE)
+        out.mux([*stream.encode(frame), *stream.encode()])
+    write_grey(tmp_path / "o.mkv", "ffv1", tmp_path / "a.mkv", 0)
+    assert pitches(tmp_path / "o.mkv") == (stored, told)

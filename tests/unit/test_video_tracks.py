@@ -1,12 +1,13 @@
 """The right track: the film and not its cover, the default sound and not the first; what was passed over is said."""
 
+import struct
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 from av.stream import Disposition
-from film_samples import numbered_frame, read_numbers
+from film_samples import numbered_frame, read_numbers, write_film
 
 from scail2.errors import InputError
 from scail2.video import VideoReader, probe
@@ -104,6 +105,57 @@ def test_a_track_that_cannot_be_decoded_is_passed_over(tmp_path):
     alone.write_bytes(without_jpeg_headers(alone))
     with pytest.raises(InputError, match="no picture can be decoded"):
         VideoReader(tmp_path / "alone.mkv")
+
+
+def _with_clean_aperture(path, width: tuple[int, int], height: tuple[int, int]):
+    """An mp4 of one track whose sample entry says which part of the picture is clean."""
+    data = path.read_bytes()
+    box = struct.pack(">I4s8I", 40, b"clap", *width, *height, 0, 1, 0, 1)
+    at = 0
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
+        at = data.index(name, at) - 4
+        (size,) = struct.unpack_from(">I", data, at)
+        data = data[:at] + struct.pack(">I", size + len(box)) + data[at + 4 :]
+        at += 8
+    end = at - 8 + size
+    path.write_bytes(data[:end] + box + data[end:])  # moov is the last box: no place in the file moves
+
+
+def _with_crop(path, right: int):
+    """A Matroska film with columns cropped, in the place of the unit of its display's size."""
+    data, unit = path.read_bytes(), b"\x54\xb2\x81\x04"
+    assert data.count(unit) == 1
+    path.write_bytes(data.replace(unit, b"\x54\xdd\x81" + bytes([right])))
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("width", [48, 64])
+def test_a_part_that_the_container_has_players_show_is_said(tmp_path, suffix, width):
+    """Nothing is cut off, as nothing was before FFmpeg 7.1; who made the masks may have seen less."""
+    path = write_film(tmp_path / f"film{suffix}", 4)
+    if suffix == ".mp4":
+        _with_clean_aperture(path, (2 * width, 2), (48, 1))
+    else:
+        _with_crop(path, 64 - width)
+    with VideoReader(path) as reader:
+        assert (reader.width, reader.height) == (64, 48)
+        told = [note.message for note in reader.source_info.notes if note.code == "cropped_by_container"]
+        assert read_numbers(reader.frames(0, 4)) == [0, 1, 2, 3]
+    assert told == (["its container shows only 48×48 of its 64×48 pixels: all of them are read"] if width == 48 else [])
+
+
+def test_a_recording_that_lost_its_headers_is_passed_over_and_alone_refused_as_undecodable(tmp_path):
+    """A transport stream that was cut: nothing says how large its pictures are."""
+    head, lost = b"\0\0\1\x67", b"\0\0\1\x6c"  # a sequence's header, made into filling
+    both = write_tracks(tmp_path / "both.ts", [FILM, FILM])
+    both.write_bytes(both.read_bytes().replace(head, lost, 1))
+    with VideoReader(both) as reader:
+        assert "passed over: track 0 (h264" in reader.source_info.notes[0].message
+        assert read_numbers(reader.frames(0, COUNT)) == list(range(COUNT))
+    alone = write_tracks(tmp_path / "alone.ts", [FILM])
+    alone.write_bytes(alone.read_bytes().replace(head, lost))
+    with pytest.raises(InputError, match="no picture can be decoded"):
+        VideoReader(alone)
 
 
 def test_the_cover_of_a_real_file(pytestconfig):

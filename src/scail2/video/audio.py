@@ -14,7 +14,7 @@ import numpy as np
 from scail2.errors import InputError
 from scail2.video import streams
 from scail2.video.opening import decoding_errors, open_sound
-from scail2.video.sound import Damage, check_sound, decoded, sound_source
+from scail2.video.sound import SAMPLE_FORMAT, Damage, check_sound, decoded, frame_of, samples_of, sound_source
 from scail2.video.sound_copy import film_packets, plays_alike, seek_before
 
 logger = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ class AudioCarrier:
             with av.open(io.BytesIO(), "w", format=container_format) as trial:
                 stream = coding.add_to(trial)
                 silence = np.zeros((context.layout.nb_channels, 1024), np.float32)
-                trial.mux(stream.encode(_frame(silence, 0, coding.rate, coding.layout)))
+                trial.mux(stream.encode(frame_of(silence, 0, coding.rate, coding.layout)))
                 trial.mux(stream.encode())
         except (av.error.FFmpegError, ValueError, StopIteration) as error:
             logger.debug("%s: its sound is not %s in %s: %s", self.path, codec, container_format, error)
@@ -172,7 +172,7 @@ class AudioCarrier:
 
     def _decode(self) -> Iterator[av.AudioFrame]:
         """Sound from the film's beginning on, at the target's rate and layout, in step with the clock."""
-        resampler = av.AudioResampler(format="fltp", layout=self._layout, rate=self._rate)
+        resampler = av.AudioResampler(format=SAMPLE_FORMAT, layout=self._layout, rate=self._rate)
         seek_before(self._container, self._source, self._begin)
         for part in decoded(self._container, self._source):
             if isinstance(part, Damage):
@@ -190,7 +190,7 @@ class AudioCarrier:
             if count < size and not last:
                 return
             samples, self._waiting = self._waiting[:, :count], self._waiting[:, count:]
-            frame = _frame(samples, self._encoded, self._rate, self._layout)
+            frame = frame_of(samples, self._encoded, self._rate, self._layout)
             self._encoded += count
             yield from self._target.encode(frame)
         if last:
@@ -212,7 +212,7 @@ class AudioCarrier:
             if start >= wanted:
                 self._extend(np.zeros((self._waiting.shape[0], wanted - end), dtype=np.float32))
                 return
-            samples = self._next.to_ndarray().astype(np.float32, copy=False)
+            samples = samples_of(self._next)
             self._next = None
             self._extend(np.pad(samples[:, max(0, end - start) :], ((0, 0), (max(0, start - end), 0))))
 
@@ -238,10 +238,3 @@ class AudioCarrier:
 
     def _extend(self, samples: np.ndarray) -> None:
         self._waiting = np.concatenate([self._waiting, samples], axis=1)
-
-
-def _frame(samples: np.ndarray, place: int, rate: int, layout: str) -> av.AudioFrame:
-    """Samples float32 (channels, N) as a frame that begins at sample ``place``."""
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
-    frame.rate, frame.pts, frame.time_base = rate, place, Fraction(1, rate)
-    return frame

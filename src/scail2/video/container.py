@@ -21,7 +21,7 @@ import numpy as np
 
 from scail2.errors import InputError
 from scail2.video import colour, packets, rates, remarks, streams
-from scail2.video.headers import check_headers
+from scail2.video.headers import check_headers, shown_part
 from scail2.video.kinds import FileKind
 from scail2.video.opening import decoding_errors, open_container
 from scail2.video.packets import NO_TIME
@@ -59,10 +59,11 @@ class ContainerFrames:
         self._counted = False
         check_headers(path, kind)
         with decoding_errors(path, "opening"):
+            part = shown_part(path, kind)
             self._container = open_container(path)
         try:
             with decoding_errors(path, "reading"):
-                notes = self._choose()
+                notes = self._choose() + remarks.on_shown_part(part)
                 self.info = self._describe(notes)
         except BaseException:
             self.close()
@@ -86,7 +87,8 @@ class ContainerFrames:
         scanned = packets.scan(self._container, films, self.path)
         for index in [stream.index for stream in streams.ranked(films, scanned.tables)]:
             self._stream, self._packets = self._container.streams[index], scanned.tables[index]
-            check_frame_size(self.path, self._stream.codec_context.width, self._stream.codec_context.height)
+            if any(size := (self._stream.codec_context.width, self._stream.codec_context.height)):
+                check_frame_size(self.path, *size)  # a stream that lost its headers has none: it is passed over below
             self._prepare_decoder()
             self._check_complete(scanned.clock_end)
             if self._first_frame():

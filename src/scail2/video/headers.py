@@ -5,6 +5,7 @@ FFmpeg sizes its buffers by these numbers for some codecs and ignores them for o
 """
 
 import io
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from scail2.video.source import MAX_FRAMES, MAX_PIXELS, check_frame_size
 
 _MP4_PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"stbl"}
 _SOUND_ENTRIES = (b"mp4a", b"Opus", b"sowt", b"twos", b"lpcm", b"ac-3", b"ec-3", b"fLaC", b".mp3", b"alac")
+_ENTRY = 78  # bytes of a picture's sample entry before the boxes in it
 # Matroska element numbers (RFC 9559) on the way to a track's size, and the sizes themselves.
 _EBML_PARENTS = {0x18538067, 0x1654AE6B, 0xAE, 0xE0}  # Segment, Tracks, TrackEntry, Video
+_EBML_CROPS = (0x54AA, 0x54BB, 0x54CC, 0x54DD)  # bottom, top, left, right
 _EBML_CLUSTER, _EBML_WIDTH, _EBML_HEIGHT = 0x1F43B675, 0xB0, 0xBA
 _MAX_ELEMENTS = 10_000  # a damaged file can pretend to hold more; what lies behind is not needed
 
@@ -117,7 +120,18 @@ def _mp4_sizes(file: io.BufferedReader, start: int, end: int) -> Iterator[tuple[
 
 def _matroska_sizes(file: io.BufferedReader, end: int) -> Iterator[tuple[int, int]]:
     """(width, height) of each video track."""
-    position, width, height = 0, 0, 0
+    width, height = 0, 0
+    for name, value in _matroska_numbers(file, end):
+        if name in (_EBML_WIDTH, _EBML_HEIGHT):
+            width, height = (value, height) if name == _EBML_WIDTH else (width, value)
+        if width and height:
+            yield width, height
+            width = height = 0
+
+
+def _matroska_numbers(file: io.BufferedReader, end: int) -> Iterator[tuple[int, int]]:
+    """(element, value) of the picture sizes and crops of all tracks, in their order."""
+    position = 0
     for _ in range(_MAX_ELEMENTS):
         file.seek(position)
         head = file.read(12)
@@ -136,13 +150,49 @@ def _matroska_sizes(file: io.BufferedReader, end: int) -> Iterator[tuple[int, in
         if name in _EBML_PARENTS:
             position = body  # walk into it; its end needs no bookkeeping, elements simply follow one another
             continue
-        if name in (_EBML_WIDTH, _EBML_HEIGHT) and size <= 8:
+        if name in (_EBML_WIDTH, _EBML_HEIGHT, *_EBML_CROPS) and size <= 8:
             file.seek(body)
-            value = int.from_bytes(file.read(size), "big")
-            width, height = (value, height) if name == _EBML_WIDTH else (width, value)
-            if width and height:
-                yield width, height
-                width = height = 0
+            yield name, int.from_bytes(file.read(size), "big")
         position = body + size
         if position >= end:
             return
+
+
+def shown_part(path: Path, kind: FileKind) -> tuple[int, int, int, int] | None:
+    """Of a film whose container has players show only a part of its pictures: (width, height) of that part and of the whole
+    as stored; None where all is shown. Said by the clean aperture of mp4 and mov, the cropping of Matroska."""
+    if kind not in (FileKind.MP4, FileKind.MATROSKA):
+        return None
+    with path.open("rb") as file:
+        end = file.seek(0, io.SEEK_END)
+        parts = _mp4_parts(file, 0, end) if kind is FileKind.MP4 else _matroska_parts(file, end)
+        return next(((*part, *whole) for part, whole in parts if part != whole), None)
+
+
+def _mp4_parts(file: io.BufferedReader, start: int, end: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """(width, height) of the clean aperture, in whole pixels, and of the stored picture of each sample entry that has one."""
+    for name, body, stop in _boxes(file, start, end):
+        stop = min(stop, end)
+        if name in _MP4_PARENTS:
+            yield from _mp4_parts(file, body, stop)
+        elif name == b"stsd":
+            for kind, entry, entry_end in _boxes(file, body + 8, stop):
+                file.seek(entry + 24)
+                width, height = struct.unpack(">HH", file.read(4).ljust(4, b"\0"))
+                inner = () if kind in _SOUND_ENTRIES else _boxes(file, entry + _ENTRY, min(entry_end, stop))
+                for clap in (at for box, at, _ in inner if box == b"clap"):
+                    file.seek(clap)
+                    across, across_by, down, down_by = struct.unpack(">4I", file.read(16).ljust(16, b"\0"))
+                    if across_by and down_by and 0 < across // across_by <= width and 0 < down // down_by <= height:
+                        yield (across // across_by, down // down_by), (width, height)
+
+
+def _matroska_parts(file: io.BufferedReader, end: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """The same of a Matroska film, by its first track of pictures."""
+    numbers: dict[int, int] = {}
+    for name, value in _matroska_numbers(file, end):
+        numbers.setdefault(name, value)
+    width, height = numbers.get(_EBML_WIDTH, 0), numbers.get(_EBML_HEIGHT, 0)
+    bottom, top, left, right = (numbers.get(name, 0) for name in _EBML_CROPS)
+    if width > left + right and height > top + bottom:
+        yield (width - left - right, height - top - bottom), (width, height)

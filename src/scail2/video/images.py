@@ -16,9 +16,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from scail2.errors import InputError
 from scail2.files.limits import PIXELS
 from scail2.video import rates
+from scail2.video.avif_colour import avif_conversion
+from scail2.video.colour import ToBytes
 from scail2.video.kinds import FILM_SUFFIXES, PICTURE_SUFFIXES, check_path, identify
-from scail2.video.png_colour import png_conversion
-from scail2.video.profiles import to_srgb
+from scail2.video.png_colour import png_conversion, transparent_value
+from scail2.video.profiles import levels_of, stretched, to_srgb
 from scail2.video.source import MAX_FRAMES, Note, VideoInfo, check_frame_size
 
 # A folder of pictures has no clock; this is the rate the models were trained at.
@@ -29,7 +31,9 @@ _NUMBERED = re.compile(r"(?P<before>.*?)(?P<number>\d+)(?P<behind>\D*)")
 _SQUARE = 0.01
 # Four stops above white, more than a photograph's highlights have; numbers of characters are smaller, too.
 _LARGEST_FLOAT = 16.0
-_MILLISECOND = Fraction(1, 1000)
+# The clock of an animation: an animated png has delays such as 1/30 s, the others whole thousandths.
+_TICKS = {"PNG": 1_000_000}
+_MILLISECONDS = 1000
 # Browsers show frames that ask for 10 ms or less for 100 ms; films made for the web rely on it.
 _MIN_DELAY_MS, _DEFAULT_DELAY_MS = 11, 100
 
@@ -86,11 +90,19 @@ def image_pixels(picture: Image.Image, *, name: object = "the picture") -> np.nd
     with _picture_errors(name):
         check_frame_size(name, *picture.size)
         _check_white(name, picture)
-        shown = png_conversion(picture)  # read from the file, which turning the picture would close
-        pixels = to_srgb(ImageOps.exif_transpose(picture), shown)
+        shown, levels = _conversion(picture), levels_of(picture)  # from the file, which turning the picture would close
+        key, upright = transparent_value(picture), ImageOps.exif_transpose(picture)
+        if key is not None:
+            upright.info["transparency"] = key
+        pixels = to_srgb(upright if levels is None else stretched(upright, levels), shown)
     if pixels.shape[-1] == 4 and (pixels[..., 3] == 255).all():
         pixels = np.ascontiguousarray(pixels[..., :3])
     return pixels
+
+
+def _conversion(picture: Image.Image) -> ToBytes | None:
+    """What the file's own words, which are no profile, demand of its pixels."""
+    return png_conversion(picture) or avif_conversion(picture)
 
 
 def _check_white(name: object, picture: Image.Image) -> None:
@@ -234,16 +246,17 @@ class AnimatedPicture:
                 # An animated png may begin with a still for old viewers that is no part of the animation.
                 self._skipped = 1 if self._picture.info.get("default_image") else 0
                 self._check_animated()
-                self._shown = png_conversion(self._picture)
-                delays = self._delays()
+                self._shown = _conversion(self._picture)
+                ends = np.cumsum(self._delays())
                 self._alpha = self._to_array_at(0).shape[-1] == 4
         except BaseException:
             self.close()
             raise
         self._size = self._picture.size[::-1]
-        self.ticks = np.concatenate([[0], np.cumsum(delays)[:-1]]).astype(np.int64)
-        self.time_base = _MILLISECOND
-        self.end_tick = int(sum(delays))
+        ticks = _TICKS.get(str(self._picture.format), _MILLISECONDS)
+        times = np.rint(ends * (ticks / _MILLISECONDS)).astype(np.int64)
+        self.ticks, self.end_tick = np.concatenate([[0], times[:-1]]), int(times[-1])
+        self.time_base = Fraction(1, ticks)
         timing = rates.describe(self.ticks, self.end_tick, self.time_base)
         codec = str(self._picture.format).lower()
         self.info = _picture_info(path, codec, self, fps=timing.fps, variable=timing.variable)
@@ -257,15 +270,18 @@ class AnimatedPicture:
         if count < 2 and self._picture.format != "GIF":
             raise InputError(f"{self.path}: is a still picture; give a video, an animation or a folder of pictures")
 
-    def _delays(self) -> list[int]:
+    def _delays(self) -> list[float]:
         """Milliseconds per frame. Loading each frame also proves that the file is whole."""
-        delays = []
+        delays: list[float] = []
+        begins: list[float] = []
         for index in range(self._skipped, getattr(self._picture, "n_frames", 1)):
             self._picture.seek(index)
             self._picture.load()
-            delay = round(float(self._picture.info.get("duration") or 0))
-            delays.append(delay if delay >= _MIN_DELAY_MS else _DEFAULT_DELAY_MS)
-        return delays
+            delays.append(float(self._picture.info.get("duration") or 0))
+            begins.append(self._picture.info.get("timestamp") or 0)
+        if self._picture.format == "AVIF":  # Pillow rounds each delay: their sum would run away from the times
+            delays[:-1] = np.diff(begins).tolist()
+        return [delay if round(delay) >= _MIN_DELAY_MS else _DEFAULT_DELAY_MS for delay in delays]
 
     def _to_array_at(self, index: int) -> np.ndarray:
         if index + self._skipped < self._picture.tell():

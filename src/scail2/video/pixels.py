@@ -10,15 +10,19 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from av.video.reformatter import Interpolation as Scaler
 
 from scail2.errors import InputError
-from scail2.video.colour import conversion
+from scail2.video.colour import as_stored, conversion
 from scail2.video.resize import Interpolation, resize_stretch
 
 # Full-resolution chroma and exact rounding: the same bytes on every processor.
 EXACT = Scaler.BICUBIC | Scaler.ACCURATE_RND | Scaler.FULL_CHR_H_INT | Scaler.BITEXACT
 # Luma and chroma of 8 to 16 bits: FFmpeg makes planes of them in a third of the time of packed pixels, the same bytes.
 _TO_PLANES = re.compile(r"(yuvj?4[0-4]{2}p|nv12|nv21|p010|p016)\d*(le|be)?")
+# FFmpeg takes every grey for one of full range, whatever the film says.
+_GREY = re.compile(r"(gray|ya)\d*(le|be)?")
 # Times that a shrunken picture stays larger than it will be: how it looks is decided by what resizes it.
 _SPARE = 2.0
+# Layouts of 16 bits for those of 8.
+_DEEP = {"rgb24": "rgb48le", "rgba": "rgba64le"}
 _UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
 _HD_HEIGHT = 720  # players take untagged video of this height and more for BT.709, smaller for BT.601
 
@@ -145,11 +149,17 @@ class PixelConverter:
         return whole and upright == self._size and _TO_PLANES.fullmatch(frame.format.name) is not None
 
     def _to_rgb(self, frame: av.VideoFrame, layout: str, factor: int = 1) -> np.ndarray:
+        if _GREY.fullmatch(frame.format.name) and int(frame.color_range) == ColorRange.MPEG:
+            grey = _stretched(self._reformatted(frame, _DEEP.get(layout, layout)))
+            return as_stored(grey) if layout in _DEEP else grey
+        if layout == "rgb24" and _TO_PLANES.fullmatch(frame.format.name):
+            layout = "gbrp"
+        return self._reformatted(frame, layout, factor)
+
+    def _reformatted(self, frame: av.VideoFrame, layout: str, factor: int = 1) -> np.ndarray:
         matrix = None
         if int(frame.colorspace) == _UNSPECIFIED:
             matrix = Colorspace.ITU709 if frame.height >= _HD_HEIGHT else Colorspace.ITU601
-        if layout == "rgb24" and _TO_PLANES.fullmatch(frame.format.name):
-            layout = "gbrp"
         converted = self._reformatter.reformat(
             frame,
             width=frame.width // factor,
@@ -161,6 +171,13 @@ class PixelConverter:
             threads=1,
         )
         return _of_planes(converted) if layout == "gbrp" else converted.to_ndarray()
+
+
+def _stretched(picture: np.ndarray) -> np.ndarray:
+    """Grey of limited range in uint16 RGB(A): 16 … 235 (of eight bits, the rest is their fractions) become black and white."""
+    share = (picture[..., :3] / 256.0 - 16) / 219
+    picture[..., :3] = np.rint(np.clip(share, 0, 1) * 65_535)
+    return picture
 
 
 def _of_planes(frame: av.VideoFrame) -> np.ndarray:

@@ -1,16 +1,20 @@
-"""The colours of a PNG that says by its own chunks, not by a profile, what they are: cICP, sRGB, gAMA and cHRM."""
+"""The colours of a PNG that says by its own chunks, not by a profile, what they are: cICP, sRGB, gAMA and cHRM; and its
+transparent value."""
 
 import io
 import os
-from typing import IO
+from collections.abc import Callable
+from typing import IO, TypeVar
 
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from scail2.video.colour import ToBytes, as_stored, conversion, measured_conversion
 
+Found = TypeVar("Found")
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_CHUNKS = 1000
+_DEPTH = 24  # where the header has the bits of a value
 _CHROMATICITIES = 8
 _SMALLEST = 1e-3  # exponents and chromaticities below are damage
 
@@ -46,20 +50,43 @@ def _primaries(picture: Image.Image) -> tuple[tuple[float, float], ...] | None:
     return (red, green, blue, pairs[0]) if abs(area) > _SMALLEST else None
 
 
+def transparent_value(picture: Image.Image) -> int | tuple[int, ...] | None:
+    """The value that a PNG without alpha means by transparent, in the steps of the pixels that Pillow gives: it keeps the
+    file's own, of 2, 4 or 16 bits. None where there is none, or Pillow's is right."""
+    key = picture.info.get("transparency")
+    if picture.format != "PNG" or not isinstance(key, int | tuple):
+        return None
+    bits = _read(picture, _bits)
+    if picture.mode == "L" and bits in (2, 4) and isinstance(key, int):
+        return key * 255 // (2**bits - 1)
+    return tuple(value >> 8 for value in key) if bits == 16 and isinstance(key, tuple) else None
+
+
 def _code_points(picture: Image.Image) -> tuple[int, int] | None:
-    """Primaries and transfer of a cICP chunk. Pillow passes over it, so it is read from the picture's file."""
+    """Primaries and transfer of a cICP chunk."""
+    return _read(picture, _cicp)
+
+
+def _read(picture: Image.Image, read: Callable[[IO[bytes]], Found | None]) -> Found | None:
+    """What Pillow passes over, from the picture's file."""
     if not isinstance(picture, PngImageFile):
         return None
     if picture.fp is not None:
         here = picture.fp.tell()
         try:
-            return _cicp(picture.fp)
+            return read(picture.fp)
         finally:
             picture.fp.seek(here)
     if picture.filename and os.path.isfile(picture.filename):
         with open(picture.filename, "rb") as file:
-            return _cicp(file)
+            return read(file)
     return None
+
+
+def _bits(file: IO[bytes]) -> int | None:
+    file.seek(_DEPTH)
+    value = file.read(1)
+    return value[0] if value else None
 
 
 def _cicp(file: IO[bytes]) -> tuple[int, int] | None:

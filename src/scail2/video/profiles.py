@@ -8,6 +8,8 @@ from PIL import Image, ImageCms
 from scail2.video.colour import ToBytes
 
 _WIDE_GREY = ("I", "F")  # and I;16 in every byte order
+# Of TIFF: how many bits a value has, and what it means.
+_BITS, _MEANING, _ZERO_IS_WHITE = 258, 262, 0
 # A profile that moves no colour of a lattice by more than this is sRGB, whatever it is called.
 _SAME = 2
 _LATTICE = (
@@ -25,14 +27,41 @@ def to_srgb(picture: Image.Image, shown: ToBytes | None = None) -> np.ndarray:
     every mode (palette, grey of 8 and 16 bits, CMYK, Lab). A profile that is broken or belongs to another kind of picture
     is ignored, as every viewer does. ``shown`` is what other words of the file demand, in the place of a profile.
     """
+    if picture.mode == "La":  # premultiplied grey, which Pillow turns into nothing else
+        picture = picture.convert("LA")
     profile = _profile(picture) if shown is None else None
     if picture.mode in _WIDE_GREY or picture.mode.startswith("I;16"):
-        return _wide_grey(picture, profile, shown)
+        grey, key = _wide_grey(picture, profile, shown), picture.info.get("transparency")
+        if not isinstance(key, int):
+            return grey
+        return np.dstack([grey, np.where(np.asarray(picture) == key, 0, 255).astype(np.uint8)])
     alpha = np.array(picture.convert("RGBA").getchannel("A")) if picture.has_transparency_data else None
     colours = _colours(picture, profile)
     if shown is not None:
         colours = shown(colours.astype(np.uint16) * 257)
     return colours if alpha is None else np.dstack([colours, alpha])
+
+
+def levels_of(picture: Image.Image) -> tuple[int, int] | None:
+    """The stored values that are black and white in a TIFF's grey of up to 16 bits, where these are not 0 and 65535.
+
+    Pillow gives 12 bits as they are, and 16 bits whose zero is white as a negative. To be asked before the picture is turned.
+    """
+    if picture.format != "TIFF" or not picture.mode.startswith("I;16"):
+        return None
+    tags = getattr(picture, "tag_v2", {})
+    white = 2 ** int((tags.get(_BITS) or (16,))[0]) - 1
+    levels = (white, 0) if tags.get(_MEANING) == _ZERO_IS_WHITE else (0, white)
+    return None if levels == (0, 65_535) else levels
+
+
+def stretched(picture: Image.Image, levels: tuple[int, int]) -> Image.Image:
+    """Grey of up to 16 bits with these values (`levels_of`) as black 0 and white 65535."""
+    black, white = levels
+    values = np.clip((np.asarray(picture).astype(np.float64) - black) / (white - black), 0, 1)
+    grey = Image.fromarray(np.rint(values * 65_535).astype(np.uint16))
+    grey.info = picture.info  # its profile is there
+    return grey
 
 
 def _profile(picture: Image.Image) -> ImageCms.ImageCmsProfile | None:
@@ -59,8 +88,8 @@ def _colours(picture: Image.Image, profile: ImageCms.ImageCmsProfile | None) -> 
     if picture.mode == "CMYK":
         plain = picture.convert("RGB")
         return _applied(picture, profile, plain) if profile is not None and space == "CMYK" else np.array(plain)
-    if picture.mode in ("1", "L", "LA", "La"):
-        grey = picture.convert("LA").getchannel("L") if picture.mode in ("LA", "La") else picture.convert("L")
+    if picture.mode in ("1", "L", "LA"):
+        grey = picture.getchannel("L") if picture.mode == "LA" else picture.convert("L")
         if profile is not None and space == "GRAY":
             return _applied(grey, profile, grey.convert("RGB"))
         plain = grey.convert("RGB")

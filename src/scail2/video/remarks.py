@@ -29,6 +29,15 @@ def on_picture(first: av.VideoFrame, field_order: int, pixel_aspect: Fraction, s
     return notes
 
 
+def on_shown_part(part: tuple[int, int, int, int] | None) -> list[Note]:
+    """A note where the container has players show less than is stored; see `headers.shown_part`."""
+    if part is None:
+        return []
+    sentence = "its container shows only {}×{} of its {}×{} pixels: all of them are read".format(*part)
+    fix = "to cut them off, encode it anew with FFmpeg 7.1 or later: ffmpeg -i IN -crf 12 OUT.mp4"
+    return [Note(code="cropped_by_container", message=sentence, fix=fix)]
+
+
 def on_gaps(gaps: list[tuple[Fraction, Fraction]]) -> list[Note]:
     """A note where the film stands still for long; each gap is (seconds after its beginning, seconds it lasts)."""
     if not gaps:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import av
+import numpy as np
 
 from scail2.errors import InputError
 from scail2.video import streams
@@ -22,6 +23,9 @@ logger = logging.getLogger(__name__)
 # These carry checksums of their samples, which FFmpeg looks at only when told to.
 _CHECKED_CODECS = {"flac", "wavpack", "tta", "tak", "ape", "truehd", "mlp", "ac3", "eac3"}
 _SHOWN_PLACES = 3
+# How samples are handed to PyAV and taken from it: channels side by side. Of sound whose channels lie apart (fltp) it looks for
+# a ninth plane behind the eighth, and the process dies.
+SAMPLE_FORMAT = "flt"
 # What files of sound alone are called, by the first of FFmpeg's names of their form.
 _SUFFIXES = {
     "wav": ".wav",
@@ -93,6 +97,18 @@ def decoded(container: av.container.InputContainer, stream) -> Iterator[av.Audio
             yield Damage(clock, stop)
             continue
         yield from frames
+
+
+def samples_of(frame: av.AudioFrame) -> np.ndarray:
+    """The samples of a frame in `SAMPLE_FORMAT`: float32 (channels, N)."""
+    return frame.to_ndarray().reshape(-1, frame.layout.nb_channels).T
+
+
+def frame_of(samples: np.ndarray, place: int, rate: int, layout: str) -> av.AudioFrame:
+    """Samples float32 (channels, N) as a frame that begins at sample ``place``."""
+    frame = av.AudioFrame.from_ndarray(samples.T.reshape(1, -1), format=SAMPLE_FORMAT, layout=layout)
+    frame.rate, frame.pts, frame.time_base = rate, place, Fraction(1, rate)
+    return frame
 
 
 def sound_source(path: str | os.PathLike) -> SoundSource | None:

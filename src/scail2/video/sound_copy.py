@@ -10,7 +10,7 @@ import av
 import numpy as np
 
 from scail2.video.opening import open_sound
-from scail2.video.sound import Damage, decoded
+from scail2.video.sound import SAMPLE_FORMAT, Damage, decoded, samples_of
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def _film_of(
 def _opening(container: av.container.InputContainer, stream: av.AudioStream, begin: Fraction) -> tuple[int, int, Array]:
     """Rate, the first sample from ``begin`` seconds on, counted from there, and what is heard then: float32 (channels, N)."""
     rate = stream.codec_context.sample_rate
-    resampler = av.AudioResampler(format="fltp")
+    resampler = av.AudioResampler(format=SAMPLE_FORMAT)
     parts: list[Array] = []
     first = 0
     following: int | None = None
@@ -120,7 +120,7 @@ def _opening(container: av.container.InputContainer, stream: av.AudioStream, beg
             following = place + frame.samples
             if following <= 0:
                 continue
-            parts.append(frame.to_ndarray()[:, max(0, -place) :])
+            parts.append(samples_of(frame)[:, max(0, -place) :])
             first = max(0, place) if len(parts) == 1 else first
         if sum(each.shape[1] for each in parts) >= _COMPARED * rate:
             break

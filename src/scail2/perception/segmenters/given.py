@@ -22,6 +22,7 @@ from scail2.perception.segmenters.snapping import (
     PALETTE,
     PALETTE_NAMES,
     PaletteSnapper,
+    near_characters,
     near_palette,
     too_dark,
 )
@@ -39,6 +40,10 @@ _WINDOW = 16
 _GREY_SPREAD, _GREY_SLACK = 24, 0.001
 # No noise of a codec takes them this far apart; so many pixels of one frame make a colour file, stray ones do not.
 _COLOUR_SPREAD, _COLOUR_PIXELS = 96, 4
+# The share of a palette's pixels that even lossy coding leaves near its colours.
+_IN_PALETTE = 0.98
+# The same where coded colours also run into what lies under transparency.
+_SMEARED = 0.8
 
 
 def nearest_cover(array: np.ndarray, height: int, width: int, *, letterbox: bool = False) -> np.ndarray:
@@ -153,6 +158,7 @@ class MaskKind(Enum):
     """What the frames of a mask file say who is where with."""
 
     PALETTE = auto()
+    PAINT = auto()  # the palette's colours on transparency, which may be either background
     GREY = auto()
     ALPHA = auto()
 
@@ -167,31 +173,49 @@ def _coloured(rgb: np.ndarray) -> bool:
 
 def _in_palette(rgb: np.ndarray) -> bool:
     """Whether nearly all pixels are near a palette colour."""
-    return bool(near_palette(rgb).mean() > 0.98)
+    return bool(near_palette(rgb).mean() > _IN_PALETTE)
+
+
+def _is_paint(frames: np.ndarray, *, lossy: bool) -> bool:
+    """Whether what covers in frames uint8 (T, H, W, 4) is nearly all in colours of characters, as no picture cut out is."""
+    covering = frames[frames[..., 3] > MATTE_LEVEL]
+    share = near_characters(covering[:, :3], lossy=lossy).mean()
+    return bool(share > (_SMEARED if lossy else _IN_PALETTE))
 
 
 def _kind(mask: AlignedMask) -> MaskKind:
     """What a file is, by its first frames that tell: a character may show late, and may be very small."""
-    kind, peak = MaskKind.GREY, 0
+    kind, peak, sees_through = MaskKind.GREY, 0, False
     for start in range(0, len(mask), _WINDOW):
         frames = mask.frames(start, min(start + _WINDOW, len(mask)))
-        if frames.shape[-1] == 4 and frames[..., 3].min() < 255:
-            return MaskKind.ALPHA
+        if frames.shape[-1] == 4 and (sees_through or frames[..., 3].min() < 255):
+            if (frames[..., 3] > MATTE_LEVEL).any():
+                return MaskKind.PAINT if _is_paint(frames, lossy=mask.lossy) else MaskKind.ALPHA
+            sees_through = True
+            continue
         peak = max(peak, int(frames[..., :3].max()))
         if _coloured(frames):
             kind = MaskKind.PALETTE
         # Pictures of a cut-out may fill whole frames before their transparency begins.
         if kind is MaskKind.PALETTE and (frames.shape[-1] == 3 or _in_palette(frames[..., :3])):
             break
+    if sees_through:
+        return MaskKind.ALPHA
     if kind is MaskKind.GREY and 0 < peak <= MATTE_LEVEL:
         raise InputError(too_dark(f"the mask {mask.path}", peak))
     return kind
 
 
+def _painted(mask: AlignedMask, kind: MaskKind, start: int, stop: int) -> np.ndarray:
+    """A palette's frames uint8 (T, H, W, 3), black where nothing covers."""
+    frames = mask.frames(start, stop)
+    return frames[..., :3] * (frames[..., 3:] > MATTE_LEVEL) if kind is MaskKind.PAINT else frames[..., :3]
+
+
 def _matte_level(mask: AlignedMask, kind: MaskKind, start: int, stop: int) -> np.ndarray:
     """A matte's coverage uint8 (T, H, W): its alpha channel, or its grey. Raises `InputError` for colours."""
     frames = mask.frames(start, stop)
-    if kind is MaskKind.ALPHA:
+    if kind in (MaskKind.ALPHA, MaskKind.PAINT):
         return frames[..., 3]
     if kind is MaskKind.PALETTE or _coloured(frames):
         raise InputError(
@@ -247,8 +271,8 @@ class GivenMasks:
         aligned = [AlignedMask(open_mask(path, fps, len(frames)), frames, fps, self.original) for path in self.paths]
         recorder = TrackRecorder(directory, height=frames.height, width=frames.width)
         kinds = [_kind(mask) for mask in aligned]
-        if kinds == [MaskKind.PALETTE]:
-            return self._palette(aligned[0], recorder, progress)
+        if kinds in ([MaskKind.PALETTE], [MaskKind.PAINT]):
+            return self._palette(aligned[0], kinds[0], recorder, progress)
         count = prompts.characters if prompts is not None else None
         mattes = list(zip(aligned, kinds, strict=True))
         if count is not None and len(mattes) == 1 and count > 1:
@@ -258,12 +282,12 @@ class GivenMasks:
     def _resized(self, labels: np.ndarray, recorder: TrackRecorder) -> np.ndarray:
         return nearest_cover(labels, recorder.height, recorder.width, letterbox=self.letterbox)
 
-    def _palette(self, mask: AlignedMask, recorder: TrackRecorder, progress) -> TrackedMasks:
+    def _palette(self, mask: AlignedMask, kind: MaskKind, recorder: TrackRecorder, progress) -> TrackedMasks:
         total = len(mask)
         snapper = PaletteSnapper(lossy=mask.lossy, where=f"the mask {mask.path}")
         windows = [(start, min(start + _WINDOW, total)) for start in range(0, total, _WINDOW)]
         for start, stop in windows:
-            snapper.learn(mask.frames(start, stop)[..., :3])
+            snapper.learn(_painted(mask, kind, start, stop))
         counts, white = np.zeros(len(PALETTE), np.int64), np.zeros(total, bool)
         # Rows of the palette: black, white, then the slots in their order.
         numbers = np.zeros(len(PALETTE), np.uint8)
@@ -271,7 +295,7 @@ class GivenMasks:
             if slot is not None:
                 numbers[2 + BINDING_SLOTS.index(slot)] = number
         for start, stop in windows:
-            rows = snapper.snap(mask.frames(start, stop)[..., :3], start)
+            rows = snapper.snap(_painted(mask, kind, start, stop), start)
             counts += np.bincount(rows.ravel(), minlength=len(PALETTE))
             white[start:stop] = (rows == 1).sum(axis=(1, 2)) > (rows == 0).sum(axis=(1, 2))
             recorder.add(self._resized(numbers[rows], recorder))
@@ -286,7 +310,7 @@ class GivenMasks:
             "given palette",
             slots=self.slots,
             names=["" if slot is None else slot.colour for slot in self.slots],
-            background=PALETTE_NAMES[is_white],
+            background=PALETTE_NAMES[is_white] if kind is MaskKind.PALETTE else None,
             warnings=[*mask.warnings, *_strays(mask.path, white, is_white), *snapper.warnings(mask.path.name)],
         )
 

@@ -23,6 +23,8 @@ MATTE_LEVEL = 127
 """What is brighter than this in a grey or alpha matte is the character."""
 # A channel this far from a palette value may still be that colour. Lossy codecs stray further than brushes.
 NOISE, LOSSY_NOISE = 48, 72
+# Cut-outs of bright cartoons keep further from the pure colours than this.
+_CLOSE = 16
 # Channels of a square of 3x3 pixels within this are one colour: enlarging makes few such squares between two others.
 _FLAT = 24
 # Share of a frame's pixels that may be in such squares of no palette colour before the file is refused.
@@ -57,6 +59,12 @@ def nearest(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def near_palette(rgb: np.ndarray) -> np.ndarray:
     """bool (...): which pixels of rgb uint8 (..., 3) a lossy codec may have made of a palette colour."""
     return nearest(rgb)[1] <= LOSSY_NOISE
+
+
+def near_characters(rgb: np.ndarray, *, lossy: bool) -> np.ndarray:
+    """bool (...): which pixels of rgb uint8 (..., 3) have the colour of a character; ``lossy``: a codec may have moved them."""
+    rows, distance = nearest(rgb)
+    return (rows >= len(PALETTE) - len(BINDING_SLOTS)) & (distance <= (LOSSY_NOISE if lossy else _CLOSE))
 
 
 def too_dark(where: str, peak: int) -> str:
