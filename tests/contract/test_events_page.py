@@ -12,13 +12,13 @@ PAGE = Path(__file__).parents[2] / "docs" / "quickstart.md"
 
 
 def emitted() -> set[str]:
-    """Names that the source gives to `Journal.emit`, itself or by `RunDirectory._work`, whose last argument is one."""
+    """Names that the source gives to `Journal.emit` or `RunEvent.now`, or to `RunDirectory._work` as its last argument."""
     names = set()
     for path in Path(scail2.runs.__file__).parent.glob("*.py"):
         for call in ast.walk(ast.parse(path.read_text())):
             if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.args):
                 continue
-            given = {"emit": call.args[0], "_work": call.args[-1]}.get(call.func.attr)
+            given = {"emit": call.args[0], "now": call.args[0], "_work": call.args[-1]}.get(call.func.attr)
             if isinstance(given, ast.Constant):
                 names.add(given.value)
     return names

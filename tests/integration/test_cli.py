@@ -99,6 +99,16 @@ def test_replace_with_json_events_reports_steps_segments_and_drift(tmp_path, mod
     assert RunDirectory.open("kept").request.mode == "replacement"
 
 
+def test_the_events_of_a_preview_are_a_line_each_and_end_with_what_it_made(job, model, capsys):
+    assert call("animate", *given(model, "--output", "film.mkv", "--preview", "--json")) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert all({"event", "time"} <= line.keys() for line in lines)
+    assert [line["event"] for line in lines].count("segment_finished") == 1
+    assert lines[-1]["event"] == "preview_finished"
+    assert Path(lines[-1]["film"]).samefile("film.preview/small.mp4")
+    assert len(VideoReader(lines[-1]["film"])) == lines[-1]["frames"] == 9
+
+
 def test_a_refused_plan_has_a_contact_sheet_in_which_the_reason_is_seen(tmp_path, model, monkeypatch, capsys):
     make_material(tmp_path, characters=2)
     monkeypatch.chdir(tmp_path)

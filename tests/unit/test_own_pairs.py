@@ -311,6 +311,10 @@ def test_lists_and_folders_say_the_same(tmp_path):
         ('{"driving": "a.mkv"}', "no target video is named"),
         ('{"target": "gone.mkv"}', "there is no target"),
         ('{"target": "target.mkv", "colour": "red"}', "there is no column 'colour'"),
+        (
+            '{"target": "target.mkv", "name": "ü"}',
+            "'ü' is no name, which has letters from A to Z or digits: say one with --name",
+        ),
         ('{"target": "target.mkv", "consent": "maybe"}', "consent must be one of"),
         ('{"target": "target.mkv", "offset": 1}', "no driving video"),
         ('{"target": "target.mkv", "driving": "target.mkv"}', "are one file"),

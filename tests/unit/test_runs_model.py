@@ -1,10 +1,13 @@
 """The model of a run: what identifies it, wherever its parameters are kept."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from accelerate import cpu_offload
-from run_material import make_request
+from run_material import make_request, save_lora, save_model
+from safetensors.torch import load_file, save_file
 from tiny import SIZE, bare_pipeline, tiny_pipeline
 
 from scail2 import load_pipeline
@@ -101,3 +104,25 @@ def test_runs_of_earlier_versions_keep_float32_and_named_formats_are_not_kept(tm
     del earlier["unasked_dtype"]
     write_sealed(tmp_path / "model.json", earlier)
     assert ModelHandle(request, folder=tmp_path).pipe.transformer.dtype == torch.float32
+
+
+def test_another_lora_in_the_place_of_a_run_s_own_is_named_beside_the_model(tmp_path):
+    model, lora = save_model(tmp_path / "model"), save_lora(tmp_path / "adapter.safetensors")
+    plain = make_request(tmp_path, frames=9, num_inference_steps=1, model=str(model), device="cpu")
+    run = RunDirectory.create(tmp_path / "film.run", plain.with_changes(lora=(f"{lora}:0.5",)))
+    run.execute()
+    kept = lora.read_bytes()
+    save_file({name: tensor * 2 for name, tensor in load_file(lora).items()}, lora)
+    told = f"The model {model} or a LoRA on it ({lora}) has changed since this run began; put the old one back"
+    for refused in (run.resume, lambda: run.rerender(0)):
+        with pytest.raises(InputError, match=re.escape(told)):
+            refused()
+    lora.write_bytes(kept)
+    run.resume()
+    without = RunDirectory.create(tmp_path / "film.run", plain)
+    without.execute()
+    with torch.no_grad():
+        other = load_pipeline(model)
+        other.transformer.proj_out.bias[0] += 1
+    with pytest.raises(InputError, match=re.escape(f"The model {model} has changed since this run began")):
+        without.resume(other)

@@ -95,3 +95,40 @@ def test_the_command_line_names_the_command(tmp_path, pipe, capsys):
         main(["resume", str(run.path), "--driving", str(tmp_path / "elsewhere" / "nothing.mkv")])
     assert exit_.value.code == 2
     assert isinstance(RunDirectory.open(run.path).request, AnimationRequest)
+
+
+def executed(run, pipe):
+    events = []
+    run.execute(pipe, events=lambda event: events.append((event.name, event.facts.get("stage"))))
+    return events
+
+
+def test_a_run_that_moved_with_its_film_knows_it_and_no_copy_of_it(tmp_path, pipe):
+    (tmp_path / "before").mkdir()
+    first = RunDirectory.create(tmp_path / "before" / "film.run", make_request(tmp_path / "before", frames=9))
+    first.execute(pipe)
+    film = first.request.output.read_bytes()
+    (tmp_path / "before").rename(tmp_path / "after")
+    request = make_request(tmp_path / "after", frames=9)
+    assert request.output.read_bytes() == film
+    run = RunDirectory.create(tmp_path / "after" / "film.run", request)
+    names = executed(run, pipe)
+    assert ("stage_skipped", "output") in names
+    assert ("segment_started", None) not in names
+    assert run.status().state == "finished"
+    # A kept copy is somebody's, though its content is the run's.
+    copy = request.output.with_name(f"kept{request.output.suffix}")
+    copy.write_bytes(film)
+    with pytest.raises(InputError, match="exists and is not the film that this run wrote there"):
+        RunDirectory.create(run.path, request.with_changes(output=copy))
+    RunDirectory.create(run.path, request.with_changes(seed=5)).execute(pipe)
+    changed = request.output.read_bytes()
+    assert changed != film == copy.read_bytes()
+    # The same places through a link.
+    (tmp_path / "link").symlink_to(tmp_path / "after")
+    linked = request.with_changes(seed=5, output=tmp_path / "link" / request.output.name)
+    through = RunDirectory.create(tmp_path / "link" / "film.run", linked)
+    assert ("stage_skipped", "output") in executed(through, pipe)
+    request.output.write_bytes(changed + b"another's now")
+    with pytest.raises(InputError, match="exists and is not the film that this run wrote there"):
+        RunDirectory.create(through.path, linked)

@@ -200,6 +200,9 @@ def test_why_motion_could_not_be_measured_is_told(film):
     found = judge(report_on(frames, frames, mask, errors=errors))
     assert found.unmeasured == {Measure.MOTION_ERROR: "nobody there"}
     assert "motion error: could not be measured (nobody there)" in found.lines()
+    for errors, told in (((1.0,), "only 1 frame could be compared"), ((1.0, 1.0), "only 2 frames could be compared")):
+        few = [MotionError(frames=tuple(range(len(errors))), errors=errors), MotionError(), MotionError()]
+        assert judge(report_on(frames, frames, mask, errors=few)).unmeasured == {Measure.MOTION_ERROR: told}
 
 
 def test_measures_behind_a_gap_are_not_judged(film):

@@ -109,7 +109,6 @@ def rehearse(request: AnimationRequest, run_dir: Path, *, overwrite: bool, as_js
 def show_preview(request: AnimationRequest, run_dir: Path, *, overwrite: bool, as_json: bool) -> None:
     """Renders a few small frames beside the run, which is not touched, and says what the whole will take."""
     from scail2.cli.progress import run_events
-    from scail2.cli.terminal import write_json
     from scail2.runs import RunDirectory
     from scail2.runs.preview import render_preview
 
@@ -119,8 +118,6 @@ def show_preview(request: AnimationRequest, run_dir: Path, *, overwrite: bool, a
     RunDirectory.check(run_dir, request, overwrite=True)  # nothing is written to the output
     with run_events(as_json) as events:
         made = render_preview(run_dir, request, overwrite=overwrite, events=events)
-    if as_json:
-        write_json(made.to_json())
     for line in made.told():
         console.say(line)
 

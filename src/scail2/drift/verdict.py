@@ -141,7 +141,8 @@ def _unmeasured(segments: list[SegmentDrift]) -> Iterator[tuple[Measure, str]]:
     compared = sum(len(each.errors) for each in errors)
     if errors and compared < _FRAMES_COMPARED:
         reasons = [each.reason for each in errors if each.reason]
-        yield Measure.MOTION_ERROR, reasons[0] if reasons else f"only {compared} frames could be compared"
+        told = "1 frame" if compared == 1 else f"{compared} frames"
+        yield Measure.MOTION_ERROR, reasons[0] if reasons else f"only {told} could be compared"
 
 
 def _drift(segment: SegmentDrift, start: int) -> Worst | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, Self
 
 from scail2.errors import InputError
 from scail2.files.documents import parse_json
@@ -23,6 +23,11 @@ class RunEvent:
     name: str
     time: str
     facts: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def now(cls, name: str, facts: dict[str, Any]) -> Self:
+        """One that happens at this moment."""
+        return cls(name=name, time=datetime.now(UTC).isoformat(timespec="milliseconds"), facts=facts)
 
     def to_json(self) -> dict[str, Any]:
         """``{"event": name, "time": ISO 8601, ...facts}``."""
@@ -47,8 +52,7 @@ class Journal:
     def emit(self, event: str, /, **facts: Any) -> None:
         """Records one event durably (steps and progress are only passed on)."""
         with self._one_at_a_time:
-            now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            entry = RunEvent(name=event, time=now, facts=facts)
+            entry = RunEvent.now(event, facts)
             if event not in TRANSIENT:
                 self._append(json_bytes(entry.to_json()))
             if self._listener is not None:

@@ -1,5 +1,6 @@
 """Which stage of a run was last made from what, and what came of it: ``stages.json``."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,11 @@ def _take(index: int) -> str:
 
 def _version(record: SegmentRecord) -> str:
     return f"{record.key} {record.state}"
+
+
+def _is_at(entry: Mapping[str, Any], place: Mapping[str, str]) -> bool:
+    """Whether the entry is of a film at that place, by either of the place's names (earlier versions noted the path only)."""
+    return any(entry.get(name) == value for name, value in place.items())
 
 
 class StageLedger:
@@ -89,7 +95,16 @@ class StageLedger:
         """Notes what is about to stand at ``path``: from then on it is this run's, wherever its films go later."""
         stage = f"film {path}"
         before = self._stages.get(stage, {}).get("sha256")  # stands there until the new one has its name
-        self.record(stage, "", path=str(path), sha256=sha256, before=before)
+        self.record(stage, "", **self._place(path), sha256=sha256, before=before)
+
+    def record_film(self, stage: str, key: str, path: Path) -> None:
+        """Notes that the stage wrote the film that stands at ``path``."""
+        self.record(stage, key, **self._place(path), sha256=hash_file(path))
+
+    def _place(self, path: Path) -> dict[str, str]:
+        """Where a film is, by itself and as seen from the run, which tells it after both were moved or through a link."""
+        film = os.path.join(os.path.realpath(path.parent), path.name)
+        return {"path": str(path), "beside": os.path.relpath(film, os.path.realpath(self._path.parent))}
 
     def note_stale(self, segments: Mapping[int, SegmentRecord]) -> None:
         """Notes which segments the request, as it is now, would have rendered again."""
@@ -117,7 +132,8 @@ class StageLedger:
         """Whether what stands at ``path`` is what this run wrote there, or what it was asked to write over."""
         if not stands(path):
             return True
-        noted = [entry for entry in self._stages.values() if entry.get("path") == str(path)]
+        place = self._place(path)
+        noted = [entry for entry in self._stages.values() if _is_at(entry, place)]
         known = [entry.get(name) for entry in noted for name in ("sha256", "before")]
         found = self._stages.get(_ASKED, {}).get("found")
         known += [found.get(str(path))] if isinstance(found, dict) else []
@@ -126,6 +142,6 @@ class StageLedger:
     def wrote(self, stage: str, path: Path) -> bool | None:
         """Whether the file at ``path`` is the one that the stage wrote; None when there is none, or it was not made."""
         entry = self._stages.get(stage)
-        if entry is None or entry.get("path") != str(path) or not stands(path):
+        if entry is None or not _is_at(entry, self._place(path)) or not stands(path):
             return None
         return entry.get("sha256") == hash_file(path)

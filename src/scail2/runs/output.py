@@ -89,7 +89,7 @@ class OutputStage:
                 writer.write(chunk)
                 done += len(chunk)
                 self.journal.emit("output_progress", done=done, total=plan.total)
-        self.ledger.record(name, key, path=str(path), sha256=hash_file(path))
+        self.ledger.record_film(name, key, path)
         self.journal.emit("stage_finished", stage=name, path=str(path), frames=plan.total)
 
     def _film(self, frames: JoinedFrames) -> Iterator[np.ndarray]:

@@ -26,7 +26,7 @@ from scail2.request.animation import AlphaMask, AnimationRequest
 from scail2.request.masks import Reframe
 from scail2.runs.budgeting import STAGES
 from scail2.runs.directory import REQUEST, RunDirectory
-from scail2.runs.journal import Listener
+from scail2.runs.journal import Listener, RunEvent
 from scail2.runs.layout import keep_apart
 from scail2.runs.masking import TRACKS, set_masks_aside
 from scail2.runs.model import PipelineCache
@@ -93,7 +93,8 @@ def render_preview(
     """Renders a run's first frames at a small size, beside its run directory, which is only read.
 
     Masks are made for the whole clip, as the run would make them, or taken from the run as they are painted now. The
-    preview's own, from which the run's differ since they were taken, move to its ``superseded/``.
+    preview's own, from which the run's differ since they were taken, move to its ``superseded/``. Events are those of both
+    of its runs, then ``preview_finished`` with what was made.
 
     Raises:
         InputError: whatever the run would be refused for.
@@ -113,7 +114,7 @@ def render_preview(
         staging.publish()
     timings = SegmentStore(small.path).known(0).timings
     whole_seconds, counted = _whole_seconds(whole, prepared, timings)
-    return Preview(
+    made = Preview(
         sheet=sheet,
         film=smaller.output,
         masks=whole_dir / "masks",
@@ -124,6 +125,9 @@ def render_preview(
         whole_seconds=whole_seconds,
         counted=counted,
     )
+    if events is not None:
+        events(RunEvent.now("preview_finished", made.to_json()))
+    return made
 
 
 def _take_prepared(run: Path, whole: Path, note: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from scail2.errors import InputError
 from scail2.files.documents import Between, DocumentError
 from scail2.files.storage import is_present
+from scail2.files.user_paths import split_lora
 from scail2.request import values
 from scail2.request.animation import AnimationRequest
 from scail2.runs.budgeting import note_outcome
@@ -115,9 +116,15 @@ class RunTask:
             )
         if not self.model.unchanged_since(self.folder):
             raise InputError(
-                f"The model {self.request.model or 'embedded in scail2'} has changed since this run began; put the old one "
-                "back, or run the original command again to render everything anew."
+                f"The model {self._told_model()} has changed since this run began; put the old one back, or run the original "
+                "command again to render everything anew."
             )
+
+    def _told_model(self) -> str:
+        """What a run knows its model by: the model's name, and the LoRAs, whose content is part of it."""
+        name = self.request.model or "embedded in scail2"
+        loras = ", ".join(split_lora(each)[0] for each in self.request.lora)
+        return f"{name} or a LoRA on it ({loras})" if loras else name
 
     def order_rerender(self, segment: int, *, cascade: bool, seed: int | None) -> None:
         """Notes that a segment is to be rendered again, so that it happens even if this process is killed.

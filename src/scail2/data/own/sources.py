@@ -188,7 +188,10 @@ def _own_name(paths: Mapping[str, Path]) -> str:
 def _clean(name: str, where: str) -> str:
     cleaned = _NAME.sub("-", name).strip("-")[:80]
     if not cleaned:
-        raise InputError(f"{where}: {short(name)} is no name: use letters and digits.")
+        raise InputError(
+            f"{where}: {short(name)} is no name, which has letters from A to Z or digits: say one with --name or in the list's "
+            "column 'name', or rename the file."
+        )
     return cleaned
 
 
