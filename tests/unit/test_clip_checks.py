@@ -21,7 +21,7 @@ from scail2.synthesis.whole_clips import MeasuredClips
 
 SIZE = {"height": 128, "width": 128}
 MOTION = PuppetTake(index=1, split="validation", start=0.7).motion(frames=9, **SIZE)
-WHO = PuppetCharacter(index=3, split="validation").picture(**SIZE)
+WHO = PuppetCharacter(index=4, split="validation").picture(**SIZE)
 ANIMATION = AnimationMode.ANIMATION
 
 
