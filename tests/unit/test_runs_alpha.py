@@ -137,7 +137,8 @@ def test_a_film_whose_character_is_not_found_keeps_what_was_rendered(run, pipe):
     segments = {path: path.read_bytes() for path in (run.path / "segments").rglob("*") if path.is_file()}
     with pytest.raises(
         InputError,
-        match=r"finished film cannot be told from .*: .*(no person was found|found no character) in it\. Everything rendered is kept.*--alpha driving",
+        match=r"finished film cannot be told from .*: .*(no person was found|found no character) in it\. "
+        r"Everything rendered is kept.*--alpha driving",
     ):
         written(run, pipe, "nobody", alpha="output")
     assert {path: path.read_bytes() for path in segments} == segments
