@@ -1,12 +1,12 @@
 """The colours of an AVIF that says by its boxes, not by a profile, what they are: the code points of an nclx."""
 
-import os
 from collections.abc import Iterator
 from typing import IO
 
 from PIL import Image
 
 from scail2.video.colour import ToBytes, conversion
+from scail2.video.picture_file import read_file_of
 
 _META, _FULL = b"meta", 4  # a full box begins with a byte of version and three of flags
 _Box = tuple[bytes, bytes]  # name and body
@@ -19,24 +19,13 @@ def avif_conversion(picture: Image.Image) -> ToBytes | None:
     """
     if picture.format != "AVIF" or picture.info.get("icc_profile"):
         return None
-    tags = _code_points(_content(picture))
+    tags = _code_points(read_file_of(picture, _content) or b"")
     return None if tags is None else conversion(*tags)
 
 
-def _content(picture: Image.Image) -> bytes:
-    filename = getattr(picture, "filename", "")
-    if filename and os.path.isfile(filename):
-        with open(filename, "rb") as file:
-            return file.read()
-    content: IO[bytes] | None = getattr(picture, "fp", None)
-    if content is None or content.closed:
-        return b""
-    here = content.tell()
-    try:
-        content.seek(0)
-        return content.read()
-    finally:
-        content.seek(here)
+def _content(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    return file.read()
 
 
 def _code_points(data: bytes) -> tuple[int, int] | None:

@@ -2,16 +2,15 @@
 transparent value."""
 
 import io
-import os
 from collections.abc import Callable
-from typing import IO, TypeVar
+from typing import IO
 
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from scail2.video.colour import ToBytes, as_stored, conversion, measured_conversion
+from scail2.video.picture_file import Found, read_file_of
 
-Found = TypeVar("Found")
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_CHUNKS = 1000
 _DEPTH = 24  # where the header has the bits of a value
@@ -68,19 +67,7 @@ def _code_points(picture: Image.Image) -> tuple[int, int] | None:
 
 
 def _read(picture: Image.Image, read: Callable[[IO[bytes]], Found | None]) -> Found | None:
-    """What Pillow passes over, from the picture's file."""
-    if not isinstance(picture, PngImageFile):
-        return None
-    if picture.fp is not None:
-        here = picture.fp.tell()
-        try:
-            return read(picture.fp)
-        finally:
-            picture.fp.seek(here)
-    if picture.filename and os.path.isfile(picture.filename):
-        with open(picture.filename, "rb") as file:
-            return read(file)
-    return None
+    return read_file_of(picture, read) if isinstance(picture, PngImageFile) else None
 
 
 def _bits(file: IO[bytes]) -> int | None:
